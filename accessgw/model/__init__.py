@@ -1,0 +1,1 @@
+"""Plain typed data that the rooms hand to each other; no behaviour, no I/O."""

@@ -1,0 +1,78 @@
+"""Who connects: identities, how strongly they were proved, and connection generations."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
+
+from msgspec import Struct, field
+
+
+class Strength(IntEnum):
+    """How strongly a session was authenticated; a route may ask for at least one of these."""
+
+    ANONYMOUS = 0
+    TOKEN = 1
+    CERTIFICATE = 2
+
+
+class Generation(NamedTuple):
+    """The place of a connection in a device's life; a higher one takes the session over.
+
+    `boot` grows with each start of the app, `counter` with each connection since then.
+    """
+
+    boot: int
+    counter: int
+
+
+class Credentials(Struct, frozen=True):
+    """What a peer showed to prove who it is, before anyone has looked at it."""
+
+    device: str
+    token: str = ""
+    app: str = ""
+    app_version: str = ""
+    certificate_identity: str = ""
+    """Device named by a verified client certificate, empty when there was none."""
+    loopback: bool = False
+    """The peer's address is a loopback address (development credentials are accepted only then)."""
+
+
+class Identity(Struct, frozen=True):
+    """Who a session belongs to, once an authenticator has said so."""
+
+    device: str
+    user: str = ""
+    app: str = ""
+    app_version: str = ""
+    strength: Strength = Strength.TOKEN
+    authenticator: str = ""
+    """Name of the authenticator that accepted, for logs."""
+    expires_at: float | None = None
+    """Wall-clock second at which the proof ends (a JWT's exp); the session is closed then."""
+    attributes: dict[str, str] = field(default_factory=dict)
+    """Facts for visibility filters and routing: os, region, and what a token's claims add."""
+
+
+class ConnectionInfo(Struct):
+    """One transport connection, as logs, filters and authenticators see it."""
+
+    id: int
+    """Number of the connection in this worker, never reused."""
+    listener: str
+    transport: str
+    """tls | tcp | unix."""
+    peer: str
+    """Address of the peer; behind a trusted PROXY header, the address that it named."""
+    peer_port: int = 0
+    local: str = ""
+    local_port: int = 0
+    alpn: str = ""
+    tls_version: str = ""
+    cipher: str = ""
+    server_name: str = ""
+    certificate_identity: str = ""
+    loopback: bool = False
+    accepted_at: float = 0.0
+    """Wall-clock second."""

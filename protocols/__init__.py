@@ -1,0 +1,1 @@
+"""Wire formats without I/O: bytes and the time go in, events and bytes come out."""

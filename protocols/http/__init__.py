@@ -1,0 +1,1 @@
+"""HTTP without I/O: the only place where HTTP is parsed."""

@@ -1,0 +1,1 @@
+"""TLS engines without I/O."""
