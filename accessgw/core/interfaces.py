@@ -489,10 +489,14 @@ class PushService(Protocol):
 
     def subscriptions(self, session: Session) -> Deferred[list[str]]: ...
 
-    def pending(self, session: Session, cursors: Sequence[Cursor], limit: int, max_bytes: int) -> Deferred[list[tuple[StreamKey, int, StoredPush]]]:
+    def pending(
+        self, session: Session, cursors: Sequence[Cursor], limit: int, max_bytes: int
+    ) -> Deferred[list[tuple[StreamKey, int, StoredPush]]]:
         """For a short connection: up to `limit` pushes (stream, epoch, push) past the cursors given, the stored or sent ones."""
 
-    def append(self, requests: Sequence[PushRequest], idempotency_key: str = "", digest: bytes = b"") -> Deferred[list[PushResult]]:
+    def append(
+        self, requests: Sequence[PushRequest], idempotency_key: str = "", digest: bytes = b""
+    ) -> Deferred[list[PushResult]]:
         """Filters, then the durable append, then live delivery. One result per request."""
 
 
@@ -575,7 +579,9 @@ class MetricFamily:
 class Control(Protocol):
     """All that ops may do with the gateway. Errors are ControlError."""
 
-    def push(self, requests: Sequence[PushRequest], idempotency_key: str, digest: bytes) -> Deferred[list[PushResult]]: ...
+    def push(
+        self, requests: Sequence[PushRequest], idempotency_key: str, digest: bytes
+    ) -> Deferred[list[PushResult]]: ...
 
     def device(self, device: str) -> Deferred[dict[str, Any]]:
         """404 when unknown."""

@@ -48,7 +48,17 @@ class SessionCounters:
 class CallCounters:
     """Written by core.calls."""
 
-    __slots__ = ("bytes_in", "bytes_out", "duration_buckets", "duration_sum", "filter_errors", "finished", "open", "replayed", "started")
+    __slots__ = (
+        "bytes_in",
+        "bytes_out",
+        "duration_buckets",
+        "duration_sum",
+        "filter_errors",
+        "finished",
+        "open",
+        "replayed",
+        "started",
+    )
 
     BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -90,7 +100,17 @@ class PushCounters:
 class UpstreamCounters:
     """Written by upstreams, one per cluster."""
 
-    __slots__ = ("connect_failures", "connections", "ejections", "failures", "pending", "requests", "retries", "retries_denied", "timeouts")
+    __slots__ = (
+        "connect_failures",
+        "connections",
+        "ejections",
+        "failures",
+        "pending",
+        "requests",
+        "retries",
+        "retries_denied",
+        "timeouts",
+    )
 
     def __init__(self) -> None:
         self.requests = 0

@@ -47,8 +47,16 @@ class Connection:
         """welcome.result != 0 refuses: the connection is closed after it."""
 
     # --- calls, client
-    def request(self, operation: str, headers: Headers, body: bytes, *, more: bool = False, call_id: int | None = None,
-                timeout: float | None = None) -> int:
+    def request(
+        self,
+        operation: str,
+        headers: Headers,
+        body: bytes,
+        *,
+        more: bool = False,
+        call_id: int | None = None,
+        timeout: float | None = None,
+    ) -> int:
         """Open a call and return its number. `call_id` marks a repetition (its own id and *resent* go along).
         LocalError when too many are open."""
         return 0

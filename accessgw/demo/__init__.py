@@ -1,0 +1,1 @@
+"""A small payment and feed service, and the scripted tour against it."""
