@@ -1,0 +1,1 @@
+"""The reference SDK: one sans-IO core, a Twisted face and an asyncio face."""

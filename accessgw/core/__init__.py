@@ -1,0 +1,1 @@
+"""The gateway itself: sessions, calls, streams, fan-out, filters, timers."""

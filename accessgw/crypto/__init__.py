@@ -1,0 +1,1 @@
+"""Contexts, certificates and who may connect."""

@@ -15,7 +15,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Base of all settings: unknown keys are errors."""
 
 
-class ListenerSettings(Settings):
+class ListenerSettings(Settings, frozen=True, kw_only=True):
     """One address on which the gateway accepts."""
 
     name: str
@@ -43,7 +43,7 @@ class ListenerSettings(Settings):
     development certificate of the state directory."""
 
 
-class CertificateSettings(Settings):
+class CertificateSettings(Settings, frozen=True, kw_only=True):
     """A certificate chain and its key."""
 
     chain: str
@@ -54,7 +54,7 @@ class CertificateSettings(Settings):
     """Server names (SNI) that it serves, `*.example.com` allowed; empty for the default."""
 
 
-class TransportLimits(Settings):
+class TransportLimits(Settings, frozen=True, kw_only=True):
     """Bounds on connections, whatever they speak."""
 
     max_connections: int = 1_000_000
@@ -85,7 +85,7 @@ class TransportLimits(Settings):
     """How long a closing connection may take to flush its last bytes."""
 
 
-class MmtpSettings(Settings):
+class MmtpSettings(Settings, frozen=True, kw_only=True):
     """Limits of the MMTP wire; the specification's section Limits has the meaning of each."""
 
     max_frame: int = 256 * 1024
@@ -120,7 +120,7 @@ class MmtpSettings(Settings):
     """Heartbeat interval suggested in WELCOME."""
 
 
-class StaticTokenSettings(Settings):
+class StaticTokenSettings(Settings, frozen=True, kw_only=True):
     """One token of the static authenticator."""
 
     token: str
@@ -133,7 +133,7 @@ class StaticTokenSettings(Settings):
     """Accepted from loopback addresses only (development credentials)."""
 
 
-class AuthenticatorSettings(Settings):
+class AuthenticatorSettings(Settings, frozen=True, kw_only=True):
     """One link of the authenticator chain; the first that knows the credentials decides."""
 
     kind: Literal["jwt", "static"]
@@ -166,7 +166,7 @@ class AuthenticatorSettings(Settings):
     """jwt: clock difference tolerated for exp, nbf and iat."""
 
 
-class SessionSettings(Settings):
+class SessionSettings(Settings, frozen=True, kw_only=True):
     """How long the gateway remembers a device."""
 
     expiry: float = 86400.0
@@ -179,7 +179,7 @@ class SessionSettings(Settings):
     """Clock difference tolerated in short connections."""
 
 
-class WebhookSettings(Settings):
+class WebhookSettings(Settings, frozen=True, kw_only=True):
     """Where connect and disconnect events go."""
 
     url: str = ""
@@ -198,7 +198,7 @@ class WebhookSettings(Settings):
     """Devices served at once; the events of one device go in order."""
 
 
-class CallSettings(Settings):
+class CallSettings(Settings, frozen=True, kw_only=True):
     """Defaults and bounds of calls."""
 
     default_timeout: float = 10.0
@@ -215,7 +215,7 @@ class CallSettings(Settings):
     """A larger answer is not kept; its repetition has status 25."""
 
 
-class PushSettings(Settings):
+class PushSettings(Settings, frozen=True, kw_only=True):
     """Streams, their retention, and how pushes leave."""
 
     retention: float = 7 * 86400.0
@@ -248,7 +248,7 @@ class PushSettings(Settings):
     """Acknowledged cursors are written behind at this interval."""
 
 
-class RouteSettings(Settings):
+class RouteSettings(Settings, frozen=True, kw_only=True):
     """One rule: which calls go where."""
 
     operation: str = ""
@@ -283,7 +283,7 @@ class RouteSettings(Settings):
     """Least strength of authentication."""
 
 
-class HealthCheckSettings(Settings):
+class HealthCheckSettings(Settings, frozen=True, kw_only=True):
     """Active probes of a cluster's endpoints."""
 
     path: str = ""
@@ -298,7 +298,7 @@ class HealthCheckSettings(Settings):
     """Consecutive failures that take it out."""
 
 
-class ClusterSettings(Settings):
+class ClusterSettings(Settings, frozen=True, kw_only=True):
     """A set of like servers."""
 
     name: str
@@ -331,7 +331,7 @@ class ClusterSettings(Settings):
     """Active checks."""
 
 
-class FilterSettings(Settings):
+class FilterSettings(Settings, frozen=True, kw_only=True):
     """One filter of the chain, in order."""
 
     name: str
@@ -340,7 +340,7 @@ class FilterSettings(Settings):
     """Handed to the filter's factory."""
 
 
-class ControlTokenSettings(Settings):
+class ControlTokenSettings(Settings, frozen=True, kw_only=True):
     """One bearer token of the control API."""
 
     token: str
@@ -351,7 +351,7 @@ class ControlTokenSettings(Settings):
     """Accepted from loopback addresses only."""
 
 
-class ControlSettings(Settings):
+class ControlSettings(Settings, frozen=True, kw_only=True):
     """The control API's listener."""
 
     address: str = "127.0.0.1"
@@ -366,7 +366,7 @@ class ControlSettings(Settings):
     """How long an Idempotency-Key is remembered."""
 
 
-class LogSettings(Settings):
+class LogSettings(Settings, frozen=True, kw_only=True):
     """The access log."""
 
     access: str = ""
@@ -379,7 +379,7 @@ class LogSettings(Settings):
     """Log connects and closes."""
 
 
-class DrainSettings(Settings):
+class DrainSettings(Settings, frozen=True, kw_only=True):
     """What SIGTERM does."""
 
     rate: float = 1000.0
@@ -390,7 +390,7 @@ class DrainSettings(Settings):
     """Address named in GOAWAY, host:port; empty: the same one."""
 
 
-class StoreSettings(Settings):
+class StoreSettings(Settings, frozen=True, kw_only=True):
     """The durable store."""
 
     kind: Literal["sqlite", "memory"] = "sqlite"
@@ -401,7 +401,7 @@ class StoreSettings(Settings):
     """Writes waiting for the writer thread; more are refused with an error."""
 
 
-class GatewaySettings(Settings):
+class GatewaySettings(Settings, frozen=True, kw_only=True):
     """The whole configuration file."""
 
     state_dir: str = "var"

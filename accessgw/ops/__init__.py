@@ -1,0 +1,1 @@
+"""What an operator sees and does: control API, metrics, access log, accessgwctl."""

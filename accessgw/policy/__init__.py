@@ -1,0 +1,1 @@
+"""Decisions without I/O: routing, balancing, budgets, limits, drain. The time is an argument."""

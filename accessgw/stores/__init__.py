@@ -1,0 +1,1 @@
+"""Streams, cursors, claims and events that outlive the process."""
