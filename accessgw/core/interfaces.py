@@ -527,10 +527,10 @@ class Filter:
     def connection(self, identity: Identity, info: ConnectionInfo | None) -> None:
         """A device was authenticated and is about to be welcomed."""
 
-    def call(self, call: Call) -> Answer | None | Deferred[Answer | None]:
+    def call(self, call: Call) -> Answer | Deferred[Answer | None] | None:
         """Return an Answer to answer it here; None to let it go on (the call may be changed)."""
 
-    def push(self, push: PushRequest) -> PushRequest | None | Deferred[PushRequest | None]:
+    def push(self, push: PushRequest) -> PushRequest | Deferred[PushRequest | None] | None:
         """Return the push, changed or not."""
         return push
 
