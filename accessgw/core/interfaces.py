@@ -46,6 +46,15 @@ class Connection(Protocol):
     def resume(self) -> None:
         """Read again."""
 
+    def established(self) -> None:
+        """The HELLO (or the request head) is complete: hello_timeout ends, idle_timeout rules. Idempotent."""
+
+    def set_idle(self, seconds: float) -> None:
+        """Close with IDLE when nothing arrives for so long (instead of limits.idle_timeout); counts from now."""
+
+    def await_hello(self) -> None:
+        """Undo established(): another request head has begun and must be complete within hello_timeout."""
+
 
 class Binding(Protocol):
     """The protocol on a connection: what a transport calls."""
@@ -54,6 +63,10 @@ class Binding(Protocol):
 
     def drained(self) -> None:
         """`buffered` fell back to 0 after it had been more."""
+
+    def aged(self) -> None:
+        """The connection reached max_age: say GOAWAY and close when calls are done. The transport
+        closes it with MAX_AGE 30 s later. Called at most once."""
 
     def connection_lost(self, reason: CloseReason, detail: str) -> None:
         """The last call; `detail` is for the log."""
