@@ -6,9 +6,20 @@ hands each room its own. Durations are seconds, sizes are bytes.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
+
+Port = Annotated[int, Meta(ge=0, le=65535, extra={"expected": "an integer in 1..65535"})]
+"""A TCP port; 0 lets the kernel choose, which only tests want."""
+Count = Annotated[int, Meta(ge=1)]
+Amount = Annotated[int, Meta(ge=0)]
+Seconds = Annotated[float, Meta(gt=0)]
+SecondsOrZero = Annotated[float, Meta(ge=0)]
+Rate = Annotated[float, Meta(gt=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Secret = Annotated[str, Meta(extra={"secret": True})]
+"""Never shown: `config` masks it wherever it prints the configuration."""
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -24,11 +35,11 @@ class ListenerSettings(Settings, frozen=True, kw_only=True):
     """tls: TLS over TCP with ALPN; tcp: plain, for a balancer in front; unix: plain on a Unix socket."""
     address: str = "127.0.0.1"
     """IPv4 or IPv6 address to bind."""
-    port: int = 0
+    port: Port = 0
     """TCP port, 0 to let the kernel choose (for tests). Unused for unix."""
     path: str = ""
     """Path of the Unix socket."""
-    mode: int = 0o600
+    mode: Annotated[int, Meta(ge=0, le=0o777)] = 0o600
     """File mode of the Unix socket."""
     protocols: tuple[str, ...] = ("mmtp/1",)
     """What it speaks: `mmtp/1`, `http/1.1`. On tls they are the ALPN offers, best first; on tcp and
@@ -36,7 +47,7 @@ class ListenerSettings(Settings, frozen=True, kw_only=True):
     proxy_protocol_from: tuple[str, ...] = ()
     """Networks whose PROXY v1/v2 header is believed and required. From anyone else a PROXY header
     closes the connection. On a Unix socket, `unix` trusts its peers."""
-    backlog: int = 4096
+    backlog: Count = 4096
     """Length of the kernel's accept queue."""
     certificates: tuple[CertificateSettings, ...] = ()
     """Certificates of a tls listener, the first is the default, others are chosen by SNI. Empty: the
@@ -57,73 +68,73 @@ class CertificateSettings(Settings, frozen=True, kw_only=True):
 class TransportLimits(Settings, frozen=True, kw_only=True):
     """Bounds on connections, whatever they speak."""
 
-    max_connections: int = 1_000_000
+    max_connections: Count = 1_000_000
     """Connections of this worker; more are refused and counted."""
-    max_connections_per_address: int = 10_000
+    max_connections_per_address: Count = 10_000
     """Connections at once from one address (loopback and trusted proxies are counted by the address they name)."""
-    accepts_per_address_per_second: float = 200.0
+    accepts_per_address_per_second: Rate = 200.0
     """Token bucket of new connections per address."""
-    accept_burst_per_address: int = 400
+    accept_burst_per_address: Count = 400
     """Size of that bucket."""
-    handshake_timeout: float = 10.0
+    handshake_timeout: Seconds = 10.0
     """TLS hand-shake, from accept to completion."""
-    hello_timeout: float = 5.0
+    hello_timeout: Seconds = 5.0
     """First complete HELLO or HTTP request head, from accept or hand-shake."""
-    idle_timeout: float = 360.0
+    idle_timeout: Seconds = 360.0
     """A connection on which nothing arrives for so long is closed."""
-    http_idle_timeout: float = 65.0
+    http_idle_timeout: Seconds = 65.0
     """A kept-alive HTTP connection between requests."""
-    max_age: float = 86400.0
+    max_age: SecondsOrZero = 86400.0
     """Longest life of a connection; it is then told to go away. 0 for no limit."""
-    max_age_spread: float = 0.1
+    max_age_spread: Share = 0.1
     """Random share by which max_age is shortened, so that devices do not return together."""
-    tcp_user_timeout: float = 30.0
+    tcp_user_timeout: Seconds = 30.0
     """Unacknowledged bytes older than this end the connection (TCP_USER_TIMEOUT)."""
-    write_buffer: int = 512 * 1024
+    write_buffer: Count = 512 * 1024
     """Bytes per connection waiting for the kernel; past it the peer is a slow reader."""
-    close_timeout: float = 5.0
+    close_timeout: SecondsOrZero = 5.0
     """How long a closing connection may take to flush its last bytes."""
 
 
 class MmtpSettings(Settings, frozen=True, kw_only=True):
     """Limits of the MMTP wire; the specification's section Limits has the meaning of each."""
 
-    max_frame: int = 256 * 1024
+    max_frame: Annotated[int, Meta(ge=1024, le=0xFFFFFFFF)] = 256 * 1024
     """Largest frame."""
-    max_hello: int = 8 * 1024
+    max_hello: Annotated[int, Meta(ge=64)] = 8 * 1024
     """Bytes before a complete HELLO."""
-    max_headers: int = 64 * 1024
+    max_headers: Count = 64 * 1024
     """Expanded header bytes of one call."""
-    max_header_fields: int = 64
+    max_header_fields: Count = 64
     """Header fields of one call."""
-    max_open_calls: int = 64
+    max_open_calls: Annotated[int, Meta(ge=1, le=127)] = 64
     """Calls open at once on a connection (at most 127)."""
-    call_window: int = 64 * 1024
+    call_window: Amount = 64 * 1024
     """Body bytes that a peer may send ahead per call."""
-    connection_window: int = 256 * 1024
+    connection_window: Amount = 256 * 1024
     """Body bytes that a peer may send ahead per connection."""
-    max_body: int = 16 * 1024 * 1024
+    max_body: Count = 16 * 1024 * 1024
     """Expanded bytes of one compressed body."""
-    max_ratio: int = 200
+    max_ratio: Count = 200
     """Largest expansion of a compressed body (not enforced up to 64 KiB expanded)."""
-    header_table: int = 4096
+    header_table: Amount = 4096
     """Dynamic table of HPACK (profile H), per direction."""
-    push_window: int = 64
+    push_window: Count = 64
     """Unacknowledged pushes per connection."""
-    push_window_bytes: int = 64 * 1024
+    push_window_bytes: Count = 64 * 1024
     """Unacknowledged push bytes per connection."""
-    control_frames_per_second: float = 20.0
+    control_frames_per_second: Rate = 20.0
     """PING with answer, RESET, SETTINGS and WINDOW frames per second that are no flood."""
-    control_frame_burst: int = 200
+    control_frame_burst: Count = 200
     """Burst of such frames."""
-    heartbeat_hint: float = 240.0
+    heartbeat_hint: Seconds = 240.0
     """Heartbeat interval suggested in WELCOME."""
 
 
 class StaticTokenSettings(Settings, frozen=True, kw_only=True):
     """One token of the static authenticator."""
 
-    token: str
+    token: Secret
     """The token itself."""
     user: str = ""
     """User that it signs in; empty: none."""
@@ -148,7 +159,7 @@ class AuthenticatorSettings(Settings, frozen=True, kw_only=True):
     """jwt: key id -> PEM file of the public key; the id `*` serves tokens without one."""
     jwks_file: str = ""
     """jwt: a JWK set instead of, or beside, `keys`."""
-    secret: str = ""
+    secret: Secret = ""
     """jwt: shared secret for HS256."""
     issuer: str = ""
     """jwt: required `iss`."""
@@ -162,20 +173,20 @@ class AuthenticatorSettings(Settings, frozen=True, kw_only=True):
     """jwt: claim that names the user."""
     attribute_claims: tuple[str, ...] = ()
     """jwt: claims copied to the identity's attributes."""
-    leeway: float = 30.0
+    leeway: SecondsOrZero = 30.0
     """jwt: clock difference tolerated for exp, nbf and iat."""
 
 
 class SessionSettings(Settings, frozen=True, kw_only=True):
     """How long the gateway remembers a device."""
 
-    expiry: float = 86400.0
+    expiry: Seconds = 86400.0
     """A session without a connection is forgotten after this."""
-    max_sessions: int = 2_000_000
+    max_sessions: Count = 2_000_000
     """Bound of sessions in memory; the longest disconnected are forgotten first."""
-    max_subscriptions: int = 100
+    max_subscriptions: Amount = 100
     """Topics per session."""
-    time_skew: float = 30.0
+    time_skew: SecondsOrZero = 30.0
     """Clock difference tolerated in short connections."""
 
 
@@ -184,67 +195,67 @@ class WebhookSettings(Settings, frozen=True, kw_only=True):
 
     url: str = ""
     """http:// URL that gets one POST per event; empty: none are sent."""
-    secret: str = ""
+    secret: Secret = ""
     """Key of X-Signature: sha256=HMAC(secret, body)."""
-    timeout: float = 5.0
+    timeout: Seconds = 5.0
     """Per attempt."""
-    retry_initial: float = 0.5
+    retry_initial: Seconds = 0.5
     """First back-off; doubles with full jitter."""
-    retry_max: float = 60.0
+    retry_max: Seconds = 60.0
     """Largest back-off."""
-    max_pending: int = 100_000
+    max_pending: Count = 100_000
     """Events waiting durably; past it the oldest of devices without a later one are dropped and counted."""
-    concurrency: int = 16
+    concurrency: Count = 16
     """Devices served at once; the events of one device go in order."""
 
 
 class CallSettings(Settings, frozen=True, kw_only=True):
     """Defaults and bounds of calls."""
 
-    default_timeout: float = 10.0
+    default_timeout: Seconds = 10.0
     """Of a call whose route and device name none."""
-    answer_horizon: float = 60.0
+    answer_horizon: SecondsOrZero = 60.0
     """How long a complete answer is kept for repetitions."""
-    claim_horizon: float = 86400.0
+    claim_horizon: SecondsOrZero = 86400.0
     """How long a claim is kept; a repetition after it has status 25."""
-    max_answers: int = 100_000
+    max_answers: Amount = 100_000
     """Answers kept at once."""
-    max_answer_bytes: int = 64 * 1024 * 1024
+    max_answer_bytes: Amount = 64 * 1024 * 1024
     """Bytes of answers kept at once."""
-    max_kept_answer: int = 256 * 1024
+    max_kept_answer: Amount = 256 * 1024
     """A larger answer is not kept; its repetition has status 25."""
 
 
 class PushSettings(Settings, frozen=True, kw_only=True):
     """Streams, their retention, and how pushes leave."""
 
-    retention: float = 7 * 86400.0
+    retention: Seconds = 7 * 86400.0
     """Seconds that a push is kept at most."""
-    max_stream_messages: int = 1000
+    max_stream_messages: Count = 1000
     """Pushes kept per device and user stream; older ones fall below the floor."""
-    max_topic_messages: int = 10_000
+    max_topic_messages: Count = 10_000
     """The same for topics and broadcasts."""
-    max_payload: int = 128 * 1024
+    max_payload: Count = 128 * 1024
     """Largest body of a push."""
-    max_batch: int = 1000
+    max_batch: Count = 1000
     """Pushes in one request of the control API."""
-    new_device_tail: int = 20
+    new_device_tail: Amount = 20
     """How many pushes of a user's stream a new device of theirs gets."""
-    new_device_broadcast_tail: int = 0
+    new_device_broadcast_tail: Amount = 0
     """The same for broadcasts."""
-    new_subscription_tail: int = 0
+    new_subscription_tail: Amount = 0
     """The same for topics."""
-    fanout_slice: float = 0.002
+    fanout_slice: Seconds = 0.002
     """Seconds of the reactor that a fan-out takes at a time."""
-    compress_from: int = 256
+    compress_from: Amount = 256
     """Bodies from this size on are compressed (zstd) once per group."""
-    slow_reader_bytes: int = 256 * 1024
+    slow_reader_bytes: Count = 256 * 1024
     """Unsent bytes of a connection past which only priority 0 leaves."""
-    slow_reader_timeout: float = 60.0
+    slow_reader_timeout: Seconds = 60.0
     """A connection with a full push window and no acknowledgement for so long is told GOAWAY(slow)."""
-    next_activity_max_wait: float = 300.0
+    next_activity_max_wait: SecondsOrZero = 300.0
     """A priority 1 push leaves after this even without activity."""
-    cursor_flush: float = 0.5
+    cursor_flush: SecondsOrZero = 0.5
     """Acknowledged cursors are written behind at this interval."""
 
 
@@ -267,17 +278,17 @@ class RouteSettings(Settings, frozen=True, kw_only=True):
     """HTTP method towards the upstream (operation routes)."""
     upstream_path: str = "/{operation}"
     """Path template: `{operation}`, `{device}`, `{user}`, `{app}`, `{header:NAME}`."""
-    timeout: float | None = None
+    timeout: Seconds | None = None
     """Total time for the call, retries included."""
     idempotent: bool = False
     """May be executed more than once: allowed to be retried, and needs no durable claim."""
     once: Literal["durable", "memory"] = "durable"
     """Where the claim of a call that is not idempotent is kept before the upstream is called."""
-    retries: int = 1
+    retries: Amount = 1
     """Attempts after the first, only where allowed and within the retry budget."""
-    max_request_body: int = 1024 * 1024
+    max_request_body: Amount = 1024 * 1024
     """Larger request bodies get status 2."""
-    max_response_body: int = 16 * 1024 * 1024
+    max_response_body: Count = 16 * 1024 * 1024
     """Larger response bodies are cut off with status 15."""
     require: Literal["none", "token", "certificate"] = "token"
     """Least strength of authentication."""
@@ -288,13 +299,13 @@ class HealthCheckSettings(Settings, frozen=True, kw_only=True):
 
     path: str = ""
     """GET this path; empty: no active checks."""
-    interval: float = 5.0
+    interval: Seconds = 5.0
     """Between probes of one endpoint."""
-    timeout: float = 2.0
+    timeout: Seconds = 2.0
     """Of one probe."""
-    healthy_after: int = 2
+    healthy_after: Count = 2
     """Consecutive successes that bring an endpoint back."""
-    unhealthy_after: int = 3
+    unhealthy_after: Count = 3
     """Consecutive failures that take it out."""
 
 
@@ -307,25 +318,25 @@ class ClusterSettings(Settings, frozen=True, kw_only=True):
     """`http://host:port` or `unix:/path/to/socket`; addresses, not names, unless `dns`."""
     dns: str = ""
     """`host:port` looked up for A and AAAA records, beside `endpoints`."""
-    dns_interval: float = 10.0
+    dns_interval: Seconds = 10.0
     """Between look-ups."""
     host: str = ""
     """Host header; the endpoint's authority when empty."""
-    max_connections: int = 256
+    max_connections: Count = 256
     """Connections per endpoint."""
-    max_pending: int = 1024
+    max_pending: Amount = 1024
     """Calls waiting for a connection, per cluster; more get status 8."""
-    connect_timeout: float = 2.0
+    connect_timeout: Seconds = 2.0
     """To establish a connection."""
-    idle_timeout: float = 30.0
+    idle_timeout: Seconds = 30.0
     """An unused kept-alive connection is closed."""
-    retry_budget: float = 0.2
+    retry_budget: Share = 0.2
     """Retries at most this share of the recent requests (10 s window), with a floor of 3 per second."""
-    eject_after: int = 5
+    eject_after: Count = 5
     """Consecutive failures (connect, reset, 5xx) that eject an endpoint for a while."""
-    eject_time: float = 10.0
+    eject_time: Seconds = 10.0
     """First ejection; grows with each further one."""
-    max_ejected: float = 0.1
+    max_ejected: Share = 0.1
     """Largest share of endpoints ejected (at least one may be while others remain)."""
     health: HealthCheckSettings = field(default_factory=HealthCheckSettings)
     """Active checks."""
@@ -343,7 +354,7 @@ class FilterSettings(Settings, frozen=True, kw_only=True):
 class ControlTokenSettings(Settings, frozen=True, kw_only=True):
     """One bearer token of the control API."""
 
-    token: str
+    token: Secret
     """The token itself."""
     roles: tuple[Literal["push", "read", "operate"], ...]
     """What it may do."""
@@ -356,13 +367,13 @@ class ControlSettings(Settings, frozen=True, kw_only=True):
 
     address: str = "127.0.0.1"
     """Address to bind."""
-    port: int = 7900
+    port: Port = 7900
     """Port; 0 lets the kernel choose."""
     tokens: tuple[ControlTokenSettings, ...] = ()
     """Who may do what; without tokens only /health answers."""
-    max_body: int = 16 * 1024 * 1024
+    max_body: Count = 16 * 1024 * 1024
     """Largest request."""
-    idempotency_ttl: float = 86400.0
+    idempotency_ttl: Seconds = 86400.0
     """How long an Idempotency-Key is remembered."""
 
 
@@ -371,7 +382,7 @@ class LogSettings(Settings, frozen=True, kw_only=True):
 
     access: str = ""
     """File of the access log (JSON lines); empty: none. `-` is standard output."""
-    queue: int = 10_000
+    queue: Count = 10_000
     """Lines waiting for the writer thread; more are dropped and counted."""
     calls: bool = True
     """Log calls."""
@@ -382,9 +393,9 @@ class LogSettings(Settings, frozen=True, kw_only=True):
 class DrainSettings(Settings, frozen=True, kw_only=True):
     """What SIGTERM does."""
 
-    rate: float = 1000.0
+    rate: Rate = 1000.0
     """Connections told GOAWAY per second."""
-    timeout: float = 30.0
+    timeout: SecondsOrZero = 30.0
     """Longest wait for calls in flight and for devices to leave."""
     alternate: str = ""
     """Address named in GOAWAY, host:port; empty: the same one."""
@@ -397,7 +408,7 @@ class StoreSettings(Settings, frozen=True, kw_only=True):
     """sqlite: one file in the state directory, group commit; memory: for tests, loses all at exit."""
     path: str = ""
     """File of the store; `store.sqlite` in the state directory when empty."""
-    max_pending: int = 100_000
+    max_pending: Count = 100_000
     """Writes waiting for the writer thread; more are refused with an error."""
 
 
