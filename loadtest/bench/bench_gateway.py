@@ -18,10 +18,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rich.console import Console
+
 from loadtest.bench.report import Report, arguments
 from loadtest.bench.servers import Floor, Gateway, Server, StockTwisted, Unavailable
 from loadtest.bench.swarm import LENGTH, TOPIC
-from rich.console import Console
 
 SERVERS: tuple[type[Server], ...] = (Floor, StockTwisted, Gateway)
 PAYLOAD = 100  # bytes of one message
@@ -38,7 +39,7 @@ def main() -> None:
     options = parser.parse_args()
     say = Console(stderr=True)
 
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     idle = min(options.idle, hard - SPARE_DESCRIPTORS)
     group = min(options.group, hard - SPARE_DESCRIPTORS)
@@ -67,7 +68,7 @@ def main() -> None:
                         measured.setdefault((case, kind.name), []).append(value)
             except Unavailable as why:
                 skipped[kind.name] = str(why)
-    units = {"echo p50": "us", "echo p99": "us", "CPU per delivery": "us", "deliveries lost": "count"}
+    units = {"echo p50": "us", "echo p99": "us", "CPU per delivery, echoes included": "us", "deliveries lost": "count"}
     for case, unit in units.items():
         for kind in SERVERS:
             values = measured.get((case, kind.name))
@@ -169,7 +170,7 @@ def fan_out(server: Server, group: int, seconds: float) -> dict[str, float]:
     return {
         "echo p50": statistics.median(trips),
         "echo p99": percentiles[98],
-        "CPU per delivery": cpu / (fired * group) * 1e6,
+        "CPU per delivery, echoes included": cpu / (fired * group) * 1e6,
         "deliveries lost": float(fired * group - received),
     }
 

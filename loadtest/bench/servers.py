@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 TICK = os.sysconf("SC_CLK_TCK")
@@ -18,7 +19,7 @@ class Unavailable(Exception):
     """This peer cannot run here; the message says why, for the row."""
 
 
-class Server:
+class Server(ABC):
     """One server in a process of its own."""
 
     name = ""
@@ -29,8 +30,9 @@ class Server:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
+    @abstractmethod
     def start(self) -> None:
-        raise NotImplementedError(f"{type(self).__name__} does not say how it starts")
+        """Start it and set `process` and `port`; raises Unavailable when it cannot run here."""
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
