@@ -50,7 +50,8 @@ class Connection(Protocol):
         """The HELLO (or the request head) is complete: hello_timeout ends, idle_timeout rules. Idempotent."""
 
     def set_idle(self, seconds: float) -> None:
-        """Close with IDLE when nothing arrives for so long (instead of limits.idle_timeout); counts from now."""
+        """Close with IDLE when nothing arrives for so long (instead of limits.idle_timeout); counts
+        from now; 0 for never. Implies established()."""
 
     def await_hello(self) -> None:
         """Undo established(): another request head has begun and must be complete within hello_timeout."""
@@ -104,6 +105,26 @@ class ConnectionTable(Protocol):
 
 
 # ------------------------------------------------------------------ time
+
+
+class Clock(Protocol):
+    """What is used of Twisted's IReactorTime; the reactor and task.Clock are such."""
+
+    def seconds(self) -> float: ...
+
+    def callLater(self, delay: float, callable: Callable[..., object], *args: Any) -> Any: ...
+
+
+class DescriptorReactor(Clock, Protocol):
+    """What is used of IReactorFDSet beside the time."""
+
+    def addReader(self, reader: Any) -> None: ...
+
+    def removeReader(self, reader: Any) -> None: ...
+
+    def addWriter(self, writer: Any) -> None: ...
+
+    def removeWriter(self, writer: Any) -> None: ...
 
 
 class Timer(Protocol):
