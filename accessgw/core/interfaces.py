@@ -380,7 +380,9 @@ class StreamStore(Protocol):
     def subscriptions(self, device: str) -> Deferred[set[str]]:
         """Topics of a device."""
 
-    def subscribe(self, device: str, topics: Sequence[str]) -> Deferred[None]: ...
+    def subscribe(self, device: str, topics: Sequence[str], cursors: Sequence[Cursor] = ()) -> Deferred[None]:
+        """Durable when it fires. `cursors` say where the topics begin for this device and are stored in the
+        same transaction, under the rule of save_cursors; they may name streams that do not exist (biz "")."""
 
     def unsubscribe(self, device: str, topics: Sequence[str]) -> Deferred[None]: ...
 
