@@ -1,0 +1,190 @@
+"""Reads complete message heads strictly: what they ask for, and how their body is framed.
+
+Everything on which two HTTP parsers could disagree about the end of a message (RFC 9112 11.2,
+request smuggling) is decided here on the raw bytes, before a library sees them: line ends, folding,
+control characters, Content-Length and Transfer-Encoding.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from protocols.errors import RemoteError
+from protocols.http.backends import Backend
+from protocols.http.events import Headers, RequestReceived, ResponseReceived
+from protocols.http.limits import HttpLimits
+
+METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
+"""Requests with others are answered 501; CONNECT and TRACE have no meaning here."""
+
+CHUNKED = -1
+"""Body length: chunks tell."""
+UNTIL_CLOSE = -2
+"""Body length: up to the end of the connection (responses only)."""
+
+BAD_REQUEST = 400
+BAD_GATEWAY = 502
+"""Code of all errors of a server's response: what a gateway answers for it."""
+
+TEXT = bytes(b for b in range(256) if b >= 0x20 and b != 0x7F) + b"\t"
+"""Bytes of a field value (RFC 9110 5.5): visible, space, tab and obs-text."""
+_TEXT_CRLF = TEXT + b"\r\n"
+_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_TARGET = re.compile(rb"/[!\"$-~]*")  # visible ASCII without '#'
+_VERSION = re.compile(rb"HTTP/[0-9]\.[0-9]")
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [^\r]*)?\r\n")
+_HOST = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*")
+_LENGTHS = re.compile(rb"\ncontent-length:[ \t]*([^\r]*?)[ \t]*\r")
+_CODINGS = re.compile(rb"\ntransfer-encoding:[ \t]*([^\r]*?)[ \t]*\r")
+_DIGITS = re.compile(rb"[0-9]{1,18}")
+
+_names: dict[bytes, str] = {}
+_NAMES_MAX = 4096
+
+
+@dataclass(slots=True)
+class Framing:
+    """Where the body ends: `length` bytes on, CHUNKED or UNTIL_CLOSE."""
+
+    length: int
+    stated: bool
+    """The head said so itself."""
+
+
+def check_bytes(head: bytes, code: int) -> None:
+    """Refuse control characters, bare CR or LF, and folded lines."""
+    if head.translate(None, _TEXT_CRLF):
+        raise RemoteError(code, "control character in the message head")
+    lines = head.count(b"\r\n")
+    if head.count(b"\n") != lines or head.count(b"\r") != lines:
+        raise RemoteError(code, "bare CR or LF in the message head")
+    if b"\n " in head or b"\n\t" in head:
+        raise RemoteError(code, "folded header line (RFC 9112 5.2)")
+
+
+def find_framing(head: bytes, code: int, unknown_coding: int) -> Framing:
+    """Content-Length and Transfer-Encoding of a checked head; one of them at most, once at most."""
+    lowered = head.lower()
+    codings = _CODINGS.findall(lowered) if b"\ntransfer-encoding" in lowered else ()
+    if b"\ncontent-length" not in lowered:
+        if not codings:
+            return Framing(0, False)
+        if codings == [b"chunked"]:
+            return Framing(CHUNKED, True)
+        if len(codings) == 1 and not codings[0].startswith(b"chunked"):
+            raise RemoteError(unknown_coding, f"transfer coding {_show(codings[0])}: only chunked is known")
+        raise RemoteError(code, f"Transfer-Encoding: expected chunked once, got {_show(b', '.join(codings))}")
+    if codings:
+        raise RemoteError(code, "both Content-Length and Transfer-Encoding")
+    lengths = _LENGTHS.findall(lowered)
+    if len(lengths) != 1 or not _DIGITS.fullmatch(lengths[0]):
+        raise RemoteError(code, f"Content-Length: expected one number, got {_show(b', '.join(lengths))}")
+    return Framing(int(lengths[0]), True)
+
+
+def decode_fields(raw: list[tuple[bytes, bytes]], limits: HttpLimits, code: int, too_many: int) -> Headers:
+    """Lower-cased names and latin-1 values; refuses names that are no tokens."""
+    if len(raw) > limits.max_fields:
+        raise RemoteError(too_many, f"more than {limits.max_fields} header fields")
+    fields: Headers = []
+    for name, value in raw:
+        key = _names.get(name)
+        if key is None:
+            if not _TOKEN.fullmatch(name):
+                raise RemoteError(code, f"header name {_show(name)} is no token")
+            key = name.decode("ascii").lower()
+            if len(_names) < _NAMES_MAX:
+                _names[name] = key
+        fields.append((key, value.decode("latin-1").strip(" \t")))
+    return fields
+
+
+def read_request(head: bytes, backend: Backend, limits: HttpLimits) -> tuple[RequestReceived, int]:
+    """The request of a complete head and its body's length (or CHUNKED); RemoteError with an HTTP status."""
+    check_bytes(head, BAD_REQUEST)
+    line = head[: head.index(b"\r\n")]
+    parts = line.split(b" ")
+    if len(parts) != 3 or not _TOKEN.fullmatch(parts[0]) or not _VERSION.fullmatch(parts[2]):
+        raise RemoteError(BAD_REQUEST, f"request line: expected METHOD target HTTP/1.1, got {_show(line)}")
+    method, target, version = parts
+    if version != b"HTTP/1.1":
+        raise RemoteError(505, f"expected HTTP/1.1, got {_show(version)}")
+    if method not in METHODS:
+        raise RemoteError(501, f"method {_show(method)} is not known")
+    if len(target) > limits.max_target:
+        raise RemoteError(414, f"request target longer than {limits.max_target} bytes")
+    if not _TARGET.fullmatch(target) and not (target == b"*" and method == b"OPTIONS"):
+        raise RemoteError(BAD_REQUEST, f"request target: expected a path (origin form), got {_show(target)}")
+    framing = find_framing(head, BAD_REQUEST, 501)
+    if limits.max_body is not None and framing.length > limits.max_body:
+        raise RemoteError(413, f"body of {framing.length} bytes, at most {limits.max_body} are taken")
+    try:
+        raw = backend.split_request(head)
+    except ValueError as error:
+        raise RemoteError(BAD_REQUEST, f"request head: {error}") from None
+    headers = decode_fields(raw, limits, BAD_REQUEST, 431)
+    request = RequestReceived(method.decode("ascii"), target.decode("ascii"), headers, "1.1", True)
+    _read_options(request)
+    return request, framing.length
+
+
+def _read_options(request: RequestReceived) -> None:
+    hosts = 0
+    offered = ""
+    tokens: list[str] = []
+    for name, value in request.headers:
+        if name == "host":
+            hosts += 1
+            if not _HOST.fullmatch(value):
+                raise RemoteError(BAD_REQUEST, f"Host: expected host[:port], got {value!r}")
+        elif name == "connection":
+            tokens += [token.strip(" \t").lower() for token in value.split(",")]
+        elif name == "upgrade":
+            offered = value
+        elif name == "expect":
+            if value.lower() != "100-continue":
+                raise RemoteError(417, f"Expect: only 100-continue is known, got {value!r}")
+            request.expect_continue = True
+    if hosts != 1:
+        raise RemoteError(BAD_REQUEST, f"expected one Host header, got {hosts}")
+    if tokens:
+        request.keep_alive = "close" not in tokens
+        if "upgrade" in tokens:
+            request.upgrade = offered
+
+
+def read_response(head: bytes, method: str, backend: Backend, limits: HttpLimits) -> tuple[ResponseReceived, int]:
+    """The response of a complete head to a request with `method`, and its body's length (RFC 9112 6.3)."""
+    check_bytes(head, BAD_GATEWAY)
+    line = _STATUS_LINE.match(head)
+    if line is None:
+        raise RemoteError(BAD_GATEWAY, f"status line: expected HTTP/1.1 and a status, got {_show(head[:80])}")
+    status = int(line[2])
+    old = line[1] == b"0"
+    framing = find_framing(head, BAD_GATEWAY, BAD_GATEWAY)
+    if old and framing.length == CHUNKED:
+        raise RemoteError(BAD_GATEWAY, "Transfer-Encoding in an HTTP/1.0 response")
+    try:
+        raw = backend.split_response(head)
+    except ValueError as error:
+        raise RemoteError(BAD_GATEWAY, f"response head: {error}") from None
+    headers = decode_fields(raw, limits, BAD_GATEWAY, BAD_GATEWAY)
+    keep_alive = not old
+    for name, value in headers:
+        if name == "connection" and "close" in [token.strip(" \t").lower() for token in value.split(",")]:
+            keep_alive = False
+    response = ResponseReceived(status, headers, keep_alive)
+    if method == "HEAD" or status < 200 or status in {204, 304}:
+        return response, 0
+    if not framing.stated:
+        response.keep_alive = False
+        return response, UNTIL_CLOSE
+    if limits.max_body is not None and framing.length > limits.max_body:
+        raise RemoteError(BAD_GATEWAY, f"body of {framing.length} bytes, at most {limits.max_body} are taken")
+    return response, framing.length
+
+
+def _show(data: bytes) -> str:
+    """A short printable form of a peer's bytes for messages."""
+    return repr(data[:60])[1:] + ("..." if len(data) > 60 else "")
