@@ -34,10 +34,11 @@ class Connection(Protocol):
         """Send now, keep what does not fit. Past the write_buffer limit the connection is aborted
         with SLOW_READER. After close() or abort() it does nothing."""
 
-    def close(self, reason: CloseReason) -> None:
-        """Flush what is buffered within close_timeout, then end in order. Idempotent."""
+    def close(self, reason: CloseReason, detail: str = "") -> None:
+        """Flush what is buffered within close_timeout, then end in order. Idempotent; the first
+        reason stays, `detail` is for the log."""
 
-    def abort(self, reason: CloseReason) -> None:
+    def abort(self, reason: CloseReason, detail: str = "") -> None:
         """End at once. `connection_lost` is called from a later turn of the reactor. Idempotent."""
 
     def pause(self) -> None:
