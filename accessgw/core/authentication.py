@@ -1,0 +1,99 @@
+"""The chain of authenticators: the first that knows the credentials decides, and whatever fails refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+from twisted.internet.defer import CancelledError
+from twisted.logger import Logger
+
+from accessgw.core.bounded import bounded
+from accessgw.core.interfaces import AuthenticationFailed, Authenticator, Clock
+from accessgw.model.counters import SessionCounters
+from accessgw.model.identity import Credentials, Identity, Strength
+from accessgw.model.reasons import CloseReason
+from protocols.mmtp.statuses import Status
+
+log = Logger()
+
+
+class AdmissionRefused(Exception):
+    """A device is not welcome; carries what to tell it and what to write down."""
+
+    def __init__(self, status: int, reason: CloseReason, message: str, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+        self.retry_after = retry_after
+
+
+class AuthenticatorChain:
+    """Asks authenticators in order. Without any, nobody is accepted."""
+
+    def __init__(
+        self,
+        authenticators: Sequence[Authenticator],
+        counters: SessionCounters,
+        clock: Clock,
+        timeout: float = 4.0,
+    ) -> None:
+        self._authenticators = tuple(authenticators)
+        self._counters = counters
+        self._clock = clock
+        self._timeout = timeout
+
+    async def authenticate(self, credentials: Credentials) -> Identity | None:
+        """Who it is; None when no authenticator knows the credentials.
+
+        Raises AdmissionRefused: with AUTH when an authenticator refused, with OVERLOAD (and reason
+        auth_unavailable) when one failed or did not answer, since then nobody knows.
+        """
+        for authenticator in self._authenticators:
+            try:
+                identity = await bounded(
+                    authenticator.authenticate(credentials), self._timeout, self._clock, authenticator.name
+                )
+            except CancelledError:
+                raise  # the device went away meanwhile: no verdict
+            except AuthenticationFailed as error:
+                self._count(authenticator.name)
+                raise AdmissionRefused(Status.AUTH, CloseReason.AUTH_FAILED, str(error)) from None
+            except Exception as error:
+                self._count(authenticator.name)
+                log.error(
+                    "authenticator {name} is unavailable: {error!r}, {device} is refused",
+                    name=authenticator.name,
+                    error=error,
+                    device=credentials.device,
+                )
+                raise AdmissionRefused(
+                    Status.OVERLOAD, CloseReason.AUTH_UNAVAILABLE, "authentication is unavailable", 2.0
+                ) from None
+            if identity is not None:
+                return self._with_certificate(credentials, identity)
+        self._count("none")
+        return None
+
+    async def require(self, credentials: Credentials) -> Identity:
+        """As authenticate, but unknown credentials are refused too."""
+        identity = await self.authenticate(credentials)
+        if identity is None:
+            raise AdmissionRefused(Status.AUTH, CloseReason.AUTH_FAILED, "the credentials are not known here")
+        return identity
+
+    def _with_certificate(self, credentials: Credentials, identity: Identity) -> Identity:
+        """A verified client certificate makes the proof stronger, and must not contradict it."""
+        certificate = credentials.certificate_identity
+        if not certificate:
+            return identity
+        if certificate != identity.device:
+            self._count("certificate")
+            raise AdmissionRefused(
+                Status.AUTH, CloseReason.AUTH_FAILED, "the client certificate belongs to another device"
+            )
+        return replace(identity, strength=Strength.CERTIFICATE)
+
+    def _count(self, name: str) -> None:
+        failures = self._counters.auth_failures
+        failures[name] = failures.get(name, 0) + 1

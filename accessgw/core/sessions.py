@@ -1,0 +1,320 @@
+"""Who is connected: admission of devices, takeover by generation, and sessions that survive their connections."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from accessgw.core.authentication import AdmissionRefused, AuthenticatorChain
+from accessgw.core.filters import FilterChain
+from accessgw.core.interfaces import Clock, Link, PresenceSink, PushService, Refused, Timer, Timers
+from accessgw.core.registry import DeviceSession, SessionRegistry
+from accessgw.model.counters import SessionCounters
+from accessgw.model.identity import ConnectionInfo, Credentials, Generation, Identity
+from accessgw.model.reasons import CloseReason
+from accessgw.model.settings import SessionSettings
+from protocols.mmtp.statuses import Status
+
+log = Logger()
+
+_DEVICE = re.compile(r"[\x21-\x7e]{1,128}")
+_APP = re.compile(r"[\x20-\x7e]{0,64}")
+MAX_ATTRIBUTES = 16
+MAX_ATTRIBUTE = 256
+
+
+@dataclass(slots=True)
+class Introduction:
+    """What a device says of itself: in a HELLO, or in the long form of a short request."""
+
+    credentials: Credentials
+    generation: Generation = field(default_factory=lambda: Generation(0, 0))
+    attributes: dict[str, str] = field(default_factory=dict)
+
+
+class SessionManager:
+    """Admits devices and keeps their sessions."""
+
+    def __init__(
+        self,
+        settings: SessionSettings,
+        *,
+        chain: AuthenticatorChain,
+        filters: FilterChain,
+        pushes: PushService,
+        presence: PresenceSink,
+        timers: Timers,
+        clock: Clock,
+        wall: Callable[[], float],
+        random_bytes: Callable[[int], bytes],
+        counters: SessionCounters,
+    ) -> None:
+        self.registry = SessionRegistry()
+        self._settings = settings
+        self._chain = chain
+        self._filters = filters
+        self._pushes = pushes
+        self._presence = presence
+        self._timers = timers
+        self._clock = clock
+        self._wall = wall
+        self._random_bytes = random_bytes
+        self._counters = counters
+        self._expiry: Timer | None = None
+
+    # ---------------------------------------------------------------- admission
+
+    def admit(self, introduction: Introduction, link: Link) -> Deferred[DeviceSession]:
+        """Authenticate, ask the filters, take over, and give the link its session.
+
+        Fails with AdmissionRefused. Cancel it when the connection is lost first: the session is then
+        as if the device had not come.
+        """
+        return Deferred.fromCoroutine(self._admit(introduction, link.info, link))
+
+    def admit_short(self, introduction: Introduction, info: ConnectionInfo) -> Deferred[DeviceSession]:
+        """As admit, for a short connection: there is no link, and a live one of the same identity stays."""
+        return Deferred.fromCoroutine(self._admit(introduction, info, None))
+
+    async def _admit(self, introduction: Introduction, info: ConnectionInfo, link: Link | None) -> DeviceSession:
+        _check(introduction)
+        identity = await self._chain.require(introduction.credentials)
+        identity = replace(identity, attributes={**introduction.attributes, **identity.attributes})
+        try:
+            await self._filters.connection(identity, info)
+        except Refused as error:
+            reason = CloseReason.INTERNAL if error.status == Status.INTERNAL else CloseReason.FORBIDDEN
+            raise AdmissionRefused(error.status, reason, str(error)) from None
+        # Nothing waits from here on: two admissions of one device cannot interleave.
+        existing = self.registry.by_device(identity.device)
+        if existing is not None and existing.link is not None:
+            self._compete(existing, identity, introduction.generation, link)
+        if existing is not None and not _same_person(existing.identity, identity):
+            # Another user, app or strength: nothing of the old session may reach the new one.
+            self._end(existing, CloseReason.REPLACED, Status.REPLACED)
+            existing = None
+        session = existing if existing is not None else self._new(identity)
+        session.identity = identity
+        self._watch_token(session)
+        if link is not None:
+            self._connect(session, link, introduction.generation)
+        elif session.link is None:
+            self._park(session)
+        return session
+
+    def _compete(self, existing: DeviceSession, identity: Identity, generation: Generation, link: Link | None) -> None:
+        """Raises AdmissionRefused when the live connection stays in force."""
+        if link is None:
+            # A short request takes nothing over; its HELLO has no place in the order of connections.
+            if _same_person(existing.identity, identity):
+                return
+            message = "another identity is connected from this device"
+        elif generation >= existing.generation:
+            return
+        else:
+            message = f"generation {tuple(generation)} is older than {tuple(existing.generation)}"
+        self._counters.stale_generations += 1
+        raise AdmissionRefused(Status.REPLACED, CloseReason.STALE_GENERATION, message)
+
+    def _new(self, identity: Identity) -> DeviceSession:
+        if len(self.registry) >= self._settings.max_sessions:
+            oldest = self.registry.longest_parked()
+            if oldest is None:
+                raise AdmissionRefused(Status.OVERLOAD, CloseReason.OVERLOAD, "too many sessions", 5.0)
+            self._forget(oldest)
+        session = DeviceSession(self._random_bytes(16).hex(), self._random_bytes(32), identity, self._wall())
+        self.registry.add(session)
+        self._counters.sessions += 1
+        return session
+
+    def _connect(self, session: DeviceSession, link: Link, generation: Generation) -> None:
+        old = session.link
+        if old is not None:
+            # The race of one device's own attempts ends here too: of equal generations the newest stays.
+            self._unlink(session, CloseReason.REPLACED)
+            self._counters.replaced += 1
+            old.close(CloseReason.REPLACED, Status.REPLACED)
+        self.registry.unpark(session)
+        session.link = link
+        session.generation = generation
+        session.connected_at = self._wall()
+        self._counters.welcomed += 1
+        self._counters.connected += 1
+        self._presence.connected(session)
+
+    # ---------------------------------------------------------------- the end of links and sessions
+
+    def disconnected(self, session: DeviceSession, link: Link, reason: CloseReason) -> None:
+        """The link is gone. A link that was taken over has been forgotten already."""
+        if session.link is not link:
+            return
+        self._unlink(session, reason)
+        if self.registry.by_device(session.identity.device) is session:
+            self._park(session)
+
+    def close_device(self, device: str, reason: CloseReason = CloseReason.OPERATOR) -> bool:
+        """End the connection of a device; its session stays. False when it is not connected."""
+        session = self.registry.by_device(device)
+        if session is None or session.link is None:
+            return False
+        session.link.close(reason, status_of(reason))
+        return True
+
+    def revoke(self, device: str) -> bool:
+        """Forget the session of a device and its key, and end its connection. False when there is none."""
+        session = self.registry.by_device(device)
+        if session is None:
+            return False
+        self._end(session, CloseReason.REVOKED, Status.REVOKED)
+        return True
+
+    def by_id(self, id: str) -> DeviceSession | None:
+        """The session with this id, while the proof that it stands on is valid."""
+        session = self.registry.by_id(id)
+        if session is None:
+            return None
+        expires = session.identity.expires_at
+        if expires is not None and self._wall() >= expires:
+            self._expired(session)
+            return None
+        return session
+
+    def _unlink(self, session: DeviceSession, reason: CloseReason) -> None:
+        self._pushes.detach(session)
+        session.link = None
+        self._counters.connected -= 1
+        self._presence.disconnected(session, reason)
+
+    def _end(self, session: DeviceSession, reason: CloseReason, status: int) -> None:
+        link = session.link
+        if link is not None:
+            self._unlink(session, reason)
+        self._forget(session)
+        if link is not None:
+            link.close(reason, status)
+
+    def _forget(self, session: DeviceSession) -> None:
+        if isinstance(session.token_timer, _TokenWatch):
+            session.token_timer.cancel()
+        session.token_timer = None
+        if self.registry.by_device(session.identity.device) is session:
+            self.registry.remove(session)
+            self._counters.sessions -= 1
+
+    # ---------------------------------------------------------------- time
+
+    def _park(self, session: DeviceSession) -> None:
+        session.disconnected_at = self._clock.seconds()
+        self.registry.park(session)
+        if self._expiry is None:
+            self._expiry = self._timers.schedule(self._settings.expiry, self._expire)
+
+    def _expire(self) -> None:
+        """Forget what has been disconnected for too long: a bounded batch, so that the reactor is not held."""
+        self._expiry = None
+        now = self._clock.seconds()
+        for _ in range(200):
+            oldest = self.registry.longest_parked()
+            if oldest is None:
+                return
+            left = oldest.disconnected_at + self._settings.expiry - now
+            if left > 0:
+                self._expiry = self._timers.schedule(left, self._expire)
+                return
+            self._counters.expired += 1
+            self._forget(oldest)
+        self._expiry = self._timers.schedule(0.0, self._expire)
+
+    def _watch_token(self, session: DeviceSession) -> None:
+        if isinstance(session.token_timer, _TokenWatch):
+            session.token_timer.cancel()
+        expires = session.identity.expires_at
+        session.token_timer = None if expires is None else _TokenWatch(self, session, expires)
+
+    def _expired(self, session: DeviceSession) -> None:
+        self._counters.expired += 1
+        self._end(session, CloseReason.AUTH_EXPIRED, Status.AUTH)
+
+
+class _TokenWatch:
+    """Ends a session when the proof that it stands on runs out."""
+
+    __slots__ = ("_expires", "_manager", "_session", "_timer")
+    LONGEST = 3600.0
+    """The wall clock may be set meanwhile: look again at least this often."""
+
+    def __init__(self, manager: SessionManager, session: DeviceSession, expires: float) -> None:
+        self._manager = manager
+        self._session = session
+        self._expires = expires
+        self._timer = self._schedule()
+
+    def cancel(self) -> None:
+        self._timer.cancel()
+
+    def _schedule(self) -> Timer:
+        left = max(0.0, self._expires - self._manager._wall())
+        return self._manager._timers.schedule(min(left, self.LONGEST), self._look)
+
+    def _look(self) -> None:
+        if self._manager._wall() >= self._expires:
+            self._manager._expired(self._session)
+        else:
+            self._timer = self._schedule()
+
+
+_STATUS = {
+    CloseReason.PROTOCOL_ERROR: Status.PROTOCOL,
+    CloseReason.FLOOD: Status.RATE_LIMIT,
+    CloseReason.AUTH_FAILED: Status.AUTH,
+    CloseReason.AUTH_UNAVAILABLE: Status.OVERLOAD,
+    CloseReason.AUTH_EXPIRED: Status.AUTH,
+    CloseReason.REVOKED: Status.REVOKED,
+    CloseReason.FORBIDDEN: Status.FORBIDDEN,
+    CloseReason.REPLACED: Status.REPLACED,
+    CloseReason.STALE_GENERATION: Status.REPLACED,
+    CloseReason.SLOW_READER: Status.SLOW_READER,
+    CloseReason.OVERLOAD: Status.OVERLOAD,
+    CloseReason.MAX_AGE: Status.DRAINING,
+    CloseReason.OPERATOR: Status.DRAINING,
+    CloseReason.DRAINING: Status.DRAINING,
+    CloseReason.INTERNAL: Status.INTERNAL,
+}
+
+
+def status_of(reason: CloseReason) -> Status:
+    """What a GOAWAY says for a reason to close; OK for ends that need no words."""
+    return _STATUS.get(reason, Status.OK)
+
+
+def _same_person(one: Identity, other: Identity) -> bool:
+    """Whether a session may go on for another proof.
+
+    The strength belongs to it: a key that was given for a token must never pass for one that was
+    given for a certificate.
+    """
+    return (one.user, one.app, one.strength) == (other.user, other.app, other.strength)
+
+
+def _check(introduction: Introduction) -> None:
+    """What a device says of itself goes into headers, logs and metrics: only harmless text passes."""
+    credentials = introduction.credentials
+    attributes = introduction.attributes
+    if not _DEVICE.fullmatch(credentials.device):
+        problem = "a device id is 1 to 128 visible ASCII characters"
+    elif not _APP.fullmatch(credentials.app) or not _APP.fullmatch(credentials.app_version):
+        problem = "an application and its version are at most 64 printable ASCII characters each"
+    elif len(attributes) > MAX_ATTRIBUTES:
+        problem = f"expected at most {MAX_ATTRIBUTES} attributes, got {len(attributes)}"
+    elif any(len(k) > MAX_ATTRIBUTE or len(v) > MAX_ATTRIBUTE for k, v in attributes.items()):
+        problem = f"an attribute is at most {MAX_ATTRIBUTE} characters"
+    elif not all(k.isprintable() and v.isprintable() for k, v in attributes.items()):
+        problem = "attributes are printable text"
+    else:
+        return
+    raise AdmissionRefused(Status.PROTOCOL, CloseReason.PROTOCOL_ERROR, problem)
