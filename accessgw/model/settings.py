@@ -39,7 +39,7 @@ class ListenerSettings(Settings, frozen=True, kw_only=True):
     """TCP port, 0 to let the kernel choose (for tests). Unused for unix."""
     path: str = ""
     """Path of the Unix socket."""
-    mode: Annotated[int, Meta(ge=0, le=0o777)] = 0o600
+    mode: Annotated[int, Meta(ge=0, le=0o777, extra={"expected": "a file mode in 0o000..0o777"})] = 0o600
     """File mode of the Unix socket."""
     protocols: tuple[str, ...] = ("mmtp/1",)
     """What it speaks: `mmtp/1`, `http/1.1`. On tls they are the ALPN offers, best first; on tcp and

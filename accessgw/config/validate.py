@@ -1,0 +1,277 @@
+"""Checks between settings: names that must exist or be unique, files that must be readable, orders that must hold."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import ssl
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from accessgw.config import syntax
+from accessgw.config.errors import Problem
+from accessgw.config.structure import shown
+from accessgw.model.settings import (
+    AuthenticatorSettings,
+    CertificateSettings,
+    ClusterSettings,
+    ControlSettings,
+    GatewaySettings,
+    ListenerSettings,
+    RouteSettings,
+)
+
+PROTOCOLS = ("mmtp/1", "http/1.1")
+"""What a listener can serve."""
+ALGORITHMS = (
+    "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "PS256", "PS384", "PS512", "EdDSA"
+)  # fmt: skip
+CONDITIONS = ("app", "app_version", "user")
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+
+def validate(settings: GatewaySettings) -> list[Problem]:
+    """Every problem of settings whose structure is already known to be right."""
+    problems: list[Problem] = []
+    if not settings.listeners:
+        problems.append(Problem("listeners", "expected at least one listener, got none"))
+    problems += _unique("listeners", [listener.name for listener in settings.listeners])
+    for index, listener in enumerate(settings.listeners):
+        problems += _listener(f"listeners[{index}]", listener)
+    problems += _same_address(settings.listeners, settings.control)
+    for index, authenticator in enumerate(settings.authenticators):
+        problems += _authenticator(f"authenticators[{index}]", authenticator)
+    problems += _unique("clusters", [cluster.name for cluster in settings.clusters])
+    for index, cluster in enumerate(settings.clusters):
+        problems += _cluster(f"clusters[{index}]", cluster)
+    known = [cluster.name for cluster in settings.clusters]
+    for index, route in enumerate(settings.routes):
+        problems += _route(f"routes[{index}]", route, known)
+    for index, one in enumerate(settings.filters):
+        if not one.name:
+            problems.append(Problem(f"filters[{index}].name", "expected the name of a filter, got an empty one"))
+    problems += _control(settings.control)
+    problems += _addresses(settings)
+    problems += _orders(settings)
+    return problems
+
+
+def _unique(path: str, names: list[str]) -> Iterator[Problem]:
+    for index, name in enumerate(names):
+        if not syntax.is_name(name):
+            yield Problem(f"{path}[{index}].name", f"expected letters, digits, `_`, `-` and `.`, got {shown(name)}")
+        elif name in names[:index]:
+            yield Problem(f"{path}[{index}].name", f"{shown(name)} is the name of {path}[{names.index(name)}] already")
+
+
+def _each(path: str, values: Iterable[str], good: Callable[[str], bool], expected: str) -> Iterator[Problem]:
+    for index, value in enumerate(values):
+        if not good(value):
+            yield Problem(f"{path}[{index}]", f"expected {expected}, got {shown(value)}")
+
+
+# ------------------------------------------------------------------ listeners
+
+
+def _listener(path: str, listener: ListenerSettings) -> Iterator[Problem]:
+    unix = listener.transport == "unix"
+    if unix and not listener.path:
+        yield Problem(f"{path}.path", "required for transport unix, expected a path, got nothing")
+    if not unix and listener.path:
+        yield Problem(f"{path}.path", f"only transport unix has a path, this is {listener.transport}")
+    if not unix and not syntax.is_address(listener.address):
+        yield Problem(f"{path}.address", f"expected an IPv4 or IPv6 address, got {shown(listener.address)}")
+    if not listener.protocols:
+        yield Problem(f"{path}.protocols", "expected at least one protocol, got none")
+    names = ", ".join(f'"{name}"' for name in PROTOCOLS)
+    yield from _each(f"{path}.protocols", listener.protocols, PROTOCOLS.__contains__, f"one of {names}")
+    for index, network in enumerate(listener.proxy_protocol_from):
+        if network == "unix" and unix:
+            continue
+        problem = syntax.network_problem(network)
+        if problem:
+            yield Problem(f"{path}.proxy_protocol_from[{index}]", f"expected a network such as 10.0.0.0/8: {problem}")
+    if listener.certificates and listener.transport != "tls":
+        yield Problem(f"{path}.certificates", f"only transport tls has certificates, this is {listener.transport}")
+    else:
+        for index, certificate in enumerate(listener.certificates):
+            yield from _certificate(f"{path}.certificates[{index}]", certificate, index)
+
+
+def _certificate(path: str, certificate: CertificateSettings, index: int) -> Iterator[Problem]:
+    unreadable = [*_readable(f"{path}.chain", certificate.chain), *_readable(f"{path}.key", certificate.key)]
+    yield from unreadable
+    if not unreadable:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            context.load_cert_chain(certificate.chain, certificate.key, password=_no_password)
+        except (ssl.SSLError, ValueError) as error:
+            reason = getattr(error, "reason", None) or str(error)
+            yield Problem(path, f"expected a PEM certificate chain and its unencrypted key, OpenSSL says: {reason}")
+    if index and not certificate.names:
+        yield Problem(f"{path}.names", "expected at least one server name (only the first certificate may have none)")
+
+
+def _no_password() -> str:
+    raise ValueError("the key is encrypted")
+
+
+def _readable(path: str, file: str) -> Iterator[Problem]:
+    try:
+        with Path(file).open("rb"):
+            pass
+    except OSError as error:
+        yield Problem(path, f'cannot read "{file}": {os.strerror(error.errno or 0)}')
+
+
+def _same_address(listeners: tuple[ListenerSettings, ...], control: ControlSettings) -> Iterator[Problem]:
+    taken: dict[str, str] = {}
+    places = [
+        (f"listeners[{index}]", listener.path or f"{listener.address}:{listener.port}", listener.path or listener.port)
+        for index, listener in enumerate(listeners)
+    ]
+    for path, place, fixed in [*places, ("control", f"{control.address}:{control.port}", control.port)]:
+        if not fixed:
+            continue
+        if place in taken:
+            yield Problem(
+                f"{path}.{'port' if isinstance(fixed, int) else 'path'}", f"{place} is taken by {taken[place]}"
+            )
+        taken.setdefault(place, path)
+
+
+# ------------------------------------------------------------------ who may do what
+
+
+def _authenticator(path: str, authenticator: AuthenticatorSettings) -> Iterator[Problem]:
+    if authenticator.kind == "static":
+        if not authenticator.tokens:
+            yield Problem(f"{path}.tokens", "required for kind static, expected at least one token, got none")
+        for index, token in enumerate(authenticator.tokens):
+            if not token.token:
+                yield Problem(f"{path}.tokens[{index}].token", "expected a token, got an empty one")
+        return
+    if authenticator.tokens:
+        yield Problem(f"{path}.tokens", "only kind static has tokens, this is jwt")
+    if not (authenticator.keys or authenticator.jwks_file or authenticator.secret):
+        yield Problem(f"{path}.keys", "required for kind jwt, expected keys, jwks_file or secret, got none of them")
+    if not authenticator.algorithms:
+        yield Problem(f"{path}.algorithms", "expected at least one algorithm, got none")
+    for index, algorithm in enumerate(authenticator.algorithms):
+        where = f"{path}.algorithms[{index}]"
+        if algorithm not in ALGORITHMS:
+            yield Problem(where, f"expected one of {', '.join(ALGORITHMS)}, got {shown(algorithm)}")
+        elif algorithm.startswith("HS") and not authenticator.secret:
+            yield Problem(where, f"{algorithm} needs secret, which is not set")
+    symmetric = any(algorithm.startswith("HS") for algorithm in authenticator.algorithms)
+    if authenticator.secret and not symmetric:
+        yield Problem(f"{path}.secret", "is used by HS256, HS384 and HS512 only, and algorithms has none of them")
+    for key, file in authenticator.keys.items():
+        yield from _readable(f"{path}.keys.{key}", file)
+    if authenticator.jwks_file:
+        yield from _readable(f"{path}.jwks_file", authenticator.jwks_file)
+
+
+def _control(control: ControlSettings) -> Iterator[Problem]:
+    if not syntax.is_address(control.address):
+        yield Problem("control.address", f"expected an IPv4 or IPv6 address, got {shown(control.address)}")
+    seen: dict[str, int] = {}
+    for index, token in enumerate(control.tokens):
+        if not token.token:
+            yield Problem(f"control.tokens[{index}].token", "expected a token, got an empty one")
+        elif token.token in seen:
+            yield Problem(f"control.tokens[{index}].token", f"is the same as control.tokens[{seen[token.token]}].token")
+        if not token.roles:
+            yield Problem(f"control.tokens[{index}].roles", 'expected some of "push", "read", "operate", got none')
+        seen.setdefault(token.token, index)
+
+
+# ------------------------------------------------------------------ where calls go
+
+
+def _cluster(path: str, cluster: ClusterSettings) -> Iterator[Problem]:
+    if not cluster.endpoints and not cluster.dns:
+        yield Problem(f"{path}.endpoints", "expected at least one endpoint, or dns, got neither")
+    yield from _each(f"{path}.endpoints", cluster.endpoints, syntax.is_endpoint, syntax.ENDPOINT)
+    if cluster.dns and not syntax.is_host_port(cluster.dns):
+        yield Problem(f"{path}.dns", f"expected {syntax.HOST_PORT}, got {shown(cluster.dns)}")
+    if cluster.health.path and not cluster.health.path.startswith("/"):
+        yield Problem(f"{path}.health.path", f'expected a path that begins with "/", got {shown(cluster.health.path)}')
+
+
+def _route(path: str, route: RouteSettings, clusters: list[str]) -> Iterator[Problem]:
+    if bool(route.operation) == bool(route.path):
+        got = "both" if route.path else "neither"
+        yield Problem(path, f"expected exactly one of operation and path, got {got}")
+    if route.operation and not syntax.is_operation_pattern(route.operation):
+        yield Problem(f"{path}.operation", f"expected {syntax.OPERATION}, got {shown(route.operation)}")
+    if route.operation.startswith("gw."):
+        yield Problem(f"{path}.operation", "operations that begin with gw. are answered by the gateway itself")
+    if route.path and not route.path.startswith("/"):
+        yield Problem(f"{path}.path", f'expected a prefix that begins with "/", got {shown(route.path)}')
+    if route.operation and (route.methods or route.hosts):
+        key = "methods" if route.methods else "hosts"
+        yield Problem(f"{path}.{key}", "belongs to path routes only")
+    methods = ", ".join(METHODS)
+    yield from _each(f"{path}.methods", route.methods, METHODS.__contains__, f"one of {methods}")
+    if route.upstream_method not in METHODS:
+        yield Problem(f"{path}.upstream_method", f"expected one of {methods}, got {shown(route.upstream_method)}")
+    if not route.upstream_path.startswith("/"):
+        got = shown(route.upstream_path)
+        yield Problem(f"{path}.upstream_path", f'expected a path that begins with "/", got {got}')
+    unknown = syntax.unknown_placeholder(route.upstream_path)
+    if unknown:
+        known = "{operation}, {device}, {user}, {app} or {header:name}"
+        yield Problem(f"{path}.upstream_path", f"expected {known}, got {shown(unknown)}")
+    if route.cluster not in clusters:
+        near = difflib.get_close_matches(route.cluster, clusters, 1)
+        hint = f', did you mean "{near[0]}"?' if near else ""
+        yield Problem(f"{path}.cluster", f"unknown cluster {shown(route.cluster)}{hint}")
+    for key, value in route.when.items():
+        prefix, colon, name = key.partition(":")
+        if key not in CONDITIONS and not (prefix in ("header", "attribute") and colon and name):
+            expected = "app, app_version, user, header:NAME or attribute:NAME"
+            yield Problem(f"{path}.when.{key}", f"unknown condition, expected {expected}")
+        elif key == "app_version" and not syntax.is_version_condition(value):
+            yield Problem(f"{path}.when.{key}", f"expected a version such as >=2.1, got {shown(value)}")
+
+
+# ------------------------------------------------------------------ the rest
+
+
+def _addresses(settings: GatewaySettings) -> Iterator[Problem]:
+    for path, value in (("public_address", settings.public_address), ("drain.alternate", settings.drain.alternate)):
+        if value and not syntax.is_host_port(value):
+            yield Problem(path, f"expected {syntax.HOST_PORT}, got {shown(value)}")
+    yield from _each("alternate_addresses", settings.alternate_addresses, syntax.is_host_port, syntax.HOST_PORT)
+    if settings.webhook.url and not syntax.is_url(settings.webhook.url):
+        yield Problem("webhook.url", f'expected an "http://" URL, got {shown(settings.webhook.url)}')
+    if settings.demo_upstream and not syntax.is_endpoint(settings.demo_upstream):
+        yield Problem("demo_upstream", f"expected {syntax.ENDPOINT}, got {shown(settings.demo_upstream)}")
+    if not settings.state_dir:
+        yield Problem("state_dir", "expected a directory, got an empty name")
+
+
+def _orders(settings: GatewaySettings) -> Iterator[Problem]:
+    limits, mmtp, calls, pushes = settings.limits, settings.mmtp, settings.calls, settings.pushes
+    webhook = settings.webhook
+    for smaller, least, larger, most in (
+        ("limits.hello_timeout", limits.hello_timeout, "limits.idle_timeout", limits.idle_timeout),
+        ("mmtp.heartbeat_hint", mmtp.heartbeat_hint, "limits.idle_timeout", limits.idle_timeout),
+    ):
+        if least >= most:
+            yield Problem(larger, f"expected more than {smaller} ({least:g}), got {most:g}")
+    for smaller, least, larger, most in (
+        ("mmtp.max_hello", mmtp.max_hello, "mmtp.max_frame", mmtp.max_frame),
+        ("mmtp.call_window", mmtp.call_window, "mmtp.connection_window", mmtp.connection_window),
+        ("calls.answer_horizon", calls.answer_horizon, "calls.claim_horizon", calls.claim_horizon),
+        ("calls.max_kept_answer", calls.max_kept_answer, "calls.max_answer_bytes", calls.max_answer_bytes),
+        ("webhook.retry_initial", webhook.retry_initial, "webhook.retry_max", webhook.retry_max),
+    ):
+        if least > most:
+            yield Problem(larger, f"expected at least {smaller} ({least:g}), got {most:g}")
+    if pushes.max_payload + 1024 > mmtp.max_frame:
+        yield Problem(
+            "pushes.max_payload",
+            f"expected at most mmtp.max_frame less 1024 ({mmtp.max_frame - 1024}), got {pushes.max_payload}",
+        )
