@@ -1,0 +1,173 @@
+"""A gateway in a process of its own, as an operator starts it, for tests that kill, signal and talk to it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+START_TIMEOUT = 30.0
+
+LISTENERS = """
+[[listeners]]
+name = "phones"
+transport = "tls"
+port = {tls}
+protocols = ["mmtp/1", "http/1.1"]
+
+[[listeners]]
+name = "plain"
+transport = "tcp"
+port = {plain}
+protocols = ["mmtp/1", "http/1.1"]
+"""
+
+ACCESS = """
+[[authenticators]]
+kind = "static"
+tokens = [{{ token = "device-token", loopback_only = true }}, {{ token = "alice-token", user = "alice" }}]
+
+[control]
+port = {control}
+tokens = [
+  {{ token = "t-push", roles = ["push"] }},
+  {{ token = "t-read", roles = ["read"] }},
+  {{ token = "t-operate", roles = ["operate"] }},
+]
+"""
+
+ROUTES = """
+[[clusters]]
+name = "business"
+endpoints = ["{upstream}"]
+
+[[routes]]
+operation = "*"
+cluster = "business"
+
+[[routes]]
+operation = "query.*"
+cluster = "business"
+idempotent = true
+
+[[routes]]
+path = "/api/"
+cluster = "business"
+require = "none"
+"""
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now."""
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [s.getsockname()[1] for s in held]
+    for s in held:
+        s.close()
+    return ports
+
+
+class Gateway:
+    """One gateway with its own state directory; `start` again after `kill` keeps the state and the ports."""
+
+    def __init__(self, directory: Path, upstream: str = "http://127.0.0.1:9", extra: str = "", top: str = "") -> None:
+        self.directory = directory
+        self.tls, self.plain, self.control = free_ports(3)
+        self.config = directory / "accessgw.toml"
+        self.log = directory / "gateway.log"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.upstream = upstream
+        self.extra = extra
+        self.top = top
+        self.write_config()
+
+    def write_config(self, extra: str | None = None) -> None:
+        text = f'state_dir = "{self.directory / "state"}"\n' + self.top + LISTENERS + ACCESS + ROUTES
+        values = {"tls": self.tls, "plain": self.plain, "control": self.control, "upstream": self.upstream}
+        self.config.write_text(text.format(**values) + (self.extra if extra is None else extra))
+
+    def start(self) -> Gateway:
+        """Start it and wait until it says that it is ready."""
+        twistd = Path(sys.executable).with_name("twistd")
+        command = [twistd, "--nodaemon", "--pidfile=", "accessgw", "--config", self.config]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}
+            )
+        self.wait_until(lambda: self.http("GET", "/health/ready")[0] == 200, START_TIMEOUT)
+        return self
+
+    def wait_until(self, true: Any, timeout: float = 20.0) -> None:
+        """Poll a state of the process; fails with its log."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            assert self.process is not None
+            if self.process.poll() is not None:
+                break
+            try:
+                if true():
+                    return
+            except OSError:
+                pass
+            time.sleep(0.02)
+        raise AssertionError(
+            f"it did not come to be; exit code {self.process and self.process.poll()}\n{self.said()[-4000:]}"
+        )
+
+    def said(self) -> str:
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def kill(self) -> None:
+        """kill -9."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def terminate(self, timeout: float = 40.0) -> int:
+        """SIGTERM, then the exit code."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise AssertionError(f"it did not stop within {timeout} s\n{self.said()[-4000:]}") from None
+
+    def close(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    def http(
+        self, method: str, path: str, body: Any = None, token: str = "", headers: dict[str, str] | None = None
+    ) -> tuple[int, Any]:
+        """A request to the control API: (status, parsed JSON or text)."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.control, timeout=15)
+        try:
+            fields = {"Authorization": f"Bearer {token}"} if token else {}
+            data = None if body is None else json.dumps(body)
+            connection.request(method, path, data, fields | (headers or {}))
+            answer = connection.getresponse()
+            text = answer.read().decode()
+            kind = answer.getheader("Content-Type") or ""
+            return answer.status, json.loads(text) if "json" in kind and text else text
+        finally:
+            connection.close()
+
+    def push(self, to: dict[str, Any], payload: Any, biz: str = "orders", **more: Any) -> dict[str, Any]:
+        """One push; its place."""
+        status, answer = self.http("POST", "/v1/push", {"to": to, "biz": biz, "payload": payload} | more, "t-push")
+        assert status == 200, (status, answer)
+        return answer
+
+    @property
+    def ca(self) -> Path:
+        return self.directory / "state" / "ca.pem"

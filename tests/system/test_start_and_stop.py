@@ -1,0 +1,128 @@
+"""Starting, refusing to start, reloading and stopping, as an operator meets them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from protocols.mmtp import Status
+from tests.system.device import Device
+from tests.system.gateway_process import ROOT, Gateway
+
+MakeGateway = Callable[..., Gateway]
+
+
+def twistd(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [Path(sys.executable).with_name("twistd"), "--nodaemon", "--pidfile=", "accessgw", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
+
+
+@pytest.mark.parametrize(
+    ("toml", "complaint"),
+    [
+        (
+            '[[listeners]]\nname = "a"\n[[listeners]]\nname = "b"\nport = "x"\n',
+            'listeners[1].port: expected an integer in 1..65535, got "x"',
+        ),
+        ("[pushes]\nretnetion = 5\n", "pushes.retnetion: unknown key"),
+        ("[pushes\n", "line 1"),
+    ],
+)
+def test_a_bad_configuration_is_one_line_and_exit_code_1(tmp_path: Path, toml: str, complaint: str) -> None:
+    config = tmp_path / "bad.toml"
+    config.write_text(toml)
+    for options in ((), ("--check",)):
+        done = twistd("--config", config, *options)
+        assert done.returncode == 1
+        assert complaint in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+        assert done.stdout == ""
+
+
+def test_a_missing_configuration_names_its_path(tmp_path: Path) -> None:
+    done = twistd("--config", tmp_path / "nowhere.toml")
+    assert done.returncode == 1
+    assert "nowhere.toml" in done.stderr
+
+
+def test_the_shipped_configuration_is_good_and_can_be_printed() -> None:
+    assert twistd("--config", "etc/accessgw.toml", "--check").returncode == 0
+    printed = twistd("--config", "etc/accessgw.toml", "--print-config")
+    assert printed.returncode == 0
+    assert "7443" in printed.stdout
+    assert "dev-operate" not in printed.stdout, "secrets are masked"
+
+
+def test_a_port_in_use_is_told_and_leaves_nothing_behind(make_gateway: MakeGateway) -> None:
+    first = make_gateway().start()
+    second = make_gateway()
+    second.tls, second.plain, second.control = first.tls, first.plain, first.control
+    second.write_config()
+    done = twistd("--config", second.config)
+    assert done.returncode != 0
+    assert f"{first.tls}" in done.stdout + done.stderr
+
+
+def test_reload_touches_no_connection_and_refuses_a_bad_file(gateway: Gateway) -> None:
+    device = Device(gateway.plain).welcomed()
+    assert device.call("echo").status == 0
+    assert gateway.process is not None
+
+    gateway.config.write_text(gateway.config.read_text() + '\n[pushes]\nmax_batch = "many"\n')
+    gateway.process.send_signal(signal.SIGHUP)
+    gateway.wait_until(lambda: "pushes.max_batch: expected" in gateway.said())
+    assert device.call("echo").status == 0
+
+    gateway.write_config(extra="\n[pushes]\nmax_batch = 1\n")
+    gateway.process.send_signal(signal.SIGHUP)
+    two = [{"to": {"device": "d1"}, "biz": "b", "payload": n} for n in range(2)]
+    gateway.wait_until(lambda: gateway.http("POST", "/v1/push", two, "t-push")[0] != 200)
+    assert device.call("echo").status == 0
+    status, answer = gateway.http("POST", "/v1/reload", None, "t-operate")
+    assert status == 200, answer
+
+
+def test_sigterm_says_goaway_and_stops(gateway: Gateway) -> None:
+    devices = [Device(gateway.plain, f"d{n}").welcomed() for n in range(20)]
+    assert gateway.process is not None
+    gateway.process.send_signal(signal.SIGTERM)
+    assert {device.goodbye() for device in devices} == {Status.DRAINING}
+    assert gateway.process.wait(40) == 0
+
+
+def test_sigterm_without_connections_stops_at_once(gateway: Gateway) -> None:
+    assert gateway.terminate(10) == 0
+
+
+def test_ready_fails_while_draining_and_calls_in_flight_finish(gateway: Gateway, upstream: object) -> None:
+    device = Device(gateway.plain).welcomed()
+    number = device.send("hold")
+    upstream.arrived.acquire(timeout=10)  # type: ignore[attr-defined]
+    status, _ = gateway.http("POST", "/v1/drain", {"seconds": 1}, "t-operate")
+    assert status == 200
+    gateway.wait_until(lambda: gateway.http("GET", "/health/ready")[0] == 503)
+    assert gateway.http("GET", "/health/live")[0] == 200
+    upstream.release.set()  # type: ignore[attr-defined]
+    from protocols.mmtp.events import ResponseReceived
+
+    assert device.expect(ResponseReceived, lambda event: event.call == number).status == 0
+    assert device.goodbye() == Status.DRAINING
+
+
+def test_the_access_log_is_reopened_on_sighup(make_gateway: MakeGateway, upstream: object, tmp_path: Path) -> None:
+    log = tmp_path / "access.log"
+    gateway = make_gateway(upstream=upstream.url, extra=f'\n[log]\naccess = "{log}"\n').start()  # type: ignore[attr-defined]
+    assert Device(gateway.plain).welcomed().call("echo").status == 0
+    gateway.wait_until(lambda: '"echo"' in log.read_text())
+    os.rename(log, tmp_path / "access.log.1")
+    assert gateway.process is not None
+    gateway.process.send_signal(signal.SIGHUP)
+    gateway.wait_until(log.exists)
+    assert Device(gateway.plain).welcomed().call("echo.again").status == 0
+    gateway.wait_until(lambda: '"echo.again"' in log.read_text())
