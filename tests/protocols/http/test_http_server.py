@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -397,7 +399,7 @@ MESSAGES = st.lists(
 def test_any_split_gives_the_same_events(messages: list[bytes], cuts: list[int], parser: str) -> None:
     data = b"".join(messages)
     places = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
-    pieces = [data[a:b] for a, b in zip(places, places[1:], strict=False)]
+    pieces = [data[a:b] for a, b in itertools.pairwise(places)]
     assert serve(parser, pieces) == serve("h11", [data])
 
 

@@ -1,0 +1,23 @@
+"""Decides by its first byte what a connection on a plain port speaks."""
+
+from __future__ import annotations
+
+from protocols.errors import RemoteError
+
+PROTOCOL = 1
+"""Code of the error: the MMTP status `protocol`."""
+
+
+def sniff(data: bytes) -> str:
+    """`mmtp/1` or `http/1.1`, from at least one byte.
+
+    An MMTP connection begins with a HELLO frame (type 8 in the high half of its first byte), an HTTP
+    request with a method, which is upper-case letters. RemoteError for anything else.
+    """
+    first = data[0]
+    if first >> 4 == 8:
+        return "mmtp/1"
+    if 0x41 <= first <= 0x5A:
+        return "http/1.1"
+    what = "a TLS ClientHello" if first == 0x16 else f"0x{first:02x}"
+    raise RemoteError(PROTOCOL, f"expected an MMTP HELLO or an HTTP request, got {what}")
