@@ -8,7 +8,6 @@ control characters, Content-Length and Transfer-Encoding.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from protocols.errors import RemoteError
 from protocols.http.backends import Backend
@@ -27,60 +26,54 @@ BAD_REQUEST = 400
 BAD_GATEWAY = 502
 """Code of all errors of a server's response: what a gateway answers for it."""
 
-TEXT = bytes(b for b in range(256) if b >= 0x20 and b != 0x7F) + b"\t"
-"""Bytes of a field value (RFC 9110 5.5): visible, space, tab and obs-text."""
-_TEXT_CRLF = TEXT + b"\r\n"
+MARK_CONTROLS = bytes(0 if (b < 0x20 and b not in {0x09, 0x0A, 0x0D}) or b == 0x7F else b for b in range(256))
+"""Translation that turns control characters other than tab, CR and LF into NUL: none of them may stand in a
+field value (RFC 9110 5.5), and one search then finds them all."""
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _TARGET = re.compile(rb"/[!\"$-~]*")  # visible ASCII without '#'
 _VERSION = re.compile(rb"HTTP/[0-9]\.[0-9]")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [^\r]*)?\r\n")
 _HOST = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*")
-_LENGTHS = re.compile(rb"\ncontent-length:[ \t]*([^\r]*?)[ \t]*\r")
 _CODINGS = re.compile(rb"\ntransfer-encoding:[ \t]*([^\r]*?)[ \t]*\r")
-_DIGITS = re.compile(rb"[0-9]{1,18}")
+_MAX_DIGITS = 18
 
 _names: dict[bytes, str] = {}
 _NAMES_MAX = 4096
 
 
-@dataclass(slots=True)
-class Framing:
-    """Where the body ends: `length` bytes on, CHUNKED or UNTIL_CLOSE."""
-
-    length: int
-    stated: bool
-    """The head said so itself."""
-
-
 def check_bytes(head: bytes, code: int) -> None:
     """Refuse control characters, bare CR or LF, and folded lines."""
-    if head.translate(None, _TEXT_CRLF):
+    if b"\0" in head.translate(MARK_CONTROLS):
         raise RemoteError(code, "control character in the message head")
-    lines = head.count(b"\r\n")
+    lines = len(head.split(b"\r\n")) - 1
     if head.count(b"\n") != lines or head.count(b"\r") != lines:
         raise RemoteError(code, "bare CR or LF in the message head")
     if b"\n " in head or b"\n\t" in head:
         raise RemoteError(code, "folded header line (RFC 9112 5.2)")
 
 
-def find_framing(head: bytes, code: int, unknown_coding: int) -> Framing:
-    """Content-Length and Transfer-Encoding of a checked head; one of them at most, once at most."""
+def find_framing(head: bytes, code: int, unknown_coding: int) -> int | None:
+    """Length of the body that a checked head states: a number, CHUNKED, or None when it says nothing."""
     lowered = head.lower()
-    codings = _CODINGS.findall(lowered) if b"\ntransfer-encoding" in lowered else ()
-    if b"\ncontent-length" not in lowered:
-        if not codings:
-            return Framing(0, False)
+    at = lowered.find(b"\ncontent-length:")
+    if b"\ntransfer-encoding:" in lowered:
+        codings = _CODINGS.findall(lowered)
+        if at >= 0:
+            raise RemoteError(code, "both Content-Length and Transfer-Encoding")
         if codings == [b"chunked"]:
-            return Framing(CHUNKED, True)
+            return CHUNKED
         if len(codings) == 1 and not codings[0].startswith(b"chunked"):
             raise RemoteError(unknown_coding, f"transfer coding {_show(codings[0])}: only chunked is known")
         raise RemoteError(code, f"Transfer-Encoding: expected chunked once, got {_show(b', '.join(codings))}")
-    if codings:
-        raise RemoteError(code, "both Content-Length and Transfer-Encoding")
-    lengths = _LENGTHS.findall(lowered)
-    if len(lengths) != 1 or not _DIGITS.fullmatch(lengths[0]):
-        raise RemoteError(code, f"Content-Length: expected one number, got {_show(b', '.join(lengths))}")
-    return Framing(int(lengths[0]), True)
+    if at < 0:
+        return None
+    end = lowered.index(b"\r", at)
+    digits = lowered[at + 16 : end].strip(b" \t")
+    if not digits.isdigit() or len(digits) > _MAX_DIGITS:
+        raise RemoteError(code, f"Content-Length: expected a number, got {_show(digits)}")
+    if lowered.find(b"\ncontent-length:", end) >= 0:
+        raise RemoteError(code, "Content-Length more than once")
+    return int(digits)
 
 
 def decode_fields(raw: list[tuple[bytes, bytes]], limits: HttpLimits, code: int, too_many: int) -> Headers:
@@ -96,7 +89,7 @@ def decode_fields(raw: list[tuple[bytes, bytes]], limits: HttpLimits, code: int,
             key = name.decode("ascii").lower()
             if len(_names) < _NAMES_MAX:
                 _names[name] = key
-        fields.append((key, value.decode("latin-1").strip(" \t")))
+        fields.append((key, value.strip().decode("latin-1")))  # whitespace is space and tab here
     return fields
 
 
@@ -116,9 +109,9 @@ def read_request(head: bytes, backend: Backend, limits: HttpLimits) -> tuple[Req
         raise RemoteError(414, f"request target longer than {limits.max_target} bytes")
     if not _TARGET.fullmatch(target) and not (target == b"*" and method == b"OPTIONS"):
         raise RemoteError(BAD_REQUEST, f"request target: expected a path (origin form), got {_show(target)}")
-    framing = find_framing(head, BAD_REQUEST, 501)
-    if limits.max_body is not None and framing.length > limits.max_body:
-        raise RemoteError(413, f"body of {framing.length} bytes, at most {limits.max_body} are taken")
+    length = find_framing(head, BAD_REQUEST, 501) or 0
+    if limits.max_body is not None and length > limits.max_body:
+        raise RemoteError(413, f"body of {length} bytes, at most {limits.max_body} are taken")
     try:
         raw = backend.split_request(head)
     except ValueError as error:
@@ -126,7 +119,7 @@ def read_request(head: bytes, backend: Backend, limits: HttpLimits) -> tuple[Req
     headers = decode_fields(raw, limits, BAD_REQUEST, 431)
     request = RequestReceived(method.decode("ascii"), target.decode("ascii"), headers, "1.1", True)
     _read_options(request)
-    return request, framing.length
+    return request, length
 
 
 def _read_options(request: RequestReceived) -> None:
@@ -162,8 +155,8 @@ def read_response(head: bytes, method: str, backend: Backend, limits: HttpLimits
         raise RemoteError(BAD_GATEWAY, f"status line: expected HTTP/1.1 and a status, got {_show(head[:80])}")
     status = int(line[2])
     old = line[1] == b"0"
-    framing = find_framing(head, BAD_GATEWAY, BAD_GATEWAY)
-    if old and framing.length == CHUNKED:
+    length = find_framing(head, BAD_GATEWAY, BAD_GATEWAY)
+    if old and length == CHUNKED:
         raise RemoteError(BAD_GATEWAY, "Transfer-Encoding in an HTTP/1.0 response")
     try:
         raw = backend.split_response(head)
@@ -177,12 +170,12 @@ def read_response(head: bytes, method: str, backend: Backend, limits: HttpLimits
     response = ResponseReceived(status, headers, keep_alive)
     if method == "HEAD" or status < 200 or status in {204, 304}:
         return response, 0
-    if not framing.stated:
+    if length is None:
         response.keep_alive = False
         return response, UNTIL_CLOSE
-    if limits.max_body is not None and framing.length > limits.max_body:
-        raise RemoteError(BAD_GATEWAY, f"body of {framing.length} bytes, at most {limits.max_body} are taken")
-    return response, framing.length
+    if limits.max_body is not None and length > limits.max_body:
+        raise RemoteError(BAD_GATEWAY, f"body of {length} bytes, at most {limits.max_body} are taken")
+    return response, length
 
 
 def _show(data: bytes) -> str:

@@ -8,11 +8,10 @@ from http import HTTPStatus
 
 from protocols.errors import LocalError
 from protocols.http.events import Headers
-from protocols.http.heads import TEXT
+from protocols.http.heads import MARK_CONTROLS
 
 LAST_CHUNK = b"0\r\n\r\n"
 
-_TEXT_CRLF = TEXT + b"\r\n"
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _TARGET = re.compile(r"(?:/[!\"$-~]*|\*)")
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
@@ -64,7 +63,7 @@ def encode_head(first: str, headers: Iterable[tuple[str, str]]) -> bytes:
         except UnicodeEncodeError:
             raise LocalError("a header value holds half of a surrogate pair") from None
     count = len(lines)
-    if head.count(b"\n") != count or head.count(b"\r") != count or head.translate(None, _TEXT_CRLF):
+    if head.count(b"\n") != count or head.count(b"\r") != count or b"\0" in head.translate(MARK_CONTROLS):
         raise LocalError("a header value holds a control character")
     return head
 
