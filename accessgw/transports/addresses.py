@@ -1,0 +1,63 @@
+"""How many connections an address has, and how fast it may open more."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from ipaddress import IPv6Address
+
+from accessgw.model.settings import TransportLimits
+
+MAX_BUCKETS = 65_536
+"""Addresses whose accept rate is remembered; past it the one not seen for longest is forgotten."""
+
+
+def counted_as(address: str) -> str:
+    """The key an address counts under: IPv6 by its /64, which is what one subscriber has."""
+    if ":" not in address:
+        return address
+    parsed = IPv6Address(address.partition("%")[0])
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return parsed.packed[:8].hex(":", 2) + "::/64"
+
+
+class AddressLimits:
+    """Open connections per address, and a token bucket of accepts per address.
+
+    Memory is bounded by the open connections and `MAX_BUCKETS`.
+    """
+
+    def __init__(self) -> None:
+        self._open: dict[str, int] = {}
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        """Address -> (tokens, when they were counted)."""
+
+    def admit(self, key: str, now: float, limits: TransportLimits) -> str:
+        """Count one more connection of `key`; or say why not (`per_address`, `accept_rate`)."""
+        if not self._take(key, now, limits):
+            return "accept_rate"
+        count = self._open.get(key, 0)
+        if count >= limits.max_connections_per_address:
+            return "per_address"
+        self._open[key] = count + 1
+        return ""
+
+    def release(self, key: str) -> None:
+        """One connection of `key` has ended."""
+        count = self._open.get(key, 0)
+        if count > 1:
+            self._open[key] = count - 1
+        else:
+            self._open.pop(key, None)
+
+    def _take(self, key: str, now: float, limits: TransportLimits) -> bool:
+        buckets = self._buckets
+        capacity = float(limits.accept_burst_per_address)
+        tokens, since = buckets.get(key, (capacity, now))
+        tokens = min(capacity, tokens + (now - since) * limits.accepts_per_address_per_second)
+        granted = tokens >= 1.0
+        buckets[key] = (tokens - 1.0 if granted else tokens, now)
+        buckets.move_to_end(key)
+        if len(buckets) > MAX_BUCKETS:
+            buckets.popitem(last=False)
+        return granted

@@ -1,0 +1,109 @@
+"""The first bytes of a connection: a PROXY header where one is due, none where not, then the protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+
+from accessgw.core.interfaces import BindingFactory
+from accessgw.model.reasons import CloseReason
+from accessgw.transports.stream import StreamConnection
+from protocols.errors import RemoteError
+from protocols.proxyproto import V1_PREFIX, V2_SIGNATURE, ProxyHeader, ProxyHeaderParser, starts_proxy_header
+from protocols.sniff import sniff
+
+
+class TrustedNetworks:
+    """Whose PROXY headers are believed: networks, and `unix` for the peers of a Unix socket."""
+
+    __slots__ = ("_networks", "_unix")
+
+    def __init__(self, networks: Iterable[str]) -> None:
+        """Raises ValueError for what is neither a network nor `unix`."""
+        names = set(networks)
+        self._unix = "unix" in names
+        self._networks: list[IPv4Network | IPv6Network] = [
+            ip_network(name, strict=False) for name in sorted(names - {"unix"})
+        ]
+
+    def __bool__(self) -> bool:
+        return self._unix or bool(self._networks)
+
+    def __contains__(self, peer: str) -> bool:
+        if peer == "unix":
+            return self._unix
+        address = ip_address(peer.partition("%")[0])
+        return any(address in network for network in self._networks)
+
+
+class Opening:
+    """Receives a connection's first bytes until it is clear who speaks to us, then hands on the rest."""
+
+    __slots__ = ("_connection", "_held", "_parser", "_then")
+
+    def __init__(self, connection: StreamConnection, trusted: bool, then: Callable[[bytes], None]) -> None:
+        """`trusted` peers must begin with a PROXY header, others must not. `then` gets the rest, once."""
+        self._connection = connection
+        self._parser = ProxyHeaderParser() if trusted else None
+        self._held = b""
+        self._then = then
+
+    def data_received(self, data: bytes) -> None:
+        if self._parser is not None:
+            rest = self._after_header(self._parser, data)
+            if not rest:
+                return
+            data = rest
+        data = self._held + data
+        if starts_proxy_header(data):
+            whole = len(V1_PREFIX) if data[:1] == b"P" else len(V2_SIGNATURE)
+            if len(data) < whole:
+                self._held = data
+            else:
+                self._connection.close(CloseReason.PROXY_HEADER, "a PROXY header where none is believed")
+            return
+        self._then(data)
+
+    def _after_header(self, parser: ProxyHeaderParser, data: bytes) -> bytes:
+        """What follows a complete and accepted header; empty otherwise."""
+        try:
+            header = parser.feed(data)
+        except RemoteError as error:
+            self._connection.close(CloseReason.PROXY_HEADER, str(error))
+            return b""
+        if header is None:
+            return b""
+        self._parser = None
+        return parser.remaining if self._named(header) else b""
+
+    def _named(self, header: ProxyHeader) -> bool:
+        if header.known:
+            return self._connection.rename_peer(
+                header.source, header.source_port, header.destination, header.destination_port
+            )
+        if not header.local:
+            # The balancer does not know its client: it must not pass for a local one.
+            self._connection.info.loopback = False
+        return True
+
+
+class Chooser:
+    """Makes the binding of a plain connection: the only one configured, or the one its first byte asks for."""
+
+    __slots__ = ("_connection", "_factories")
+
+    def __init__(self, connection: StreamConnection, factories: Mapping[str, BindingFactory]) -> None:
+        self._connection = connection
+        self._factories = factories
+
+    def first_bytes(self, data: bytes) -> None:
+        """The first bytes that belong to the protocol itself."""
+        if len(self._factories) == 1:
+            (factory,) = self._factories.values()
+        else:
+            try:
+                factory = self._factories[sniff(data)]
+            except RemoteError as error:
+                self._connection.close(CloseReason.PROTOCOL_ERROR, str(error))
+                return
+        self._connection.bind(factory, data)

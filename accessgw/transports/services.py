@@ -1,0 +1,75 @@
+"""What every listener and connection of a worker shares: time, limits, counters, the table, hooks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from accessgw.core.interfaces import Connection, DescriptorReactor, Timers
+from accessgw.model.counters import TransportCounters
+from accessgw.model.identity import ConnectionInfo
+from accessgw.model.reasons import CloseReason
+from accessgw.model.settings import TransportLimits
+from accessgw.transports.addresses import AddressLimits
+
+CloseHook = Callable[[ConnectionInfo, CloseReason, str, int, int, float], None]
+"""(info, reason, detail, bytes in, bytes out, seconds it lived)."""
+
+
+class OpenConnections:
+    """The ConnectionTable of a worker: every open connection, in the order of accepting."""
+
+    def __init__(self) -> None:
+        self._connections: dict[int, Connection] = {}
+        self._last_id = 0
+
+    def __len__(self) -> int:
+        return len(self._connections)
+
+    def snapshot(self) -> list[Connection]:
+        return list(self._connections.values())
+
+    def next_id(self) -> int:
+        """A number that no other connection of this worker has or had."""
+        self._last_id += 1
+        return self._last_id
+
+    def add(self, connection: Connection) -> None:
+        self._connections[connection.info.id] = connection
+
+    def discard(self, connection: Connection) -> None:
+        self._connections.pop(connection.info.id, None)
+
+
+def _no_open(info: ConnectionInfo) -> None:
+    pass
+
+
+def _no_close(*closed: object) -> None:
+    pass
+
+
+@dataclass(slots=True)
+class TransportServices:
+    """Given to every listener. `limits` may be replaced while running: connections read it when they need it."""
+
+    reactor: DescriptorReactor
+    timers: Timers
+    limits: TransportLimits
+    counters: TransportCounters
+    random: Callable[[], float]
+    """Uniform in [0, 1), for the spread of ages."""
+    table: OpenConnections = field(default_factory=OpenConnections)
+    addresses: AddressLimits = field(default_factory=AddressLimits)
+    wall: Callable[[], float] = time.time
+    """Wall-clock seconds, for logs."""
+    on_open: Callable[[ConnectionInfo], None] = _no_open
+    """A binding was made: the peer is known and, for TLS, the hand-shake is done."""
+    on_close: CloseHook = _no_close
+    """Any accepted connection has ended, whether on_open was called or not."""
+
+    def refuse(self, reason: str) -> None:
+        """Count a connection that was not taken."""
+        refused = self.counters.refused
+        refused[reason] = refused.get(reason, 0) + 1

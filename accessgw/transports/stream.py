@@ -1,0 +1,421 @@
+"""One connection on a stream socket: a slotted reactor descriptor that sends first and buffers the rest.
+
+Twisted's own transports cost twice as much per event (log context, write queue, epoll_ctl around
+every write); this one registers itself with the reactor and talks to the socket directly.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IReadWriteDescriptor
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from accessgw.core.interfaces import Binding, BindingFactory, Timer
+from accessgw.model.identity import ConnectionInfo
+from accessgw.model.reasons import CloseReason
+from accessgw.transports.addresses import counted_as
+from accessgw.transports.services import TransportServices
+
+_log = Logger()
+
+READ_SIZE = 65536
+AGED_GRACE = 30.0
+"""Seconds between telling a binding that its connection has aged and closing it."""
+
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+"""SO_LINGER value with which close() sends a reset and forgets what was unsent."""
+
+# Phases of a connection, in order. Writing is possible below FLUSHING.
+HANDSHAKE = 0
+HELLO = 1
+ESTABLISHED = 2
+FLUSHING = 3
+"""close() was called, bytes still wait for the kernel."""
+LINGERING = 4
+"""Our FIN is sent; reading on, so that unread input does not turn it into a reset that would take
+the last bytes with it (RFC 9112 9.6)."""
+CLOSED = 5
+
+
+def _reason_for(error: int) -> CloseReason:
+    return CloseReason.PEER_TIMEOUT if error == errno.ETIMEDOUT else CloseReason.PEER_RESET
+
+
+@implementer(IReadWriteDescriptor)
+class StreamConnection:
+    """A Connection over TCP or a Unix socket; TlsConnection builds on it.
+
+    Lives as: `begin(receiver)` with whatever looks at the first bytes -> `bind(factory)` ->
+    binding's life -> exactly one `connection_lost`.
+    """
+
+    __slots__ = (
+        "_address", "_age_timer", "_binding", "_counters", "_detail", "_eof", "_fd", "_idle", "_opened_at", "_out",
+        "_paused", "_phase", "_reason", "_receiver", "_services", "_sock", "_timer", "buffered", "bytes_in",
+        "bytes_out", "info",
+    )  # fmt: skip
+
+    def __init__(self, sock: socket.socket, info: ConnectionInfo, services: TransportServices, address: str) -> None:
+        """`sock` is non-blocking; `address` is the key that AddressLimits counted it under, or empty."""
+        self.info = info
+        self.buffered = 0
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._services = services
+        self._counters = services.counters
+        self._address = address
+        self._binding: Binding | None = None
+        self._receiver: Callable[[bytes], None] = ignore
+        self._out: bytearray | None = None
+        self._phase = HELLO
+        self._paused = False
+        self._eof = False
+        self._reason: CloseReason | None = None
+        self._detail = ""
+        self._idle = 0.0
+        self._timer: Timer | None = None
+        self._age_timer: Timer | None = None
+        self._opened_at = services.reactor.seconds()
+        services.counters.accepted += 1
+        services.counters.open += 1
+        services.table.add(self)
+
+    # ------------------------------------------------------------------ before the binding
+
+    def begin(self, receiver: Callable[[bytes], None]) -> None:
+        """Start reading; the first bytes go to `receiver`, within handshake_timeout or hello_timeout."""
+        limits = self._services.limits
+        self._receiver = receiver
+        self._arm(limits.handshake_timeout if self._phase == HANDSHAKE else limits.hello_timeout)
+        self._services.reactor.addReader(self)
+
+    def receive_with(self, receiver: Callable[[bytes], None]) -> None:
+        """Hand what comes from now on to `receiver`."""
+        self._receiver = receiver
+
+    def rename_peer(self, peer: str, port: int, local: str, local_port: int) -> bool:
+        """A trusted PROXY header named the peer: limits count by that address from now on.
+
+        False, with the connection refused, when that address has too many.
+        """
+        self.info.peer, self.info.peer_port = peer, port
+        self.info.local, self.info.local_port = local, local_port
+        self.info.loopback = is_loopback(peer)
+        services = self._services
+        key = counted_as(peer)
+        refusal = services.addresses.admit(key, services.reactor.seconds(), services.limits)
+        if refusal:
+            services.refuse(refusal)
+            self.abort(CloseReason.OVERLOAD, f"{refusal} of {peer}")
+            return False
+        self._address = key
+        return True
+
+    def bind(self, factory: BindingFactory, rest: bytes = b"") -> None:
+        """Make the binding; `rest` are bytes that came before it was chosen."""
+        binding = self._start_binding(factory)
+        if binding is not None:
+            self._receiver = binding.data_received
+            if rest:
+                binding.data_received(rest)
+
+    def _start_binding(self, factory: BindingFactory) -> Binding | None:
+        """The binding, or None when its factory closed the connection."""
+        services = self._services
+        limits = services.limits
+        self._binding = binding = factory(self)
+        services.on_open(self.info)
+        if self._phase >= FLUSHING:
+            return None
+        if limits.max_age:
+            age = limits.max_age * (1.0 - limits.max_age_spread * services.random())
+            self._age_timer = services.timers.schedule(age, self._aged)
+        return binding
+
+    # ------------------------------------------------------------------ Connection
+
+    def write(self, data: bytes) -> None:
+        if self._phase < FLUSHING:
+            self._send(data)
+
+    def close(self, reason: CloseReason, detail: str = "") -> None:
+        if self._phase >= FLUSHING:
+            return
+        self._reason, self._detail = reason, detail
+        self._say_goodbye()
+        if self._phase == CLOSED:
+            return
+        self._phase = FLUSHING
+        self._receiver = ignore
+        if self._age_timer is not None:
+            self._age_timer.cancel()
+        if self._paused and not self._eof:
+            self._paused = False
+            self._services.reactor.addReader(self)
+        self._arm(self._services.limits.close_timeout)
+        if self._out is None:
+            self._end_writing()
+
+    def abort(self, reason: CloseReason, detail: str = "") -> None:
+        if self._phase == CLOSED:
+            return
+        if self._sock.family != socket.AF_UNIX:
+            try:
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            except OSError as error:
+                _log.debug("SO_LINGER: {error}", error=error)
+        self._lost(reason, detail)
+
+    def pause(self) -> None:
+        if not self._paused and self._phase < FLUSHING:
+            self._paused = True
+            self._services.reactor.removeReader(self)
+
+    def resume(self) -> None:
+        if self._paused and self._phase < FLUSHING:
+            self._paused = False
+            self._services.reactor.addReader(self)
+            if self._phase == ESTABLISHED:
+                self._arm(self._idle)
+
+    def established(self) -> None:
+        if self._phase < ESTABLISHED:
+            self.set_idle(self._services.limits.idle_timeout)
+
+    def set_idle(self, seconds: float) -> None:
+        if self._phase < FLUSHING:
+            self._phase = ESTABLISHED
+            self._idle = seconds
+            self._arm(seconds)
+
+    def await_hello(self) -> None:
+        if self._phase < FLUSHING:
+            self._phase = HELLO
+            self._arm(self._services.limits.hello_timeout)
+
+    # ------------------------------------------------------------------ the descriptor, as the reactor sees it
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def logPrefix(self) -> str:
+        return self.info.listener
+
+    def doRead(self) -> None:
+        """Read once; never returns a reason, it ends the connection itself."""
+        try:
+            data = self._sock.recv(READ_SIZE)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._lost(_reason_for(error.errno or 0), os.strerror(error.errno or 0))
+            return
+        if not data:
+            self._end_of_input()
+            return
+        size = len(data)
+        self.bytes_in += size
+        self._counters.bytes_in += size
+        if self._phase == ESTABLISHED and self._idle and self._timer is not None:
+            self._timer.touch(self._idle)
+        try:
+            self._receiver(data)
+        except Exception:
+            self._failed("received data")
+
+    def doWrite(self) -> None:
+        """Send what is buffered."""
+        out = self._out
+        if out is None:
+            return
+        try:
+            sent = self._sock.send(out)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._lost(_reason_for(error.errno or 0), os.strerror(error.errno or 0))
+            return
+        self.bytes_out += sent
+        self._counters.bytes_out += sent
+        del out[:sent]
+        self.buffered = len(out)
+        if out:
+            return
+        self._out = None
+        self._services.reactor.removeWriter(self)
+        if self._phase == FLUSHING:
+            self._end_writing()
+        elif self._binding is not None:
+            try:
+                self._binding.drained()
+            except Exception:
+                self._failed("drained")
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor saw a hang-up with nothing left to read, or is stopping."""
+        try:
+            error = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        except OSError as problem:
+            error = problem.errno or 0
+        if error:
+            self._lost(_reason_for(error), os.strerror(error))
+        elif isinstance(reason.value, ConnectionDone):
+            self._lost(CloseReason.PEER_CLOSED, "")
+        else:
+            self._lost(CloseReason.PEER_RESET, "hang-up")
+
+    readConnectionLost = connectionLost
+
+    # ------------------------------------------------------------------ inside
+
+    def _send(self, data: bytes) -> None:
+        out = self._out
+        if out is None:
+            try:
+                sent = self._sock.send(data)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except OSError as error:
+                self._lost(_reason_for(error.errno or 0), os.strerror(error.errno or 0))
+                return
+            self.bytes_out += sent
+            self._counters.bytes_out += sent
+            if sent == len(data):
+                return
+            self._out = out = bytearray(memoryview(data)[sent:])
+            self._services.reactor.addWriter(self)
+        else:
+            out += data
+        self.buffered = len(out)
+        if self.buffered > self._services.limits.write_buffer:
+            self._counters.write_overflows += 1
+            self.abort(CloseReason.SLOW_READER, f"{self.buffered} bytes wait for the peer")
+
+    def _say_goodbye(self) -> None:
+        """Queue what the layer says at an orderly end (TLS: close_notify)."""
+
+    def _end_of_input(self) -> None:
+        self._eof = True
+        self._services.reactor.removeReader(self)
+        if self._phase < FLUSHING:
+            self._peer_finished()
+        elif self._phase == LINGERING:
+            self._lost(CloseReason.PEER_CLOSED, "")
+
+    def _peer_finished(self) -> None:
+        """FIN while open. There is no half-close: what we have written is flushed, then it is over."""
+        self.close(CloseReason.PEER_CLOSED)
+
+    def _end_writing(self) -> None:
+        if self._eof:
+            self._lost(CloseReason.PEER_CLOSED, "")
+            return
+        self._phase = LINGERING
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            self._lost(_reason_for(error.errno or 0), os.strerror(error.errno or 0))
+
+    def _failed(self, doing: str) -> None:
+        """A binding raised: our defect, this connection's end, nobody else's trouble."""
+        failure = Failure()  # type: ignore[no-untyped-call]
+        _log.failure(
+            "The binding of connection {id} on {listener} raised at {doing}",
+            failure, id=self.info.id, listener=self.info.listener, doing=doing,
+        )  # fmt: skip
+        self.close(CloseReason.INTERNAL, f"{failure.type.__name__ if failure.type else 'error'} at {doing}")
+
+    def _arm(self, delay: float) -> None:
+        if not delay:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+        elif self._timer is None:
+            self._timer = self._services.timers.schedule(delay, self._timed_out)
+        else:
+            self._timer.touch(delay)
+
+    def _timed_out(self) -> None:
+        self._timer = None
+        phase = self._phase
+        if phase == HANDSHAKE:
+            self.abort(CloseReason.HANDSHAKE_TIMEOUT)
+        elif phase == HELLO:
+            self.abort(CloseReason.HELLO_TIMEOUT)
+        elif phase == ESTABLISHED:
+            if self._paused:
+                self._arm(self._idle)
+            else:
+                self.close(CloseReason.IDLE)
+        else:
+            self.abort(self._reason or CloseReason.INTERNAL)
+
+    def _aged(self) -> None:
+        self._age_timer = self._services.timers.schedule(AGED_GRACE, self._too_old)
+        if self._binding is not None:
+            try:
+                self._binding.aged()
+            except Exception:
+                self._failed("aged")
+
+    def _too_old(self) -> None:
+        self.close(CloseReason.MAX_AGE)
+
+    def _lost(self, reason: CloseReason, detail: str) -> None:
+        """The end of the socket. The reason of an earlier close() stays."""
+        if self._phase == CLOSED:
+            return
+        if self._reason is None:
+            self._reason, self._detail = reason, detail
+        self._phase = CLOSED
+        services = self._services
+        services.reactor.removeReader(self)
+        services.reactor.removeWriter(self)
+        self._fd = -1
+        self._sock.close()
+        self._out = None
+        self.buffered = 0
+        self._receiver = ignore
+        for timer in (self._timer, self._age_timer):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._age_timer = None
+        if self._address:
+            services.addresses.release(self._address)
+        services.table.discard(self)
+        counters = services.counters
+        counters.open -= 1
+        counters.closed[self._reason] = counters.closed.get(self._reason, 0) + 1
+        services.reactor.callLater(0, self._tell_lost)
+
+    def _tell_lost(self) -> None:
+        binding, self._binding = self._binding, None
+        reason: Any = self._reason
+        if binding is not None:
+            try:
+                binding.connection_lost(reason, self._detail)
+            except Exception:
+                _log.failure("The binding of connection {id} raised at connection_lost", id=self.info.id)
+        services = self._services
+        lived = services.reactor.seconds() - self._opened_at
+        services.on_close(self.info, reason, self._detail, self.bytes_in, self.bytes_out, lived)
+
+
+def ignore(data: bytes) -> None:
+    """Receives what comes after the end."""
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address is this host's own (a Unix socket has no address and counts as such)."""
+    return address.startswith("127.") or address in {"::1", "unix"}

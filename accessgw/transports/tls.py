@@ -1,0 +1,164 @@
+"""TLS connections and their listener: the engine between the socket and a binding chosen by ALPN."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from accessgw.core.interfaces import BindingFactory, TlsContexts
+from accessgw.model.identity import ConnectionInfo
+from accessgw.model.reasons import CloseReason
+from accessgw.model.settings import ListenerSettings
+from accessgw.transports.listener import SocketListener
+from accessgw.transports.opening import Opening
+from accessgw.transports.services import TransportServices
+from accessgw.transports.stream import FLUSHING, HANDSHAKE, StreamConnection, ignore
+from protocols.errors import LocalError, RemoteError
+from protocols.tls.engine import HandshakeCompleted, PlaintextReceived, TlsEngine
+from protocols.tls.pyopenssl_engine import PyOpenSSLEngine
+
+EngineFactory = Callable[[Any], TlsEngine]
+"""Makes the server side of one connection from a context of TlsContexts."""
+WITHOUT_ALPN = "http/1.1"
+"""What a client speaks that offers no ALPN."""
+_FAILED_HANDSHAKES = (CloseReason.HANDSHAKE_FAILED, CloseReason.HANDSHAKE_TIMEOUT)
+
+
+def _server_engine(context: Any) -> TlsEngine:
+    return PyOpenSSLEngine(context, server=True)
+
+
+class TlsConnection(StreamConnection):
+    """A Connection whose bytes are TLS records on the wire. Byte counters count the wire."""
+
+    __slots__ = ("_engine", "_factories", "_plaintext")
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        info: ConnectionInfo,
+        services: TransportServices,
+        address: str,
+        factories: Mapping[str, BindingFactory],
+    ) -> None:
+        super().__init__(sock, info, services, address)
+        self._factories = factories
+        self._engine: TlsEngine | None = None
+        self._plaintext: Callable[[bytes], None] = ignore
+        self._phase = HANDSHAKE
+
+    def begin_tls(self, engine: TlsEngine, data: bytes) -> None:
+        """The first ciphertext has come: an engine is not made before, so that a silent peer costs little."""
+        self._engine = engine
+        self.receive_with(self._ciphertext)
+        self._ciphertext(data)
+
+    def write(self, data: bytes) -> None:
+        engine = self._engine
+        if engine is None or self._phase >= FLUSHING:
+            return
+        try:
+            engine.encrypt(data)
+        except LocalError:
+            # The peer broke TLS in the bytes that are being worked through; the close is about to come.
+            return
+        self._send(engine.to_send())
+
+    def _ciphertext(self, data: bytes) -> None:
+        engine = self._engine
+        if engine is None:
+            return
+        failure: RemoteError | None = None
+        try:
+            engine.feed(data)
+        except RemoteError as error:
+            failure = error
+        answer = engine.to_send()
+        if answer:
+            self._send(answer)
+        for event in engine.events():
+            if self._phase >= FLUSHING:
+                return
+            if type(event) is PlaintextReceived:
+                self._plaintext(event.data)
+            elif type(event) is HandshakeCompleted:
+                self._handshaken(event)
+            else:
+                self.close(CloseReason.PEER_CLOSED)
+        if failure is not None:
+            self._refuse(engine, failure)
+
+    def _handshaken(self, event: HandshakeCompleted) -> None:
+        self._counters.handshakes += 1
+        info = self.info
+        info.alpn, info.tls_version = event.alpn, event.version
+        info.cipher, info.server_name = event.cipher, event.server_name
+        factory = self._factories.get(event.alpn or WITHOUT_ALPN)
+        if factory is None:
+            self.close(CloseReason.HANDSHAKE_FAILED, "no ALPN, and http/1.1 is not served here")
+            return
+        self.await_hello()
+        binding = self._start_binding(factory)
+        if binding is not None:
+            self._plaintext = binding.data_received
+
+    def _refuse(self, engine: TlsEngine, error: RemoteError) -> None:
+        if engine.handshaken:
+            self.close(CloseReason.PROTOCOL_ERROR, f"alert {error.code}: {error}")
+        else:
+            self.close(CloseReason.HANDSHAKE_FAILED, f"alert {error.code}: {error}")
+
+    def _say_goodbye(self) -> None:
+        engine = self._engine
+        if engine is not None:
+            engine.close()
+            last = engine.to_send()
+            if last:
+                self._send(last)
+
+    def _peer_finished(self) -> None:
+        engine = self._engine
+        if engine is None:
+            self.close(CloseReason.PEER_CLOSED)
+            return
+        try:
+            engine.feed_eof()
+        except RemoteError as error:
+            if engine.handshaken:
+                self.close(CloseReason.PEER_RESET, str(error))
+            else:
+                self._refuse(engine, error)
+        else:
+            self.close(CloseReason.PEER_CLOSED)
+
+    def _lost(self, reason: CloseReason, detail: str) -> None:
+        self._plaintext = ignore
+        super()._lost(reason, detail)
+        self._engine = None
+        if self._reason in _FAILED_HANDSHAKES:
+            self._counters.handshake_failures += 1
+
+
+class TlsListener(SocketListener):
+    """TLS over TCP; the protocol of each connection is negotiated by ALPN."""
+
+    def __init__(
+        self,
+        settings: ListenerSettings,
+        services: TransportServices,
+        factories: Mapping[str, BindingFactory],
+        contexts: TlsContexts,
+        engine: EngineFactory = _server_engine,
+    ) -> None:
+        super().__init__(settings, services, factories)
+        self._contexts = contexts
+        self._engine = engine
+
+    def _begin(self, sock: socket.socket, info: ConnectionInfo, key: str, trusted: bool) -> None:
+        connection = TlsConnection(sock, info, self._services, key, self._factories)
+
+        def hello(data: bytes) -> None:
+            connection.begin_tls(self._engine(self._contexts.context()), data)
+
+        connection.begin(Opening(connection, trusted, hello).data_received)

@@ -1,0 +1,61 @@
+"""TLS alert numbers (RFC 8446 section 6), and how to find the one that OpenSSL meant."""
+
+from __future__ import annotations
+
+from OpenSSL import SSL
+
+CLOSE_NOTIFY = 0
+UNEXPECTED_MESSAGE = 10
+BAD_RECORD_MAC = 20
+RECORD_OVERFLOW = 22
+HANDSHAKE_FAILURE = 40
+ILLEGAL_PARAMETER = 47
+DECODE_ERROR = 50
+DECRYPT_ERROR = 51
+PROTOCOL_VERSION = 70
+INTERNAL_ERROR = 80
+MISSING_EXTENSION = 109
+NO_APPLICATION_PROTOCOL = 120
+UNEXPECTED_EOF = UNEXPECTED_MESSAGE
+"""TLS has no alert for a missing close_notify, and nobody is left to hear one."""
+
+_BY_TEXT = (
+    ("no application protocol", NO_APPLICATION_PROTOCOL),
+    ("bad record mac", BAD_RECORD_MAC),
+    ("bad decrypt", BAD_RECORD_MAC),
+    ("data length too long", RECORD_OVERFLOW),
+    ("packet length too long", RECORD_OVERFLOW),
+    ("encrypted length too long", RECORD_OVERFLOW),
+    ("unsupported protocol", PROTOCOL_VERSION),
+    ("wrong version number", PROTOCOL_VERSION),
+    ("version too low", PROTOCOL_VERSION),
+    ("no shared cipher", HANDSHAKE_FAILURE),
+    ("no suitable", HANDSHAKE_FAILURE),
+    ("handshake failure", HANDSHAKE_FAILURE),
+    ("missing", MISSING_EXTENSION),
+    ("digest check failed", DECRYPT_ERROR),
+    ("bad signature", DECRYPT_ERROR),
+    ("length mismatch", DECODE_ERROR),
+    ("bad length", DECODE_ERROR),
+    ("decode error", DECODE_ERROR),
+    ("unexpected", UNEXPECTED_MESSAGE),
+    ("http request", UNEXPECTED_MESSAGE),
+    ("illegal parameter", ILLEGAL_PARAMETER),
+)
+
+
+def alert_in(ciphertext: bytes) -> int | None:
+    """The number of a plaintext alert record at the end of `ciphertext`."""
+    record = ciphertext[-7:]
+    if len(record) == 7 and record[0] == 21 and record[3:5] == b"\x00\x02" and record[5] in {1, 2}:
+        return record[6]
+    return None
+
+
+def alert_for(error: SSL.Error) -> int:
+    """The alert that fits OpenSSL's words; internal_error when none is known to."""
+    words = str(error.args).lower()
+    for text, code in _BY_TEXT:
+        if text in words:
+            return code
+    return INTERNAL_ERROR

@@ -1,0 +1,258 @@
+"""Listeners on real sockets: echo, limits, PROXY headers, sniffing, Unix sockets."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import tempfile
+
+import pytest
+from twisted.internet.error import CannotListenError
+from twisted.internet.testing import MemoryReactorClock
+from twisted.internet.threads import deferToThread
+
+from accessgw.model.reasons import CloseReason
+from protocols.proxyproto import encode_v1, encode_v2, encode_v2_local
+from tests.reactor_loop import run
+from tests.transports.support import Journal, dialogue, listen, make_services
+
+
+async def echo(reactor):
+    journal = Journal()
+    services = make_services(reactor, journal)
+    listener = listen(services, journal)
+    got = await dialogue(listener.port, b"\x80hello", 6, "fin")
+    await journal.all_closed()
+    await listener.stop()
+    counters = services.counters
+    binding = journal.bindings[0]
+    info = journal.opened[0]
+    return (
+        got, journal.reasons, counters.accepted, counters.open, counters.bytes_in, counters.bytes_out,
+        counters.closed, binding.calls, info.peer, info.loopback, info.transport, len(services.table),
+    )  # fmt: skip
+
+
+def test_an_echo_and_its_accounts():
+    assert run(echo) == (
+        b"\x80hello", ["peer_closed"], 1, 0, 6, 6,
+        {"peer_closed": 1}, ["data", ("lost", "peer_closed")], "127.0.0.1", True, "tcp", 0,
+    )  # fmt: skip
+
+
+async def everyday_ends(reactor):
+    journal = Journal()
+    services = make_services(reactor, journal)
+    listener = listen(services, journal)
+
+    def reset():
+        sock = socket.create_connection(("127.0.0.1", listener.port))
+        sock.sendall(b"\x80a")
+        sock.recv(2)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        sock.close()
+
+    await deferToThread(reset)
+    await journal.all_closed(1)
+    await dialogue(listener.port, b"raise")
+    await journal.all_closed(2)
+    journal.opened.clear()
+    got = dialogue(listener.port, b"\x80", 1)
+    while journal.bindings[-1].received != b"\x80":
+        await deferToThread(lambda: None)
+    journal.bindings[-1].connection.write(b"bye")
+    journal.bindings[-1].connection.close(CloseReason.OPERATOR, "asked")
+    journal.bindings[-1].connection.write(b"more")
+    assert await got == b"\x80bye"
+    await journal.all_closed(3)
+    return journal.reasons, [entry[1] for entry in journal.closed]
+
+
+def test_reset_defect_and_close_have_their_reasons():
+    reasons, details = run(everyday_ends)
+    assert reasons == ["peer_reset", "internal", "operator"]
+    assert "Connection reset" in details[0] and details[2] == "asked"
+    assert "ValueError" in details[1]
+
+
+async def limits(reactor):
+    journal = Journal()
+    services = make_services(
+        reactor, journal, max_connections=5, max_connections_per_address=3, accept_burst_per_address=8,
+        accepts_per_address_per_second=0.001,
+    )  # fmt: skip
+    listener = listen(services, journal)
+
+    def connect(address, count):
+        socks = []
+        for _ in range(count):
+            sock = socket.socket()
+            sock.bind((address, 0))
+            sock.settimeout(10)
+            sock.connect(("127.0.0.1", listener.port))
+            sock.sendall(b"\x80")
+            try:
+                alive = sock.recv(1) == b"\x80"
+            except ConnectionError:
+                alive = False
+            socks.append((sock, alive))
+        return socks
+
+    first = await deferToThread(connect, "127.0.0.2", 5)
+    second = await deferToThread(connect, "127.0.0.3", 4)
+    after = dict(services.counters.refused)
+    for sock, _alive in first + second:
+        sock.close()
+    await journal.all_closed(5)
+    third = await deferToThread(connect, "127.0.0.2", 8)
+    return (
+        [alive for _, alive in first], [alive for _, alive in second], after,
+        sum(alive for _, alive in third), services.counters.refused,
+    )  # fmt: skip
+
+
+def test_connections_beyond_the_limits_are_refused_and_counted():
+    first, second, after, third, refused = run(limits)
+    assert first == [True] * 3 + [False] * 2
+    assert second == [True] * 2 + [False] * 2
+    assert after == {"per_address": 2, "max_connections": 2}
+    assert third == 3  # slots are free again, three tokens of eight are left
+    assert refused["accept_rate"] == 5
+
+
+async def proxied(reactor, trusted, *openings):
+    journal = Journal()
+    services = make_services(reactor, journal, max_connections_per_address=1)
+    listener = listen(services, journal, proxy_protocol_from=trusted)
+    answers = []
+    for number, opening in enumerate(openings, 1):
+        answers.append(await dialogue(listener.port, *opening))
+        await journal.all_closed(number)
+    infos = [(info.peer, info.peer_port, info.local, info.local_port, info.loopback) for info in journal.opened]
+    return answers, journal.reasons, infos
+
+
+def test_a_proxy_header_is_believed_and_required_from_trusted_networks():
+    v1 = encode_v1("203.0.113.7", 4711, "198.51.100.1", 443)
+    v2 = encode_v2("2001:db8::7", 4712, "2001:db8::1", 443)
+    local = encode_v2_local()
+    answers, reasons, infos = run(
+        proxied,
+        ("127.0.0.0/8", "::1/128"),
+        (v1 + b"\x80a", 2, "fin"),
+        (*[v2[at : at + 1] for at in range(len(v2))], b"\x80b", 2, "fin"),
+        (local + b"\x80c", 2, "fin"),
+        (b"PROXY UNKNOWN\r\n\x80d", 2, "fin"),
+        (b"\x80no header",),
+        (v1 + v1 + b"\x80x",),
+        (b"PROXY TCP4 nonsense\r\n",),
+    )
+    assert answers == [b"\x80a", b"\x80b", b"\x80c", b"\x80d", b"", b"", b""]
+    assert reasons == ["peer_closed"] * 4 + ["proxy_header"] * 3
+    assert infos[0] == ("203.0.113.7", 4711, "198.51.100.1", 443, False)
+    assert infos[1] == ("2001:db8::7", 4712, "2001:db8::1", 443, False)
+    assert infos[2][0] == "127.0.0.1" and infos[2][4] is True
+    assert infos[3][0] == "127.0.0.1" and infos[3][4] is False
+
+
+def test_a_proxy_header_from_anyone_else_closes():
+    header = encode_v1("203.0.113.7", 4711, "198.51.100.1", 443)
+    for trusted in ((), ("10.0.0.0/8",)):
+        answers, reasons, infos = run(
+            proxied,
+            trusted,
+            (header + b"\x80a",),
+            (encode_v2("203.0.113.7", 4711, "198.51.100.1", 443) + b"\x80",),
+            (b"PRO", b"XY T", b"CP4"),
+            (b"P", b"OST / HTTP/1.1\r\n\r\n", 19, "fin"),
+        )
+        assert answers == [b"", b"", b"", b"POST / HTTP/1.1\r\n\r\n"]
+        assert reasons == ["proxy_header"] * 3 + ["peer_closed"]
+        assert len(infos) == 1
+
+
+async def limits_by_named_address(reactor):
+    journal = Journal()
+    services = make_services(reactor, journal, max_connections_per_address=2)
+    listener = listen(services, journal, proxy_protocol_from=("127.0.0.1",))
+
+    def connect(name):
+        sock = socket.create_connection(("127.0.0.1", listener.port), timeout=10)
+        sock.sendall(encode_v1(name, 1, "198.51.100.1", 443) + b"\x80")
+        try:
+            return sock, sock.recv(1) == b"\x80"
+        except ConnectionError:
+            return sock, False
+
+    held = []
+    for name in ("203.0.113.1", "203.0.113.1", "203.0.113.1", "203.0.113.2"):
+        held.append(await deferToThread(connect, name))
+    return [alive for _, alive in held], services.counters.refused, journal.reasons
+
+
+def test_limits_count_by_the_named_address():
+    alive, refused, reasons = run(limits_by_named_address)
+    assert alive == [True, True, False, True]
+    assert refused == {"per_address": 1}
+    assert reasons == ["overload"]
+
+
+async def sniffing(reactor):
+    journal = Journal()
+    services = make_services(reactor, journal)
+    listener = listen(services, journal, protocols=("mmtp/1", "http/1.1"))
+    for number, first in enumerate((b"\x80x", b"GET /", b"\x16\x03\x01"), 1):
+        await dialogue(listener.port, first, "fin")
+        await journal.all_closed(number)
+    return [binding.name for binding in journal.bindings], journal.reasons, journal.closed[2][1]
+
+
+def test_the_first_byte_chooses_the_protocol():
+    names, reasons, detail = run(sniffing)
+    assert names == ["mmtp/1", "http/1.1"]
+    assert reasons[2] == "protocol_error" and "ClientHello" in detail
+
+
+async def unix_socket(reactor, path):
+    journal = Journal()
+    services = make_services(reactor, journal, max_connections_per_address=1)
+    stale = socket.socket(socket.AF_UNIX)
+    stale.bind(path)
+    stale.close()
+    listener = listen(services, journal, transport="unix", path=path, mode=0o620)
+    mode = stat.S_IMODE(os.stat(path).st_mode)
+    got = await dialogue(0, b"\x80hi", 3, "fin", path=path)
+    await journal.all_closed()
+    try:
+        listen(make_services(reactor), journal, transport="unix", path=path)
+        taken = ""
+    except CannotListenError as error:
+        taken = str(error.socketError)
+    await listener.stop()
+    return got, mode, taken, os.path.exists(path), journal.opened[0].peer, journal.opened[0].loopback
+
+
+def test_a_unix_socket_replaces_only_a_stale_file():
+    with tempfile.TemporaryDirectory() as directory:
+        got, mode, taken, left, peer, loopback = run(unix_socket, directory + "/s")
+    assert got == b"\x80hi"
+    assert mode == 0o620
+    assert "somebody listens" in taken
+    assert not left
+    assert (peer, loopback) == ("unix", True)
+
+
+def test_a_file_that_is_no_socket_is_left_alone(tmp_path):
+    path = tmp_path / "precious"
+    path.write_text("data")
+    with pytest.raises(CannotListenError, match="not a socket"):
+        listen(make_services(MemoryReactorClock()), Journal(), transport="unix", path=str(path))
+    assert path.read_text() == "data"
+
+
+def test_a_taken_port_is_named():
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(CannotListenError, match=f"127.0.0.1:{port}"):
+            listen(make_services(MemoryReactorClock()), Journal(), port=port)
