@@ -18,7 +18,7 @@ from accessgw.config.structure import check, shown
 from accessgw.config.validate import validate
 from accessgw.model.settings import GatewaySettings
 
-_AT = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
+_AT = re.compile(r"\(at line (\d+), column \d+\)$")
 _FROM_ROUTES_FILE = ("routes", "clusters")
 
 
@@ -72,12 +72,9 @@ def _parse(text: str, name: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        message = str(error)
-        place = _AT.search(message)
-        line, column = place.groups() if place else (None, None)
-        line = line or str(len(text.splitlines()) or 1)
-        message = _AT.sub(f" (column {column})" if column else "", message)
-        raise ConfigError(f"{name}:{line}", message) from None
+        place = _AT.search(str(error))
+        line = place[1] if place else len(text.splitlines()) or 1
+        raise ConfigError(f"{name}:{line}", str(error)) from None
 
 
 def _merge(data: dict[str, Any], routes: dict[str, Any], origin: Path) -> None:
