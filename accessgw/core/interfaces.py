@@ -151,7 +151,10 @@ class HttpExchange(Protocol):
     """One HTTP request and the way to answer it. Calls after the end do nothing."""
 
     request: HttpRequest
-    buffered: int
+
+    @property
+    def buffered(self) -> int:
+        """Bytes of the answer that the kernel has not taken yet."""
 
     def respond(self, status: int, headers: Headers, body: bytes) -> None:
         """A whole answer, with Content-Length."""
