@@ -94,6 +94,8 @@ class PushReceived:
     priority: int = 0
     gap: int = 0
     """Sequence numbers left out directly before this one."""
+    index: int = 0
+    """Number of this push on its connection, for ack_ranges."""
 
 
 @dataclass(slots=True)

@@ -4,6 +4,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from protocols.errors import LocalError, RemoteError
+from protocols.mmtp.fields import (
+    expect_end,
+    milliseconds_field,
+    read_fields,
+    read_milliseconds,
+    read_sized,
+    read_string,
+    read_u64,
+    read_varint,
+    sized,
+    string_field,
+    varint_field,
+)
+from protocols.mmtp.fields import field as one_field
+from protocols.mmtp.settings import decode_settings, encode_settings
+from protocols.mmtp.statuses import Status
+from protocols.mmtp.varint import decode_varint, encode_varint
+
+VERSION = 1
+MAX_DEVICE = 256
+MAC_KEY_SIZE = 32
+SCOPES = ("device", "user", "topic", "broadcast")
+"""Names of stream scopes by their number on the wire."""
+
 
 @dataclass(slots=True, frozen=True)
 class StreamCursor:
@@ -85,3 +110,198 @@ class Goaway:
     """Where to go instead, host:port; empty: the same."""
     delay: float = 0.0
     """Spread: reconnect after a random part of this many seconds."""
+
+
+def encode_cursor(cursor: StreamCursor) -> bytes:
+    """Scope, id, biz, epoch, seq (specification, section 4.1). Raises LocalError for an unknown scope."""
+    if cursor.scope not in SCOPES:
+        raise LocalError(f"scope: expected one of {', '.join(SCOPES)}, got {cursor.scope!r}")
+    return (
+        encode_varint(SCOPES.index(cursor.scope))
+        + sized(cursor.id.encode())
+        + sized(cursor.biz.encode())
+        + encode_varint(cursor.epoch)
+        + encode_varint(cursor.seq)
+    )
+
+
+def decode_cursor(data: bytes, pos: int, end: int) -> StreamCursor:
+    """The inverse of encode_cursor."""
+    scope, pos = decode_varint(data, pos, end)
+    if scope >= len(SCOPES):
+        raise RemoteError(Status.PROTOCOL, f"scope: expected 0..{len(SCOPES) - 1}, got {scope}")
+    name, pos = read_sized(data, pos, end)
+    biz, pos = read_sized(data, pos, end)
+    epoch, pos = decode_varint(data, pos, end)
+    seq, pos = decode_varint(data, pos, end)
+    expect_end(pos, end)
+    return StreamCursor(SCOPES[scope], name, biz, epoch, seq)
+
+
+def encode_hello(hello: Hello) -> bytes:
+    """Payload of HELLO."""
+    if not 1 <= len(hello.device.encode()) <= MAX_DEVICE:
+        raise LocalError(f"device: expected 1..{MAX_DEVICE} bytes, got {len(hello.device.encode())}")
+    parts = [
+        varint_field(1, hello.version),
+        string_field(2, hello.app),
+        string_field(3, hello.device),
+        string_field(4, hello.app_version),
+        string_field(5, hello.token),
+        *(string_field(6, name) for name in sorted(hello.capabilities)),
+        one_field(7, encode_varint(hello.boot) + encode_varint(hello.counter)) if hello.boot or hello.counter else b"",
+        b"" if hello.time is None else milliseconds_field(8, hello.time),
+        one_field(9, hello.call_base.to_bytes(8, "big")) if hello.call_base else b"",
+        *(one_field(10, encode_cursor(cursor)) for cursor in hello.cursors),
+        one_field(11, encode_settings(hello.settings)) if hello.settings else b"",
+        varint_field(12, hello.network) if hello.network else b"",
+        varint_field(14, hello.last_close) if hello.last_close else b"",
+        *(one_field(16, sized(name.encode()) + value.encode()) for name, value in sorted(hello.attributes.items())),
+    ]
+    return b"".join(parts)
+
+
+_HELLO_KEYS = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16))
+_HELLO_REPEATED = frozenset((6, 10, 16))
+
+
+def decode_hello(data: bytes, pos: int, end: int) -> Hello:
+    """The inverse of encode_hello. Raises RemoteError: VERSION for another version, else PROTOCOL."""
+    hello = Hello(device="")
+    capabilities: list[str] = []
+    for key, start, stop in read_fields(data, pos, end, _HELLO_KEYS, _HELLO_REPEATED):
+        if key == 1:
+            hello.version = read_varint(data, start, stop)
+            if hello.version != VERSION:
+                raise RemoteError(Status.VERSION, f"version: expected {VERSION}, got {hello.version}")
+        elif key == 2:
+            hello.app = read_string(data, start, stop)
+        elif key == 3:
+            if stop - start > MAX_DEVICE:
+                raise RemoteError(Status.PROTOCOL, f"device: expected 1..{MAX_DEVICE} bytes, got {stop - start}")
+            hello.device = read_string(data, start, stop)
+        elif key == 4:
+            hello.app_version = read_string(data, start, stop)
+        elif key == 5:
+            hello.token = read_string(data, start, stop)
+        elif key == 6:
+            capabilities.append(read_string(data, start, stop))
+        elif key == 7:
+            hello.boot, middle = decode_varint(data, start, stop)
+            hello.counter, after = decode_varint(data, middle, stop)
+            expect_end(after, stop)
+        elif key == 8:
+            hello.time = read_milliseconds(data, start, stop)
+        elif key == 9:
+            hello.call_base = read_u64(data, start, stop)
+        elif key == 10:
+            hello.cursors.append(decode_cursor(data, start, stop))
+        elif key == 11:
+            hello.settings = decode_settings(data, start, stop)
+        elif key == 12:
+            hello.network = read_varint(data, start, stop)
+        elif key == 14:
+            hello.last_close = read_varint(data, start, stop)
+        else:
+            name, after = read_sized(data, start, stop)
+            hello.attributes[name] = read_string(data, after, stop)
+    if not hello.device:
+        raise RemoteError(Status.PROTOCOL, f"device: expected 1..{MAX_DEVICE} bytes, got none")
+    hello.capabilities = frozenset(capabilities)
+    return hello
+
+
+def encode_welcome(welcome: Welcome) -> bytes:
+    """Payload of WELCOME."""
+    if len(welcome.mac_key) not in (0, MAC_KEY_SIZE):
+        raise LocalError(f"mac_key: expected {MAC_KEY_SIZE} bytes or none, got {len(welcome.mac_key)}")
+    parts = [
+        varint_field(1, welcome.result) if welcome.result else b"",
+        string_field(2, welcome.message),
+        string_field(3, welcome.session),
+        milliseconds_field(4, welcome.time) if welcome.time else b"",
+        one_field(5, welcome.mac_key) if welcome.mac_key else b"",
+        *(string_field(6, name) for name in sorted(welcome.capabilities)),
+        one_field(7, encode_settings(welcome.settings)) if welcome.settings else b"",
+        milliseconds_field(8, welcome.heartbeat) if welcome.heartbeat else b"",
+        milliseconds_field(10, welcome.idle_timeout) if welcome.idle_timeout else b"",
+        string_field(12, welcome.zone),
+        *(string_field(14, address) for address in welcome.addresses),
+        milliseconds_field(16, welcome.addresses_valid) if welcome.addresses_valid else b"",
+        milliseconds_field(18, welcome.retry_after) if welcome.retry_after else b"",
+    ]
+    return b"".join(parts)
+
+
+_WELCOME_KEYS = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 18))
+_WELCOME_REPEATED = frozenset((6, 14))
+
+
+def decode_welcome(data: bytes, pos: int, end: int) -> Welcome:
+    """The inverse of encode_welcome."""
+    welcome = Welcome()
+    capabilities: list[str] = []
+    for key, start, stop in read_fields(data, pos, end, _WELCOME_KEYS, _WELCOME_REPEATED):
+        if key == 1:
+            welcome.result = read_varint(data, start, stop)
+        elif key == 2:
+            welcome.message = read_string(data, start, stop)
+        elif key == 3:
+            welcome.session = read_string(data, start, stop)
+        elif key == 4:
+            welcome.time = read_milliseconds(data, start, stop)
+        elif key == 5:
+            if stop - start not in (0, MAC_KEY_SIZE):
+                raise RemoteError(Status.PROTOCOL, f"mac key: expected {MAC_KEY_SIZE} bytes, got {stop - start}")
+            welcome.mac_key = data[start:stop]
+        elif key == 6:
+            capabilities.append(read_string(data, start, stop))
+        elif key == 7:
+            welcome.settings = decode_settings(data, start, stop)
+        elif key == 8:
+            welcome.heartbeat = read_milliseconds(data, start, stop)
+        elif key == 10:
+            welcome.idle_timeout = read_milliseconds(data, start, stop)
+        elif key == 12:
+            welcome.zone = read_string(data, start, stop)
+        elif key == 14:
+            welcome.addresses.append(read_string(data, start, stop))
+        elif key == 16:
+            welcome.addresses_valid = read_milliseconds(data, start, stop)
+        else:
+            welcome.retry_after = read_milliseconds(data, start, stop)
+    welcome.capabilities = frozenset(capabilities)
+    return welcome
+
+
+MAX_MESSAGE = 256
+
+
+def encode_goaway(goaway: Goaway) -> bytes:
+    """Payload of GOAWAY; the message is cut to MAX_MESSAGE bytes."""
+    message = goaway.message.encode(errors="replace")[:MAX_MESSAGE].decode(errors="ignore")
+    parts = [
+        varint_field(1, goaway.status) if goaway.status else b"",
+        string_field(2, message),
+        varint_field(3, goaway.last_call + 1) if goaway.last_call >= 0 else b"",
+        string_field(4, goaway.address),
+        milliseconds_field(6, goaway.delay) if goaway.delay else b"",
+    ]
+    return b"".join(parts)
+
+
+def decode_goaway(data: bytes, pos: int, end: int) -> Goaway:
+    """The inverse of encode_goaway."""
+    goaway = Goaway()
+    for key, start, stop in read_fields(data, pos, end, (1, 2, 3, 4, 6)):
+        if key == 1:
+            goaway.status = read_varint(data, start, stop)
+        elif key == 2:
+            goaway.message = read_string(data, start, stop)
+        elif key == 3:
+            goaway.last_call = read_varint(data, start, stop) - 1
+        elif key == 4:
+            goaway.address = read_string(data, start, stop)
+        else:
+            goaway.delay = read_milliseconds(data, start, stop)
+    return goaway

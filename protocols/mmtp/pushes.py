@@ -1,0 +1,316 @@
+"""Pushes: their frames, the window on them, and the streams that a device knows (specification, section 10)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from protocols.errors import LocalError, RemoteError
+from protocols.mmtp.attributes import attributes_end
+from protocols.mmtp.bodies import EXPLICIT, RAW, Declined, begin, compress
+from protocols.mmtp.events import PushReceived, StreamNoted
+from protocols.mmtp.fields import (
+    field,
+    milliseconds_field,
+    read_fields,
+    read_milliseconds,
+    read_string,
+    read_varint,
+    sized,
+    string_field,
+    varint_field,
+)
+from protocols.mmtp.frames import ATTRIBUTES, CODING_SHIFT, FrameType, encode_frame
+from protocols.mmtp.handshake import StreamCursor, decode_cursor, encode_cursor
+from protocols.mmtp.settings import Limits
+from protocols.mmtp.statuses import Status
+from protocols.mmtp.varint import MAX_VARINT, decode_varint, encode_varint
+
+STREAM = 1
+TTL = 2
+NOTE = 3
+PRIORITY = 4
+GAP = 5
+COLLAPSE = 6
+_KEYS = (STREAM, TTL, NOTE, PRIORITY, GAP, COLLAPSE)
+
+NOTES = {1: "truncated", 2: "history_lost"}
+_NOTE_NUMBERS = {name: number for number, name in NOTES.items()}
+MAX_ALIASES = 1024
+MAX_RANGES = 64
+
+
+def encode_push(
+    alias: int,
+    body: bytes,
+    *,
+    coding: int = RAW,
+    ttl: float | None = None,
+    priority: int = 0,
+    collapse: str = "",
+    gap: int = 0,
+) -> bytes:
+    """The frame of one push, the same for every connection that has got the pushes before it.
+
+    `body` is the expanded body; `coding` EXPLICIT asks for zstd, which is used if it saves something.
+    `ttl` is in seconds. Raises LocalError for another coding.
+    """
+    if coding not in (RAW, EXPLICIT):
+        raise LocalError(f"coding: expected {RAW} or {EXPLICIT}, got {coding}")
+    flags = 0
+    if coding == EXPLICIT:
+        packed = compress(body)
+        if packed is not None:
+            body = packed
+            flags = EXPLICIT << CODING_SHIFT
+    attributes = b"".join((
+        milliseconds_field(TTL, max(0.0, ttl)) if ttl is not None else b"",
+        varint_field(PRIORITY, priority) if priority else b"",
+        varint_field(GAP, gap) if gap else b"",
+        string_field(COLLAPSE, collapse),
+    ))  # fmt: skip
+    if attributes:
+        return encode_frame(FrameType.PUSH, flags | ATTRIBUTES, encode_varint(alias) + sized(attributes) + body)
+    return encode_frame(FrameType.PUSH, flags, encode_varint(alias) + body)
+
+
+def encode_announcement(alias: int, cursor: StreamCursor, note: str = "") -> bytes:
+    """The PUSH frame that says what `alias` stands for; its next push has number cursor.seq + 1.
+
+    Raises LocalError for an unknown note or scope.
+    """
+    if note and note not in _NOTE_NUMBERS:
+        raise LocalError(f"note: expected one of {', '.join(_NOTE_NUMBERS)}, got {note!r}")
+    following = StreamCursor(cursor.scope, cursor.id, cursor.biz, cursor.epoch, cursor.seq + 1)
+    attributes = field(STREAM, encode_cursor(following))
+    if note:
+        attributes += varint_field(NOTE, _NOTE_NUMBERS[note])
+    return encode_frame(FrameType.PUSH, ATTRIBUTES, encode_varint(alias) + sized(attributes))
+
+
+class Unacknowledged:
+    """Pushes of one connection that were sent and not acknowledged, in order; either side's view."""
+
+    __slots__ = ("_entries", "_holes", "_size")
+
+    def __init__(self) -> None:
+        self._entries: list[tuple[int, Any]] = []
+        """(size, token), from the oldest unacknowledged one on."""
+        self._holes: set[int] | None = None
+        """Places in _entries that were acknowledged out of order."""
+        self._size = 0
+
+    def __len__(self) -> int:
+        return len(self._entries) - (len(self._holes) if self._holes else 0)
+
+    def fits(self, size: int, count_window: int, bytes_window: int) -> bool:
+        """One more of `size` bytes is within the window (one is, whatever its size)."""
+        waiting = len(self)
+        return waiting == 0 or (waiting < count_window and self._size + size <= bytes_window)
+
+    def add(self, size: int, token: Any) -> None:
+        """One was sent."""
+        self._entries.append((size, token))
+        self._size += size
+
+    def oldest(self, count: int) -> list[Any]:
+        """Acknowledge the `count` oldest ones; their tokens. Raises ValueError when there are not so many."""
+        if not 1 <= count <= len(self):
+            raise ValueError(f"ACK: expected 1..{len(self)} pushes, got {count}")
+        if not self._holes:
+            taken = self._entries[:count]
+            del self._entries[:count]
+            for size, _ in taken:
+                self._size -= size
+            return [token for _, token in taken]
+        places: list[int] = []
+        place = 0
+        while len(places) < count:
+            if place not in self._holes:
+                places.append(place)
+            place += 1
+        return self._take(places)
+
+    def ranges(self, pairs: Iterable[tuple[int, int]]) -> list[Any]:
+        """Acknowledge by (skip, count); their tokens. Raises ValueError, with nothing acknowledged."""
+        places: list[int] = []
+        place = 0
+        for skip, count in pairs:
+            place += skip
+            if count < 1 or place + count > len(self._entries):
+                raise ValueError(f"ACK: range {place}+{count} outside of {len(self._entries)} pushes")
+            places.extend(range(place, place + count))
+            place += count
+        if self._holes and not self._holes.isdisjoint(places):
+            raise ValueError("ACK: acknowledges a push twice")
+        return self._take(places)
+
+    def places(self, tokens: Sequence[Any]) -> list[int]:
+        """Where unacknowledged pushes with these tokens are. Raises LocalError for one that is not there."""
+        where = {token: place for place, (_, token) in enumerate(self._entries) if token is not None}
+        missing = [token for token in tokens if token not in where]
+        if missing:
+            raise LocalError(f"ACK: push {missing[0]} is not unacknowledged")
+        return [where[token] for token in tokens]
+
+    def _take(self, places: Sequence[int]) -> list[Any]:
+        tokens = []
+        for place in places:
+            size, token = self._entries[place]
+            tokens.append(token)
+            self._size -= size
+            self._entries[place] = (0, None)
+        holes = self._holes or set()
+        holes.update(places)
+        done = 0
+        while done in holes:
+            done += 1
+        del self._entries[:done]
+        self._holes = {place - done for place in holes if place >= done} or None
+        return tokens
+
+
+class PushSender:
+    """The gateway's side: announcements, window, acknowledgements."""
+
+    __slots__ = ("_next", "_unacknowledged", "extra_bytes")
+
+    def __init__(self) -> None:
+        self._next: dict[int, int] = {}
+        self._unacknowledged = Unacknowledged()
+        self.extra_bytes = 0
+        """What WINDOW added to the window."""
+
+    def room(self, size: int, peer: Limits) -> bool:
+        """A push of `size` body bytes may be sent."""
+        return self._unacknowledged.fits(size, peer.push_window, peer.push_window_bytes + self.extra_bytes)
+
+    def announce(self, alias: int, cursor: StreamCursor, note: str = "") -> bytes:
+        """The frame of an announcement. Raises LocalError above MAX_ALIASES streams."""
+        if alias not in self._next and len(self._next) >= MAX_ALIASES:
+            raise LocalError(f"streams: a connection has at most {MAX_ALIASES}")
+        frame = encode_announcement(alias, cursor, note)
+        self._next[alias] = cursor.seq + 1
+        return frame
+
+    def sent(self, alias: int, seq: int, size: int, token: Any, peer: Limits) -> None:
+        """A push leaves. Raises LocalError when it must not."""
+        following = self._next.get(alias)
+        if following is None or seq < following:
+            raise LocalError(f"push: expected a stream that was introduced, next {following}, got {alias} seq {seq}")
+        if not self.room(size, peer):
+            raise LocalError(f"push: {len(self._unacknowledged)} unacknowledged pushes fill the window")
+        self._next[alias] = seq + 1
+        self._unacknowledged.add(size, token)
+
+    def acked(self, count: int) -> list[Any]:
+        """Tokens of the `count` oldest. Raises RemoteError(PROTOCOL)."""
+        try:
+            return self._unacknowledged.oldest(count)
+        except ValueError as error:
+            raise RemoteError(Status.PROTOCOL, str(error)) from None
+
+    def acked_ranges(self, data: bytes, pos: int, end: int) -> list[Any]:
+        """Tokens of an ACK with ranges. Raises RemoteError(PROTOCOL)."""
+        pairs: list[tuple[int, int]] = []
+        while pos < end:
+            skip, pos = decode_varint(data, pos, end)
+            count, pos = decode_varint(data, pos, end)
+            pairs.append((skip, count))
+        if not 1 <= len(pairs) <= MAX_RANGES:
+            raise RemoteError(Status.PROTOCOL, f"ACK: expected 1..{MAX_RANGES} ranges, got {len(pairs)}")
+        try:
+            return self._unacknowledged.ranges(pairs)
+        except ValueError as error:
+            raise RemoteError(Status.PROTOCOL, str(error)) from None
+
+
+class _Stream:
+    __slots__ = ("biz", "epoch", "following", "id", "scope")
+
+    def __init__(self, cursor: StreamCursor) -> None:
+        self.scope = cursor.scope
+        self.id = cursor.id
+        self.biz = cursor.biz
+        self.epoch = cursor.epoch
+        self.following = cursor.seq
+
+
+class PushReceiver:
+    """The device's side: which alias is which stream, and which number a push has."""
+
+    __slots__ = ("_limits", "_streams", "count")
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._streams: dict[int, _Stream] = {}
+        self.count = 0
+        """Pushes that came."""
+
+    def came(
+        self, flags: int, data: bytes, start: int, stop: int, *, zstd: bool
+    ) -> tuple[PushReceived | StreamNoted | None, int]:
+        """PUSH: its event (None for an announcement without a note) and its body bytes on the wire.
+
+        Raises RemoteError.
+        """
+        alias, start = decode_varint(data, start, stop)
+        ttl: float | None = None
+        priority = gap = note = 0
+        collapse = ""
+        announced: StreamCursor | None = None
+        if flags & ATTRIBUTES:
+            begin_at, after = attributes_end(data, start, stop)
+            found = read_fields(data, begin_at, after, _KEYS)
+            keys = {key for key, _, _ in found}
+            if (STREAM in keys and not keys <= {STREAM, NOTE}) or (NOTE in keys and STREAM not in keys):
+                raise RemoteError(Status.PROTOCOL, "PUSH: attributes of a push and of an announcement together")
+            for key, value, end in found:
+                if key == STREAM:
+                    announced = decode_cursor(data, value, end)
+                elif key == TTL:
+                    ttl = read_milliseconds(data, value, end)
+                elif key == NOTE:
+                    note = read_varint(data, value, end)
+                elif key == PRIORITY:
+                    priority = read_varint(data, value, end)
+                elif key == GAP:
+                    gap = read_varint(data, value, end)
+                else:
+                    collapse = read_string(data, value, end)
+            start = after
+        coding = flags >> CODING_SHIFT & 3
+        if announced is not None:
+            if start != stop or coding:
+                raise RemoteError(Status.PROTOCOL, "PUSH: an announcement has no body")
+            return self._announced(alias, announced, note), 0
+        stream = self._streams.get(alias)
+        if stream is None:
+            raise RemoteError(Status.PROTOCOL, f"PUSH: alias {alias} was not announced")
+        body = data[start:stop]
+        if coding:
+            try:
+                body, _ = begin(coding, body, False, zstd, self._limits)
+            except Declined as error:
+                raise RemoteError(Status.DICTIONARY_MISS, f"PUSH: {error}") from None
+        seq = stream.following + gap
+        if seq > MAX_VARINT:
+            raise RemoteError(Status.PROTOCOL, "PUSH: sequence number above 2^64 - 1")
+        stream.following = seq + 1
+        index = self.count
+        self.count += 1
+        return PushReceived(
+            alias, stream.scope, stream.id, stream.biz, stream.epoch, seq, body, ttl, collapse, priority, gap, index
+        ), stop - start
+
+    def _announced(self, alias: int, cursor: StreamCursor, note: int) -> StreamNoted | None:
+        if alias not in self._streams and len(self._streams) >= MAX_ALIASES:
+            raise RemoteError(Status.PROTOCOL, f"PUSH: expected at most {MAX_ALIASES} aliases")
+        if note and note not in NOTES:
+            raise RemoteError(Status.PROTOCOL, f"PUSH: expected note 1 or 2, got {note}")
+        if cursor.seq < 1:
+            raise RemoteError(Status.PROTOCOL, "PUSH: expected a next sequence number of at least 1, got 0")
+        self._streams[alias] = _Stream(cursor)
+        if not note:
+            return None
+        return StreamNoted(cursor.scope, cursor.id, cursor.biz, NOTES[note], cursor.epoch, cursor.seq - 1)
