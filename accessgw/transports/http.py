@@ -1,0 +1,315 @@
+"""The HTTP/1.1 binding: requests of a connection to one handler, answers back in order."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from http import HTTPStatus
+
+from accessgw.core.interfaces import Connection, HttpHandler, HttpUpload
+from accessgw.model.calls import Headers
+from accessgw.model.http import HttpRequest
+from accessgw.model.reasons import CloseReason
+from accessgw.model.settings import TransportLimits
+from protocols.errors import RemoteError
+from protocols.http.events import DataReceived, HttpEvent, MessageComplete, RequestReceived
+from protocols.http.limits import DEFAULT_LIMITS, HttpLimits
+from protocols.http.server import ServerConnection
+
+PIECE = 64 * 1024
+"""A large answer goes to the connection in pieces of this size, the next when the kernel took the last."""
+
+
+class HttpBindingFactory:
+    """Makes the binding of each HTTP connection; `handler` is called with every request's head.
+
+    `limits` has http_idle_timeout between requests; hello_timeout bounds every request head, and the
+    write_buffer a handler that writes without looking at `buffered`. `wire` bounds what the peer may
+    make the parser keep.
+    """
+
+    def __init__(self, handler: HttpHandler, limits: TransportLimits, wire: HttpLimits = DEFAULT_LIMITS) -> None:
+        self._handler = handler
+        self._limits = limits
+        self._wire = wire
+
+    def __call__(self, connection: Connection) -> HttpBinding:
+        return HttpBinding(connection, self._handler, self._limits, ServerConnection(limits=self._wire))
+
+
+class HttpBinding:
+    """One HTTP connection: at most one exchange at a time, pipelined requests wait."""
+
+    __slots__ = ("_backlog", "_backlog_size", "_connection", "_ending", "_exchange", "_handler", "_http",
+                 "_in_head", "_limits", "_paused", "_pumping", "_upload")  # fmt: skip
+
+    def __init__(
+        self, connection: Connection, handler: HttpHandler, limits: TransportLimits, http: ServerConnection
+    ) -> None:
+        self._connection = connection
+        self._handler = handler
+        self._limits = limits
+        self._http = http
+        self._exchange: Exchange | None = None
+        self._upload: HttpUpload | None = None
+        self._backlog: deque[memoryview] = deque()
+        self._backlog_size = 0
+        self._in_head = True
+        """hello_timeout is running."""
+        self._paused = False
+        self._pumping = False
+        self._ending: tuple[CloseReason, str] | None = None
+        """Close with this once the backlog is empty; nothing is read any more."""
+
+    # ------------------------------------------------------------------ Binding
+
+    def data_received(self, data: bytes) -> None:
+        if self._ending is not None:
+            return
+        try:
+            self._http.receive(data)
+        except RemoteError as error:
+            self._refuse(error)
+            return
+        self._pump()
+
+    def drained(self) -> None:
+        self._feed()
+        if self._backlog or self._connection.buffered:
+            return
+        if self._exchange is not None:
+            if self._upload is not None:
+                self._upload.drained()
+        elif self._ending is None:
+            self._settle()
+
+    def aged(self) -> None:
+        if self._ending is not None:
+            return
+        self._http.stop_keep_alive()
+        if self._exchange is None:
+            self._end(CloseReason.MAX_AGE)
+
+    def connection_lost(self, reason: CloseReason, detail: str) -> None:
+        self._ending = (reason, detail)
+        self._backlog.clear()
+        self._backlog_size = 0
+        self._drop_exchange()
+
+    # ------------------------------------------------------------------ requests in
+
+    def _pump(self) -> None:
+        """Carry events to the handler until there are none, or the rest waits for an answer."""
+        if self._pumping:
+            return
+        self._pumping = True
+        try:
+            while self._ending is None and (events := self._next_events()):
+                for event in events:
+                    if isinstance(event, RequestReceived):
+                        self._start(event)
+                    elif self._upload is not None:
+                        if isinstance(event, DataReceived):
+                            self._upload.data(event.data)
+                        elif isinstance(event, MessageComplete):
+                            # From here on the handler decides how long it takes.
+                            self._connection.set_idle(0)
+                            self._upload.finished()
+        except Exception:
+            self._excuse()
+            raise
+        finally:
+            self._pumping = False
+        self._settle()
+
+    def _next_events(self) -> list[HttpEvent]:
+        try:
+            return self._http.events()
+        except RemoteError as error:
+            self._refuse(error)
+            return []
+
+    def _start(self, head: RequestReceived) -> None:
+        self._in_head = False
+        self._connection.set_idle(self._limits.http_idle_timeout)
+        request = HttpRequest(head.method, head.target, head.headers, self._connection.info, head.version)
+        self._exchange = exchange = Exchange(self, request)
+        upload = self._handler(exchange)
+        if self._exchange is exchange:
+            self._upload = upload
+            if head.expect_continue and self._http.answerable:
+                self._write(self._http.continue_100())
+
+    def _excuse(self) -> None:
+        """A handler raised: answer 500 if that is still possible; the connection closes with INTERNAL."""
+        self._drop_exchange()
+        if self._http.answerable:
+            self._answer_error(500, "a defect of the gateway")
+        self._ending = (CloseReason.INTERNAL, "a handler raised")
+
+    def _refuse(self, error: RemoteError) -> None:
+        """The peer broke HTTP: say so if the answer has not begun, and close."""
+        self._drop_exchange()
+        if self._http.answerable:
+            self._answer_error(error.code, str(error))
+            self._end(CloseReason.PROTOCOL_ERROR, f"{error.code}: {error}")
+        else:
+            self._connection.abort(CloseReason.PROTOCOL_ERROR, f"{error.code}: {error}")
+
+    def _answer_error(self, status: int, message: str) -> None:
+        self._http.stop_keep_alive()
+        code = HTTPStatus(status).phrase.lower().replace(" ", "_").replace("-", "_")
+        body = json.dumps({"error": {"code": code, "message": message}}).encode()
+        self._write(self._http.send_response(status, [("content-type", "application/json")], body))
+
+    def _drop_exchange(self) -> None:
+        exchange, upload = self._exchange, self._upload
+        self._exchange = self._upload = None
+        if exchange is not None:
+            exchange.detach()
+            if upload is not None:
+                upload.aborted()
+
+    # ------------------------------------------------------------------ answers out, called by Exchange
+
+    def respond(self, status: int, headers: Headers, body: bytes) -> None:
+        self._write(self._http.send_response(status, headers, body))
+        self._answered()
+
+    def start(self, status: int, headers: Headers) -> None:
+        self._write(self._http.start_response(status, headers))
+
+    def write(self, data: bytes) -> None:
+        if self.buffered > self._limits.write_buffer:
+            self._connection.abort(CloseReason.SLOW_READER, f"{self.buffered} bytes wait for the peer")
+            return
+        wire = self._http.send_data(data)
+        if wire:
+            self._write(wire)
+
+    def finish(self) -> None:
+        end = self._http.finish()
+        if end:
+            self._write(end)
+        self._answered()
+
+    def abort(self) -> None:
+        self._exchange = self._upload = None
+        self._connection.abort(CloseReason.FINISHED, "the answer was given up")
+
+    def hold(self, paused: bool) -> None:
+        """Whether the handler wants no more of the body for now."""
+        self._paused = paused
+        self._throttle()
+
+    @property
+    def buffered(self) -> int:
+        return self._connection.buffered + self._backlog_size
+
+    def _answered(self) -> None:
+        exchange = self._exchange
+        self._exchange = self._upload = None
+        self._paused = False
+        if exchange is not None:
+            exchange.detach()
+        if not self._http.keep_alive:
+            self._end(CloseReason.FINISHED)
+            return
+        self._pump()
+
+    def _end(self, reason: CloseReason, detail: str = "") -> None:
+        self._ending = (reason, detail)
+        if not self._backlog:
+            self._connection.close(reason, detail)
+
+    def _write(self, data: bytes) -> None:
+        if not self._backlog and len(data) <= PIECE:
+            self._connection.write(data)
+            return
+        self._backlog.append(memoryview(data))
+        self._backlog_size += len(data)
+        self._feed()
+
+    def _feed(self) -> None:
+        backlog = self._backlog
+        while backlog and not self._connection.buffered:
+            first = backlog[0]
+            if len(first) > PIECE:
+                backlog[0] = first[PIECE:]
+                first = first[:PIECE]
+            else:
+                backlog.popleft()
+            self._backlog_size -= len(first)
+            self._connection.write(bytes(first))
+        if not backlog and self._ending is not None:
+            self._connection.close(*self._ending)
+
+    # ------------------------------------------------------------------ time-outs and flow
+
+    def _settle(self) -> None:
+        """After something happened: which time-out rules now, and whether to read on."""
+        if self._ending is not None:
+            return
+        if self._exchange is None:
+            if self._http.idle:
+                self._in_head = False
+                # While an answer still drains, the kernel's TCP_USER_TIMEOUT watches the peer.
+                waiting = self._connection.buffered or self._backlog
+                self._connection.set_idle(0 if waiting else self._limits.http_idle_timeout)
+            elif not self._in_head:
+                self._in_head = True
+                self._connection.await_hello()
+        self._throttle()
+
+    def _throttle(self) -> None:
+        if self._paused or self._http.blocked:
+            self._connection.pause()
+        else:
+            self._connection.resume()
+
+
+class Exchange:
+    """One request, and the handler's way to answer it. After the end its methods do nothing."""
+
+    __slots__ = ("_binding", "request")
+
+    def __init__(self, binding: HttpBinding, request: HttpRequest) -> None:
+        self.request = request
+        self._binding: HttpBinding | None = binding
+
+    @property
+    def buffered(self) -> int:
+        return 0 if self._binding is None else self._binding.buffered
+
+    def detach(self) -> None:
+        """The exchange is over."""
+        self._binding = None
+
+    def respond(self, status: int, headers: Headers, body: bytes) -> None:
+        if self._binding is not None:
+            self._binding.respond(status, headers, body)
+
+    def start(self, status: int, headers: Headers) -> None:
+        if self._binding is not None:
+            self._binding.start(status, headers)
+
+    def write(self, data: bytes) -> None:
+        if self._binding is not None:
+            self._binding.write(data)
+
+    def finish(self) -> None:
+        if self._binding is not None:
+            self._binding.finish()
+
+    def abort(self) -> None:
+        binding, self._binding = self._binding, None
+        if binding is not None:
+            binding.abort()
+
+    def pause(self) -> None:
+        if self._binding is not None:
+            self._binding.hold(True)
+
+    def resume(self) -> None:
+        if self._binding is not None:
+            self._binding.hold(False)
