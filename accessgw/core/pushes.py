@@ -1,0 +1,431 @@
+"""The push service: what sessions and the control API call, and who is to get what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, Protocol
+
+from msgspec import MsgspecError
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from accessgw.core.delivery import Courier, Delivery
+from accessgw.core.fanout import Fanout
+from accessgw.core.interfaces import Bus, Clock, Refused, Session, StreamStore, Timers
+from accessgw.core.push_append import Appender, PushFilters
+from accessgw.core.push_notices import TOPIC, Notice, decode
+from accessgw.core.push_short import ShortPushes
+from accessgw.core.stream_heads import HeadCheck
+from accessgw.core.stream_reads import BacklogReader, entry_of
+from accessgw.core.stream_start import BEGINNING, HISTORY_LOST, Opening, Openings
+from accessgw.core.streams import Stream, StreamTable
+from accessgw.core.visibility import compile_where
+from accessgw.model.counters import PushCounters
+from accessgw.model.pushes import Cursor, PushRequest, PushResult, Scope, StoredPush, StreamKey, StreamState
+from accessgw.model.settings import PushSettings
+from protocols.mmtp.statuses import Status
+
+log = Logger()
+
+MAX_TOPIC = 512
+EXACT_LIVE = 4096
+"""Audiences up to this size are counted session by session when a push has a `where`; larger ones are estimated."""
+FIRST_RETRY = 1.0
+LAST_RETRY = 30.0
+
+
+class Registry(Protocol):
+    """What is used of the session registry."""
+
+    def by_device(self, device: str) -> Session | None: ...
+
+    def of_user(self, user: str) -> Collection[Session]: ...
+
+
+class Pushes:
+    """PushService of core.interfaces."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        wall: Callable[[], float],
+        store: StreamStore,
+        bus: Bus,
+        registry: Registry,
+        *,
+        settings: PushSettings,
+        counters: PushCounters,
+        filters: PushFilters,
+        timers: Timers,
+        max_subscriptions: int = 100,
+        head_check: float = 30.0,
+    ) -> None:
+        """`head_check`: an acknowledgement on a stream whose head the store has not confirmed for so many
+        seconds asks it, in case a notice was lost; 0 where the bus loses none."""
+        self._clock = clock
+        self._wall = wall
+        self._store = store
+        self._bus = bus
+        self._registry = registry
+        self._settings = settings
+        self._timers = timers
+        self._max_subscriptions = max_subscriptions
+        self._table = StreamTable()
+        self._courier = Courier(clock, wall, store, self._table, timers=timers, settings=settings, counters=counters)
+        self._fanout = Fanout(clock, self._courier, self._table, counters, settings.fanout_slice)
+        self._courier.reader = BacklogReader(store, self._table, self._courier, self._fanout, timers=timers, wall=wall)
+        self._openings = Openings(store, settings)
+        self._appender = Appender(store, bus, filters, wall, settings=settings, counters=counters, live=self._live)
+        self._short = ShortPushes(self._openings, store, wall)
+        self._heads = HeadCheck(clock, store, self._observe, head_check)
+        self._everyone: dict[Delivery, None] = {}
+        self._topics: dict[str, dict[Delivery, None]] = {}
+        self._counters = counters
+        self._saving = False
+        self._unsubscribe_bus: Callable[[], None] | None = bus.subscribe(TOPIC, self._receive)
+
+    def stop(self) -> None:
+        """Save all cursors and hear no more notices."""
+        if self._unsubscribe_bus is not None:
+            self._unsubscribe_bus()
+            self._unsubscribe_bus = None
+        for delivery in list(self._courier.dirty):
+            self._courier.save(delivery)
+        self._courier.dirty.clear()
+
+    # --- sessions
+
+    def attach(self, session: Session, cursors: Sequence[Cursor]) -> None:
+        self.detach(session)
+        if session.link is None:
+            return
+        delivery = Delivery(session, session.link)
+        session.delivery = delivery
+        self._everyone[delivery] = None
+        self._load(delivery, {cursor.stream: cursor for cursor in cursors})
+
+    def detach(self, session: Session) -> None:
+        delivery = session.delivery
+        session.delivery = None
+        if not isinstance(delivery, Delivery):
+            return
+        self._everyone.pop(delivery, None)
+        self._courier.drop(delivery)
+        for topic in delivery.topics or ():
+            self._leave_topic(delivery, topic)
+
+    def acked(self, session: Session, places: Sequence[tuple[int, int]]) -> None:
+        delivery = session.delivery
+        if isinstance(delivery, Delivery):
+            self._courier.acked(delivery, places)
+            self._heads.touch(delivery, places)
+            if self._courier.dirty and not self._saving:
+                self._save_later()
+
+    def writable(self, session: Session) -> None:
+        if isinstance(session.delivery, Delivery):
+            self._courier.resume(session.delivery)
+
+    def activity(self, session: Session) -> None:
+        delivery = session.delivery
+        if isinstance(delivery, Delivery) and delivery.held:
+            self._courier.activity(delivery)
+
+    def append(
+        self, requests: Sequence[PushRequest], idempotency_key: str = "", digest: bytes = b""
+    ) -> Deferred[list[PushResult]]:
+        return Deferred.fromCoroutine(self._appender.append(requests, idempotency_key, digest))
+
+    def pending(
+        self, session: Session, cursors: Sequence[Cursor], limit: int, max_bytes: int
+    ) -> Deferred[list[tuple[StreamKey, int, StoredPush]]]:
+        return Deferred.fromCoroutine(self._short.pending(session, cursors, limit, max_bytes))
+
+    # --- where a session begins
+
+    def _load(self, delivery: Delivery, hello: dict[StreamKey, Cursor]) -> None:
+        """Look up the places of a session; those that it has already stay as they are."""
+        delivery.loading += 1
+        self._look_up(delivery, hello, FIRST_RETRY)
+
+    def _look_up(self, delivery: Delivery, hello: dict[StreamKey, Cursor], retry: float) -> None:
+        def topics_known(topics: set[str]) -> None:
+            if delivery.link is None:
+                return
+            delivery.topics = topics | (delivery.topics or set())
+            for topic in topics:
+                self._topics.setdefault(topic, {})[delivery] = None
+
+        def loaded(openings: list[tuple[StreamState, Opening]]) -> None:
+            if delivery.link is None:
+                return
+            delivery.loading -= 1
+            for state, opening in openings:
+                hello.pop(state.key, None)
+                self._enter(delivery, self._opened(state), opening)
+            if hello:
+                delivery.cursors = hello
+            self._enter_noticed(delivery)
+
+        def failed(failure: Failure) -> None:
+            if delivery.link is None:
+                return
+            log.warn(
+                "streams of device {device} could not be read, trying again: {error}",
+                device=delivery.device,
+                error=failure.getErrorMessage(),
+            )
+            self._timers.schedule(retry, again)
+
+        def again() -> None:
+            if delivery.link is not None:
+                self._look_up(delivery, hello, min(2 * retry, LAST_RETRY))
+
+        found = Deferred.fromCoroutine(self._openings.load(delivery.identity, hello, topics_known))
+        found.addCallbacks(loaded, failed)
+        found.addErrback(lambda failure: log.failure("a session could not be attached to its streams", failure))
+
+    def _opened(self, state: StreamState) -> Stream:
+        """The stream of a state that came from the store."""
+        stream = self._table.get(state.key)
+        if stream is None:
+            stream = self._begin(state)
+        else:
+            self._observe(stream, state)
+        return stream
+
+    def _begin(self, state: StreamState) -> Stream:
+        """Open a stream and tell every session here that it reaches."""
+        stream = self._table.open(state)
+        stream.checked_at = self._clock.seconds()
+        self._fanout.join(stream, self._audience(state.key), self._enter_begun)
+        return stream
+
+    def _enter(self, delivery: Delivery, stream: Stream, opening: Opening) -> None:
+        place = self._courier.open_place(delivery, stream, opening)
+        if place is not None:
+            self._courier.pump(place)
+
+    def _enter_begun(self, delivery: Delivery, stream: Stream) -> None:
+        """A session meets a stream that was opened here. If it has no place in it although its places are
+        known, then the stream began after they were looked up."""
+        if stream.alias in delivery.places:
+            place = delivery.places[stream.alias]
+            if not place.closing:
+                return
+        scope, id, _ = stream.key
+        if scope is Scope.TOPIC:
+            if delivery.topics is None or id not in delivery.topics:
+                return
+            if delivery.subscribing and id in delivery.subscribing:
+                delivery.notice(stream)
+                return
+        if delivery.loading:
+            delivery.notice(stream)
+            return
+        opening = BEGINNING
+        if delivery.cursors:
+            cursor = delivery.cursors.pop(stream.key, None)
+            if cursor is not None and cursor.epoch != stream.epoch:
+                opening = Opening(0, 0, HISTORY_LOST)
+        self._enter(delivery, stream, opening)
+
+    def _enter_noticed(self, delivery: Delivery) -> None:
+        """Streams that began while the places were looked up: those that the look-up found have a place now."""
+        if delivery.loading:
+            return
+        noticed, delivery.noticed = delivery.noticed, None
+        for key, stream in (noticed or {}).items():
+            state = StreamState(key, stream.epoch, stream.head, stream.floor)
+            self._enter_begun(delivery, self._table.get(key) or self._begin(state))
+
+    def _audience(self, key: StreamKey) -> list[Delivery]:
+        """Connected sessions that a stream reaches."""
+        if key.scope is Scope.BROADCAST:
+            return list(self._everyone)
+        if key.scope is Scope.TOPIC:
+            return list(self._topics.get(key.id, ()))
+        sessions: Iterable[Session | None]
+        if key.scope is Scope.DEVICE:
+            sessions = [self._registry.by_device(key.id)]
+        else:
+            sessions = self._registry.of_user(key.id)
+        return [s.delivery for s in sessions if s is not None and isinstance(s.delivery, Delivery)]
+
+    # --- live
+
+    def _receive(self, message: bytes) -> None:
+        """Notices from the bus."""
+        try:
+            notices = decode(message)
+        except MsgspecError as error:
+            log.error("a notice could not be read: {error}", error=error)
+            return
+        for notice in notices:
+            self._live_push(notice)
+
+    def _live_push(self, notice: Notice) -> None:
+        key = notice.stream
+        stream = self._table.get(key)
+        if stream is None:
+            if not self._reaches_anyone(key):
+                return
+            stream = self._begin(StreamState(key, notice.epoch, notice.seq, 0))
+        elif stream.epoch != notice.epoch:
+            self._heads.check(stream)
+            return
+        stream.head = max(stream.head, notice.seq)
+        if not notice.priority:
+            stream.urgent = max(stream.urgent, notice.seq)
+        stored = notice.stored()
+        if stored is not None:
+            self._counters.collapsed += self._table.extend(stream, entry_of(stream, stored, self._wall()))
+        self._fanout.visit(stream)
+
+    def _reaches_anyone(self, key: StreamKey) -> bool:
+        if key.scope is Scope.BROADCAST:
+            return bool(self._everyone)
+        if key.scope is Scope.TOPIC:
+            return key.id in self._topics
+        return bool(self._audience(key))
+
+    def _observe(self, stream: Stream, state: StreamState) -> None:
+        """What the store says of an open stream."""
+        stream.checked_at = self._clock.seconds()
+        if state.epoch != stream.epoch:
+            # Its history was lost under way; each place begins again when it is visited.
+            self._table.forget_ring(stream)
+            stream.epoch, stream.head, stream.floor, stream.urgent = state.epoch, state.head, state.floor, 0
+            self._fanout.visit(stream)
+            return
+        stream.floor = max(stream.floor, state.floor)
+        if state.head > stream.head:
+            stream.head = state.head
+            self._fanout.visit(stream)
+
+    def _live(self, request: PushRequest) -> int:
+        """How many sessions connected here a push is on its way to."""
+        key = request.stream
+        if not request.where:
+            if key.scope is Scope.BROADCAST:
+                return len(self._everyone)
+            if key.scope is Scope.TOPIC:
+                return len(self._topics.get(key.id, ()))
+            return len(self._audience(key))
+        audience = self._audience(key)
+        visibility = compile_where(request.where)
+        if visibility is None:
+            return len(audience)
+        sample = audience[:: len(audience) // EXACT_LIVE + 1]
+        admitted = sum(visibility.admits(delivery.identity) for delivery in sample)
+        return round(admitted * len(audience) / len(sample)) if sample else 0
+
+    # --- topics
+
+    def subscribe(self, session: Session, topics: Sequence[str]) -> Deferred[None]:
+        """Fails with Refused for bad names and too many topics, StoreUnavailable."""
+        return Deferred.fromCoroutine(self._subscribe(session, topics))
+
+    async def _subscribe(self, session: Session, topics: Sequence[str]) -> None:
+        for topic in topics:
+            if not 0 < len(topic) <= MAX_TOPIC:
+                raise Refused(Status.PROTOCOL, f"topics: expected names of 1..{MAX_TOPIC} characters, got {topic!r}")
+        device = session.identity.device
+        present = await self._store.subscriptions(device)
+        new = set(topics) - present
+        if len(present) + len(new) > self._max_subscriptions:
+            raise Refused(Status.FORBIDDEN, f"expected at most {self._max_subscriptions} topics per device")
+        if not new:
+            return
+        delivery = session.delivery if isinstance(session.delivery, Delivery) else None
+        begun = self._begin_subscribing(delivery, new)
+        try:
+            openings = await self._openings.subscribe(device, new)
+        except BaseException:
+            self._end_subscribing(delivery, begun)
+            for topic in begun:
+                self._leave_topic(delivery, topic)
+            raise
+        self._end_subscribing(delivery, begun)
+        if delivery is not None and delivery.link is not None:
+            for state, opening in openings:
+                if state.key.id in begun:
+                    self._enter(delivery, self._opened(state), opening)
+            self._enter_noticed(delivery)
+        current = session.delivery
+        if isinstance(current, Delivery) and (current is not delivery or begun != new):
+            # It connected meanwhile, and may have looked before the subscription was stored.
+            self._load(current, {})
+
+    def _begin_subscribing(self, delivery: Delivery | None, topics: set[str]) -> set[str]:
+        """Listen to the topics before their streams are looked up. Those that another call is adding are left to it."""
+        if delivery is None or delivery.link is None or delivery.topics is None:
+            return set()
+        begun = topics - delivery.topics
+        delivery.subscribing = (delivery.subscribing or set()) | begun
+        delivery.topics |= begun
+        for topic in begun:
+            self._topics.setdefault(topic, {})[delivery] = None
+        return begun
+
+    def _end_subscribing(self, delivery: Delivery | None, topics: set[str]) -> None:
+        if delivery is not None and delivery.subscribing is not None:
+            delivery.subscribing = (delivery.subscribing - topics) or None
+
+    def unsubscribe(self, session: Session, topics: Sequence[str]) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._unsubscribe(session, topics))
+
+    async def _unsubscribe(self, session: Session, topics: Sequence[str]) -> None:
+        await self._store.unsubscribe(session.identity.device, list(topics))
+        delivery = session.delivery
+        if not isinstance(delivery, Delivery) or delivery.link is None:
+            return
+        gone = set(topics)
+        for topic in gone:
+            self._leave_topic(delivery, topic)
+        for place in list(delivery.places.values()):
+            if place.stream.key.scope is Scope.TOPIC and place.stream.key.id in gone:
+                self._courier.close_place(place)
+
+    def _leave_topic(self, delivery: Delivery | None, topic: str) -> None:
+        members = self._topics.get(topic)
+        if delivery is None or members is None or delivery not in members:
+            return
+        del members[delivery]
+        if not members:
+            del self._topics[topic]
+        if delivery.link is not None and delivery.topics is not None:
+            delivery.topics.discard(topic)
+
+    def subscriptions(self, session: Session) -> Deferred[list[str]]:
+        def listed(topics: set[str]) -> list[str]:
+            return sorted(topics)
+
+        return self._store.subscriptions(session.identity.device).addCallback(listed)
+
+    # --- cursors
+
+    def _save_later(self) -> None:
+        self._saving = True
+        self._clock.callLater(self._settings.cursor_flush, self._save)
+
+    def _save(self) -> None:
+        self._saving = False
+        if self._courier.dirty:
+            self._fanout.submit(_Saving(self._courier))
+
+
+class _Saving:
+    """A job: hand the cursors that moved to the store."""
+
+    def __init__(self, courier: Courier) -> None:
+        self._courier = courier
+        self._dirty, courier.dirty = courier.dirty, {}
+
+    def step(self, budget: int) -> bool:
+        dirty: dict[Any, None] = self._dirty
+        for _ in range(min(budget, len(dirty))):
+            delivery, _ = dirty.popitem()
+            self._courier.save(delivery)
+        return bool(dirty)
