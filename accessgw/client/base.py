@@ -1,0 +1,440 @@
+"""What both faces share: arguments, the loop that carries out the core's commands, the application's callbacks."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from random import SystemRandom
+from typing import Any
+
+from accessgw.client.addresses import Address
+from accessgw.client.commands import (
+    AskToken,
+    CallChunk,
+    CallHead,
+    CallRoom,
+    CancelPost,
+    Changed,
+    Close,
+    Command,
+    Connect,
+    Deliver,
+    Finish,
+    Inspect,
+    Post,
+    Save,
+    Tell,
+    Write,
+)
+from accessgw.client.core import ClientCore, make_connection
+from accessgw.client.cursors import Memory, StateFile
+from accessgw.client.inbox import Inbox
+from accessgw.client.model import CallFailed, CannotConnect, Headers, Note, Push, State
+from accessgw.client.rtt import unacknowledged
+from accessgw.client.settings import ClientSettings, addresses_of
+
+TokenSource = Callable[[], "str | Awaitable[str | None] | None"]
+
+
+class BaseClient(ABC):
+    """See accessgw.client.Client; subclasses bring the clock, transports, threads and futures."""
+
+    def __init__(
+        self,
+        url: str | Sequence[str],
+        device: str,
+        token: str = "",
+        *,
+        user: str = "",
+        app: str = "",
+        app_version: str = "",
+        attributes: Mapping[str, str] | None = None,
+        ca: str | os.PathLike[str] | None = None,
+        cert: str | os.PathLike[str] | None = None,
+        key: str | os.PathLike[str] | None = None,
+        insecure: bool = False,
+        state_dir: str | os.PathLike[str] | None = None,
+        short_url: str = "",
+        network: int = 0,
+        on_note: Callable[[Note], None] | None = None,
+        on_state: Callable[[State, int, str], None] | None = None,
+        on_token: TokenSource | None = None,
+        on_trace: Callable[[str, bytes], None] | None = None,
+        **bounds: Any,
+    ) -> None:
+        """Nothing happens before connect() or the first call.
+
+        `url`: `mmtps://host:port`, `mmtp://host:port` (plain) or `https://host:port` (short connections only); a list
+        is raced. `ca`: PEM file of the only authorities to trust (the system's otherwise); `insecure=True` trusts
+        anybody. `state_dir`: directory for cursors, which makes an acknowledgement mean "stored". `on_token` is asked
+        for another token when the gateway refuses the present one. `bounds`: fields of ClientSettings. ValueError
+        says what is wrong with an argument.
+        """
+        if cert is None and key is not None:
+            raise ValueError("key: expected together with cert")
+        urls = [url] if isinstance(url, str) else list(url)
+        long, short = addresses_of(urls, short_url)
+        self._ca = ca
+        self._cert = cert
+        self._key = key if key is not None else cert
+        self._insecure = insecure
+        self._state_file = None if state_dir is None else StateFile(state_dir, device)
+        settings = ClientSettings(
+            addresses=long,
+            short_addresses=short,
+            device=device,
+            token=token,
+            user=user,
+            app=app,
+            app_version=app_version,
+            attributes=dict(attributes or {}),
+            network=network,
+            persistent=state_dir is not None,
+            **bounds,
+        )
+        self.core = ClientCore(
+            settings,
+            random=SystemRandom(),
+            make_connection=make_connection,
+            wall_clock=time.time(),
+            now=self._now(),
+            memory=Memory() if self._state_file is None else self._state_file.load(),
+        )
+        self.on_note = on_note
+        self.on_state = on_state
+        self.on_token = on_token
+        self.on_trace = on_trace
+        self.reason: CannotConnect | None = None
+        """Why the client is closed for good."""
+        self._inbox: Inbox[Any] = Inbox(self._finish, self._unclaimed)
+        self._calls: dict[int, Any] = {}
+        self._streams: dict[int, Any] = {}
+        self._connect_waiters: list[Any] = []
+        self._running = False
+
+    # ------------------------------------------------------------------ facts
+
+    @property
+    def state(self) -> State:
+        """Where the client stands."""
+        return self.core.state
+
+    @property
+    def session(self) -> str:
+        """Id of the session, empty before the first WELCOME."""
+        return self.core.session
+
+    @property
+    def round_trip(self) -> float | None:
+        """Smoothed round trip in seconds, None before it was measured."""
+        return self.core.rtt.smoothed
+
+    # ------------------------------------------------------------------ shared halves of the methods
+
+    def _connect(self) -> Any:
+        """A future of being connected."""
+        future = self._future(None)
+        if self.reason is not None:
+            self._finish(future, self.reason)
+        elif self.state is State.CONNECTED:
+            self._finish(future, None)
+        else:
+            self._connect_waiters.append(future)
+            self.core.connect(self._now())
+            self._run()
+        return future
+
+    def _call(
+        self,
+        operation: str,
+        payload: Any,
+        *,
+        headers: Mapping[str, str] | Sequence[tuple[str, str]] | None,
+        timeout: float,
+        idempotent: bool,
+        raw: bool,
+    ) -> Any:
+        """A future of the Reply, or of CallFailed."""
+        body, content_type = encode_payload(payload, raw)
+        self.core.connect(self._now())
+        try:
+            key = self.core.call(
+                operation,
+                header_list(headers, content_type),
+                body,
+                timeout=timeout,
+                idempotent=idempotent,
+                now=self._now(),
+            )
+        except CallFailed as failure:
+            future = self._future(None)
+            self._finish(future, failure)
+            return future
+        future = self._calls[key] = self._future(lambda: self._cancelled(key))
+        self._run()
+        return future
+
+    def _cancelled(self, key: int) -> None:
+        if self._calls.pop(key, None) is not None:
+            self.core.cancel(key, self._now())
+            self._run()
+
+    def _take_push(self, biz: str | None) -> Push | None:
+        push = self._inbox.take(biz)
+        if push is not None:
+            self.core.taken(self._now())
+        return push
+
+    def _wait_push(self, biz: str | None) -> Any:
+        """A future of the next push, or of None when the client is closed."""
+        future = self._future(lambda: self._inbox.forget(biz, future))
+        self._inbox.wait(biz, future)
+        return future
+
+    def _abandoned(self, biz: str | None, future: Any) -> None:
+        """Whoever waited was interrupted; a push that it had just been given goes to the next."""
+        self._inbox.forget(biz, future)
+
+    def _acked(self, push: Push) -> None:
+        self.core.processed(push, self._now())
+        self._run()
+
+    # ------------------------------------------------------------------ the loop
+
+    def _run(self) -> None:
+        """Carry out what the core wants, in order, then arm its timer."""
+        if self._running:
+            return
+        self._running = True
+        try:
+            while commands := self.core.take_commands():
+                for command in commands:
+                    self._perform(command)
+        finally:
+            self._running = False
+        self._arm(self.core.next_timer())
+
+    def _perform(self, command: Command) -> None:
+        match command:
+            case Write():
+                self._trace("send", command.data)
+                self._write(command.attempt, command.data)
+            case Finish():
+                self._finish(self._calls.pop(command.call, None), command.outcome)
+                stream = self._streams.pop(command.call, None)
+                if stream is not None:
+                    stream.finished(command.outcome)
+            case CallHead() | CallChunk() | CallRoom():
+                stream = self._streams.get(command.call)
+                if stream is not None:
+                    stream.news(command)
+            case Deliver():
+                command.push.on_ack = self._acked
+                if self._inbox.put(command.push):
+                    self.core.taken(self._now())
+            case Tell():
+                self._guard(self.on_note, command.note)
+            case Changed():
+                self._changed(command)
+            case Save():
+                self._save(command.memory)
+            case Connect():
+                self._trace("connect", str(command.address).encode())
+                self._open(command.attempt, command.address)
+            case Close():
+                self._trace("close", b"")
+                self._close(command.attempt, command.abort)
+            case Post():
+                self._trace("post", command.body)
+                self._post(command)
+            case CancelPost():
+                self._cancel_post(command.post)
+            case Inspect():
+                info = self._tcp_info(command.attempt)
+                stuck = unacknowledged(info, self.core.rtt.inspect_after)
+                self.core.inspected(command.attempt, stuck, self._now())
+            case AskToken():
+                self._spawn(self._ask_token())
+
+    def _changed(self, changed: Changed) -> None:
+        if changed.state in (State.CONNECTED, State.CLOSED):
+            if changed.state is State.CLOSED:
+                self.reason = CannotConnect(changed.status, changed.message)
+                for waiter in self._inbox.waiters():
+                    self._finish(waiter, None)
+            waiters, self._connect_waiters = self._connect_waiters, []
+            for waiter in waiters:
+                self._finish(waiter, self.reason)
+        self._guard(self.on_state, changed.state, changed.status, changed.message)
+
+    def _unclaimed(self, biz: str, count: int) -> None:
+        self._guard(self.on_note, Note("unclaimed", "nobody iterates these pushes", biz=biz, count=count))
+
+    def _trace(self, kind: str, data: bytes) -> None:
+        self._guard(self.on_trace, kind, data)
+
+    def _guard(self, callback: Callable[..., None] | None, *args: Any) -> None:
+        """An exception of the application's callback is reported, and costs nothing else."""
+        if callback is not None:
+            try:
+                callback(*args)
+            except Exception as error:
+                self._report(error)
+
+    def _save_done(self, error: BaseException | None) -> None:
+        if error is None:
+            self.core.saved(self._now())
+        else:
+            self.core.save_failed(str(error), self._now())
+        self._run()
+
+    # ------------------------------------------------------------------ what a face brings
+
+    @abstractmethod
+    def _now(self) -> float:
+        """Seconds of a monotonic clock."""
+
+    @abstractmethod
+    def _arm(self, at: float | None) -> None:
+        """Call _tick() at that time of _now(), instead of what was armed before."""
+
+    @abstractmethod
+    def _future(self, cancelled: Callable[[], None] | None) -> Any:
+        """A new future; `cancelled` is called when the application cancels it."""
+
+    @abstractmethod
+    def _finish(self, future: Any, outcome: Any) -> None:
+        """Fulfil it, or fail it when the outcome is an exception; harmless when it is done."""
+
+    @abstractmethod
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine beside everything else."""
+
+    @abstractmethod
+    def _open(self, attempt: int, address: Address) -> None:
+        """Answer with core.connected or core.lost, and _run."""
+
+    @abstractmethod
+    def _write(self, attempt: int, data: bytes) -> None: ...
+
+    @abstractmethod
+    def _close(self, attempt: int, abort: bool) -> None: ...
+
+    @abstractmethod
+    def _tcp_info(self, attempt: int) -> bytes:
+        """TCP_INFO of the transport, empty where there is none."""
+
+    @abstractmethod
+    def _post(self, post: Post) -> None:
+        """Answer with core.posted or core.post_failed, and _run."""
+
+    @abstractmethod
+    def _cancel_post(self, post: int) -> None: ...
+
+    @abstractmethod
+    def _save(self, memory: Memory) -> None:
+        """Store off this thread, then _save_done."""
+
+    @abstractmethod
+    def _report(self, error: BaseException) -> None:
+        """An exception of one of the application's callbacks."""
+
+    def _tick(self) -> None:
+        self.core.timer(self._now())
+        self._run()
+
+    def _received(self, attempt: int, data: bytes) -> None:
+        self._trace("received", data)
+        self.core.received(attempt, data, self._now())
+        self._run()
+
+    def _lost(self, attempt: int, reason: str) -> None:
+        self.core.lost(attempt, reason, self._now())
+        self._run()
+
+    def _opened(self, attempt: int) -> None:
+        self.core.connected(attempt, self._now())
+        self._run()
+
+    def _posted(self, post: int, outcome: tuple[int, bytes] | BaseException) -> None:
+        if isinstance(outcome, BaseException):
+            self.core.post_failed(post, str(outcome), self._now())
+        else:
+            self._trace("posted", outcome[1])
+            self.core.posted(post, *outcome, self._now())
+        self._run()
+
+    async def _ask_token(self) -> None:
+        token = None
+        if self.on_token is not None:
+            try:
+                answer = self.on_token()
+                token = answer if answer is None or isinstance(answer, str) else await answer
+            except Exception as error:
+                self._report(error)
+        self.core.token(token, self._now())
+        self._run()
+
+
+class Pushes:
+    """An asynchronous iterator of pushes; each is acknowledged when the next is asked for, or by its ack()."""
+
+    def __init__(self, client: BaseClient, biz: str | None) -> None:
+        self._client = client
+        self._biz = biz
+        self._last: Push | None = None
+        client._inbox.claim(biz)
+
+    def __aiter__(self) -> Pushes:
+        return self
+
+    async def __anext__(self) -> Push:
+        """The next push; the iteration ends when the client is closed."""
+        if self._last is not None:
+            self._last.ack()
+            self._last = None
+        push = self._client._take_push(self._biz)
+        if push is None and self._client.reason is None:
+            future = self._client._wait_push(self._biz)
+            try:
+                push = await future
+            except BaseException:
+                self._client._abandoned(self._biz, future)
+                raise
+        if push is None:
+            raise StopAsyncIteration
+        self._last = push
+        return push
+
+
+def encode_payload(payload: Any, raw: bool) -> tuple[bytes, str]:
+    """Body and content type: bytes as they are, None as an empty body, everything else as JSON.
+
+    Raises TypeError for `raw` without bytes, and what json raises.
+    """
+    if isinstance(payload, bytes | bytearray | memoryview):
+        return bytes(payload), ""
+    if raw:
+        raise TypeError(f"raw: expected bytes, got {type(payload).__name__}")
+    if payload is None:
+        return b"", ""
+    return json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode(), "application/json"
+
+
+def topic_list(topics: Sequence[str]) -> dict[str, list[str]]:
+    """The payload of gw.subscribe and gw.unsubscribe."""
+    if not topics or not all(isinstance(topic, str) and topic for topic in topics):
+        raise ValueError(f"expected names of topics, got {topics!r}")
+    return {"topics": list(topics)}
+
+
+def header_list(headers: Mapping[str, str] | Sequence[tuple[str, str]] | None, content_type: str) -> Headers:
+    """Headers with lower-case names; the content type unless they name one."""
+    pairs = headers.items() if isinstance(headers, Mapping) else headers or ()
+    out = [(name.lower(), value) for name, value in pairs]
+    if content_type and all(name != "content-type" for name, _ in out):
+        out.insert(0, ("content-type", content_type))
+    return out

@@ -1,0 +1,129 @@
+"""Calls on the long connection: sending those that wait, collecting their answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from accessgw.client.calls import CallTable, OpenCall
+from accessgw.client.commands import CallChunk, CallHead, CallRoom, Command
+from accessgw.client.link import Link
+from accessgw.client.model import CallFailed, Reply
+from accessgw.client.settings import ClientSettings
+from protocols.errors import LocalError
+from protocols.mmtp import events as wire
+from protocols.mmtp.statuses import Status
+
+
+class LongCalls:
+    """What happens to calls on a link; `ended` decides whether a last frame is the call's outcome."""
+
+    def __init__(
+        self,
+        settings: ClientSettings,
+        calls: CallTable,
+        *,
+        emit: Callable[[Command], None],
+        ended: Callable[[OpenCall, Reply | CallFailed, float], None],
+        finish: Callable[[OpenCall, Reply | CallFailed], None],
+    ) -> None:
+        self._settings = settings
+        self._calls = calls
+        self._emit = emit
+        self._ended = ended
+        self._finish = finish
+
+    def send(self, link: Link, now: float) -> None:
+        """Send what waits, as far as the link takes it."""
+        while len(link.calls) < self._settings.max_open and (call := self._calls.next_waiting()) is not None:
+            try:
+                number = link.connection.request(
+                    call.operation,
+                    call.headers,
+                    call.body,
+                    more=call.more,
+                    call_id=call.call_id,
+                    timeout=max(0.001, call.deadline - now),
+                )
+            except LocalError as error:
+                if link.calls:
+                    return  # the gateway's own limit is lower than ours: an answer makes room
+                self._calls.took_waiting()
+                self._finish(call, CallFailed(Status.PROTOCOL, str(error)))
+                continue
+            if number < 0:
+                return  # the protocol has ended; the transport's end follows
+            self._calls.took_waiting()
+            self._calls.sent(call, (link.call_base + number) % 2**64)
+            call.link = link.attempt
+            call.number = number
+            link.calls[number] = call.key
+            link.asked(now)
+            # a silent link gets new calls too, but none of them waits for it to prove itself
+            call.short_at = now if link.suspect else None
+            if call.more:
+                self._emit(CallRoom(call.key))
+
+    def upload(self, link: Link, call: OpenCall, data: bytes, more: bool, now: float) -> None:
+        """The next part of a streaming request body."""
+        link.connection.send_data(call.number, data, more)
+        link.asked(now)
+        if more and not link.connection.unsent(call.number):
+            self._emit(CallRoom(call.key))
+
+    def response(self, link: Link, event: wire.ResponseReceived, now: float) -> None:
+        """RESPONSE came."""
+        call = self._call(link, event.call, last=not event.more)
+        if call is not None:
+            call.status = event.status
+            call.reply_headers = event.headers
+            if call.streaming:
+                self._emit(CallHead(call.key, event.status, event.headers))
+        self._part(link, call, event.call, event.body, event.wire_size)
+        self._last(call, event.more, now)
+
+    def data(self, link: Link, event: wire.DataReceived, now: float) -> None:
+        """DATA came."""
+        call = self._call(link, event.call, last=not event.more)
+        self._part(link, call, event.call, event.data, event.wire_size)
+        self._last(call, event.more, now)
+
+    def reset(self, link: Link, event: wire.CallReset, now: float) -> None:
+        """RESET came."""
+        call = self._call(link, event.call, last=True)
+        if call is not None:
+            call.link = None
+            self._ended(call, CallFailed(event.status, "the gateway ended the call"), now)
+
+    def drained(self, link: Link, event: wire.CallDrained) -> None:
+        """All of a streaming body that waited for credit has left."""
+        call = self._call(link, event.call, last=False)
+        if call is not None and call.more:
+            self._emit(CallRoom(call.key))
+
+    def _call(self, link: Link, number: int, *, last: bool) -> OpenCall | None:
+        key = link.calls.get(number)
+        if last:
+            link.calls.pop(number, None)
+            link.settled()
+        return None if key is None else self._calls.get(key)
+
+    def _part(self, link: Link, call: OpenCall | None, number: int, data: bytes, wire_size: int) -> None:
+        """Bytes of a body; those of a streaming call are given back when the application has taken them."""
+        if call is not None and call.streaming and data:
+            self._emit(CallChunk(call.key, data, wire_size))
+            return
+        link.connection.consumed(number, wire_size)
+        if call is not None and data:
+            call.size += len(data)
+            call.parts.append(data)
+            if call.size > self._settings.max_reply:
+                if link.calls.get(number) == call.key:
+                    link.connection.reset(number, Status.CANCELLED)
+                self._finish(
+                    call, CallFailed(Status.FRAME_SIZE, f"an answer of more than {self._settings.max_reply} bytes")
+                )
+
+    def _last(self, call: OpenCall | None, more: bool, now: float) -> None:
+        if call is not None and not more and self._calls.get(call.key) is call:
+            call.link = None
+            self._ended(call, call.reply("long", now), now)

@@ -1,0 +1,219 @@
+"""The SDK on Twisted: methods return Deferreds."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory
+from twisted.python import log
+from twisted.python.failure import Failure
+
+from accessgw.client.addresses import Address
+from accessgw.client.base import BaseClient, Pushes, topic_list
+from accessgw.client.commands import Post
+from accessgw.client.cursors import Memory
+from accessgw.client.exchange import PostExchange
+from accessgw.client.model import Reply
+from accessgw.client.rtt import TCP_INFO_SIZE
+from accessgw.client.twisted_transports import ALPN_LONG, ALPN_SHORT, Endpoints, LongProtocol, PostProtocol
+
+_failure: Any = Failure  # carries no annotations
+_log_error: Any = log.err
+
+
+class Client(BaseClient):
+    """A device's client. Its methods return Deferreds; `pushes` gives an asynchronous iterator.
+
+    `reactor` is the one that runs when it is left out. The other arguments: see accessgw.client.base.
+    """
+
+    def __init__(
+        self, url: str | Sequence[str], device: str, token: str = "", *, reactor: Any = None, **options: Any
+    ) -> None:
+        if reactor is None:
+            from twisted.internet import reactor  # an application has its reactor; importing us must not install one
+        self.reactor = reactor
+        self._timer: Any = None
+        self._transports: dict[int, LongProtocol] = {}
+        self._opening: dict[int, Deferred[Any]] = {}
+        self._posts: dict[int, Deferred[Any]] = {}
+        self._endpoints: Endpoints | None = None
+        super().__init__(url, device, token, **options)
+
+    def connect(self) -> Deferred[None]:
+        """Connect and stay connected; fires at the first WELCOME, fails with CannotConnect when there will be none."""
+        future: Deferred[None] = self._connect()
+        return future
+
+    def call(
+        self,
+        operation: str,
+        payload: Any = None,
+        *,
+        headers: Mapping[str, str] | Sequence[tuple[str, str]] | None = None,
+        timeout: float = 10.0,
+        idempotent: bool = False,
+        raw: bool = False,
+    ) -> Deferred[Reply]:
+        """Ask for an operation. The payload becomes JSON unless it is bytes (`raw`: must be).
+
+        Fails with CallFailed for a status other than 0. Cancelling the Deferred cancels the call.
+        """
+        future: Deferred[Reply] = self._call(
+            operation, payload, headers=headers, timeout=timeout, idempotent=idempotent, raw=raw
+        )
+        return future
+
+    def subscribe(self, *topics: str) -> Deferred[None]:
+        """Get the pushes of these topics from now on, on every connection of this device."""
+        call = self.call("gw.subscribe", topic_list(topics), idempotent=True)
+        return call.addCallback(lambda reply: None)
+
+    def unsubscribe(self, *topics: str) -> Deferred[None]:
+        """Do not get them any more."""
+        call = self.call("gw.unsubscribe", topic_list(topics), idempotent=True)
+        return call.addCallback(lambda reply: None)
+
+    def subscriptions(self) -> Deferred[list[str]]:
+        """The topics of this device."""
+        call = self.call("gw.subscriptions", idempotent=True)
+        return call.addCallback(lambda reply: list(reply.json()["topics"]))
+
+    def pushes(self, biz: str | None = None) -> Pushes:
+        """The pushes of one biz (of all that nobody else iterates when left out), as they come."""
+        return Pushes(self, biz)
+
+    def close(self) -> Deferred[None]:
+        """Leave; fires when the long connection has ended."""
+        self.core.close(self._now())
+        self._run()
+        done: Deferred[None] = Deferred()
+        waiting = set(self._transports)
+
+        def over(attempt: int) -> None:
+            waiting.discard(attempt)
+            if not waiting:
+                done.callback(None)
+
+        for attempt, protocol in self._transports.items():
+            protocol.when_over = partial(over, attempt)
+        if not waiting:
+            done.callback(None)
+        return done
+
+    # ------------------------------------------------------------------ clock, futures, threads
+
+    def _now(self) -> float:
+        return float(self.reactor.seconds())
+
+    def _arm(self, at: float | None) -> None:
+        if self._timer is not None and self._timer.active():
+            if at is not None and self._timer.getTime() == at:
+                return
+            self._timer.cancel()
+        self._timer = None
+        if at is not None:
+            self._timer = self.reactor.callLater(max(0.0, at - self._now()), self._tick)
+
+    def _future(self, cancelled: Callable[[], None] | None) -> Deferred[Any]:
+        return Deferred(None if cancelled is None else lambda _: cancelled())
+
+    def _finish(self, future: Any, outcome: Any) -> None:
+        if future is None or future.called:
+            return
+        if isinstance(outcome, BaseException):
+            future.errback(_failure(outcome))
+        else:
+            future.callback(outcome)
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        Deferred.fromCoroutine(coroutine).addErrback(_log_error)
+
+    def _save(self, memory: Memory) -> None:
+        from twisted.internet.threads import deferToThreadPool
+
+        assert self._state_file is not None
+        done = deferToThreadPool(self.reactor, self.reactor.getThreadPool(), self._state_file.store, memory)
+        done.addCallbacks(lambda _: self._save_done(None), lambda failure: self._save_done(failure.value))
+        done.addErrback(_log_error)
+
+    def _report(self, error: BaseException) -> None:
+        _log_error(error)
+
+    # ------------------------------------------------------------------ transports
+
+    def _connect_to(self, address: Address, alpn: bytes, protocol: Callable[[], Any]) -> Deferred[Any]:
+        if self._endpoints is None:
+            self._endpoints = Endpoints(
+                self.reactor, ca=self._ca, cert=self._cert, key=self._key, insecure=self._insecure
+            )
+        try:
+            connecting: Deferred[Any] = self._endpoints.endpoint(address, alpn).connect(Factory.forProtocol(protocol))
+        except Exception as error:  # a certificate file that is not there, a host that is no name
+            connecting = Deferred()
+            connecting.errback(_failure(error))
+        return connecting
+
+    def _open(self, attempt: int, address: Address) -> None:
+        opening = self._connect_to(address, ALPN_LONG, lambda: LongProtocol(self, attempt, address.secure))
+        self._opening[attempt] = opening
+
+        def failed(failure: Failure) -> None:
+            if self._opening.pop(attempt, None) is not None:
+                self._lost(attempt, failure.getErrorMessage())
+
+        opening.addCallbacks(lambda _: self._opening.pop(attempt, None), failed)
+
+    def _made(self, attempt: int, protocol: LongProtocol) -> None:
+        self._transports[attempt] = protocol
+
+    def _ended(self, attempt: int, reason: str) -> None:
+        self._transports.pop(attempt, None)
+        self._lost(attempt, reason)
+
+    def _write(self, attempt: int, data: bytes) -> None:
+        protocol = self._transports.get(attempt)
+        if protocol is not None:
+            protocol.transport.write(data)
+
+    def _close(self, attempt: int, abort: bool) -> None:
+        opening = self._opening.pop(attempt, None)
+        protocol = self._transports.get(attempt)
+        if protocol is not None:
+            protocol.end(abort)
+        elif opening is not None:
+            opening.cancel()
+
+    def _tcp_info(self, attempt: int) -> bytes:
+        protocol = self._transports.get(attempt)
+        if protocol is None:
+            return b""
+        raw: Any = getattr(protocol.transport, "transport", protocol.transport)
+        try:
+            handle: socket.socket = raw.getHandle()
+            return handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_SIZE)
+        except (OSError, AttributeError):
+            return b""
+
+    def _post(self, post: Post) -> None:
+        connecting = self._connect_to(post.address, ALPN_SHORT, lambda: PostProtocol(PostExchange(post)))
+        answer: Deferred[Any] = connecting.addCallback(lambda protocol: protocol.done)
+        answer.addTimeout(post.timeout, self.reactor)
+        self._posts[post.post] = answer
+
+        def finished(outcome: Any) -> None:
+            if self._posts.pop(post.post, None) is not None:
+                self._posted(
+                    post.post, (outcome.value or ConnectionError("lost")) if isinstance(outcome, Failure) else outcome
+                )
+
+        answer.addBoth(finished)
+
+    def _cancel_post(self, post: int) -> None:
+        whole = self._posts.pop(post, None)
+        if whole is not None:
+            whole.cancel()

@@ -1,0 +1,204 @@
+"""Twisted's side of connections: endpoints with TLS, the long and the short protocol."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from typing import Protocol as Interface
+
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IHandshakeListener
+from twisted.internet.protocol import Protocol
+from twisted.internet.ssl import (
+    AcceptableCiphers,
+    Certificate,
+    CertificateOptions,
+    PrivateCertificate,
+    TLSVersion,
+    optionsForClientTLS,
+    trustRootFromCertificates,
+)
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from accessgw.client.addresses import Address
+from accessgw.client.exchange import PostExchange
+from protocols.errors import RemoteError
+
+ALPN_LONG = b"mmtp/1"
+ALPN_SHORT = b"http/1.1"
+
+# Twisted's functions for certificates, and Failure, carry no annotations
+_load_certificate: Any = Certificate.loadPEM
+_load_private: Any = PrivateCertificate.loadPEM
+_trust: Any = trustRootFromCertificates
+_ciphers: Any = AcceptableCiphers.fromOpenSSLCipherString
+_failure: Any = Failure
+
+_LOST = _failure(ConnectionDone())
+CIPHERS = _ciphers("ECDHE+AESGCM:ECDHE+CHACHA20")
+_END = "-----END CERTIFICATE-----"
+
+
+class Endpoints:
+    """Makes endpoints; certificates are read at the first one that needs them.
+
+    The server's name is verified against its certificate (service-identity), unless `insecure`.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        *,
+        ca: str | os.PathLike[str] | None,
+        cert: str | os.PathLike[str] | None,
+        key: str | os.PathLike[str] | None,
+        insecure: bool,
+    ) -> None:
+        self._reactor = reactor
+        self._ca = ca
+        self._cert = cert
+        self._key = key
+        self._insecure = insecure
+        self._read: tuple[Any, Any] | None = None
+
+    def endpoint(self, address: Address, alpn: bytes) -> Any:
+        """Where to connect; TLS 1.3 for long connections, 1.2 or newer for short ones.
+
+        Raises OSError and ValueError for certificate files that cannot be used.
+        """
+        plain: Any = HostnameEndpoint(self._reactor, address.host, address.port)
+        if not address.secure:
+            return plain
+        minimum = TLSVersion.TLSv1_3 if alpn == ALPN_LONG else TLSVersion.TLSv1_2
+        return wrapClientTLS(self._options(address.name, alpn, minimum), plain)
+
+    def _options(self, name: str, alpn: bytes, minimum: TLSVersion) -> Any:
+        trust, own = self._certificates()
+        common: dict[str, Any] = {"raiseMinimumTo": minimum, "acceptableCiphers": CIPHERS}
+        if self._insecure:
+            if own is not None:
+                common.update(privateKey=own.privateKey.original, certificate=own.original)
+            return CertificateOptions(verify=False, acceptableProtocols=[alpn], **common)
+        return optionsForClientTLS(
+            name,
+            trustRoot=trust,
+            clientCertificate=own,
+            acceptableProtocols=[alpn],
+            extraCertificateOptions=common,
+        )
+
+    def _certificates(self) -> tuple[Any, Any]:
+        """Trust root and own certificate."""
+        if self._read is None:
+            trust = own = None
+            if self._ca is not None:
+                trust = _trust(_certificates_in(self._ca))
+            if self._cert is not None and self._key is not None:
+                own = _load_private(Path(self._key).read_bytes() + Path(self._cert).read_bytes())
+            self._read = (trust, own)
+        return self._read
+
+
+def _certificates_in(path: str | os.PathLike[str]) -> list[Any]:
+    text = Path(path).read_text(encoding="ascii", errors="replace")
+    found = [_load_certificate(part + _END) for part in text.split(_END) if "-----BEGIN CERTIFICATE-----" in part]
+    if not found:
+        raise ValueError(f"{path}: expected PEM certificates, found none")
+    return found
+
+
+class LongOwner(Interface):
+    """Whom a long connection tells what happens."""
+
+    def _made(self, attempt: int, protocol: LongProtocol) -> None: ...
+
+    def _opened(self, attempt: int) -> None: ...
+
+    def _received(self, attempt: int, data: bytes) -> None: ...
+
+    def _ended(self, attempt: int, reason: str) -> None: ...
+
+
+@implementer(IHandshakeListener)
+class LongProtocol(Protocol):
+    """The bytes of one long connection."""
+
+    transport: Any
+
+    def __init__(self, owner: LongOwner, attempt: int, secure: bool) -> None:
+        self._owner = owner
+        self._attempt = attempt
+        self._secure = secure
+        self._refusal = ""
+        self.when_over: Callable[[], None] = lambda: None
+
+    def connectionMade(self) -> None:
+        self._owner._made(self._attempt, self)
+        if hasattr(self.transport, "setTcpNoDelay"):
+            self.transport.setTcpNoDelay(True)
+        if not self._secure:
+            self._owner._opened(self._attempt)
+
+    def handshakeCompleted(self) -> None:
+        chosen = self.transport.negotiatedProtocol
+        if chosen != ALPN_LONG:
+            self._refusal = f"expected ALPN {ALPN_LONG.decode()}, the server chose {chosen!r}"
+            self.transport.abortConnection()
+        else:
+            self._owner._opened(self._attempt)
+
+    def dataReceived(self, data: bytes) -> None:
+        self._owner._received(self._attempt, data)
+
+    def end(self, abort: bool) -> None:
+        """The core is done with it."""
+        if abort:
+            self.transport.abortConnection()
+        else:
+            self.transport.loseConnection()
+
+    def connectionLost(self, reason: Failure = _LOST) -> None:
+        self._owner._ended(self._attempt, self._refusal or reason.getErrorMessage())
+        self.when_over()
+
+
+class PostProtocol(Protocol):
+    """One short connection."""
+
+    transport: Any
+
+    def __init__(self, exchange: PostExchange) -> None:
+        self._exchange = exchange
+        self.done: Deferred[tuple[int, bytes]] = Deferred(lambda _: self.transport.abortConnection())
+        """Status and body of the response."""
+
+    def connectionMade(self) -> None:
+        self.transport.write(self._exchange.request)
+
+    def dataReceived(self, data: bytes) -> None:
+        try:
+            self._answer(self._exchange.receive(data))
+        except RemoteError as error:
+            self._fail(error)
+
+    def connectionLost(self, reason: Failure = _LOST) -> None:
+        if not self.done.called:
+            try:
+                self._answer(self._exchange.receive_eof())
+            except RemoteError:
+                self._fail(reason.value or ConnectionDone())
+
+    def _answer(self, answer: tuple[int, bytes] | None) -> None:
+        if answer is not None and not self.done.called:
+            self.transport.loseConnection()
+            self.done.callback(answer)
+
+    def _fail(self, error: BaseException) -> None:
+        if not self.done.called:
+            self.transport.abortConnection()
+            self.done.errback(_failure(error))
