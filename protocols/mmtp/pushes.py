@@ -247,6 +247,11 @@ class PushReceiver:
         self.count = 0
         """Pushes that came."""
 
+    @property
+    def streams(self) -> int:
+        """How many aliases were announced."""
+        return len(self._streams)
+
     def came(
         self, flags: int, data: bytes, start: int, stop: int, *, zstd: bool
     ) -> tuple[PushReceived | StreamNoted | None, int]:

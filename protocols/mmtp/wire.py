@@ -1,21 +1,30 @@
-"""What the parts of one connection share: output, events, limits of both sides, header codec."""
+"""What the parts of one connection share: its state, output, events, limits of both sides, header codec."""
 
 from __future__ import annotations
 
+from protocols.errors import LocalError
 from protocols.mmtp.events import Event
 from protocols.mmtp.flow import ControlBudget
+from protocols.mmtp.frames import FrameType, encode_frame
+from protocols.mmtp.handshake import Goaway, Hello, encode_goaway
 from protocols.mmtp.headers import HeaderCodec
-from protocols.mmtp.settings import DEFAULT_LIMITS, Limits
+from protocols.mmtp.settings import DEFAULT_LIMITS, Limits, larger, settings_of
+from protocols.mmtp.state import CLIENT, SERVER, ConnectionState, Sent, moves
+from protocols.mmtp.statuses import Status
 
 
 class Wire:
     """Plain shared state, so that calls and pushes need no reference to their connection (and make no cycle)."""
 
-    __slots__ = ("budget", "enforced", "events", "headers", "limits", "now", "out", "peer", "refuse", "zstd")
+    __slots__ = (
+        "budget", "closed", "closing_status", "enforced", "events", "headers", "hello", "limits", "moves", "now",
+        "out", "peer", "pongs_owed", "refuse", "server", "state", "table", "timer", "zstd",
+    )  # fmt: skip
 
-    def __init__(self, limits: Limits, enforced: Limits, now: float) -> None:
+    def __init__(self, server: bool, limits: Limits, now: float) -> None:
+        self.server = server
         self.limits = limits
-        self.enforced = enforced
+        self.enforced = larger(limits, DEFAULT_LIMITS) if settings_of(limits) else limits
         """What the peer is held to: our limits, and while it may not have heard them, what it believes."""
         self.peer: Limits = DEFAULT_LIMITS
         """What the peer accepts."""
@@ -24,10 +33,41 @@ class Wire:
         self.headers = HeaderCodec()
         self.budget = ControlBudget(limits.control_frame_burst, now)
         self.now = now
+        self.timer: float | None = now + limits.hello_timeout if server else None
+        """When HELLO must be complete."""
+        self.hello: Hello | None = None
+        """The device's, until WELCOME."""
         self.zstd = False
         """Both sides named the capability."""
+        self.pongs_owed = 0
+        """Pings of ours that wait for an answer."""
         self.refuse: int | None = None
         """Gateway: status with which further calls are refused."""
+        self.closed = False
+        self.closing_status: int = Status.OK
+        self.table = SERVER if server else CLIENT
+        self.enter(ConnectionState.AWAIT_HELLO if server else ConnectionState.START)
+
+    def enter(self, state: ConnectionState) -> None:
+        """Go on in `state`."""
+        self.state = state
+        self.moves = moves(self.table, state)
+        if state is ConnectionState.CLOSED:
+            self.closed = True
+            self.timer = None
+
+    def sends(self, what: Sent) -> ConnectionState:
+        """The state after sending. Raises LocalError when it is not allowed now."""
+        state = self.table.get((self.state, what))
+        if state is None:
+            raise LocalError(f"{what.name} is not allowed in state {self.state.name}")
+        return state
+
+    def fail(self, goaway: Goaway) -> None:
+        """Queue GOAWAY and close."""
+        self.out.append(encode_frame(FrameType.GOAWAY, 0, encode_goaway(goaway)))
+        self.closing_status = goaway.status
+        self.enter(ConnectionState.CLOSED)
 
     def control_frame(self) -> None:
         """Count one. Raises RemoteError(OVERLOAD)."""
