@@ -41,6 +41,9 @@ class Connection(Protocol):
     def abort(self, reason: CloseReason, detail: str = "") -> None:
         """End at once. `connection_lost` is called from a later turn of the reactor. Idempotent."""
 
+    def retire(self) -> None:
+        """Ask the binding to end in order, as at max_age (Binding.aged), without a bound on how long it takes."""
+
     def pause(self) -> None:
         """Stop reading (HTTP bodies only; an MMTP reader is never paused)."""
 

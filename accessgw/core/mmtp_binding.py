@@ -25,9 +25,9 @@ from accessgw.model.reasons import CloseReason
 from accessgw.model.settings import MmtpSettings
 from protocols.errors import LocalError, RemoteError
 from protocols.mmtp import events
-from protocols.mmtp.bodies import EXPLICIT, RAW
+from protocols.mmtp.bodies import EXPLICIT, RAW, ZSTD_CAPABILITY
+from protocols.mmtp.connection import CAPABILITIES, Role
 from protocols.mmtp.connection import Connection as Wire
-from protocols.mmtp.connection import Role
 from protocols.mmtp.handshake import Goaway, Hello, StreamCursor, Welcome
 from protocols.mmtp.pushes import encode_push
 from protocols.mmtp.settings import Limits
@@ -35,7 +35,6 @@ from protocols.mmtp.statuses import Status
 
 log = Logger()
 
-CAPABILITIES = frozenset({"zstd"})
 MAX_HELD_EVENTS = 512
 """Events of a device that did not wait for WELCOME; credit bounds their bodies already."""
 
@@ -81,9 +80,31 @@ class MmtpServices:
     idle_timeout: float = 0.0
     """Told to the device; the transport enforces it."""
     compress_from: int = 256
+    draining: bool = False
+    """The worker is being emptied: connections that end do so for that reason."""
+    leave_for: str = ""
+    """host:port told to devices that are asked to leave; empty: the same one."""
+    leave_spread: float = 0.0
+    """Seconds over which those devices should spread their return."""
 
     def __call__(self, connection: Connection) -> MmtpBinding:
         return MmtpBinding(connection, self)
+
+    def welcome(self, session: DeviceSession, hello: Hello) -> Welcome:
+        """What a device is told when it was admitted; the session remembers which codings it takes."""
+        capabilities = hello.capabilities & CAPABILITIES
+        session.zstd = ZSTD_CAPABILITY in capabilities
+        return Welcome(
+            session=session.id,
+            mac_key=session.mac_key,
+            time=self.wall(),
+            capabilities=capabilities,
+            heartbeat=self.settings.heartbeat_hint,
+            idle_timeout=self.idle_timeout,
+            zone=self.zone,
+            addresses=list(self.addresses),
+            addresses_valid=self.addresses_valid if self.addresses else 0.0,
+        )
 
 
 class MmtpBinding:
@@ -144,7 +165,7 @@ class MmtpBinding:
 
     def aged(self) -> None:
         self._close_when_done = True
-        self.go_away(Status.DRAINING, "", 0.0)
+        self.go_away(Status.DRAINING, self._services.leave_for, self._services.leave_spread)
         self._close_if_done()
 
     def connection_lost(self, reason: CloseReason, detail: str) -> None:
@@ -339,23 +360,11 @@ class MmtpBinding:
         self._admission = None
         self.session = session
         services = self._services
-        capabilities = hello.capabilities & CAPABILITIES
-        self._zstd = "zstd" in capabilities
         if services.tracing.watched:
             self.retrace()
-        self.wire.send_welcome(
-            Welcome(
-                session=session.id,
-                mac_key=session.mac_key,
-                time=services.wall(),
-                capabilities=capabilities,
-                heartbeat=services.settings.heartbeat_hint,
-                idle_timeout=services.idle_timeout,
-                zone=services.zone,
-                addresses=list(services.addresses),
-                addresses_valid=services.addresses_valid if services.addresses else 0.0,
-            )
-        )
+        welcome = services.welcome(session, hello)
+        self._zstd = session.zstd
+        self.wire.send_welcome(welcome)
         self.connection.established()
         self.sent("welcome", {"session": session.id})
         services.pushes.attach(session, cursors_of(session.identity, hello.cursors))
@@ -428,7 +437,7 @@ class MmtpBinding:
 
     def _close_if_done(self) -> None:
         if self._close_when_done and not self._calls and not self.wire.open_calls() and not self._closed:
-            self._finish(CloseReason.MAX_AGE)
+            self._finish(CloseReason.DRAINING if self._services.draining else CloseReason.MAX_AGE)
 
     # ---------------------------------------------------------------- time and the end
 

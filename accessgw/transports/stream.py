@@ -361,8 +361,17 @@ class StreamConnection:
         else:
             self.abort(self._reason or CloseReason.INTERNAL)
 
+    def retire(self) -> None:
+        if self._binding is None:
+            self.close(CloseReason.DRAINING)
+        elif self._phase < FLUSHING:
+            self._tell_aged()
+
     def _aged(self) -> None:
         self._age_timer = self._services.timers.schedule(AGED_GRACE, self._too_old)
+        self._tell_aged()
+
+    def _tell_aged(self) -> None:
         if self._binding is not None:
             try:
                 self._binding.aged()
