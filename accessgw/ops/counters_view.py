@@ -1,0 +1,226 @@
+"""Turns the plain slots that rooms count in into metric families, when somebody asks.
+
+Every slot of model/counters.py has its row here: name, help. Counters end in `_total`; slots whose
+value can fall are gauges. Names are `accessgw_*`, in base units, and stay: dashboards rely on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from accessgw.core.interfaces import MetricFamily
+from accessgw.model.counters import (
+    CallCounters,
+    PushCounters,
+    SessionCounters,
+    StoreCounters,
+    TransportCounters,
+    UpstreamCounters,
+    WebhookCounters,
+)
+from accessgw.ops.access_log import AccessLog
+from accessgw.ops.histogram import samples
+from accessgw.ops.process import process_families
+from accessgw.ops.reactor_ticks import ReactorTicks
+from protocols.mmtp.statuses import APPLICATION_STATUS, Status
+
+MAX_LABEL_VALUES = 50
+"""Values of one label that are told apart; the rest are `other`."""
+
+Table = dict[str, tuple[str, str]]
+
+TRANSPORT: Table = {
+    "open": ("connections_open", "Connections open now."),
+    "accepted": ("connections_accepted_total", "Connections accepted."),
+    "refused": ("connections_refused_total", "Connections not accepted, by reason."),
+    "closed": ("connections_closed_total", "Connections closed, by reason."),
+    "handshakes": ("tls_handshakes_total", "TLS hand-shakes completed."),
+    "handshake_failures": ("tls_handshake_failures_total", "TLS hand-shakes that failed or timed out."),
+    "bytes_in": ("received_bytes_total", "Bytes received from devices, TLS not included."),
+    "bytes_out": ("sent_bytes_total", "Bytes sent to devices, TLS not included."),
+    "write_overflows": ("write_overflows_total", "Connections aborted because their write buffer was full."),
+}
+SESSION: Table = {
+    "sessions": ("sessions", "Sessions remembered, connected or not."),
+    "connected": ("sessions_connected", "Sessions with a connection."),
+    "welcomed": ("sessions_welcomed_total", "HELLOs accepted."),
+    "replaced": ("sessions_replaced_total", "Connections replaced by a newer generation of their device."),
+    "stale_generations": ("sessions_stale_generations_total", "HELLOs refused for an old generation."),
+    "expired": ("sessions_expired_total", "Sessions forgotten."),
+    "auth_failures": ("auth_failures_total", "Credentials refused, by authenticator."),
+}
+CALL: Table = {
+    "open": ("calls_open", "Calls in progress."),
+    "started": ("calls_started_total", "Calls begun."),
+    "finished": ("calls_finished_total", "Calls ended, by status."),
+    "replayed": ("calls_replayed_total", "Repeated calls answered from a kept answer."),
+    "filter_errors": ("call_filter_errors_total", "Calls and connections that ended because a filter raised."),
+    "bytes_in": ("call_received_bytes_total", "Body bytes of requests."),
+    "bytes_out": ("call_sent_bytes_total", "Body bytes of answers."),
+    "duration_buckets": ("call_duration_seconds", "Time from a call's first byte to the last frame of its answer."),
+    "duration_sum": ("call_duration_seconds", ""),
+}
+PUSH: Table = {
+    "appended": ("pushes_appended_total", "Pushes appended to streams."),
+    "append_errors": ("push_append_errors_total", "Pushes that could not be appended."),
+    "sent": ("pushes_sent_total", "Pushes sent to devices."),
+    "acked": ("pushes_acknowledged_total", "Pushes acknowledged by devices."),
+    "encoded": ("pushes_encoded_total", "Encodings of a push, one per group of like receivers."),
+    "expired": ("pushes_expired_total", "Pushes left out because their ttl had passed."),
+    "collapsed": ("pushes_collapsed_total", "Pushes left out because a later one of their key came."),
+    "truncated": ("pushes_truncated_total", "Times a device was told that its cursor was below the floor."),
+    "slow_readers": ("push_slow_readers_total", "Connections told to leave because they did not acknowledge."),
+    "fanout_slices": ("push_fanout_slices_total", "Slices of the reactor that fan-outs took."),
+    "filter_errors": ("push_filter_errors_total", "Pushes refused because a filter raised."),
+}
+UPSTREAM: Table = {
+    "requests": ("upstream_requests_total", "Requests sent, retries included."),
+    "retries": ("upstream_retries_total", "Further attempts."),
+    "retries_denied": ("upstream_retries_denied_total", "Further attempts that the retry budget did not allow."),
+    "failures": ("upstream_failures_total", "Attempts that failed."),
+    "connect_failures": ("upstream_connect_failures_total", "Connections that could not be made."),
+    "timeouts": ("upstream_timeouts_total", "Requests that ran out of time."),
+    "ejections": ("upstream_ejections_total", "Endpoints taken out for a while."),
+    "connections": ("upstream_connections", "Connections open."),
+    "pending": ("upstream_pending", "Requests waiting for a connection."),
+}
+STORE: Table = {
+    "pending": ("store_pending", "Writes waiting for the writer."),
+    "writes": ("store_writes_total", "Writes done."),
+    "commits": ("store_commits_total", "Transactions committed; one holds many writes."),
+    "commit_seconds": ("store_commit_seconds_total", "Time spent in commits."),
+    "errors": ("store_errors_total", "Writes that failed."),
+}
+WEBHOOK: Table = {
+    "pending": ("webhook_pending", "Presence events waiting for delivery."),
+    "delivered": ("webhook_delivered_total", "Presence events delivered."),
+    "failures": ("webhook_failures_total", "Deliveries that failed and will be tried again."),
+    "dropped": ("webhook_dropped_total", "Presence events given up because too many were waiting."),
+}
+ACCESS_LOG: Table = {
+    "pending": ("access_log_pending", "Lines waiting for the writer thread."),
+    "written": ("access_log_written_total", "Lines written."),
+    "dropped": ("access_log_dropped_total", "Lines lost because the queue was full."),
+    "errors": ("access_log_errors_total", "Lines lost because they could not be written."),
+}
+LABELS = {"refused": "reason", "closed": "reason", "auth_failures": "authenticator", "finished": "status"}
+"""Slots that are dicts, and the label that their keys become."""
+
+
+@dataclass(slots=True)
+class GatewayCounters:
+    """Where the rooms of one worker count. Rooms that do not exist stay None."""
+
+    transports: Mapping[str, TransportCounters] = field(default_factory=dict)
+    """By listener; one entry with an empty name when the listeners share their counters."""
+    sessions: SessionCounters | None = None
+    calls: CallCounters | None = None
+    pushes: PushCounters | None = None
+    upstreams: Mapping[str, UpstreamCounters] = field(default_factory=dict)
+    """By cluster."""
+    store: StoreCounters | None = None
+    webhook: WebhookCounters | None = None
+    access_log: AccessLog | None = None
+    ticks: ReactorTicks | None = None
+
+
+def families(counters: GatewayCounters) -> list[MetricFamily]:
+    """Everything that was counted, and what the kernel says of the process."""
+    found: list[MetricFamily] = []
+    for name, transport in counters.transports.items():
+        found += _rows(TRANSPORT, transport, {"listener": name} if name else {})
+    for table, slots in (
+        (SESSION, counters.sessions),
+        (CALL, counters.calls),
+        (PUSH, counters.pushes),
+        (STORE, counters.store),
+        (WEBHOOK, counters.webhook),
+        (ACCESS_LOG, counters.access_log),
+    ):
+        if slots is not None:
+            found += _rows(table, slots, {})
+    for name, upstream in bounded_labels(counters.upstreams).items():
+        found += _rows(UPSTREAM, upstream, {"cluster": name})
+    if counters.calls is not None:
+        found.append(_durations(counters.calls))
+    if counters.ticks is not None:
+        found += _ticks(counters.ticks)
+    return [*found, *process_families()]
+
+
+def summary(counters: GatewayCounters) -> dict[str, int]:
+    """The few figures that the dashboard, `accessgwctl status` and Control.status() show."""
+    sessions, calls, pushes = counters.sessions, counters.calls, counters.pushes
+    return {
+        "connections": sum(transport.open for transport in counters.transports.values()),
+        "sessions": sessions.sessions if sessions else 0,
+        "devices_connected": sessions.connected if sessions else 0,
+        "calls_open": calls.open if calls else 0,
+        "calls_finished": sum(calls.finished.values()) if calls else 0,
+        "calls_failed": sum(count for status, count in calls.finished.items() if status) if calls else 0,
+        "pushes_appended": pushes.appended if pushes else 0,
+        "pushes_sent": pushes.sent if pushes else 0,
+        "pushes_acknowledged": pushes.acked if pushes else 0,
+    }
+
+
+def bounded_labels(values: Mapping[Any, Any], limit: int = MAX_LABEL_VALUES) -> dict[str, Any]:
+    """At most `limit` label values and `other`. Those seen first stay, so that no counter ever falls.
+
+    Numbers of what is left over are added up; anything else left over is left out.
+    """
+    kept: dict[str, Any] = {}
+    for key, value in values.items():
+        name = str(key)
+        if name in kept or len(kept) < limit:
+            kept[name] = kept[name] + value if name in kept else value
+        elif isinstance(value, int | float):
+            kept["other"] = kept.get("other", 0) + value
+    return kept
+
+
+def status_name(status: int) -> str:
+    """A status as a label: `ok`, `deadline`; everything of applications is `application`."""
+    if status >= APPLICATION_STATUS:
+        return "application"
+    try:
+        return Status(status).name.lower()
+    except ValueError:
+        return "other"
+
+
+def _rows(table: Table, slots: object, labels: dict[str, str]) -> Iterator[MetricFamily]:
+    for slot, (name, help_) in table.items():
+        if slot in ("duration_buckets", "duration_sum"):
+            continue
+        value = getattr(slots, slot)
+        kind = "counter" if name.endswith("_total") else "gauge"
+        yield MetricFamily(f"accessgw_{name}", kind, help_, list(_samples(slot, value, labels)))
+
+
+def _samples(slot: str, value: Any, labels: dict[str, str]) -> Iterable[tuple[str, dict[str, str], float]]:
+    if not isinstance(value, dict):
+        return [("", labels, value)]
+    if slot == "finished":
+        by_name: dict[str, int] = {}
+        for status, count in value.items():
+            by_name[status_name(status)] = by_name.get(status_name(status), 0) + count
+        value = by_name
+    return [("", {**labels, LABELS[slot]: key}, count) for key, count in bounded_labels(value).items()]
+
+
+def _durations(calls: CallCounters) -> MetricFamily:
+    name, help_ = CALL["duration_buckets"]
+    found = samples(CallCounters.BUCKETS, calls.duration_buckets, calls.duration_sum, {})
+    return MetricFamily(f"accessgw_{name}", "histogram", help_, found)
+
+
+def _ticks(ticks: ReactorTicks) -> Iterator[MetricFamily]:
+    for name, help_, histogram in (
+        ("reactor_lateness_seconds", "How late a call of the reactor due every 0.1 s came.", ticks.lateness),
+        ("reactor_turn_seconds", "How long one turn of the reactor took, its wait not included.", ticks.turns),
+    ):
+        found = samples(histogram.bounds, histogram.counts, histogram.sum, {})
+        yield MetricFamily(f"accessgw_{name}", "histogram", help_, found)

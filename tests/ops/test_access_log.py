@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from accessgw.model.calls import CallRecord
+from accessgw.model.identity import ConnectionInfo
+from accessgw.model.reasons import CloseReason
+from accessgw.model.settings import LogSettings
+from accessgw.ops import access_log
+from accessgw.ops.access_log import AccessLog
+
+CALL = CallRecord("payments.pay", "d1", "alice", 255, "mmtp", 0, 200, "demo", "127.0.0.1:7800", 1, 10, 20, 0.0123456789)
+INFO = ConnectionInfo(id=3, listener="tls", transport="tls", peer="192.0.2.7", peer_port=5, alpn="mmtp/1")
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "made" / "access.log"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access_log, "INTERVAL", 0.001)
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    pause = threading.Event()
+    for _ in range(5000):
+        if true():
+            return
+        pause.wait(0.002)
+    raise AssertionError("it did not come to be")
+
+
+def test_calls_and_connections_are_json_lines(path: Path) -> None:
+    log = AccessLog(LogSettings(access=str(path)), wall=lambda: 1_700_000_000.12345)
+    log.start()
+    log.opened(INFO)
+    log.call(CALL)
+    log.closed(INFO, CloseReason.IDLE, "", 100, 200, 61.5)
+    log.closed(INFO, CloseReason.PROTOCOL_ERROR, "status 1: bad frame", 1, 2, 0.5)
+    log.stop()
+    opened, call, closed, broken = lines(path)
+    assert opened == {
+        "time": 1_700_000_000.123, "event": "open", "connection_id": 3, "listener": "tls", "transport": "tls",
+        "peer": "192.0.2.7", "peer_port": 5, "alpn": "mmtp/1",
+    }  # fmt: skip
+    assert (call["event"], call["operation"], call["call_id"], call["duration"]) == (
+        "call", "payments.pay", "00000000000000ff", 0.012346,
+    )  # fmt: skip
+    assert (closed["event"], closed["reason"], closed["duration"]) == ("close", "idle", 61.5)
+    assert "detail" not in closed
+    assert broken["detail"] == "status 1: bad frame"
+    assert (log.written, log.dropped, log.errors, log.pending) == (4, 0, 0, 0)
+
+
+def test_what_is_switched_off_is_not_logged(path: Path) -> None:
+    log = AccessLog(LogSettings(access=str(path), calls=False))
+    log.start()
+    log.call(CALL)
+    log.opened(INFO)
+    log.reconfigure(LogSettings(access=str(path), connections=False))
+    log.opened(INFO)
+    log.call(CALL)
+    log.stop()
+    assert [line["event"] for line in lines(path)] == ["open", "call"]
+
+
+def test_without_a_file_nothing_is_kept() -> None:
+    log = AccessLog(LogSettings())
+    log.start()
+    log.call(CALL)
+    log.stop()
+    assert (log.pending, log.dropped) == (0, 0)
+
+
+def test_a_full_queue_drops_and_says_how_many(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entered, release = threading.Event(), threading.Event()
+    write = os.write
+
+    def slow(file: int, data: bytes) -> int:
+        entered.set()
+        assert release.wait(10)
+        return write(file, data)
+
+    log = AccessLog(LogSettings(access=str(path), queue=2))
+    log.start()
+    monkeypatch.setattr(os, "write", slow)
+    log.call(CALL)
+    assert entered.wait(10)
+    for _ in range(5):
+        log.call(CALL)
+    assert (log.pending, log.dropped) == (2, 3)
+    release.set()
+    log.stop()
+    assert [line["event"] for line in lines(path)] == ["call", "call", "call", "dropped"]
+    assert lines(path)[-1]["lines"] == 3
+
+
+def test_a_full_disk_costs_lines_and_nothing_else(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, full = os.write, threading.Event()
+
+    def torn(file: int, data: bytes) -> int:
+        if not full.is_set():
+            return write(file, data)
+        if len(data) > 10:
+            return write(file, data[:10])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def refused(file: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    log = AccessLog(LogSettings(access=str(path)))
+    log.start()
+    monkeypatch.setattr(os, "write", torn)
+    log.call(CALL)
+    wait_until(lambda: log.written == 1)
+    full.set()
+    log.call(CALL)
+    wait_until(lambda: log.errors == 1)
+    monkeypatch.setattr(os, "write", refused)
+    log.call(CALL)
+    wait_until(lambda: log.errors == 2)
+    monkeypatch.setattr(os, "write", write)
+    log.call(CALL)
+    log.stop()
+    text = path.read_text().splitlines()
+    assert json.loads(text[0])["event"] == json.loads(text[-1])["event"] == "call"
+    assert (log.written, log.errors) == (2, 2)
+
+
+def test_it_is_reopened_after_logrotate_moved_it(path: Path) -> None:
+    log = AccessLog(LogSettings(access=str(path)))
+    log.start()
+    log.call(CALL)
+    wait_until(lambda: log.written == 1)
+    path.rename(path.with_suffix(".1"))
+    log.reopen()
+    log.opened(INFO)
+    log.stop()
+    assert [line["event"] for line in lines(path.with_suffix(".1"))] == ["call"]
+    assert [line["event"] for line in lines(path)] == ["open"]
+
+
+def test_a_file_that_cannot_be_opened_is_told_at_the_start(tmp_path: Path) -> None:
+    log = AccessLog(LogSettings(access=str(tmp_path)))
+    with pytest.raises(IsADirectoryError):
+        log.start()
+
+
+def test_standard_output(capfd: pytest.CaptureFixture[str]) -> None:
+    log = AccessLog(LogSettings(access="-"))
+    log.start()
+    log.call(CALL)
+    log.stop()
+    assert json.loads(capfd.readouterr().out)["operation"] == "payments.pay"
