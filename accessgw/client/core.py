@@ -177,6 +177,10 @@ class ClientCore:
             self._crowded = False
             self._redial(now)
 
+    def untaken(self) -> None:
+        """It is back in its queue."""
+        self._pushes.held += 1
+
     def processed(self, push: Push, now: float) -> None:
         """The application is done with a push."""
         self._pushes.processed(push)
@@ -270,7 +274,8 @@ class ClientCore:
 
     def post_failed(self, post: int, reason: str, now: float) -> None:
         """A Post had no response."""
-        self._fallback.failed(post, now)
+        if self._fallback.failed(post, now):
+            self._emit(Tell(Note("short_failed", reason)))
         self._go_on(now)
 
     def saved(self, now: float) -> None:
@@ -305,7 +310,7 @@ class ClientCore:
         if due(link.hello_deadline):
             self._book.failed(link.address)
             self._last_close = Status.DEADLINE
-            self._drop(link, now)
+            self._drop(link, now, abort=True)
             return
         if due(link.inspect_due()):
             link.inspected()
@@ -313,7 +318,7 @@ class ClientCore:
         if due(link.dead_due()):
             if link.heartbeat_out:
                 self._heartbeat.failed()
-            self._drop(link, now)
+            self._drop(link, now, abort=True)
             return
         if due(link.suspect_due()):
             self._suspect(link, now)
@@ -432,12 +437,19 @@ class ClientCore:
             self._dialer.redial(now, goaway.delay)
 
     def _drop(
-        self, link: Link, now: float, *, transport_open: bool = True, redial: bool = True, at_least: float = 0.0
+        self,
+        link: Link,
+        now: float,
+        *,
+        transport_open: bool = True,
+        abort: bool = False,
+        redial: bool = True,
+        at_least: float = 0.0,
     ) -> None:
-        """The link is over: its calls go elsewhere."""
+        """The link is over: its calls go elsewhere. `abort` when nobody is there to read what is buffered."""
         del self._links[link.attempt]
         if transport_open:
-            self._emit(Close(link.attempt))
+            self._emit(Close(link.attempt, abort))
         for key in link.calls.values():
             call = self.calls.get(key)
             if call is not None and call.held is not None:

@@ -78,14 +78,16 @@ class Fallback:
             self._settle(call, answer, now)
         return answer
 
-    def failed(self, post: int, now: float) -> None:
-        """No response came."""
-        if post in self._posts:
-            call = self._take(post)
-            self.codec.forget(post)
-            self.codec.failed()
-            if call is not None:
-                self._again(call, now)
+    def failed(self, post: int, now: float) -> bool:
+        """No response came. False when nobody waits for it."""
+        if post not in self._posts:
+            return False
+        call = self._take(post)
+        self.codec.forget(post)
+        self.codec.failed()
+        if call is not None:
+            self._again(call, now)
+        return True
 
     def finished(self, call: OpenCall) -> None:
         """The call has its outcome: nobody waits for its short connection."""

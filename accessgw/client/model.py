@@ -125,8 +125,8 @@ class Note:
 
     Kinds: `gap` (numbers left out on purpose: collapsed, expired or not visible), `truncated` (older pushes are
     gone, resync by a call), `history_lost` (the stream began anew), `unclaimed` (pushes of a biz that nobody
-    iterates wait), `goaway`, `suspect` (the long connection is silent), `save_failed` (cursors could not be stored,
-    nothing is acknowledged until they can), `protocol_error`.
+    iterates wait), `goaway`, `suspect` (the long connection is silent), `short_failed` (a short connection had no
+    answer), `save_failed` (cursors could not be stored, nothing is acknowledged until they can), `protocol_error`.
     """
 
     kind: str

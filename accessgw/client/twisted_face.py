@@ -159,7 +159,9 @@ class Client(BaseClient):
         return connecting
 
     def _open(self, attempt: int, address: Address) -> None:
-        opening = self._connect_to(address, ALPN_LONG, lambda: LongProtocol(self, attempt, address.secure))
+        opening = self._connect_to(
+            address, ALPN_LONG, lambda: LongProtocol(self, attempt, address.secure, self.reactor)
+        )
         self._opening[attempt] = opening
 
         def failed(failure: Failure) -> None:

@@ -31,6 +31,8 @@ from protocols.errors import RemoteError
 
 ALPN_LONG = b"mmtp/1"
 ALPN_SHORT = b"http/1.1"
+CLOSE_TIMEOUT = 2.0
+"""Seconds for the last bytes of a connection that is closed."""
 
 # Twisted's functions for certificates, and Failure, carry no annotations
 _load_certificate: Any = Certificate.loadPEM
@@ -130,8 +132,10 @@ class LongProtocol(Protocol):
 
     transport: Any
 
-    def __init__(self, owner: LongOwner, attempt: int, secure: bool) -> None:
+    def __init__(self, owner: LongOwner, attempt: int, secure: bool, clock: Any) -> None:
         self._owner = owner
+        self._clock = clock
+        self._aborter: Any = None
         self._attempt = attempt
         self._secure = secure
         self._refusal = ""
@@ -161,8 +165,11 @@ class LongProtocol(Protocol):
             self.transport.abortConnection()
         else:
             self.transport.loseConnection()
+            self._aborter = self._clock.callLater(CLOSE_TIMEOUT, self.transport.abortConnection)
 
     def connectionLost(self, reason: Failure = _LOST) -> None:
+        if self._aborter is not None and self._aborter.active():
+            self._aborter.cancel()
         self._owner._ended(self._attempt, self._refusal or reason.getErrorMessage())
         self.when_over()
 

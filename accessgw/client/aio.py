@@ -1,0 +1,305 @@
+"""The SDK on asyncio: the same names as the Twisted face, awaitable. Pulls nothing of Twisted."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import ssl
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
+
+from accessgw.client.addresses import Address
+from accessgw.client.base import BaseClient, Pushes, topic_list
+from accessgw.client.commands import Post
+from accessgw.client.cursors import Memory
+from accessgw.client.exchange import PostExchange
+from accessgw.client.model import CallFailed, CannotConnect, Note, Push, Reply, State
+from accessgw.client.rtt import TCP_INFO_SIZE
+from protocols.errors import RemoteError
+
+ALPN_LONG = "mmtp/1"
+ALPN_SHORT = "http/1.1"
+CLOSE_TIMEOUT = 2.0
+"""Seconds for the last bytes of connections that are closed."""
+
+__all__ = ["CallFailed", "CannotConnect", "Client", "Note", "Push", "Reply", "State"]
+
+
+class Client(BaseClient):
+    """A device's client, to be used in a running event loop. Arguments: see accessgw.client.base.
+
+    It is an asynchronous context manager: `async with Client(...) as client` connects and closes.
+    """
+
+    def __init__(self, url: str | Sequence[str], device: str, token: str = "", **options: Any) -> None:
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at: float | None = None
+        self._transports: dict[int, asyncio.Transport] = {}
+        self._opening: dict[int, asyncio.Task[None]] = {}
+        self._posting: dict[int, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._contexts: dict[str, ssl.SSLContext] = {}
+        self._all_over: asyncio.Future[None] | None = None
+        super().__init__(url, device, token, **options)
+
+    async def __aenter__(self) -> Client:
+        await self.connect()
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.close()
+
+    async def connect(self) -> None:
+        """Connect and stay connected; returns at the first WELCOME, raises CannotConnect when there will be none."""
+        await self._connect()
+
+    async def call(
+        self,
+        operation: str,
+        payload: Any = None,
+        *,
+        headers: Mapping[str, str] | Sequence[tuple[str, str]] | None = None,
+        timeout: float = 10.0,
+        idempotent: bool = False,
+        raw: bool = False,
+    ) -> Reply:
+        """Ask for an operation. The payload becomes JSON unless it is bytes (`raw`: must be).
+
+        Raises CallFailed for a status other than 0. Cancelling the task cancels the call.
+        """
+        reply: Reply = await self._call(
+            operation, payload, headers=headers, timeout=timeout, idempotent=idempotent, raw=raw
+        )
+        return reply
+
+    async def subscribe(self, *topics: str) -> None:
+        """Get the pushes of these topics from now on, on every connection of this device."""
+        await self.call("gw.subscribe", topic_list(topics), idempotent=True)
+
+    async def unsubscribe(self, *topics: str) -> None:
+        """Do not get them any more."""
+        await self.call("gw.unsubscribe", topic_list(topics), idempotent=True)
+
+    async def subscriptions(self) -> list[str]:
+        """The topics of this device."""
+        reply = await self.call("gw.subscriptions", idempotent=True)
+        return list(reply.json()["topics"])
+
+    def pushes(self, biz: str | None = None) -> Pushes:
+        """The pushes of one biz (of all that nobody else iterates when left out), as they come."""
+        return Pushes(self, biz)
+
+    async def close(self) -> None:
+        """Leave; returns when the connections have ended."""
+        self.core.close(self._now())
+        self._run()
+        if self._transports:
+            self._all_over = asyncio.get_running_loop().create_future()
+            try:
+                await asyncio.wait_for(self._all_over, CLOSE_TIMEOUT)
+            except TimeoutError:
+                for transport in list(self._transports.values()):
+                    transport.abort()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _ended(self, attempt: int, reason: str) -> None:
+        self._transports.pop(attempt, None)
+        self._lost(attempt, reason)
+        if self._all_over is not None and not self._transports and not self._all_over.done():
+            self._all_over.set_result(None)
+
+    # ------------------------------------------------------------------ clock, futures, threads
+
+    def _now(self) -> float:
+        return time.monotonic()  # what the event loop's own clock is, and there may be no loop yet
+
+    def _arm(self, at: float | None) -> None:
+        if self._timer is not None:
+            if at == self._timer_at:
+                return
+            self._timer.cancel()
+        self._timer = None
+        self._timer_at = at
+        if at is not None:
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, at - self._now()), self._fire)
+
+    def _fire(self) -> None:
+        self._timer = self._timer_at = None
+        self._tick()
+
+    def _future(self, cancelled: Callable[[], None] | None) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if cancelled is not None:
+            future.add_done_callback(lambda done: cancelled() if done.cancelled() else None)
+        return future
+
+    def _finish(self, future: Any, outcome: Any) -> None:
+        if future is None or future.done():
+            return
+        if isinstance(outcome, BaseException):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+
+    def _abandoned(self, biz: str | None, future: Any) -> None:
+        super()._abandoned(biz, future)
+        if future.done() and not future.cancelled() and future.result() is not None:
+            self._inbox.put_back(future.result())  # given in the same turn in which the task was cancelled
+            self.core.untaken()
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        self._start(coroutine)
+
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _save(self, memory: Memory) -> None:
+        async def save() -> None:
+            assert self._state_file is not None
+            try:
+                await asyncio.to_thread(self._state_file.store, memory)
+            except Exception as error:
+                self._save_done(error)
+            else:
+                self._save_done(None)
+
+        self._start(save())
+
+    def _report(self, error: BaseException) -> None:
+        asyncio.get_running_loop().call_exception_handler(
+            {"message": "a callback of the client's application failed", "exception": error}
+        )
+
+    # ------------------------------------------------------------------ transports
+
+    def _open(self, attempt: int, address: Address) -> None:
+        async def connect() -> None:
+            try:
+                await asyncio.get_running_loop().create_connection(
+                    lambda: _LongProtocol(self, attempt, address.secure),
+                    address.host,
+                    address.port,
+                    ssl=self._context(ALPN_LONG) if address.secure else None,
+                    server_hostname=address.name if address.secure else None,
+                )
+            except (OSError, ValueError) as error:
+                self._lost(attempt, str(error) or type(error).__name__)
+            finally:
+                self._opening.pop(attempt, None)
+
+        self._opening[attempt] = self._start(connect())
+
+    def _write(self, attempt: int, data: bytes) -> None:
+        transport = self._transports.get(attempt)
+        if transport is not None:
+            transport.write(data)
+
+    def _close(self, attempt: int, abort: bool) -> None:
+        opening = self._opening.pop(attempt, None)
+        transport = self._transports.get(attempt)
+        if transport is None:
+            if opening is not None:
+                opening.cancel()
+        elif abort:
+            transport.abort()
+        else:
+            transport.close()
+
+    def _tcp_info(self, attempt: int) -> bytes:
+        transport = self._transports.get(attempt)
+        handle = None if transport is None else transport.get_extra_info("socket")
+        if handle is None:
+            return b""
+        try:
+            info: bytes = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_SIZE)
+        except (OSError, AttributeError):
+            return b""
+        return info
+
+    def _post(self, post: Post) -> None:
+        async def exchange() -> None:
+            try:
+                async with asyncio.timeout(post.timeout):
+                    outcome = await self._exchange(post)
+            except (OSError, ValueError, RemoteError) as error:
+                self._posting.pop(post.post, None)
+                self._posted(post.post, error)
+            else:
+                self._posting.pop(post.post, None)
+                self._posted(post.post, outcome)
+
+        self._posting[post.post] = self._start(exchange())
+
+    async def _exchange(self, post: Post) -> tuple[int, bytes]:
+        address = post.address
+        reader, writer = await asyncio.open_connection(
+            address.host,
+            address.port,
+            ssl=self._context(ALPN_SHORT) if address.secure else None,
+            server_hostname=address.name if address.secure else None,
+        )
+        try:
+            exchange = PostExchange(post)
+            writer.write(exchange.request)
+            while data := await reader.read(65536):
+                answer = exchange.receive(data)
+                if answer is not None:
+                    return answer
+            answer = exchange.receive_eof()
+            if answer is None:
+                raise ConnectionError("the connection ended before the response")
+            return answer
+        finally:
+            writer.close()
+
+    def _cancel_post(self, post: int) -> None:
+        task = self._posting.pop(post, None)
+        if task is not None:
+            task.cancel()
+
+    def _context(self, alpn: str) -> ssl.SSLContext:
+        """TLS 1.3 for long connections, 1.2 or newer for short ones; OSError for files that cannot be read."""
+        context = self._contexts.get(alpn)
+        if context is None:
+            context = ssl.create_default_context(cafile=None if self._ca is None else os.fspath(self._ca))
+            context.minimum_version = ssl.TLSVersion.TLSv1_3 if alpn == ALPN_LONG else ssl.TLSVersion.TLSv1_2
+            context.set_alpn_protocols([alpn])
+            if self._insecure:
+                context.check_hostname = False
+                context.verify_mode = ssl.CERT_NONE
+            if self._cert is not None:
+                context.load_cert_chain(self._cert, self._key)
+            self._contexts[alpn] = context
+        return context
+
+
+class _LongProtocol(asyncio.Protocol):
+    """The bytes of one long connection."""
+
+    def __init__(self, client: Client, attempt: int, secure: bool) -> None:
+        self._client = client
+        self._attempt = attempt
+        self._secure = secure
+        self._refusal = ""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._client._transports[self._attempt] = transport
+        if self._secure:
+            chosen = transport.get_extra_info("ssl_object").selected_alpn_protocol()
+            if chosen != ALPN_LONG:
+                self._refusal = f"expected ALPN {ALPN_LONG}, the server chose {chosen!r}"
+                transport.abort()
+                return
+        self._client._opened(self._attempt)
+
+    def data_received(self, data: bytes) -> None:
+        self._client._received(self._attempt, data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._client._ended(self._attempt, self._refusal or str(exc or "the peer closed the connection"))

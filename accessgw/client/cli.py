@@ -1,0 +1,272 @@
+"""accessgw-client: a device at the shell."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from accessgw.client.addresses import parse
+from accessgw.client.aio import Client
+from accessgw.client.model import CallFailed, CannotConnect, Note, Push, State
+from accessgw.client.trace import FrameTrace
+
+OK, FAILED, USAGE, UNREACHABLE = 0, 1, 2, 3
+DEVELOPMENT_CA = os.path.join("var", "ca.pem")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point; the exit code: 0 done, 1 the call failed, 2 usage, 3 cannot connect."""
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    try:
+        if args.command == "call":
+            args.payload = read_payload(args.payload)
+        args.header = [read_header(text) for text in args.header or ()]
+        client = make_client(args)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    try:
+        code = asyncio.run(run(client, args))
+    except KeyboardInterrupt:
+        code = OK if args.command == "listen" else 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        code = FAILED
+    sys.exit(code)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Options may stand before or after the command."""
+    parser = argparse.ArgumentParser(
+        prog="accessgw-client",
+        description="A device at the shell: call operations, listen to pushes.",
+        epilog="Exit codes: 0 done, 1 the call failed, 2 usage, 3 cannot connect.",
+    )
+    _common(parser, {})
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    call = commands.add_parser("call", help="call an operation and print its answer")
+    call.add_argument("operation", help="such as payments.query")
+    call.add_argument("payload", nargs="?", help="JSON; - reads it from standard input")
+    call.add_argument("--header", action="append", metavar="NAME:VALUE", help="a header of the call, repeatable")
+    call.add_argument("--idempotent", action="store_true", help="the call may be executed more than once")
+
+    listen = commands.add_parser("listen", help="print pushes, one JSON object a line, until interrupted")
+    listen.add_argument("--topic", action="append", default=[], help="subscribe to a topic first, repeatable")
+    listen.add_argument("--biz", help="only pushes of this biz")
+    listen.add_argument("--count", type=int, default=0, metavar="N", help="end after so many pushes")
+    listen.set_defaults(header=None)
+    for command in (call, listen):
+        _common(command, {"default": argparse.SUPPRESS})
+    return parser
+
+
+def _common(parser: argparse.ArgumentParser, default: dict[str, Any]) -> None:
+    def option(*names: str, value: Any = None, **more: Any) -> None:
+        parser.add_argument(*names, **{"default": value, **more, **default})
+
+    option("--url", value="mmtps://127.0.0.1:7443", help="mmtps://, mmtp:// (plain) or https:// (short); %(default)s"
+           if not default else "mmtps://, mmtp:// (plain) or https:// (short)")  # fmt: skip
+    option("--device", value=socket.gethostname(), help="device id; the host name when left out")
+    option("--user", value="", help="user, told to the gateway as an attribute")
+    option("--token", value="dev-device", help="device token")
+    option("--app", value="accessgw-client", help="application name")
+    option("--ca", metavar="FILE", help=f"authorities to trust; {DEVELOPMENT_CA} when it is there")
+    option("--cert", metavar="FILE", help="own certificate")
+    option("--key", metavar="FILE", help="its private key")
+    option("--insecure", action="store_true", value=False, help="trust any certificate")
+    option("--state-dir", metavar="DIR", help="remember how far pushes were processed")
+    option("--timeout", type=float, value=10.0, metavar="SECONDS", help="for connecting, and for the call")
+    option("--short", action="store_true", value=False, help="by a short connection (HTTPS) only")
+    option("-v", "--verbose", action="store_true", value=False, help="show the frames on standard error")
+
+
+def read_payload(text: str | None) -> Any:
+    """The JSON of the command line; ValueError when it is none."""
+    if text is None:
+        return None
+    if text == "-":
+        text = sys.stdin.read()
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"payload: expected JSON, got {text[:40]!r}: {error}") from None
+
+
+def read_header(text: str) -> tuple[str, str]:
+    """NAME:VALUE; ValueError when it is something else."""
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        raise ValueError(f"--header: expected NAME:VALUE, got {text!r}")
+    return name.strip().lower(), value.strip()
+
+
+def make_client(args: argparse.Namespace) -> Client:
+    """The client that the options describe."""
+    url = args.url
+    if args.short:
+        address = parse(url)
+        url = f"{'https' if address.secure else 'http'}://{address.authority}"
+    ca = args.ca
+    if ca is None and not args.insecure and os.path.exists(DEVELOPMENT_CA):
+        ca = DEVELOPMENT_CA
+    if ca is not None and not os.path.exists(ca):
+        raise ValueError(f"--ca: there is no file {ca}")
+    return Client(
+        url,
+        args.device,
+        args.token,
+        user=args.user,
+        app=args.app,
+        ca=ca,
+        cert=args.cert,
+        key=args.key,
+        insecure=args.insecure,
+        state_dir=args.state_dir,
+    )
+
+
+async def run(client: Client, args: argparse.Namespace) -> int:
+    """Connect, do it, leave."""
+    seen = _Seen(client, args.verbose)
+    try:
+        try:
+            await asyncio.wait_for(_connect(client, seen), args.timeout)
+        except (TimeoutError, CannotConnect) as error:
+            reason = str(error) or seen.error or f"no answer within {args.timeout:g} s"
+            print(f"cannot connect to {args.url}: {reason}", file=sys.stderr)
+            return UNREACHABLE
+        if args.command == "call":
+            return await _call(client, args, seen)
+        return await _listen(client, args)
+    except CallFailed as failure:
+        print(f"{failure.name} ({failure.status}): {failure.message}", file=sys.stderr)
+        return FAILED
+    finally:
+        await client.close()
+
+
+async def _connect(client: Client, seen: _Seen) -> None:
+    """At a shell the first round of attempts decides: whoever types wants to hear of a wrong address at once."""
+    connecting = asyncio.ensure_future(client.connect())
+    refused = asyncio.ensure_future(seen.waiting.wait())
+    try:
+        await asyncio.wait((connecting, refused), return_when=asyncio.FIRST_COMPLETED)
+        if not connecting.done():
+            raise CannotConnect(seen.status, seen.error)
+        await connecting
+    finally:
+        connecting.cancel()
+        refused.cancel()
+
+
+class _Seen:
+    """What the client tells beside answers and pushes."""
+
+    def __init__(self, client: Client, verbose: bool) -> None:
+        self.error = ""
+        self.status = 0
+        self.waiting = asyncio.Event()
+        self.contact = False
+        self._verbose = verbose
+        self._trace = FrameTrace()
+        client.on_note = self._note
+        client.on_state = self._state
+        client.on_trace = self._traced
+
+    def _note(self, note: Note) -> None:
+        if note.kind == "short_failed":
+            self.error = note.message
+        if self._verbose or note.kind in ("gap", "truncated", "history_lost", "protocol_error", "save_failed"):
+            stream = f" {note.scope}/{note.id}/{note.biz}" if note.scope else ""
+            print(
+                f"** {note.kind}{stream}: {note.message}" + (f" ({note.count})" if note.count else ""), file=sys.stderr
+            )
+
+    def _state(self, state: State, status: int, message: str) -> None:
+        self.error = message or self.error
+        self.status = status
+        if state is State.WAITING:
+            self.waiting.set()
+        if self._verbose:
+            print(f"** {state.value}" + (f": {message}" if message else ""), file=sys.stderr)
+
+    def _traced(self, kind: str, data: bytes) -> None:
+        self.contact = self.contact or kind in ("received", "posted")
+        if self._verbose:
+            for line in self._trace.lines(kind, data):
+                print(line, file=sys.stderr)
+
+
+async def _call(client: Client, args: argparse.Namespace, seen: _Seen) -> int:
+    try:
+        reply = await client.call(
+            args.operation, args.payload, headers=args.header, timeout=args.timeout, idempotent=args.idempotent
+        )
+    except CallFailed as failure:
+        if not seen.contact:
+            print(f"cannot connect to {args.url}: {seen.error or failure}", file=sys.stderr)
+            return UNREACHABLE
+        raise
+    print(pretty(reply.body))
+    if args.verbose:
+        print(f"** {reply.elapsed * 1000:.1f} ms over the {reply.via} connection", file=sys.stderr)
+    return OK
+
+
+async def _listen(client: Client, args: argparse.Namespace) -> int:
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    assert task is not None
+    loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        if args.topic:
+            await client.subscribe(*args.topic)
+        left = args.count
+        async for push in client.pushes(args.biz):
+            print(push_line(push), flush=True)
+            push.ack()
+            left -= 1
+            if left == 0:
+                break
+    except asyncio.CancelledError:
+        return OK
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+    if client.reason is not None:
+        print(f"the connection is over: {client.reason}", file=sys.stderr)
+        return UNREACHABLE
+    return OK
+
+
+def pretty(body: bytes) -> str:
+    """JSON with indentation; text as it is; other bytes in hexadecimal."""
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        return body.hex(" ")
+    try:
+        return json.dumps(json.loads(text), ensure_ascii=False, indent=2)
+    except ValueError:
+        return text
+
+
+def push_line(push: Push) -> str:
+    """One push as a JSON object on one line."""
+    try:
+        payload: dict[str, Any] = {"payload": push.json()}
+    except ValueError:
+        payload = {"payload_hex": push.body.hex()}
+    stream = {"scope": push.scope, "id": push.id, "biz": push.biz, "epoch": push.epoch, "seq": push.seq}
+    return json.dumps({**stream, **payload}, ensure_ascii=False)
+
+
+if __name__ == "__main__":
+    main()
