@@ -95,9 +95,13 @@ class Acceptor:
     def _survive(self, error: OSError) -> bool:
         """Whether to go on accepting in this turn."""
         if error.errno in {errno.EMFILE, errno.ENFILE}:
-            self._services.refuse("descriptors")
-            if self._drop_one():
-                return True
+            # accept(2) says so even when nobody waits, so only a dropped connection is counted.
+            try:
+                if self._drop_one():
+                    self._services.refuse("descriptors")
+                    return True
+            except BlockingIOError:
+                return False
         elif error.errno in {errno.ENOBUFS, errno.ENOMEM}:
             self._services.refuse("memory")
         else:
@@ -109,15 +113,20 @@ class Acceptor:
         return False
 
     def _drop_one(self) -> bool:
-        """Take one waiting connection with the reserved descriptor and drop it."""
+        """Take one waiting connection with the reserved descriptor and drop it.
+
+        BlockingIOError when nobody waits; False when another thread or process was quicker with the
+        descriptor.
+        """
         if self._reserve is None:
             return False
         os.close(self._reserve)
         self._reserve = None
         try:
             self._sock.accept()[0].close()
+        except BlockingIOError:
+            raise
         except OSError:
-            # Another process was quicker with the descriptor; pausing is what is left.
             return False
         finally:
             self._reserve = _spare_descriptor()
