@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from accessgw.core.interfaces import Link
 from accessgw.model.identity import Generation, Identity
+from protocols.mmtp.short_auth import CounterWindow
 
 
 class DeviceSession:
@@ -25,6 +26,7 @@ class DeviceSession:
         "mac_key",
         "replay",
         "token_timer",
+        "zstd",
     )
 
     def __init__(self, id: str, mac_key: bytes, identity: Identity, created_at: float) -> None:
@@ -42,9 +44,11 @@ class DeviceSession:
         """Wall-clock second of the last connection, 0.0 before the first."""
         self.disconnected_at = 0.0
         """Seconds of the worker's clock; meaningful without a link only."""
-        self.replay: object = None
-        """Counter window of short connections, made at the first."""
+        self.replay: CounterWindow | None = None
+        """Counters of short connections that were used; made at the first."""
         self.token_timer: object = None
+        self.zstd = False
+        """The last WELCOME named the capability."""
 
 
 class SessionRegistry:

@@ -22,8 +22,8 @@ from protocols.mmtp.statuses import Status
 
 log = Logger()
 
-_DEVICE = re.compile(r"[\x21-\x7e]{1,128}")
 _APP = re.compile(r"[\x20-\x7e]{0,64}")
+MAX_DEVICE = 256
 MAX_ATTRIBUTES = 16
 MAX_ATTRIBUTE = 256
 
@@ -305,8 +305,9 @@ def _check(introduction: Introduction) -> None:
     """What a device says of itself goes into headers, logs and metrics: only harmless text passes."""
     credentials = introduction.credentials
     attributes = introduction.attributes
-    if not _DEVICE.fullmatch(credentials.device):
-        problem = "a device id is 1 to 128 visible ASCII characters"
+    device = credentials.device
+    if not device.isprintable() or not 1 <= len(device) <= MAX_DEVICE or " " in device:
+        problem = f"a device id is 1 to {MAX_DEVICE} printable characters without spaces"
     elif not _APP.fullmatch(credentials.app) or not _APP.fullmatch(credentials.app_version):
         problem = "an application and its version are at most 64 printable ASCII characters each"
     elif len(attributes) > MAX_ATTRIBUTES:

@@ -1,0 +1,117 @@
+"""What the public HTTP listeners serve: short connections, the gateway's description, and routes by path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from msgspec import json
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from accessgw.core.authentication import AdmissionRefused, AuthenticatorChain
+from accessgw.core.http_calls import HttpCall, respond_error
+from accessgw.core.interfaces import CallService, Clock, HttpExchange, HttpHandler, HttpUpload
+from accessgw.model.calls import Call, Headers
+from accessgw.model.http import BodyCollector, HttpRequest
+from accessgw.model.identity import Credentials, Identity, Strength
+from protocols.mmtp.short import PATH as SHORT_PATH
+from protocols.mmtp.statuses import Status
+
+log = Logger()
+
+DESCRIPTION_PATH = "/.well-known/accessgw"
+_REFUSED_METHODS = frozenset({"CONNECT", "TRACE"})
+"""CONNECT asks for a tunnel, TRACE would echo headers that the gateway added (RFC 9110, 9.3.6 and 9.3.8)."""
+
+
+class HttpRoutes:
+    """An HttpHandler. `describe` gives the body of /.well-known/accessgw."""
+
+    def __init__(
+        self,
+        *,
+        short: HttpHandler,
+        calls: CallService,
+        chain: AuthenticatorChain,
+        clock: Clock,
+        describe: Callable[[], dict[str, object]],
+    ) -> None:
+        self._short = short
+        self._calls = calls
+        self._chain = chain
+        self._clock = clock
+        self._describe = describe
+
+    def __call__(self, exchange: HttpExchange) -> HttpUpload:
+        request = exchange.request
+        path = request.path
+        if path == SHORT_PATH:
+            if request.method == "POST":
+                return self._short(exchange)
+            return _refuse(exchange, 405, "method_not_allowed", "expected POST", [("allow", "POST")])
+        if path == DESCRIPTION_PATH:
+            if request.method not in ("GET", "HEAD"):
+                return _refuse(exchange, 405, "method_not_allowed", "expected GET", [("allow", "GET, HEAD")])
+            headers = [("content-type", "application/json"), ("cache-control", "no-store")]
+            exchange.respond(200, headers, json.encode(self._describe()))
+            return _ignored()
+        if request.method in _REFUSED_METHODS:
+            return _refuse(exchange, 405, "method_not_allowed", f"{request.method} is not served")
+        if not request.target.startswith("/"):
+            return _refuse(exchange, 400, "bad_request", "expected a target that begins with /")
+        served = HttpCall(exchange)
+        Deferred.fromCoroutine(self._serve(served, self._clock.seconds())).addErrback(self._defect, served)
+        return served
+
+    async def _serve(self, served: HttpCall, received_at: float) -> None:
+        request = served.exchange.request
+        try:
+            identity = await self._identify(request)
+        except AdmissionRefused as error:
+            served.refuse(error.status)
+            return
+        known = identity.strength > Strength.ANONYMOUS
+        call = Call(
+            operation="",
+            identity=identity,
+            call_id=0,
+            # What proved the identity here is not the upstream's business.
+            headers=[h for h in request.headers if not (known and h[0] == "authorization")],
+            binding="http",
+            connection=request.connection,
+            http_method=request.method,
+            http_target=request.target,
+            received_at=received_at,
+        )
+        served.start(self._calls, call)
+
+    async def _identify(self, request: HttpRequest) -> Identity:
+        """Who asks: by bearer token (RFC 6750), else nobody. Raises AdmissionRefused for a bad token."""
+        scheme, _, token = request.header("authorization").partition(" ")
+        if scheme.lower() == "bearer" and token:
+            identity = await self._chain.authenticate(
+                Credentials(
+                    device=request.header("x-device-id"),
+                    token=token.strip(),
+                    certificate_identity=request.connection.certificate_identity,
+                    loopback=request.connection.loopback,
+                )
+            )
+            if identity is not None:
+                return identity
+        return Identity(device="", strength=Strength.ANONYMOUS)
+
+    def _defect(self, failure: Failure, served: HttpCall) -> None:
+        log.failure("an HTTP request failed", failure=failure)
+        served.refuse(Status.INTERNAL)
+
+
+def _refuse(exchange: HttpExchange, status: int, code: str, message: str, headers: Headers | None = None) -> HttpUpload:
+    respond_error(exchange, status, code, message, headers)
+    return _ignored()
+
+
+def _ignored() -> HttpUpload:
+    """For a request that is answered already: its body is read past."""
+    return BodyCollector(0, lambda body: None, lambda: None)
