@@ -1,28 +1,20 @@
-"""One connection on a stream socket: a slotted reactor descriptor that sends first and buffers the rest.
-
-Twisted's own transports cost twice as much per event (log context, write queue, epoll_ctl around
-every write); this one registers itself with the reactor and talks to the socket directly.
-"""
+"""One connection on a stream socket: its phases, its time-outs, its binding and its one end."""
 
 from __future__ import annotations
 
-import errno
-import os
 import socket
 import struct
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IReadWriteDescriptor
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from accessgw.core.interfaces import Binding, BindingFactory, Timer
 from accessgw.model.identity import ConnectionInfo
 from accessgw.model.reasons import CloseReason
 from accessgw.transports.addresses import counted_as
+from accessgw.transports.descriptor import StreamDescriptor
 from accessgw.transports.services import TransportServices
 
 _log = Logger()
@@ -46,12 +38,7 @@ the last bytes with it (RFC 9112 9.6)."""
 CLOSED = 5
 
 
-def _reason_for(error: int) -> CloseReason:
-    return CloseReason.PEER_TIMEOUT if error == errno.ETIMEDOUT else CloseReason.PEER_RESET
-
-
-@implementer(IReadWriteDescriptor)
-class StreamConnection:
+class StreamConnection(StreamDescriptor):
     """A Connection over TCP or a Unix socket; TlsConnection builds on it.
 
     Lives as: `begin(receiver)` with whatever looks at the first bytes -> `bind(factory)` ->
@@ -59,25 +46,19 @@ class StreamConnection:
     """
 
     __slots__ = (
-        "_address", "_age_timer", "_binding", "_counters", "_detail", "_eof", "_fd", "_idle", "_opened_at", "_out",
-        "_paused", "_phase", "_reason", "_receiver", "_services", "_sock", "_timer", "buffered", "bytes_in",
-        "bytes_out", "info",
+        "_address", "_age_timer", "_binding", "_detail", "_eof", "_idle", "_opened_at", "_paused", "_phase",
+        "_reason", "_receiver", "_services", "_timer", "bytes_in", "info",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket, info: ConnectionInfo, services: TransportServices, address: str) -> None:
         """`sock` is non-blocking; `address` is the key that AddressLimits counted it under, or empty."""
+        super().__init__(sock, services.reactor, services.counters)
         self.info = info
-        self.buffered = 0
         self.bytes_in = 0
-        self.bytes_out = 0
-        self._sock = sock
-        self._fd = sock.fileno()
         self._services = services
-        self._counters = services.counters
         self._address = address
         self._binding: Binding | None = None
         self._receiver: Callable[[bytes], None] = ignore
-        self._out: bytearray | None = None
         self._phase = HELLO
         self._paused = False
         self._eof = False
@@ -98,7 +79,7 @@ class StreamConnection:
         limits = self._services.limits
         self._receiver = receiver
         self._arm(limits.handshake_timeout if self._phase == HANDSHAKE else limits.hello_timeout)
-        self._services.reactor.addReader(self)
+        self._reactor.addReader(self)
 
     def receive_with(self, receiver: Callable[[bytes], None]) -> None:
         """Hand what comes from now on to `receiver`."""
@@ -162,7 +143,7 @@ class StreamConnection:
             self._age_timer.cancel()
         if self._paused and not self._eof:
             self._paused = False
-            self._services.reactor.addReader(self)
+            self._reactor.addReader(self)
         self._arm(self._services.limits.close_timeout)
         if self._out is None:
             self._end_writing()
@@ -180,12 +161,12 @@ class StreamConnection:
     def pause(self) -> None:
         if not self._paused and self._phase < FLUSHING:
             self._paused = True
-            self._services.reactor.removeReader(self)
+            self._reactor.removeReader(self)
 
     def resume(self) -> None:
         if self._paused and self._phase < FLUSHING:
             self._paused = False
-            self._services.reactor.addReader(self)
+            self._reactor.addReader(self)
             if self._phase == ESTABLISHED:
                 self._arm(self._idle)
 
@@ -204,22 +185,15 @@ class StreamConnection:
             self._phase = HELLO
             self._arm(self._services.limits.hello_timeout)
 
-    # ------------------------------------------------------------------ the descriptor, as the reactor sees it
-
-    def fileno(self) -> int:
-        return self._fd
-
-    def logPrefix(self) -> str:
-        return self.info.listener
+    # ------------------------------------------------------------------ StreamDescriptor
 
     def doRead(self) -> None:
-        """Read once; never returns a reason, it ends the connection itself."""
         try:
             data = self._sock.recv(READ_SIZE)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
-            self._lost(_reason_for(error.errno or 0), os.strerror(error.errno or 0))
+            self._broken(error.errno or 0)
             return
         if not data:
             self._end_of_input()
@@ -234,26 +208,7 @@ class StreamConnection:
         except Exception:
             self._failed("received data")
 
-    def doWrite(self) -> None:
-        """Send what is buffered."""
-        out = self._out
-        if out is None:
-            return
-        try:
-            sent = self._sock.send(out)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError as error:
-            self._lost(_reason_for(error.errno or 0), os.strerror(error.errno or 0))
-            return
-        self.bytes_out += sent
-        self._counters.bytes_out += sent
-        del out[:sent]
-        self.buffered = len(out)
-        if out:
-            return
-        self._out = None
-        self._services.reactor.removeWriter(self)
+    def _emptied(self) -> None:
         if self._phase == FLUSHING:
             self._end_writing()
         elif self._binding is not None:
@@ -262,52 +217,19 @@ class StreamConnection:
             except Exception:
                 self._failed("drained")
 
-    def connectionLost(self, reason: Failure) -> None:
-        """The reactor saw a hang-up with nothing left to read, or is stopping."""
-        try:
-            error = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        except OSError as problem:
-            error = problem.errno or 0
-        if error:
-            self._lost(_reason_for(error), os.strerror(error))
-        elif isinstance(reason.value, ConnectionDone):
-            self._lost(CloseReason.PEER_CLOSED, "")
-        else:
-            self._lost(CloseReason.PEER_RESET, "hang-up")
-
-    readConnectionLost = connectionLost
-
-    # ------------------------------------------------------------------ inside
-
-    def _send(self, data: bytes) -> None:
-        out = self._out
-        if out is None:
-            try:
-                sent = self._sock.send(data)
-            except (BlockingIOError, InterruptedError):
-                sent = 0
-            except OSError as error:
-                self._lost(_reason_for(error.errno or 0), os.strerror(error.errno or 0))
-                return
-            self.bytes_out += sent
-            self._counters.bytes_out += sent
-            if sent == len(data):
-                return
-            self._out = out = bytearray(memoryview(data)[sent:])
-            self._services.reactor.addWriter(self)
-        else:
-            out += data
-        self.buffered = len(out)
+    def _grown(self) -> None:
         if self.buffered > self._services.limits.write_buffer:
             self._counters.write_overflows += 1
             self.abort(CloseReason.SLOW_READER, f"{self.buffered} bytes wait for the peer")
+
+    # ------------------------------------------------------------------ inside
 
     def _say_goodbye(self) -> None:
         """Queue what the layer says at an orderly end (TLS: close_notify)."""
 
     def _end_of_input(self) -> None:
         self._eof = True
-        self._services.reactor.removeReader(self)
+        self._reactor.removeReader(self)
         if self._phase < FLUSHING:
             self._peer_finished()
         elif self._phase == LINGERING:
@@ -325,7 +247,7 @@ class StreamConnection:
         try:
             self._sock.shutdown(socket.SHUT_WR)
         except OSError as error:
-            self._lost(_reason_for(error.errno or 0), os.strerror(error.errno or 0))
+            self._broken(error.errno or 0)
 
     def _failed(self, doing: str) -> None:
         """A binding raised: our defect, this connection's end, nobody else's trouble."""
@@ -389,12 +311,7 @@ class StreamConnection:
             self._reason, self._detail = reason, detail
         self._phase = CLOSED
         services = self._services
-        services.reactor.removeReader(self)
-        services.reactor.removeWriter(self)
-        self._fd = -1
-        self._sock.close()
-        self._out = None
-        self.buffered = 0
+        self._close_socket()
         self._receiver = ignore
         for timer in (self._timer, self._age_timer):
             if timer is not None:
@@ -406,7 +323,7 @@ class StreamConnection:
         counters = services.counters
         counters.open -= 1
         counters.closed[self._reason] = counters.closed.get(self._reason, 0) + 1
-        services.reactor.callLater(0, self._tell_lost)
+        self._reactor.callLater(0, self._tell_lost)
 
     def _tell_lost(self) -> None:
         binding, self._binding = self._binding, None

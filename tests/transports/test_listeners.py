@@ -90,9 +90,9 @@ async def limits(reactor):
             sock = socket.socket()
             sock.bind((address, 0))
             sock.settimeout(10)
-            sock.connect(("127.0.0.1", listener.port))
-            sock.sendall(b"\x80")
             try:
+                sock.connect(("127.0.0.1", listener.port))
+                sock.sendall(b"\x80")
                 alive = sock.recv(1) == b"\x80"
             except ConnectionError:
                 alive = False
@@ -179,8 +179,8 @@ async def limits_by_named_address(reactor):
 
     def connect(name):
         sock = socket.create_connection(("127.0.0.1", listener.port), timeout=10)
-        sock.sendall(encode_v1(name, 1, "198.51.100.1", 443) + b"\x80")
         try:
+            sock.sendall(encode_v1(name, 1, "198.51.100.1", 443) + b"\x80")
             return sock, sock.recv(1) == b"\x80"
         except ConnectionError:
             return sock, False

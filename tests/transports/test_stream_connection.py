@@ -108,6 +108,12 @@ def test_a_write_goes_out_at_once_and_registers_no_writer():
     assert not setup.reactor.writers and setup.connection.buffered == 0
 
 
+def test_a_connection_has_slots_only():
+    setup = Setup()
+    assert not hasattr(setup.connection, "__dict__")
+    setup.connection.abort(CloseReason.OPERATOR)
+
+
 def test_a_slow_reader_is_bounded_and_aborted():
     setup = Setup(write_buffer=100_000)
     setup.say(b"x")
