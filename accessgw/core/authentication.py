@@ -43,6 +43,10 @@ class AuthenticatorChain:
         self._clock = clock
         self._timeout = timeout
 
+    def replace(self, authenticators: Sequence[Authenticator]) -> None:
+        """Ask these from now on; who is connected stays."""
+        self._authenticators = tuple(authenticators)
+
     async def authenticate(self, credentials: Credentials) -> Identity | None:
         """Who it is; None when no authenticator knows the credentials.
 

@@ -65,15 +65,19 @@ class FilterChain:
         pushes: PushCounters,
         timeout: float = 5.0,
     ) -> None:
+        self.replace(filters)
+        self._clock = clock
+        self._timeout = timeout
+        self._call_counters = calls
+        self._push_counters = pushes
+
+    def replace(self, filters: Iterable[tuple[str, Filter]]) -> None:
+        """Use these from now on; what is on its way through the old ones finishes with them."""
         named = list(filters)
         # Filters that leave an extension point alone cost nothing there.
         self._connection = [(n, f.connection) for n, f in named if type(f).connection is not Filter.connection]
         self._call = [(n, f.call) for n, f in named if type(f).call is not Filter.call]
         self._push = [(n, f.push) for n, f in named if type(f).push is not Filter.push]
-        self._clock = clock
-        self._timeout = timeout
-        self._call_counters = calls
-        self._push_counters = pushes
 
     async def connection(self, identity: Identity, info: ConnectionInfo | None) -> None:
         """A device was authenticated; raises Refused against it."""

@@ -33,6 +33,10 @@ class HttpBindingFactory:
         self._limits = limits
         self._wire = wire
 
+    def replace_limits(self, limits: TransportLimits) -> None:
+        """Use these for connections from now on."""
+        self._limits = limits
+
     def __call__(self, connection: Connection) -> HttpBinding:
         return HttpBinding(connection, self._handler, self._limits, ServerConnection(limits=self._wire))
 
