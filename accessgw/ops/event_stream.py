@@ -51,7 +51,7 @@ class EventStream:
         self._keep_alive = self._clock.callLater(KEEP_ALIVE, self._still_here)
 
     def emit(self, event: dict[str, Any]) -> None:
-        """Send one event; its `type` is the name of the server-sent event."""
+        """Send one event; its `type` (or `kind`, in traces) is the name of the server-sent event."""
         if self._closed is None:
             return
         if self._exchange.buffered > MAX_BUFFERED:
@@ -86,7 +86,7 @@ class EventStream:
         closed()
 
     def _write(self, event: dict[str, Any]) -> None:
-        name = str(event.get("type", "message")).encode()
+        name = str(event.get("type") or event.get("kind") or "message").encode()
         self._exchange.write(b"event: " + name + b"\ndata: " + msgspec.json.encode(event) + b"\n\n")
 
     def _still_here(self) -> None:

@@ -18,7 +18,6 @@ from accessgw.model.pushes import Priority, PushRequest, Scope, StreamKey
 MAX_NAME = 256
 """Bytes of an id, a biz or a collapse key."""
 _KEYS = ("to", "biz", "payload", "payload_b64", "ttl", "collapse", "priority")
-_CONDITIONS = ("app", "app_version", "os", "region")
 _LIST = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
 _ONE = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -101,11 +100,9 @@ def _where(where: Any, path: str) -> dict[str, Any]:
     if not isinstance(where, dict):
         raise _invalid(path, f"expected an object, got {_shown(where)}")
     for key, value in where.items():
-        if key not in _CONDITIONS:
-            raise _invalid(f"{path}.{key}", f"unknown condition, expected {', '.join(_CONDITIONS)}")
         values = value if isinstance(value, list) else [value]
-        if not values or not all(isinstance(one, str) and one for one in values):
-            raise _invalid(f"{path}.{key}", f"expected a string or a list of strings, got {_shown(value)}")
+        if not key or not values or not all(isinstance(one, str | int) and one != "" for one in values):
+            raise _invalid(f"{path}.{key}", f"expected text, a number or a list of them, got {_shown(value)}")
     return where
 
 

@@ -44,9 +44,10 @@ class ReactorTicks:
             self._call.cancel()
             self._call = None
         reactor: Any = self._clock
-        watched, self._watched = self._watched, None
-        if watched is not None and getattr(reactor, "_poller", None) is watched:
-            reactor._poller = watched.poller
+        current = getattr(reactor, "_poller", None)
+        if isinstance(current, WatchedPoller) and current is self._watched:
+            reactor._poller = current.poller
+        self._watched = None
 
     def _schedule(self) -> None:
         self._due = self._clock.seconds() + INTERVAL

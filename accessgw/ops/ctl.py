@@ -1,0 +1,271 @@
+"""accessgwctl: the control API for a person at a shell.
+
+Exit codes: 0 done, 1 the gateway refused or failed, 2 wrong usage, 3 the gateway cannot be reached.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from rich.console import Console
+
+from accessgw.ops.ctl_client import ControlClient, Refused, Unreachable
+from accessgw.ops.ctl_view import event_line, printable, show
+
+DEFAULT_URL = "http://127.0.0.1:7900"
+OK, FAILED, USAGE, UNREACHABLE = 0, 1, 2, 3
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    url = getattr(options, "url", None) or os.environ.get("ACCESSGW_URL") or DEFAULT_URL
+    token = getattr(options, "token", None) or os.environ.get("ACCESSGW_TOKEN") or ""
+    try:
+        client = ControlClient(url, token)
+    except ValueError as error:
+        parser.error(f"--url: {error}")
+    session = _Session(client, getattr(options, "json", False))
+    try:
+        options.run(session, options)
+    except _Usage as error:
+        parser.error(str(error))
+    except Refused as error:
+        return _complain(str(error), FAILED)
+    except Unreachable as error:
+        return _complain(str(error), UNREACHABLE)
+    except KeyboardInterrupt:
+        return OK
+    except BrokenPipeError:
+        # the reader (head, less) has seen enough; keep Python from complaining at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    return session.code
+
+
+class _Usage(Exception):
+    """Arguments that fit the parser but make no sense."""
+
+
+class _Session:
+    """One run: the client and the way to print."""
+
+    def __init__(self, client: ControlClient, as_json: bool) -> None:
+        self.client = client
+        self.as_json = as_json
+        self.code = OK
+        self._console = Console(soft_wrap=False, highlight=False)
+
+    def show(self, answer: Any, *, title: str = "") -> None:
+        if self.as_json:
+            print(json.dumps(answer, ensure_ascii=False, indent=2))
+        else:
+            show(self._console, answer, title)
+
+    def show_events(self, path: str) -> None:
+        for event in self.client.events(path):
+            if self.as_json:
+                print(json.dumps(event, ensure_ascii=False), flush=True)
+            else:
+                self._console.print(event_line(event), soft_wrap=True)
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"accessgwctl: {printable(message)}", file=sys.stderr)
+    return code
+
+
+# ------------------------------------------------------------------ commands
+
+
+def _status(session: _Session, options: argparse.Namespace) -> None:
+    session.show(session.client.request("GET", "/v1/status", role="read"))
+
+
+def _devices(session: _Session, options: argparse.Namespace) -> None:
+    if options.id:
+        session.show(session.client.request("GET", f"/v1/devices/{_quoted(options.id)}", role="read"))
+        return
+    query = {"user": options.user, "connected": options.connected, "after": options.after, "limit": options.limit}
+    given = urlencode({name: value for name, value in query.items() if value not in (None, "")})
+    answer = session.client.request("GET", f"/v1/devices?{given}", role="read")
+    if session.as_json:
+        session.show(answer)
+        return
+    session.show(answer["devices"])
+    if answer["next"]:
+        print(f"more: --after {printable(answer['next'])}", file=sys.stderr)
+
+
+def _push(session: _Session, options: argparse.Namespace) -> None:
+    to: dict[str, Any] = {}
+    for scope in ("device", "user", "topic"):
+        if getattr(options, scope) is not None:
+            to[scope] = getattr(options, scope)
+    if options.broadcast:
+        to["broadcast"] = True
+    if options.where:
+        to["where"] = _json("--where", options.where)
+    body = {
+        "to": to,
+        "biz": options.biz,
+        "ttl": options.ttl,
+        "collapse": options.collapse,
+        "priority": options.priority,
+    }
+    head = json.dumps({name: value for name, value in body.items() if value is not None}, ensure_ascii=False)
+    # the payload goes out as it was typed: 1.10 stays 1.10
+    text = f'{head[:-1]}, "payload": {_payload(options)}}}'
+    session.show(session.client.request("POST", "/v1/push", text, role="push", key=options.key))
+
+
+def _payload(options: argparse.Namespace) -> str:
+    if options.text is not None:
+        return json.dumps(options.text, ensure_ascii=False)
+    if options.file is not None:
+        try:
+            text = sys.stdin.read() if options.file == "-" else Path(options.file).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise _Usage(f"--file: {error}") from None
+        name = "--file"
+    else:
+        text, name = options.payload, "PAYLOAD"
+    _json(name, text)
+    return str(text)
+
+
+def _json(name: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        hint = "; give plain text with --text" if name == "PAYLOAD" else ""
+        raise _Usage(f"{name}: expected JSON: {error}{hint}") from None
+
+
+def _close(session: _Session, options: argparse.Namespace) -> None:
+    path = f"/v1/devices/{_quoted(options.id)}/close"
+    answer = session.client.request("POST", path, role="operate")
+    session.show(answer)
+    if not answer["closed"]:
+        session.code = _complain(f"{options.id} was not connected", FAILED)
+
+
+def _drain(session: _Session, options: argparse.Namespace) -> None:
+    body = "" if options.seconds is None else json.dumps({"seconds": options.seconds})
+    session.show(session.client.request("POST", "/v1/drain", body, role="operate"))
+
+
+def _reload(session: _Session, options: argparse.Namespace) -> None:
+    session.show(session.client.request("POST", "/v1/reload", role="operate"))
+
+
+def _config(session: _Session, options: argparse.Namespace) -> None:
+    answer = session.client.request("GET", "/v1/config", role="read")
+    print(json.dumps(answer, ensure_ascii=False, indent=2))
+
+
+def _workers(session: _Session, options: argparse.Namespace) -> None:
+    answer = session.client.request("GET", "/v1/workers", role="read")
+    session.show(answer if session.as_json else answer["workers"])
+
+
+def _top(session: _Session, options: argparse.Namespace) -> None:
+    session.show(session.client.request("GET", f"/v1/top?limit={options.limit}", role="read"))
+
+
+def _trace(session: _Session, options: argparse.Namespace) -> None:
+    session.show_events(f"/v1/devices/{_quoted(options.id)}/trace")
+
+
+def _events(session: _Session, options: argparse.Namespace) -> None:
+    session.show_events("/v1/events")
+
+
+def _streams(session: _Session, options: argparse.Namespace) -> None:
+    if (options.scope == "broadcast") != (options.id == "-"):
+        raise _Usage("ID: a broadcast has the id -, and nothing else has")
+    path = f"/v1/streams/{options.scope}/{_quoted(options.id)}/{_quoted(options.biz)}"
+    session.show(session.client.request("GET", path, role="read"))
+
+
+def _quoted(part: str) -> str:
+    return quote(part, safe="")
+
+
+# ------------------------------------------------------------------ arguments
+
+
+def _parser() -> argparse.ArgumentParser:
+    # given before or after the command, whatever comes to hand
+    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    common.add_argument("--url", help=f"control API, default $ACCESSGW_URL or {DEFAULT_URL}")
+    common.add_argument("--token", help="bearer token, default $ACCESSGW_TOKEN; on loopback the development tokens")
+    common.add_argument("--json", action="store_true", help="print the answer as JSON")
+    parser = argparse.ArgumentParser(
+        prog="accessgwctl",
+        parents=[common],
+        description="Looks at a running gateway and tells it what to do.",
+        epilog="Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 the gateway cannot be reached.",
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, run: Callable[[_Session, argparse.Namespace], None], help_: str) -> argparse.ArgumentParser:
+        one = commands.add_parser(name, parents=[common], help=help_, description=help_[0].upper() + help_[1:] + ".")
+        one.set_defaults(run=run)
+        return one
+
+    command("status", _status, "how the gateway is: connections, calls, pushes")
+    devices = command("devices", _devices, "devices that the gateway knows, or one of them")
+    devices.add_argument("id", nargs="?", metavar="DEVICE", help="show this one")
+    devices.add_argument("--user", default="", help="only of this user")
+    state = devices.add_mutually_exclusive_group()
+    state.add_argument("--connected", dest="connected", action="store_const", const="true", help="only connected ones")
+    state.add_argument("--away", dest="connected", action="store_const", const="false", help="only others")
+    devices.add_argument("--after", default="", metavar="DEVICE", help="go on after this one")
+    devices.add_argument("--limit", type=int, help="at most so many (100)")
+    _push_arguments(command("push", _push, "send a push; answered when it is durable"))
+    command("close", _close, "close the connection of a device; its session stays").add_argument("id", metavar="DEVICE")
+    drain = command("drain", _drain, "tell all devices to leave, at a rate; ready fails from now on")
+    drain.add_argument("--seconds", type=float, help="over how long (as configured)")
+    command("reload", _reload, "read the configuration again; a bad file changes nothing")
+    command("config", _config, "the configuration in force, secrets masked, and the back ends in use (JSON)")
+    command("workers", _workers, "the processes that serve connections")
+    command("top", _top, "where the calls go, busiest first").add_argument("--limit", type=int, default=20)
+    trace = command("trace", _trace, "frames and calls of one device as they happen, until interrupted")
+    trace.add_argument("id", metavar="DEVICE")
+    command("events", _events, "what happens in the gateway, until interrupted")
+    streams = command("streams", _streams, "where a stream of pushes stands")
+    streams.add_argument("scope", choices=("device", "user", "topic", "broadcast"))
+    streams.add_argument("id", metavar="ID", help="device, user or topic; - for a broadcast")
+    streams.add_argument("biz", metavar="BIZ")
+    return parser
+
+
+def _push_arguments(push: argparse.ArgumentParser) -> None:
+    to = push.add_mutually_exclusive_group(required=True)
+    to.add_argument("--device", help="to one device")
+    to.add_argument("--user", help="to all devices of a user")
+    to.add_argument("--topic", help="to all subscribers of a topic")
+    to.add_argument("--broadcast", action="store_true", help="to everyone")
+    push.add_argument("--where", metavar="JSON", help='only devices that fit: {"os": ["ios"], "app_version": ">=2.1"}')
+    push.add_argument("--biz", required=True, help="the stream's biz, such as orders")
+    push.add_argument("--ttl", type=float, metavar="SECONDS", help="nobody needs it after this")
+    push.add_argument("--collapse", metavar="KEY", help="replaces earlier pushes with the same key")
+    push.add_argument("--priority", type=int, choices=(0, 1, 2), help="0 now, 1 with the next activity, 2 bulk")
+    push.add_argument("--key", default="", help="Idempotency-Key: a repetition with it sends nothing twice")
+    what = push.add_mutually_exclusive_group(required=True)
+    what.add_argument("payload", nargs="?", metavar="PAYLOAD", help="JSON")
+    what.add_argument("--text", help="plain text instead, sent as a JSON string")
+    what.add_argument("--file", help="JSON from a file instead, - for standard input")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

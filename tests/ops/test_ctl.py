@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.defer import fail
+
+from accessgw.core.interfaces import ControlError
+from accessgw.ops import ctl
+from accessgw.ops.ctl_view import event_line, printable
+from tests.ops.control_fakes import Api, FakeExchange
+
+
+class Gateway:
+    """A ControlApi behind a real HTTP server on loopback."""
+
+    def __init__(self) -> None:
+        self.api = Api()
+        self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
+        gateway = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def answer(self) -> None:
+                body = self.rfile.read(int(self.headers.get("content-length", 0)))
+                fields = [(name.lower(), value) for name, value in self.headers.items()]
+                gateway.requests.append((self.command, self.path, dict(fields), body))
+                exchange = FakeExchange(self.command, self.path, fields)
+                upload = gateway.api.handler(exchange)
+                upload.data(body)
+                upload.finished()
+                if not exchange.finished and gateway.api.control.emit is not None:
+                    gateway.api.control.emit({"at": 1.5, "kind": "frame", "name": "PING\x1b[2J", "size": 1})
+                    upload.aborted()
+                self.send_response(exchange.status)
+                for name, value in exchange.headers.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(exchange.body)
+
+            do_GET = do_POST = answer
+
+            def log_message(self, *arguments: Any) -> None: ...
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+
+
+@pytest.fixture
+def gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway]:
+    gateway = Gateway()
+    thread = threading.Thread(target=gateway.server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    monkeypatch.setenv("ACCESSGW_URL", gateway.url)
+    monkeypatch.delenv("ACCESSGW_TOKEN", raising=False)
+    monkeypatch.setenv("COLUMNS", "120")
+    yield gateway
+    gateway.server.shutdown()
+    gateway.server.server_close()
+    thread.join()
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def run(*arguments: str) -> tuple[int, str, str]:
+        try:
+            code = ctl.main(arguments)
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+def test_every_command_answers(gateway: Gateway, run: Run) -> None:
+    for arguments, shown in (
+        (["status"], "ready"),
+        (["devices"], "d2"),
+        (["devices", "d/1"], "d/1"),
+        (["push", "--device", "d1", "--biz", "orders", "{}"], "device/d1/orders"),
+        (["close", "d1"], "closed"),
+        (["drain", "--seconds", "3"], "seconds"),
+        (["reload"], "listeners[tls].port"),
+        (["config"], "httptools"),
+        (["workers"], "42"),
+        (["top"], "payments.pay"),
+        (["trace", "d1"], "frame"),
+        (["events"], "status"),
+        (["streams", "user", "alice", "orders"], "head"),
+    ):
+        code, out, err = run(*arguments)
+        assert (code, err) == (0, ""), arguments
+        assert shown in out, arguments
+
+
+def test_development_tokens_are_chosen_by_role_on_loopback(gateway: Gateway, run: Run) -> None:
+    run("status"), run("push", "--user", "u", "--biz", "b", "1"), run("reload")
+    assert [fields["authorization"] for _, _, fields, _ in gateway.requests] == [
+        "Bearer dev-read", "Bearer dev-push", "Bearer dev-operate",
+    ]  # fmt: skip
+
+
+def test_a_token_from_the_environment_or_the_command_line(
+    gateway: Gateway, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCESSGW_TOKEN", "anywhere")
+    assert run("status")[0] == 0
+    code, _, err = run("status", "--token", "wrong")
+    assert (code, err.startswith("accessgwctl: 401: unknown token")) == (1, True)
+    assert gateway.requests[0][2]["authorization"] == "Bearer anywhere"
+
+
+def test_options_stand_before_or_after_the_command(gateway: Gateway, run: Run) -> None:
+    assert json.loads(run("--json", "status")[1]) == json.loads(run("status", "--json")[1])
+    assert run("--url", gateway.url, "status")[0] == run("status", "--url", gateway.url)[0] == 0
+
+
+def test_json_is_the_answer_of_the_api(gateway: Gateway, run: Run) -> None:
+    assert json.loads(run("devices", "--json", "--limit", "2", "--user", "alice", "--connected")[1]) == {
+        "devices": [{"device": f"d{n}", "user": "alice", "connected": True} for n in range(2)],
+        "next": "d1",
+    }
+    assert gateway.api.control.asked == [("alice", True, "", 2)]
+
+
+def test_a_page_of_devices_says_how_to_go_on(gateway: Gateway, run: Run) -> None:
+    code, out, err = run("devices", "--limit", "2", "--away")
+    assert (code, err) == (0, "more: --after d1\n")
+    assert out.splitlines()[0].split() == ["device", "user", "connected"]
+    assert out.splitlines()[1].split() == ["d0", "alice", "yes"]
+
+
+def test_a_push_goes_out_as_it_was_typed(gateway: Gateway, run: Run) -> None:
+    code, _, _ = run(
+        "push", "--broadcast", "--where", '{"os": ["ios"]}', "--biz", "通知", "--ttl", "60", "--collapse", "c",
+        "--priority", "2", "--key", "once", '{"amount": 1.10}',
+    )  # fmt: skip
+    assert code == 0
+    ((push,), key, _) = gateway.api.control.pushed[0]
+    assert push.body == b'{"amount": 1.10}'
+    assert (push.stream.biz, push.ttl, push.collapse, int(push.priority), push.where) == (
+        "通知", 60.0, "c", 2, {"os": ["ios"]},
+    )  # fmt: skip
+    assert key == "once"
+
+
+def test_payloads_from_text_and_files(gateway: Gateway, run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "p.json"
+    file.write_text('{"a": 1}', encoding="utf-8")
+    run("push", "--device", "d", "--biz", "b", "--text", '您好 "x"')
+    run("push", "--device", "d", "--biz", "b", "--file", str(file))
+    assert [requests[0].body for requests, _, _ in gateway.api.control.pushed] == [
+        '"您好 \\"x\\""'.encode(),
+        b'{"a": 1}',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "required: COMMAND"),
+        (["statuss"], "invalid choice"),
+        (["upgrade"], "invalid choice"),
+        (["push", "--biz", "b", "1"], "one of the arguments --device"),
+        (["push", "--device", "a", "--user", "b", "--biz", "b", "1"], "not allowed with"),
+        (["push", "--device", "a", "--biz", "b"], "one of the arguments"),
+        (["push", "--device", "a", "--biz", "b", "hello"], "PAYLOAD: expected JSON"),
+        (["push", "--device", "a", "--biz", "b", "--file", "/no/such"], "--file: "),
+        (["push", "--device", "a", "--biz", "b", "--where", "x", "1"], "--where: expected JSON"),
+        (["streams", "broadcast", "x", "b"], "a broadcast has the id -"),
+        (["status", "--url", "gateway:7900"], '--url: expected an http:// or https:// URL, got "gateway:7900"'),
+    ],
+)
+def test_wrong_usage_is_2(gateway: Gateway, run: Run, arguments: list[str], complaint: str) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert complaint in err
+    assert gateway.requests == []
+
+
+def test_a_refusal_is_1_with_its_reason(gateway: Gateway, run: Run) -> None:
+    assert run("devices", "unknown") == (1, "", "accessgwctl: 404: no such device: unknown\n")
+    gateway.api.control.reload_answer = lambda: fail(ControlError(422, "bad_config", "a.b: expected", "a.b"))
+    assert run("reload") == (1, "", "accessgwctl: 422: a.b: expected\n")
+    code, _, err = run("close", "away")
+    assert (code, err) == (1, "accessgwctl: away was not connected\n")
+
+
+def test_a_gateway_that_is_not_there_is_3(run: Run) -> None:
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as held:
+        port = held.getsockname()[1]
+    code, out, err = run("status", "--url", f"http://127.0.0.1:{port}")
+    assert (code, out) == (3, "")
+    assert err.startswith(f"accessgwctl: cannot reach http://127.0.0.1:{port}: ")
+
+
+def test_help_lists_what_is_built_and_nothing_else(run: Run) -> None:
+    code, out, _ = run("--help")
+    assert code == 0
+    for name in ("status", "devices", "push", "close", "drain", "reload", "config", "top", "trace", "streams"):
+        assert f"    {name} " in out
+    for name in ("upgrade", "dictionary", "keys"):
+        assert name not in out
+
+
+def test_events_cannot_drive_the_terminal(gateway: Gateway, run: Run) -> None:
+    _, out, _ = run("trace", "d1")
+    assert "\x1b" not in out
+    assert "name=PING\\x1b[2J" in out
+    assert [json.loads(line)["kind"] for line in run("trace", "d1", "--json")[1].splitlines()[1:]] == ["frame"]
+
+
+def test_printable() -> None:
+    assert printable("a\x1b\r\n\u202e支") == "a\\x1b\\r\\n\\u202e支"
+    assert event_line({"type": "push", "stream": "x", "n": {"a": 1}}).plain == "push         stream=x n.a=1"
+
+
+def test_a_remote_gateway_gets_no_development_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    from accessgw.ops.ctl_client import ControlClient
+
+    assert ControlClient("http://127.9.9.9:1").loopback
+    assert ControlClient("http://[::1]:1").loopback
+    assert ControlClient("http://localhost").loopback
+    assert not ControlClient("https://gw.example.com").loopback
