@@ -35,7 +35,8 @@ _SLICE = 256
 _compressor = zstandard.ZstdCompressor(
     compression_params=zstandard.ZstdCompressionParameters.from_level(3, window_log=17, write_content_size=0)
 )
-_decompressor = zstandard.ZstdDecompressor()
+_decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
+"""For whole bodies, one after the other; a body in parts has its own."""
 
 
 def compress(body: bytes) -> bytes | None:
@@ -64,16 +65,12 @@ def _check_head(head: bytes) -> None:
 
 
 def decompress(body: bytes, limits: Limits) -> bytes:
-    """A whole explicit zstd body, expanded. Raises RemoteError(COMPRESSION)."""
-    if len(body) < _HEAD:
-        raise RemoteError(Status.COMPRESSION, "body: zstd frame is cut off")
-    _check_head(body)
-    packed = memoryview(body)[1:]
-    bound = min(limits.max_body, max(RATIO_FREE, limits.max_ratio * len(packed)))
-    try:
-        return _decompressor.decompress(packed, max_output_size=bound, allow_extra_data=False)
-    except zstandard.ZstdError as error:
-        raise RemoteError(Status.COMPRESSION, f"body: {str(error)[:100]}, at most {bound} bytes") from None
+    """A whole explicit zstd body, expanded. Raises RemoteError(COMPRESSION).
+
+    Not by ZstdDecompressor.decompress: its `allow_extra_data=False` lets bytes after the frame pass unless
+    the output is exactly as large as its bound (zstandard 0.25).
+    """
+    return StreamDecompressor(limits, _decompressor).feed(body, True)
 
 
 class StreamDecompressor:
@@ -81,10 +78,10 @@ class StreamDecompressor:
 
     __slots__ = ("_expanded", "_head", "_limits", "_packed", "_stream")
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, shared: zstandard.ZstdDecompressor | None = None) -> None:
         self._limits = limits
         self._head: bytes | None = b""
-        self._stream = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW).decompressobj()
+        self._stream = (shared or zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)).decompressobj()
         self._packed = 0
         self._expanded = 0
 
@@ -92,14 +89,16 @@ class StreamDecompressor:
         """What the next part expands to. Raises RemoteError(COMPRESSION)."""
         if self._head is not None:
             self._head += data
+            if self._head:
+                check_algorithm(self._head)
             if len(self._head) < _HEAD:
                 if last:
                     raise RemoteError(Status.COMPRESSION, "body: zstd frame is cut off")
                 return b""
-            check_algorithm(self._head)
             _check_head(self._head)
             data, self._head = self._head[1:], None
         out: list[bytes] = []
+        limits = self._limits
         for start in range(0, len(data), _SLICE):
             part = data[start : start + _SLICE]
             if self._stream.eof:
@@ -110,7 +109,7 @@ class StreamDecompressor:
                 raise RemoteError(Status.COMPRESSION, f"body: {str(error)[:100]}") from None
             self._packed += len(part)
             self._expanded += len(expanded)
-            bound = min(self._limits.max_body, max(RATIO_FREE, self._limits.max_ratio * self._packed))
+            bound = min(limits.max_body, max(RATIO_FREE, limits.max_ratio * self._packed))
             if self._expanded > bound:
                 raise RemoteError(Status.COMPRESSION, f"body: expands to more than {bound} bytes")
             out.append(expanded)
@@ -140,8 +139,6 @@ def begin(coding: int, body: bytes, more: bool, zstd: bool, limits: Limits) -> t
         return body, None
     if coding != EXPLICIT or not zstd:
         raise Declined(f"coding {coding}")
-    if body:
-        check_algorithm(body)
     if not more:
         return decompress(body, limits), None
     stream = StreamDecompressor(limits)

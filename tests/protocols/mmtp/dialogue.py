@@ -1,0 +1,244 @@
+"""Plays the dialogues of docs/spec/mmtp.md between two connections, byte for byte.
+
+The notation is explained in the specification, section 16. `fill` writes the `?` of a new dialogue.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from protocols.errors import RemoteError
+from protocols.mmtp import Connection, Goaway, Hello, Limits, Role, Status, StreamCursor, Welcome, encode_push
+from protocols.mmtp.events import PushesAcked
+from protocols.mmtp.frames import INCOMPLETE, cut
+
+SPECIFICATION = Path(__file__).parents[3] / "docs/spec/mmtp.md"
+
+
+def blocks(kind: str, text: str | None = None) -> list[str]:
+    """The contents of all fenced blocks of this kind."""
+    found: list[str] = []
+    inside: list[str] | None = None
+    for line in (text if text is not None else SPECIFICATION.read_text()).splitlines():
+        if inside is None:
+            if line.strip() == f"```{kind}":
+                inside = []
+        elif line.startswith("```"):
+            found.append("\n".join(inside))
+            inside = None
+        else:
+            inside.append(line)
+    return found
+
+
+def split_frames(data: bytes) -> Iterator[bytes]:
+    """The frames of whole bytes, one by one."""
+    pos = 0
+    while pos < len(data):
+        start, stop, _ = cut(data, pos, len(data), 1 << 30)
+        assert start != INCOMPLETE
+        yield data[pos:stop]
+        pos = stop
+
+
+def plain(value: Any) -> Any:
+    """A value as the dialogues write it: JSON without what is empty, bytes as text or hex."""
+    if isinstance(value, bytes):
+        try:
+            text = value.decode()
+        except UnicodeDecodeError:
+            return {"hex": value.hex()}
+        if not text.isprintable():
+            return {"hex": value.hex()}
+        return (
+            text if len(text) <= 64 else {"repeated": text[0], "times": len(text)} if set(text) == {text[0]} else text
+        )
+    if isinstance(value, frozenset):
+        return sorted(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value) if getattr(value, f.name) not in EMPTY}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+EMPTY: tuple[Any, ...] = (None, "", b"", 0, False, [], {}, frozenset())
+
+
+def event_as_json(event: Any) -> dict[str, Any]:
+    """An event as the dialogues write it."""
+    if isinstance(event, PushesAcked):
+        return {"event": "PushesAcked", "tokens": event.tokens}
+    return json.loads(json.dumps({"event": type(event).__name__, **plain(event)}))
+
+
+def body_of(value: Any) -> bytes:
+    if isinstance(value, dict):
+        return value["repeated"].encode() * value["times"] if "repeated" in value else bytes.fromhex(value["hex"])
+    return str(value).encode()
+
+
+ACTIONS = frozenset(
+    ["hello", "welcome", "restart", "settings", "request", "respond", "data", "reset", "consumed", "ping", "goaway", "announce", "push", "ack", "wait", "ack_ranges"]
+)
+
+
+class Player:
+    """Two connections with the bytes between them."""
+
+    def __init__(self) -> None:
+        self.sides = {
+            "C": Connection(Role.CLIENT, limits=Limits(), now=0.0),
+            "S": Connection(Role.SERVER, limits=Limits(), now=0.0),
+        }
+        self.unread = {"C": b"", "S": b""}
+        """Sent and not yet mentioned."""
+        self.flying = {"C": b"", "S": b""}
+        """Mentioned and not yet delivered."""
+        self.pending: list[Any] = []
+        self.error: int | None = None
+        self.now = 1.0
+
+    def play(self, text: str, *, fill: bool = False) -> str:
+        """Raises AssertionError at the first difference; returns the text, with its `?` filled in."""
+        lines: list[str] = []
+        for number, line in enumerate(text.splitlines()):
+            words, _, _ = line.partition("#")
+            try:
+                lines.extend(self.step(words.strip(), line, fill))
+            except AssertionError as error:
+                raise AssertionError(f"line {number + 1}: {line}\n{error}") from error
+        assert not self.pending, f"events not mentioned: {self.pending}"
+        for side, connection in self.sides.items():
+            left = self.unread[side] + connection.to_send(self.now)
+            assert not left, f"{side} also sends {left.hex()}"
+        return "\n".join(lines)
+
+    def step(self, words: str, line: str, fill: bool) -> list[str]:
+        if not words or words.startswith("name:"):
+            return [line]
+        verb, _, rest = words.partition(" ")
+        rest = rest.strip()
+        if verb in ("C", "S"):
+            self.act(verb, rest)
+        elif verb in ("C>", "S>"):
+            side = verb[0]
+            if fill and rest == "?":
+                sent = self.sides[side].to_send(self.now)
+                self.flying[side] += sent
+                comment = line[line.index("#") :] if "#" in line else ""
+                filled = [f"{verb} {frame.hex()}" for frame in split_frames(sent)]
+                return [*filled[:-1], f"{filled[-1]}   {comment}".rstrip()]
+            expected = bytes.fromhex(rest)
+            sent = self.unread[side] or self.sides[side].to_send(self.now)
+            assert sent.startswith(expected) and expected, f"{side} sends {sent.hex()}"
+            self.unread[side] = sent[len(expected) :]
+            self.flying[side] += expected
+        elif verb in (">S", ">C"):
+            self.deliver(verb[1])
+        elif verb in ("S=", "C="):
+            if fill and rest == "?":
+                filled = [f"{verb} {json.dumps(event, ensure_ascii=False)}" for event in self.pending]
+                self.pending = []
+                return filled
+            assert self.pending, "no further event"
+            got = self.pending.pop(0)
+            assert got == json.loads(rest), f"got {json.dumps(got)}"
+        elif verb in ("S!", "C!"):
+            got_error = Status(self.error).name if self.error is not None else "no error"
+            if fill and rest == "?":
+                rest = got_error
+                line = f"{verb} {rest}"
+            assert got_error == rest, f"got {got_error}"
+            self.error = None
+        else:
+            raise AssertionError(f"not a step: {words}")
+        return [line]
+
+    def deliver(self, side: str) -> None:
+        other = "C" if side == "S" else "S"
+        assert not self.pending, f"events not mentioned: {self.pending}"
+        assert not self.unread[other], f"{other} also sends {self.unread[other].hex()}"
+        data, self.flying[other] = self.flying[other], b""
+        assert data, "nothing to deliver"
+        connection = self.sides[side]
+        try:
+            connection.receive(data, self.now)
+        except RemoteError as error:
+            self.error = error.code
+        self.pending = [event_as_json(event) for event in connection.events()]
+
+    def act(self, side: str, words: str) -> None:
+        verb, _, rest = words.partition(" ")
+        if verb == "raw":
+            self.flying[side] += bytes.fromhex(rest)
+            return
+        arguments: dict[str, Any] = json.loads(rest) if rest else {}
+        if verb not in ACTIONS:
+            raise AssertionError(f"no such action: {verb}")
+        getattr(self, verb)(self.sides[side], **arguments)
+        self.pending += [event_as_json(event) for event in self.sides[side].events()]
+
+    # --- what a side can do, by the names of the specification
+
+    def hello(self, side: Connection, cursors: Any = (), capabilities: Any = (), **rest: Any) -> None:
+        rest["settings"] = {int(key): value for key, value in rest.get("settings", {}).items()}
+        side.send_hello(
+            Hello(cursors=[StreamCursor(**c) for c in cursors], capabilities=frozenset(capabilities), **rest)
+        )
+
+    def welcome(self, side: Connection, **rest: Any) -> None:
+        rest["mac_key"] = bytes.fromhex(rest.get("mac_key", ""))
+        rest["settings"] = {int(key): value for key, value in rest.get("settings", {}).items()}
+        side.send_welcome(Welcome(**rest))
+
+    def restart(self, side: Connection) -> None:
+        self.sides["C"] = Connection(Role.CLIENT, limits=Limits(), now=self.now)
+        self.flying["C"] = b""
+
+    def settings(self, side: Connection, **rest: int) -> None:
+        side.update_settings({int(key): value for key, value in rest.items()})
+
+    def request(self, side: Connection, operation: str, headers: Any = (), body: Any = "", **rest: Any) -> None:
+        side.request(operation, [(n, v) for n, v in headers], body_of(body), **rest)
+
+    def respond(
+        self, side: Connection, call: int, status: int = 0, headers: Any = (), body: Any = "", **rest: Any
+    ) -> None:
+        side.respond(call, status, [(n, v) for n, v in headers], body_of(body), **rest)
+
+    def data(self, side: Connection, call: int, data: Any = "", more: bool = False) -> None:
+        side.send_data(call, body_of(data), more)
+
+    def reset(self, side: Connection, call: int, status: int) -> None:
+        side.reset(call, status)
+
+    def consumed(self, side: Connection, call: int, size: int) -> None:
+        side.consumed(call, size)
+
+    def ping(self, side: Connection, answer: bool = False) -> None:
+        side.ping(answer)
+
+    def goaway(self, side: Connection, **rest: Any) -> None:
+        side.go_away(Goaway(**rest))
+
+    def announce(self, side: Connection, alias: int, note: str = "", **cursor: Any) -> None:
+        side.note_stream(StreamCursor(**cursor), alias, note)
+
+    def push(self, side: Connection, alias: int, seq: int, body: Any, **rest: Any) -> None:
+        data = body_of(body)
+        side.send_push(alias, seq, encode_push(alias, data, **rest), len(data), seq)
+
+    def ack(self, side: Connection, count: int) -> None:
+        side.ack(count)
+
+    def wait(self, side: Connection, seconds: float) -> None:
+        self.now += seconds
+        side.handle_timer(self.now)
+
+    def ack_ranges(self, side: Connection, indexes: list[int]) -> None:
+        side.ack_ranges(indexes)
