@@ -10,9 +10,11 @@ import tempfile
 import pytest
 from twisted.internet.error import CannotListenError
 from twisted.internet.testing import MemoryReactorClock
-from twisted.internet.threads import deferToThread
+from twisted.internet.threads import blockingCallFromThread, deferToThread
 
+from accessgw.model.http import BodyCollector
 from accessgw.model.reasons import CloseReason
+from accessgw.transports.http import HttpBindingFactory
 from protocols.proxyproto import encode_v1, encode_v2, encode_v2_local
 from tests.reactor_loop import run
 from tests.transports.support import Journal, dialogue, listen, make_services
@@ -256,3 +258,50 @@ def test_a_taken_port_is_named():
         port = other.getsockname()[1]
         with pytest.raises(CannotListenError, match=f"127.0.0.1:{port}"):
             listen(make_services(MemoryReactorClock()), Journal(), port=port)
+
+
+async def stopped_while_connected(reactor):
+    journal = Journal()
+    services = make_services(reactor, journal)
+    listener = listen(services, journal)
+
+    def client():
+        with socket.create_connection(("127.0.0.1", listener.port), timeout=10) as sock:
+            sock.sendall(b"\x80")
+            first = sock.recv(1)
+            blockingCallFromThread(reactor, listener.stop)
+            sock.sendall(b"still here")
+            return first + sock.recv(100)
+
+    got = await deferToThread(client)
+    try:
+        await dialogue(listener.port, b"\x80")
+    except ConnectionRefusedError:
+        return got, "refused"
+    return got, "connected"
+
+
+def test_stop_keeps_established_connections():
+    assert run(stopped_while_connected) == (b"\x80still here", "refused")
+
+
+async def slow_heads(reactor):
+    journal = Journal()
+    services = make_services(reactor, journal, hello_timeout=0.5)
+
+    def handler(exchange):
+        return BodyCollector(0, lambda body: exchange.respond(200, [], b""), lambda: None)
+
+    factories = {"http/1.1": HttpBindingFactory(handler, services.limits)}
+    listener = listen(services, journal, factories=factories, protocols=("http/1.1",))
+    first = await dialogue(listener.port, b"GET / HTTP/1.1\r\nhost: ")
+    await journal.all_closed(1)
+    second = await dialogue(listener.port, b"GET / HTTP/1.1\r\nhost: gw\r\n\r\n", 38, b"GET / HT")
+    await journal.all_closed(2)
+    return first, second, journal.reasons
+
+
+def test_a_slow_request_head_is_cut_off_first_and_later():
+    first, second, reasons = run(slow_heads)
+    assert first == b"" and second.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert reasons == ["hello_timeout"] * 2
