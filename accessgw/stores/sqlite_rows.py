@@ -17,11 +17,11 @@ from typing import Any
 
 Row = tuple[Any, ...]
 
-SIZES = (128, 16, 1)
-"""Rows per statement; few sizes, so that the connection's statement cache holds them all."""
+SIZES = (64, 32, 16, 8, 4, 2, 1)
+"""Rows per statement: any number takes few statements, and the connection's cache holds all these texts."""
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=128)
 def _values(columns: int, rows: int) -> str:
     row = "(" + ",".join("?" * columns) + ")"
     return ",".join([row] * rows)

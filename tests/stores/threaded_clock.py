@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from queue import Empty, Queue
 from typing import Any
 
@@ -27,7 +28,14 @@ class ThreadedClock(Clock):
         """Its result; raises its failure, or AssertionError when it does not come."""
         outcome: list[Any] = []
         deferred.addBoth(outcome.append)
-        while not outcome:
+        self.until(lambda: bool(outcome))
+        if isinstance(outcome[0], Failure):
+            outcome[0].raiseException()
+        return outcome[0]
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Run what threads hand over until the condition holds."""
+        while not condition():
             try:
                 call, args = self._calls.get(timeout=PATIENCE)
             except Empty:
@@ -35,6 +43,3 @@ class ThreadedClock(Clock):
             self.crossings += 1
             call(*args)
             self.advance(0)
-        if isinstance(outcome[0], Failure):
-            outcome[0].raiseException()
-        return outcome[0]
