@@ -246,6 +246,28 @@ class FakeAuthenticator:
         result.callback(identity)
 
 
+class FakeResponder:
+    """Keeps what a call answers."""
+
+    def __init__(self) -> None:
+        self.log: list[tuple[Any, ...]] = []
+        self.waiting = 0
+
+    def respond(self, status: int, headers: Any, body: bytes, more: bool) -> None:
+        self.log.append(("respond", int(status), body, more))
+
+    def data(self, data: bytes, more: bool) -> None:
+        self.log.append(("data", data, more))
+
+    def reset(self, status: int) -> None:
+        self.log.append(("reset", int(status)))
+
+    def unsent(self) -> int:
+        return self.waiting
+
+    def upload_consumed(self, size: int) -> None: ...
+
+
 class Device:
     """A device's end: the real client side of the wire, joined to a real binding over a fake connection."""
 
@@ -322,6 +344,7 @@ class Gateway:
         self.records: list[Any] = []
         self.tracing = Tracing(self.wall)
         self._random = itertools.count(1)
+        self._generations = itertools.count(1)
         self.chain = AuthenticatorChain(
             [self.authenticator] if authenticators is None else authenticators, self.session_counters, self.clock
         )
@@ -379,5 +402,6 @@ class Gateway:
         return next(self._random).to_bytes(size, "big")
 
     def device(self, **hello: Any) -> Device:
-        """A device that has been welcomed."""
+        """A device that has been welcomed; each time with a later generation unless one is given."""
+        hello.setdefault("generation", (1, next(self._generations)))
         return Device(self).hello(**hello)
