@@ -71,7 +71,8 @@ class CannotConnect(Exception):
     """The client stopped for good, or was closed, before it was connected; `status` says why."""
 
     def __init__(self, status: int, message: str) -> None:
-        super().__init__(f"{status_name(status)}: {message}" if message else status_name(status))
+        named = f"{status_name(status)}: {message}" if message else status_name(status)
+        super().__init__(named if status else message)
         self.status = status
         self.message = message
 

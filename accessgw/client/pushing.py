@@ -65,7 +65,7 @@ class PushDesk:
         """Acknowledge what may be: at once, or after its cursors are on disk."""
         if not self._streams.waiting:
             return
-        if self._persistent:
+        if self._persistent and (self._streams.changed or self._saving is not None):
             self.save()
         else:
             self._acknowledge(self._streams.take_unstored())
