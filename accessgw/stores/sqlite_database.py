@@ -30,7 +30,7 @@ SLICE = 0.002
 class ThreadedClock(Clock, Protocol):
     """What is used of IReactorFromThreads beside the time."""
 
-    def callFromThread(self, callable: Callable[..., Any], *args: Any) -> None: ...
+    def callFromThread(self, callable: Callable[..., Any], /, *args: Any) -> None: ...
 
 
 class SqliteDatabase:
