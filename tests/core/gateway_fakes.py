@@ -246,6 +246,48 @@ class FakeAuthenticator:
         result.callback(identity)
 
 
+class FakeExchangeOfHttp:
+    """One HTTP exchange; a test reads what was answered."""
+
+    def __init__(self, request: Any) -> None:
+        self.request = request
+        self.buffered = 0
+        self.status = 0
+        self.headers: list[tuple[str, str]] = []
+        self.body = b""
+        self.over = False
+        self.cut = False
+        self.paused = False
+        self.upload: Any = None
+
+    def respond(self, status: int, headers: Any, body: bytes) -> None:
+        assert not self.status
+        self.start(status, headers)
+        self.body = body
+        self.over = True
+
+    def start(self, status: int, headers: Any) -> None:
+        assert not self.status
+        self.status, self.headers = status, list(headers)
+
+    def write(self, data: bytes) -> None:
+        assert self.status
+        assert not self.over
+        self.body += data
+
+    def finish(self) -> None:
+        self.over = True
+
+    def abort(self) -> None:
+        self.cut = self.over = True
+
+    def pause(self) -> None:
+        self.paused = True
+
+    def resume(self) -> None:
+        self.paused = False
+
+
 class FakeResponder:
     """Keeps what a call answers."""
 
