@@ -53,14 +53,29 @@ class Driver:
         self.inspected: list[int] = []
         # how the world behaves
         self.accepting = True
-        self.black_hole = False
-        """Bytes of long connections vanish, both ways."""
+        self._black_hole = False
+        self._held_up: list[tuple[int, bytes]] = []
         self.auto_save = True
         self.auto_post = True
         self.unsaved = 0
         if connect:
             self.core.connect(self.now)
             self.run()
+
+    @property
+    def black_hole(self) -> bool:
+        """Nothing passes on long connections; like TCP, what was sent meanwhile arrives when the hole ends."""
+        return self._black_hole
+
+    @black_hole.setter
+    def black_hole(self, value: bool) -> None:
+        self._black_hole = value
+        if not value:
+            held, self._held_up = self._held_up, []
+            for attempt, data in held:
+                self.deliver_up(attempt, data)
+            for attempt in list(self.links):
+                self.from_gateway(attempt)
 
     # --- acting
 
@@ -93,6 +108,8 @@ class Driver:
     def from_gateway(self, attempt: int | None = None) -> None:
         """Bring what a link of the gateway has to send."""
         attempt = attempt if attempt is not None else max(self.links)
+        if self._black_hole or attempt not in self.links:
+            return
         data = self.links[attempt].connection.to_send(self.now)
         if data:
             self.arrive(attempt, data)
@@ -103,9 +120,23 @@ class Driver:
             self.from_gateway(attempt)
 
     def arrive(self, attempt: int, data: bytes) -> None:
-        if not self.black_hole:
-            self.core.received(attempt, data, self.now)
-            self.run()
+        self.core.received(attempt, data, self.now)
+        self.run()
+
+    def deliver_up(self, attempt: int, data: bytes) -> None:
+        """Bytes of the client reach the gateway."""
+        if self._black_hole:
+            self._held_up.append((attempt, data))
+            return
+        link = self.links.get(attempt)
+        if link is None:
+            return
+        try:
+            answer = link.receive(data, self.now)
+        except RemoteError as error:
+            raise AssertionError(f"the client broke the protocol: {error}") from error
+        if answer:
+            self.arrive(attempt, answer)
 
     def process(self, push: Push) -> None:
         self.core.taken(self.now)
@@ -135,14 +166,7 @@ class Driver:
                     self.links[command.attempt] = self.gateway.accept(now)
                     core.connected(command.attempt, now)
             case c.Write():
-                link = self.links.get(command.attempt)
-                if link is not None and not self.black_hole:
-                    try:
-                        data = link.receive(command.data, now)
-                    except RemoteError as error:
-                        raise AssertionError(f"the client broke the protocol: {error}") from error
-                    if data:
-                        self.arrive(command.attempt, data)
+                self.deliver_up(command.attempt, command.data)
             case c.Close():
                 self.links.pop(command.attempt, None)
             case c.Post():
