@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from OpenSSL import SSL
 
-CLOSE_NOTIFY = 0
 UNEXPECTED_MESSAGE = 10
 BAD_RECORD_MAC = 20
 RECORD_OVERFLOW = 22
