@@ -113,8 +113,8 @@ class Delivery:
         self.held_since = 0.0
         self.resuming = False
         """A call of Courier.resume is on its way."""
-        self.stuck_since = 0.0
-        """When the window became full, 0: it is not."""
+        self.stuck_since: float | None = None
+        """When the window became full."""
         self.timer: Timer | None = None
         self.timer_due = 0.0
 
@@ -185,7 +185,6 @@ class Courier:
             )
             return None
         place = Place(delivery, stream, opening.position, opening.saved)
-        place.released = stream.head
         delivery.places[stream.alias] = place
         stream.add(place)
         if opening.note:
@@ -458,7 +457,7 @@ class Courier:
             delivery.inflight -= acked
             self._counters.acked += acked
             delivery.open = True
-            delivery.stuck_since = 0.0
+            delivery.stuck_since = None
             if not delivery.inflight:
                 delivery.window = 0
             self.resume(delivery)
@@ -479,7 +478,7 @@ class Courier:
         if delivery.link is None:
             return
         now = self._clock.seconds()
-        if delivery.stuck_since:
+        if delivery.stuck_since is not None:
             left = delivery.stuck_since + self._settings.slow_reader_timeout - now
             if left <= 0:
                 self._counters.slow_readers += 1

@@ -202,9 +202,12 @@ class Pushes:
         self._fanout.join(stream, self._audience(state.key), self._enter_begun)
         return stream
 
-    def _enter(self, delivery: Delivery, stream: Stream, opening: Opening) -> None:
+    def _enter(self, delivery: Delivery, stream: Stream, opening: Opening, active: bool = True) -> None:
+        """`active`: the device did something to come here, so that nothing waits for its next activity."""
         place = self._courier.open_place(delivery, stream, opening)
         if place is not None:
+            if active:
+                place.released = stream.head
             self._courier.pump(place)
 
     def _enter_begun(self, delivery: Delivery, stream: Stream) -> None:
@@ -229,7 +232,7 @@ class Pushes:
             cursor = delivery.cursors.pop(stream.key, None)
             if cursor is not None and cursor.epoch != stream.epoch:
                 opening = Opening(0, 0, HISTORY_LOST)
-        self._enter(delivery, stream, opening)
+        self._enter(delivery, stream, opening, active=False)
 
     def _enter_noticed(self, delivery: Delivery) -> None:
         """Streams that began while the places were looked up: those that the look-up found have a place now."""
