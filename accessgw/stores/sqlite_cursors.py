@@ -122,7 +122,7 @@ class CursorBuffer:
         return done
 
     def _arm(self) -> None:
-        if self._timer is None and self._waiting:
+        if self._timer is None and self._waiting and self._database.running:
             self._timer = self._database.reactor.callLater(self._interval, self._on_timer)
 
     def _on_timer(self) -> None:

@@ -63,6 +63,11 @@ class SqliteDatabase:
         self._stopped: list[Deferred[None]] = []
         self._log = Logger()
 
+    @property
+    def running(self) -> bool:
+        """Whether requests are taken."""
+        return self._state in ("running", "stopping")
+
     def on_start(self, load: Callable[[sqlite3.Connection], None]) -> None:
         """`load(connection)` runs inside `start`, before the threads exist."""
         if self._state != "new":
@@ -112,7 +117,7 @@ class SqliteDatabase:
         """Queue a command for the writer; fires with its result when it is durable. Commands take effect in
         the order of submission; a lazy one waits for the next that is not, or for WRITE_BEHIND seconds.
         Fails with StoreUnavailable at once when max_pending (in weight) wait already."""
-        if self._state not in ("running", "stopping"):
+        if not self.running:
             return fail(StoreUnavailable(f"{self.path}: the store is not running"))
         counters = self._counters
         if counters.pending >= self._max_pending:
@@ -132,7 +137,7 @@ class SqliteDatabase:
 
     def read(self, ask: Callable[[sqlite3.Connection], Any]) -> Deferred[Any]:
         """Fires with `ask(connection)`, run on the reader thread: it sees all that has become durable."""
-        if self._state not in ("running", "stopping"):
+        if not self.running:
             return fail(StoreUnavailable(f"{self.path}: the store is not running"))
         if self._reading >= self._max_pending:
             self._counters.errors += 1

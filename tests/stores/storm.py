@@ -5,6 +5,7 @@ usage: storm.py PATH RUN      runs the real store on an epoll reactor of its own
 
 from __future__ import annotations
 
+import sqlite3
 import sys
 import time
 from pathlib import Path
@@ -23,13 +24,23 @@ from accessgw.stores.sqlite_answers import SqliteAnswerStore
 from accessgw.stores.sqlite_database import SqliteDatabase
 from accessgw.stores.sqlite_outbox import SqliteOutboxStore
 from accessgw.stores.sqlite_streams import SqliteStreamStore
+from accessgw.stores.sqlite_writer import Writer
 
 CONCURRENCY = 40
+
+
+class SlowWriter(Writer):
+    """Dwells between writing and committing, where a kill does the most harm."""
+
+    def commit(self, connection: sqlite3.Connection) -> None:
+        time.sleep(0.01)
+        super().commit(connection)
 
 
 def main(path: str, run: str) -> None:
     reactor = EPollReactor()
     database = SqliteDatabase(path, reactor, StoreSettings(), StoreCounters())
+    database.writer_class = SlowWriter
     streams = SqliteStreamStore(database, PushSettings(max_stream_messages=10**9, cursor_flush=0.01))
     answers = SqliteAnswerStore(database)
     outbox = SqliteOutboxStore(database, WebhookSettings(), WebhookCounters())

@@ -13,7 +13,7 @@ from accessgw.core.interfaces import ClaimState
 from accessgw.model.pushes import PushRequest, Scope, StreamKey
 from accessgw.model.settings import PushSettings, WebhookSettings
 
-ROUNDS = 4
+ROUNDS = 3
 
 
 def storm(path: Path, run: str, lines: int) -> list[list[str]]:

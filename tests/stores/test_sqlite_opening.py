@@ -153,3 +153,5 @@ def test_after_stop_everything_is_refused(open_store: Any) -> None:
     ):
         with pytest.raises(StoreUnavailable, match="not running"):
             made.wait(deferred)
+    made.streams.save_cursors("d", [Cursor(KEY, 1, 1)])
+    assert not made.clock.getDelayedCalls()
