@@ -9,30 +9,31 @@ from typing import Any
 
 import msgspec
 
-from accessgw.model.settings import GatewaySettings, ListenerSettings
+from accessgw.model.settings import GatewaySettings
 
-NEEDS_RESTART = (
-    "state_dir",
-    "node",
-    "zone",
-    "store",
-    "demo_upstream",
-    "control.address",
-    "control.port",
-    "log.access",
-    "log.queue",
-    "listeners[*]",
-    "listeners[*].name",
-    "listeners[*].transport",
-    "listeners[*].address",
-    "listeners[*].port",
-    "listeners[*].path",
-    "listeners[*].mode",
-    "listeners[*].backlog",
-    "listeners[*].protocols",
+TAKES_EFFECT = (
+    "public_address",
+    "alternate_addresses",
+    "routes_file",
+    "limits",
+    "mmtp",
+    "authenticators",
+    "routes",
+    "clusters",
+    "filters",
+    "calls.default_timeout",
+    "calls.max_kept_answer",
+    "pushes.max_batch",
+    "pushes.max_payload",
+    "control.tokens",
+    "control.max_body",
+    "control.idempotency_ttl",
+    "log.calls",
+    "log.connections",
+    "drain",
 )
-"""Settings bound to what exists since the start: sockets, files, names told to devices. A listener
-that appears or disappears is `listeners[*]` as a whole."""
+"""What a reload brings into force, with everything below. All else is bound to what exists since the start
+(sockets, files, rooms that were given their settings once) and waits for a restart."""
 
 _INDEX = re.compile(r"\[[^\]]*\]")
 
@@ -48,13 +49,8 @@ class Difference:
 
 def needs_restart(path: str) -> bool:
     """Whether a change of the setting at `path` waits for a restart."""
-    general = _INDEX.sub("[*]", path)
-    whole = general.startswith("listeners") and "." not in general
-    return whole or any(
-        general == fixed or general.startswith((fixed + ".", fixed + "["))
-        for fixed in NEEDS_RESTART
-        if fixed != "listeners[*]"
-    )
+    general = _INDEX.sub("", path)
+    return not any(general == live or general.startswith(live + ".") for live in TAKES_EFFECT)
 
 
 def diff(old: GatewaySettings, new: GatewaySettings) -> Difference:
@@ -67,23 +63,23 @@ def diff(old: GatewaySettings, new: GatewaySettings) -> Difference:
 
 def applicable(old: GatewaySettings, new: GatewaySettings) -> GatewaySettings:
     """`new`, with what needs a restart left as it is in `old`: the configuration to use after a reload."""
-    after = {listener.name: listener for listener in new.listeners}
-    return msgspec.structs.replace(
-        new,
-        listeners=tuple(_kept(listener, after.get(listener.name, listener)) for listener in old.listeners),
-        state_dir=old.state_dir,
-        node=old.node,
-        zone=old.zone,
-        store=old.store,
-        demo_upstream=old.demo_upstream,
-        control=msgspec.structs.replace(new.control, address=old.control.address, port=old.control.port),
-        log=msgspec.structs.replace(new.log, access=old.log.access, queue=old.log.queue),
-    )
+    result = _kept(old, new, "")
+    assert isinstance(result, GatewaySettings)
+    return result
 
 
-def _kept(old: ListenerSettings, new: ListenerSettings) -> ListenerSettings:
-    fixed = {name: getattr(old, name) for name in old.__struct_fields__ if needs_restart(f"listeners[*].{name}")}
-    return msgspec.structs.replace(new, **fixed)
+def _kept(old: msgspec.Struct, new: msgspec.Struct, path: str) -> msgspec.Struct:
+    kept: dict[str, Any] = {}
+    for name in old.__struct_fields__:
+        here = f"{path}.{name}" if path else name
+        before, after = getattr(old, name), getattr(new, name)
+        if not needs_restart(here):
+            kept[name] = after
+        elif isinstance(before, msgspec.Struct):
+            kept[name] = _kept(before, after, here)
+        else:
+            kept[name] = before
+    return msgspec.structs.replace(old, **kept)
 
 
 def _changes(old: Any, new: Any, path: str) -> Iterator[str]:

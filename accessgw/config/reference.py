@@ -33,7 +33,8 @@ that names it.
   An index one past the end of a list adds an element. The environment wins over the file.
 - SIGHUP or `accessgwctl reload` reads the file again. A file with a problem changes nothing; the good one stays
   in force and the answer names the path. Settings marked **restart** keep their old value until the next start,
-  and the answer lists them; all others take effect without touching a connection.
+  and the answer lists them; all others take effect without touching a connection. Certificate files are read
+  again under their old names.
 """
 
 

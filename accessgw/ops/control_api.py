@@ -168,6 +168,6 @@ def _only(query: dict[str, str], *known: str) -> dict[str, str]:
 
 def _limit(query: dict[str, str], default: int, most: int) -> int:
     text = query.get("limit", str(default))
-    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= most):
+    if not (text.isascii() and text.isdecimal() and len(text) < 9 and 1 <= int(text) <= most):
         raise ControlError(400, "invalid", f'limit: expected an integer in 1..{most}, got "{text}"', "limit")
     return int(text)

@@ -65,7 +65,7 @@ class Request:
 
     def digest(self) -> bytes:
         """What the Idempotency-Key stands for: method, target and body."""
-        head = f"{self.http.method} {self.http.target}\n".encode()
+        head = f"{self.http.method} {self.http.target}\n".encode(errors="surrogateescape")
         return hashlib.sha256(head + self.body).digest()
 
     def json(self) -> dict[str, Any]:
@@ -138,7 +138,7 @@ class HttpApi:
             route, params = self._find(exchange.request)
             authorize(exchange.request, route.role, self.settings.tokens)
             length = exchange.request.header("content-length")
-            if length.isdecimal() and int(length) > self.settings.max_body:
+            if length.isdecimal() and (len(length) > 18 or int(length) > self.settings.max_body):
                 raise self._too_large()
         except ControlError as error:
             _respond(exchange, _error_reply(error))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import math
 from typing import Any
 
 import msgspec
@@ -17,6 +16,8 @@ from accessgw.model.pushes import Priority, PushRequest, Scope, StreamKey
 
 MAX_NAME = 256
 """Bytes of an id, a biz or a collapse key."""
+MAX_TTL = 10 * 365 * 86400
+"""Seconds; ten years."""
 _KEYS = ("to", "biz", "payload", "payload_b64", "ttl", "collapse", "priority")
 _LIST = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
 _ONE = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -53,8 +54,8 @@ def _push(item: dict[str, msgspec.Raw], path: str, max_payload: int) -> PushRequ
         path = f"{prefix}payload" if "payload" in item else f"{prefix}payload_b64"
         raise ControlError(413, "too_large", f"{path}: expected at most {max_payload} bytes, got {len(body)}", path)
     ttl = fields.get("ttl")
-    if ttl is not None and (not _is_number(ttl) or not 0 < ttl < math.inf):
-        raise _invalid(prefix + "ttl", f"expected seconds greater than 0, got {_shown(ttl)}")
+    if ttl is not None and (not _is_number(ttl) or not 0 < ttl <= MAX_TTL):
+        raise _invalid(prefix + "ttl", f"expected seconds greater than 0 and at most {MAX_TTL}, got {_shown(ttl)}")
     priority = fields.get("priority", 0)
     if isinstance(priority, bool) or priority not in (0, 1, 2):
         raise _invalid(prefix + "priority", f"expected 0, 1 or 2, got {_shown(priority)}")

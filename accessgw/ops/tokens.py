@@ -30,7 +30,7 @@ def authorize(request: HttpRequest, role: str, tokens: Sequence[ControlTokenSett
     scheme, _, shown = header.partition(" ")
     if scheme.lower() != "bearer" or not shown.strip():
         raise Unauthorized("expected a header Authorization: Bearer TOKEN", 'Bearer realm="accessgw"')
-    given = shown.strip().encode()
+    given = shown.strip().encode(errors="replace")
     found: ControlTokenSettings | None = None
     for token in tokens:
         same = hmac.compare_digest(given, token.token.encode())

@@ -4,6 +4,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import globalLogPublisher
 
@@ -60,7 +62,9 @@ def test_a_refused_request_did_nothing(api: Api) -> None:
     assert (api.control.asked, api.control.pushed) == ([], [])
 
 
-@pytest.mark.parametrize("header", ["", "dev-read", "Basic ZGV2", "Bearer", "Bearer ", "Bearer dev-reads", "Bearer 读"])
+@pytest.mark.parametrize(
+    "header", ["", "dev-read", "Basic ZGV2", "Bearer", "Bearer ", "Bearer dev-reads", "Bearer 读", "Bearer \udcff"]
+)
 def test_other_authorization_headers_are_refused(api: Api, header: str) -> None:
     exchange = api.ask("GET", "/v1/status", authorization=header)
     assert exchange.status == 401
@@ -122,6 +126,10 @@ def test_what_is_not_built_says_so(api: Api, method: str, path: str, token: str)
     assert exchange.status == 501
     assert exchange.json["error"]["code"] == "not_built"
     assert api.ask(method, path).status == 401
+
+
+def test_an_outlandish_content_length_is_413(api: Api) -> None:
+    assert api.push(b"", content_length="9" * 5000).status == 413
 
 
 @pytest.mark.parametrize("told", [True, False])
@@ -255,9 +263,9 @@ LONG = "x" * 257
         ({"biz": ""}, "biz", 'expected 1 to 256 bytes of printable text, got ""'),
         ({"biz": LONG}, "biz", f'expected 1 to 256 bytes of printable text, got "{LONG[:56]}...'),
         ({"collapse": 3}, "collapse", "expected 1 to 256 bytes of printable text, got 3"),
-        ({"ttl": 0}, "ttl", "expected seconds greater than 0, got 0"),
-        ({"ttl": "1"}, "ttl", 'expected seconds greater than 0, got "1"'),
-        ({"ttl": True}, "ttl", "expected seconds greater than 0, got true"),
+        ({"ttl": 0}, "ttl", "expected seconds greater than 0 and at most 315360000, got 0"),
+        ({"ttl": "1"}, "ttl", 'expected seconds greater than 0 and at most 315360000, got "1"'),
+        ({"ttl": True}, "ttl", "expected seconds greater than 0 and at most 315360000, got true"),
         ({"priority": 3}, "priority", "expected 0, 1 or 2, got 3"),
         ({"priority": True}, "priority", "expected 0, 1 or 2, got true"),
         ({"priority": "now"}, "priority", 'expected 0, 1 or 2, got "now"'),
@@ -276,6 +284,36 @@ def test_bad_pushes_are_told_with_their_path(api: Api, change: dict[str, Any], p
     assert several.json["error"]["path"] == f"[3].{path}"
     assert several.json["error"]["message"] == f"[3].{path}: {message}"
     assert api.control.pushed == [], "nothing of a bad list is done"
+
+
+@pytest.mark.parametrize("ttl", ["1e999", "1" + "0" * 400, "-1e-5", "1e400"])
+def test_outlandish_numbers(api: Api, ttl: str) -> None:
+    body = f'{{"to": {{"device": "d"}}, "biz": "b", "payload": 1, "ttl": {ttl}}}'
+    assert api.push(body.encode()).status == 400
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=10,
+)
+ANY_PUSH = st.fixed_dictionaries(
+    {},
+    optional={
+        "to": st.fixed_dictionaries({}, optional={"device": JSON, "topic": JSON, "broadcast": JSON, "where": JSON}) | JSON,
+        "biz": st.just("b") | JSON, "payload": JSON, "payload_b64": JSON, "ttl": JSON, "collapse": JSON, "priority": JSON,
+    },
+)  # fmt: skip
+
+
+@given(ANY_PUSH.map(json.dumps).map(str.encode) | st.binary(max_size=40) | JSON.map(json.dumps).map(str.encode))
+def test_whatever_comes_is_taken_or_refused_with_a_reason(body: bytes) -> None:
+    api = Api()
+    exchange = api.push(body)
+    assert exchange.status in (200, 400)
+    assert bool(api.control.pushed) == (exchange.status == 200)
+    if exchange.status == 400:
+        assert exchange.json["error"]["code"] == "invalid"
 
 
 @pytest.mark.parametrize(
@@ -345,7 +383,9 @@ def test_devices(api: Api) -> None:
     assert api.control.asked[-1] == ("", None, "", 100)
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=x", "limit=1001", "limit=²", "connected=yes", "usr=a"])
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=x", "limit=1001", "limit=²", "limit=" + "9" * 5000, "connected=yes", "usr=a"]
+)
 def test_bad_queries_are_told(api: Api, query: str) -> None:
     exchange = api.ask("GET", f"/v1/devices?{query}", token="dev-read")
     assert (exchange.status, exchange.json["error"]["path"]) == (400, query.partition("=")[0])
