@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from accessgw.core.interfaces import OutgoingPush
+from accessgw.model.pushes import Scope, StreamKey
 from accessgw.model.reasons import CloseReason
 from protocols.mmtp import events
-from protocols.mmtp.handshake import StreamCursor
+from protocols.mmtp.handshake import Goaway, StreamCursor
 from protocols.mmtp.statuses import Status
 from tests.core.gateway_fakes import Device, Gateway
 
@@ -101,3 +103,273 @@ def test_hello_cursors_reach_the_push_side_but_for_strangers_streams() -> None:
     assert [(str(c.stream.scope), c.stream.id, c.seq) for c in cursors] == [
         ("user", "alice", 5), ("topic", "news", 2), ("broadcast", "", 3),
     ]  # fmt: skip
+
+
+# -------------------------------------------------------------------- the end of connections
+
+
+def test_a_protocol_error_ends_the_connection_with_its_status() -> None:
+    gateway = Gateway()
+    device = gateway.device()
+    device.call("a")
+    device.binding.data_received(b"\x10")  # a PONG that nobody asked for
+    (goaway,) = device.take(events.GoawayReceived)
+    assert goaway.goaway.status == Status.PROTOCOL
+    assert device.connection.closed is CloseReason.PROTOCOL_ERROR
+    assert device.connection.detail.startswith("status 1: ")
+    device.lose("protocol_error")
+    gateway.upstreams.last.answer(200, b"kept")  # harmless
+    assert gateway.session_counters.connected == 0
+
+
+def test_calls_before_the_violation_are_processed() -> None:
+    gateway = Gateway()
+    device = gateway.device()
+    device.wire.request("pay", [], b"{}")
+    device.binding.data_received(device.wire.to_send(0.0) + b"\x10")
+    assert len(gateway.upstreams.exchanges) == 1
+    assert device.connection.closed is CloseReason.PROTOCOL_ERROR
+
+
+def test_a_flood_of_control_frames_has_its_own_reason() -> None:
+    gateway = Gateway()
+    device = gateway.device()
+    device.binding.data_received(b"\x01" * 300)
+    assert device.connection.closed is CloseReason.FLOOD
+
+
+def test_a_hello_that_never_comes() -> None:
+    gateway = Gateway()
+    device = Device(gateway)
+    device.binding.data_received(b"\x80")
+    gateway.clock.pump([0.25] * 22)
+    assert device.connection.written[0][:5] == bytes((0xE0, 30, 1, 1, Status.DEADLINE))
+    assert device.connection.closed is CloseReason.HELLO_TIMEOUT
+
+
+def test_held_events_before_welcome_are_bounded() -> None:
+    gateway = Gateway()
+    gateway.authenticator.hold = True
+    device = Device(gateway).hello()
+    window = bytes.fromhex("d005 00 ffffff07")
+    for _ in range(64):
+        device.wire.request("gw.time", [], b"")
+    device.send()
+    assert device.connection.closed is None
+    # DATA for ended calls, WINDOW and the like make no events; empty DATA is a control frame.
+    device.binding.data_received(window)
+    assert device.connection.closed is None
+    assert len(device.binding._held) == 64
+    gateway.authenticator.let_go()
+    assert len(device.take(events.ResponseReceived)) == 64
+
+
+def test_an_aged_connection_says_goaway_and_closes_when_its_calls_are_done() -> None:
+    gateway = Gateway()
+    device = gateway.device()
+    device.call("pay")
+    device.binding.aged()
+    (goaway,) = device.take(events.GoawayReceived)
+    assert (goaway.goaway.status, goaway.goaway.last_call) == (Status.DRAINING, 0)
+    assert device.connection.closed is None
+    gateway.upstreams.last.answer(200, b"x")
+    assert [r.body for r in device.take(events.ResponseReceived)] == [b"x"]
+    assert device.connection.closed is CloseReason.MAX_AGE
+
+
+def test_an_aged_connection_without_calls_closes_at_once() -> None:
+    device = Gateway().device()
+    device.binding.aged()
+    device.listen()
+    assert device.take(events.GoawayReceived)
+    assert device.connection.closed is CloseReason.MAX_AGE
+
+
+def test_drain_lets_calls_finish_and_refuses_later_ones() -> None:
+    gateway = Gateway()
+    device = gateway.device()
+    device.call("pay")
+    device.binding.go_away(Status.DRAINING, "other:7443", 5.0)
+    late = device.wire.request("late", [], b"")
+    device.send()
+    (goaway,) = device.take(events.GoawayReceived)
+    assert (goaway.goaway.address, goaway.goaway.delay) == ("other:7443", 5.0)
+    assert [(e.call, e.status) for e in device.take(events.CallReset)] == [(late, Status.DRAINING)]
+    gateway.upstreams.last.answer(200, b"x")
+    assert device.take(events.ResponseReceived)
+    assert device.connection.closed is None  # the device leaves, or the drain's own bound ends it
+
+
+def test_a_device_that_says_goodbye_is_told_apart_from_one_that_vanishes() -> None:
+    gateway = Gateway()
+    device = gateway.device()
+    device.wire.go_away(Goaway())
+    device.send()
+    device.lose(CloseReason.PEER_CLOSED)
+    assert gateway.presence.log[-1] == ("disconnect", "d1", "peer_goaway")
+
+
+def test_a_defect_of_ours_costs_one_connection() -> None:
+    gateway = Gateway()
+    device = gateway.device()
+
+    def fails(call: object, responder: object) -> None:
+        raise ZeroDivisionError
+
+    gateway.services.calls.start = fails  # type: ignore[method-assign,assignment]
+    device.call("pay")
+    (goaway,) = device.take(events.GoawayReceived)
+    assert goaway.goaway.status == Status.INTERNAL
+    assert device.connection.closed is CloseReason.INTERNAL
+
+
+def test_a_compressed_body_that_is_declined_cancels_the_call_and_nothing_else() -> None:
+    gateway = Gateway()
+    device = gateway.device(capabilities=frozenset({"zstd"}))
+    number = device.wire.request("pay", [], b"")
+    frame = bytearray(device.wire.to_send(0.0))
+    frame[0] |= 2 << 1  # coding 2
+    frame[1] += 1
+    device.binding.data_received(bytes(frame) + b"\x09")  # algorithm 9
+    device.listen()
+    assert [(e.call, e.status) for e in device.take(events.CallReset)] == [(number, Status.DICTIONARY_MISS)]
+    assert device.connection.closed is None
+    device.call("gw.time")
+    assert device.take(events.ResponseReceived)
+
+
+def test_an_answer_that_the_wire_cannot_carry_costs_its_call() -> None:
+    gateway = Gateway()
+    device = gateway.device()
+    device.call("pay")
+    gateway.upstreams.last.answer(200, b"x", [(f"x-{n}", "v") for n in range(100)])
+    assert [e.status for e in device.take(events.CallReset)] == [Status.INTERNAL]
+    assert device.connection.closed is None
+
+
+# -------------------------------------------------------------------- pushes
+
+
+STREAM = StreamKey(Scope.USER, "alice", "orders")
+
+
+def outgoing(seq: int, body: bytes = b"hello", **more: object) -> OutgoingPush:
+    return OutgoingPush(STREAM, 3, 1, seq, body, **more)
+
+
+def test_pushes_and_their_acknowledgements() -> None:
+    gateway = Gateway()
+    device = gateway.device(token="ok:alice")
+    link = device.binding
+    link.introduce(3, STREAM, 1, 6)
+    assert link.send_push(outgoing(7, ttl=5.0, collapse="k", priority=1), 0)
+    assert link.send_push(outgoing(10), 2)
+    pushes = device.take(events.PushReceived)
+    assert [(p.scope, p.id, p.biz, p.epoch, p.seq, p.body, p.gap) for p in pushes] == [
+        ("user", "alice", "orders", 1, 7, b"hello", 0),
+        ("user", "alice", "orders", 1, 10, b"hello", 2),
+    ]
+    assert (pushes[0].ttl, pushes[0].collapse, pushes[0].priority) == (5.0, "k", 1)
+    gateway.pushes.log.clear()
+    device.wire.ack(2)
+    device.wire.ping(False)
+    device.send()
+    assert gateway.pushes.log == [("acked", [(3, 7), (3, 10)])]  # and that was no activity
+    device.call("gw.time")
+    assert ("activity",) in gateway.pushes.log
+
+
+def test_a_full_window_takes_no_push() -> None:
+    gateway = Gateway()
+    device = gateway.device()
+    device.binding.introduce(3, STREAM, 1, 0)
+    assert all(device.binding.send_push(outgoing(seq), 0) for seq in range(1, 65))
+    assert not device.binding.send_push(outgoing(65), 0)
+    device.listen()
+    device.wire.ack(1)
+    device.wire.ping(False)
+    device.send()
+    assert device.binding.send_push(outgoing(65), 0)
+
+
+def test_a_body_is_encoded_once_per_group_and_compressed_for_those_who_can() -> None:
+    gateway = Gateway()
+    plain = gateway.device(device="d1")
+    zstd = [gateway.device(device=f"z{n}", capabilities=frozenset({"zstd"})) for n in range(2)]
+    push = outgoing(1, b"abcd" * 500)
+    for device in (plain, *zstd):
+        device.binding.introduce(3, STREAM, 1, 0)
+        assert device.binding.send_push(push, 0)
+    assert len(push.encodings) == 2
+    sizes = sorted(len(frame) for frame in push.encodings.values())
+    assert sizes[0] < 100
+    assert sizes[1] > 2000
+    for device in (plain, *zstd):
+        assert [p.body for p in device.take(events.PushReceived)] == [b"abcd" * 500]
+
+
+def test_notes_about_streams() -> None:
+    gateway = Gateway()
+    device = gateway.device()
+    device.binding.stream_note(3, STREAM, "truncated", 2, 40)
+    (note,) = device.take(events.StreamNoted)
+    assert (note.note, note.epoch, note.floor) == ("truncated", 2, 40)
+
+
+def test_a_link_that_is_closed_takes_nothing() -> None:
+    gateway = Gateway()
+    device = gateway.device()
+    device.binding.close(CloseReason.OPERATOR, Status.DRAINING)
+    device.binding.introduce(3, STREAM, 1, 0)
+    assert not device.binding.send_push(outgoing(1), 0)
+    device.binding.close(CloseReason.REPLACED, Status.REPLACED)
+    assert device.connection.closed is CloseReason.OPERATOR
+    assert [e.goaway.status for e in device.take(events.GoawayReceived)] == [Status.DRAINING]
+
+
+def test_a_drained_connection_tells_the_push_side() -> None:
+    gateway = Gateway()
+    device = gateway.device()
+    device.binding.drained()
+    assert ("writable",) in gateway.pushes.log
+
+
+# -------------------------------------------------------------------- tracing
+
+
+def test_a_watched_device_shows_its_frames_and_calls() -> None:
+    gateway = Gateway()
+    seen: list[dict[str, object]] = []
+    stop = gateway.tracing.watch("d1", seen.append)
+    device = gateway.device(call_base=16)
+    other = gateway.device(device="d2")
+    other.call("gw.time")
+    device.call("pay", b"12")
+    gateway.upstreams.last.answer(200, b"345")
+    assert [(e.get("kind"), e.get("direction"), e.get("frame")) for e in seen] == [
+        ("frame", "out", "welcome"),
+        ("frame", "in", "RequestReceived"),
+        ("call", None, None),
+        ("frame", "out", "response"),
+    ]
+    assert seen[1]["operation"] == "pay"
+    assert (seen[2]["call_id"], seen[2]["bytes_out"]) == (f"{16:016x}", 3)
+    stop()
+    device.binding.retrace()
+    device.call("gw.time")
+    assert len(seen) == 4
+
+
+def test_watching_begins_on_a_live_connection() -> None:
+    gateway = Gateway()
+    device = gateway.device()
+    changed: list[str] = []
+    gateway.tracing.changed = changed.append
+    seen: list[dict[str, object]] = []
+    stop = gateway.tracing.watch("d1", seen.append)
+    assert changed == ["d1"]
+    device.binding.retrace()
+    device.call("gw.time")
+    assert [e["frame"] for e in seen if e["kind"] == "frame"] == ["RequestReceived", "response"]
+    stop()
+    assert changed == ["d1", "d1"]
