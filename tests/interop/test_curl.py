@@ -59,7 +59,7 @@ def test_no_route_is_404_in_json(gateway: Gateway) -> None:
 
 
 def test_a_broken_short_request_is_400(gateway: Gateway) -> None:
-    status, _ = curl(gateway, "/mmtp", "--header", "content-type: application/mmtp", "--data-binary", "junk")
+    status, _ = curl(gateway, "/mmtp", "--header", "content-type: application/mmtp", "--data-binary", "\x01\x07")
     assert status == 400
 
 

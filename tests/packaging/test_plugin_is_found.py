@@ -33,7 +33,9 @@ def run(*command: str | Path, cwd: Path, code: int = 0) -> str:
 def checkout(tmp_path: Path) -> Path:
     """The files of this project alone, without what a build or an install leaves behind."""
     copy = tmp_path / "checkout"
-    left_out = shutil.ignore_patterns(".git", ".venv", "var", "build", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis", "dropin.cache")
+    left_out = shutil.ignore_patterns(
+        ".git", ".venv", "var", "build", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis", "dropin.cache"
+    )
     shutil.copytree(ROOT, copy, ignore=left_out)
     return copy
 
@@ -45,6 +47,7 @@ def fresh_venv(where: Path) -> Path:
     project does not shine through.
     """
     venv.create(where, with_pip=True)
+    run(where / "bin/python", *PIP, "uninstall", "--yes", "setuptools", cwd=where)  # old ones bring an old one along
     scheme = sysconfig.get_path("purelib", vars={"base": str(where), "platbase": str(where)})
     parents = {sysconfig.get_path("purelib"), *site.getsitepackages()}
     Path(scheme, "dependencies.pth").write_text("\n".join(sorted(parents)) + "\n")
@@ -64,7 +67,17 @@ def test_not_there_without_an_install(tmp_path: Path) -> None:
 
 def test_from_a_wheel(checkout: Path, tmp_path: Path) -> None:
     python = fresh_venv(tmp_path / "v")
-    run(sys.executable, *PIP, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path / "dist", checkout, cwd=tmp_path)
+    run(
+        sys.executable,
+        *PIP,
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        tmp_path / "dist",
+        checkout,
+        cwd=tmp_path,
+    )
     (wheel,) = (tmp_path / "dist").glob("accessgw-*.whl")
     run(python, *PIP, "install", "--no-deps", wheel, cwd=tmp_path)
     assert offers_accessgw(python, tmp_path)
@@ -73,7 +86,18 @@ def test_from_a_wheel(checkout: Path, tmp_path: Path) -> None:
 
 def test_from_an_editable_install(checkout: Path, tmp_path: Path) -> None:
     python = fresh_venv(tmp_path / "v")
-    run(python, *PIP, "install", "--no-deps", "--no-build-isolation", "-e", checkout, "--config-settings", "editable_mode=compat", cwd=tmp_path)
+    run(
+        python,
+        *PIP,
+        "install",
+        "--no-deps",
+        "--no-build-isolation",
+        "-e",
+        checkout,
+        "--config-settings",
+        "editable_mode=compat",
+        cwd=tmp_path,
+    )
     assert offers_accessgw(python, tmp_path)
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from protocols.errors import RemoteError
 from protocols.mmtp import Connection, Hello, Limits, Role
-from protocols.mmtp.events import Event, GoawayReceived, PushReceived, ResponseReceived, WelcomeReceived
+from protocols.mmtp.events import CallReset, Event, GoawayReceived, PushReceived, ResponseReceived, WelcomeReceived
 
 E = TypeVar("E")
 TIMEOUT = 15.0
@@ -62,7 +62,7 @@ class Device:
             (self.pushes if isinstance(event, PushReceived) else self.seen).append(event)  # type: ignore[arg-type]
         self.flush()
 
-    def expect(self, kind: type[E], which: Callable[[E], bool] = lambda event: True) -> E:
+    def expect(self, kind: type[E] | tuple[type[E], ...], which: Callable[[E], bool] = lambda event: True) -> E:
         """The next event of that kind, whatever else arrives."""
         while True:
             for event in self.seen:
@@ -78,9 +78,18 @@ class Device:
         return self
 
     def call(self, operation: str, body: bytes = b"{}", call_id: int | None = None) -> ResponseReceived:
-        """A call and its answer (in one piece)."""
-        number = self.send(operation, body, call_id)
-        return self.expect(ResponseReceived, lambda event: event.call == number)
+        """A call and its last frame (the answer in one piece, or a RESET as an answer without a body)."""
+        return self.answer(self.send(operation, body, call_id))
+
+    def answer(self, number: int) -> ResponseReceived:
+        """The last frame of a call."""
+        last: ResponseReceived | CallReset = self.expect(
+            (ResponseReceived, CallReset),  # type: ignore[arg-type]
+            lambda event: event.call == number,
+        )
+        if isinstance(last, CallReset):
+            return ResponseReceived(number, last.status, [], b"", False, 0)
+        return last
 
     def send(self, operation: str, body: bytes = b"{}", call_id: int | None = None) -> int:
         number = self.wire.request(operation, [], body, call_id=call_id)
