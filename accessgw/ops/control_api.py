@@ -30,9 +30,20 @@ NOT_BUILT = (
 
 
 class ControlApi(HttpApi):
-    """The HttpHandler of the control listener. It acts only through `control`."""
+    """The HttpHandler of the control listener. It acts only through `control`.
 
-    def __init__(self, control: Control, settings: ControlSettings, pushes: PushSettings, clock: Clock) -> None:
+    `describe` makes the body of /.well-known/accessgw; without it the path does not exist here.
+    """
+
+    def __init__(
+        self,
+        control: Control,
+        settings: ControlSettings,
+        pushes: PushSettings,
+        clock: Clock,
+        *,
+        describe: Callable[[], dict[str, object]] | None = None,
+    ) -> None:
         self._control = control
         self.pushes = pushes
         routes = [
@@ -55,6 +66,8 @@ class ControlApi(HttpApi):
             Route("GET", "/v1/events", "read", subscribe=self._events),
             *(Route(method, path, role, _not_built) for method, path, role in NOT_BUILT),
         ]
+        if describe is not None:
+            routes.append(Route("GET", "/.well-known/accessgw", "", lambda request: Reply(describe())))
         super().__init__(routes, settings, clock)
 
     # ------------------------------------------------------------------ pushes

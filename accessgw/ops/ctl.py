@@ -20,6 +20,7 @@ from accessgw.ops.ctl_client import ControlClient, Refused, Unreachable
 from accessgw.ops.ctl_view import event_line, printable, show
 
 DEFAULT_URL = "http://127.0.0.1:7900"
+PIPE_WIDTH = 400
 OK, FAILED, USAGE, UNREACHABLE = 0, 1, 2, 3
 
 
@@ -62,7 +63,9 @@ class _Session:
         self.client = client
         self.as_json = as_json
         self.code = OK
-        self._console = Console(soft_wrap=False, highlight=False)
+        # a pipe has no width that a table would have to fit
+        wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
+        self._console = Console(width=wide, highlight=False)
 
     def show(self, answer: Any, *, title: str = "") -> None:
         if self.as_json:
@@ -79,7 +82,8 @@ class _Session:
 
 
 def _complain(message: str, code: int) -> int:
-    print(f"accessgwctl: {printable(message)}", file=sys.stderr)
+    for line in message.splitlines():
+        print(f"accessgwctl: {printable(line)}", file=sys.stderr)
     return code
 
 

@@ -52,10 +52,12 @@ def cell(value: Any) -> Text:
     """A value for a person; never interpreted, whatever a peer put into it."""
     if isinstance(value, bool):
         return Text("yes" if value else "no")
-    if value is None or value == "":
+    if value is None or value in ("", [], {}):
         return Text("-", style="dim")
     if isinstance(value, float):
         return Text(f"{value:.6g}" if abs(value) < 1e6 else f"{value:.3f}")
+    if isinstance(value, list) and not any(isinstance(item, dict | list) for item in value):
+        return Text(printable(", ".join(map(str, value))))
     if isinstance(value, dict | list):
         return Text(printable(json.dumps(value, ensure_ascii=False)))
     return Text(printable(str(value)))
@@ -71,7 +73,7 @@ def _rows(console: Console, rows: list[Any], title: str) -> None:
         console.print(Text(f"{title}: none" if title else "none", style="dim"))
         return
     if not _is_rows(rows):
-        console.print(Text(f"{title}: " if title else "").append_text(cell(", ".join(map(str, rows)))))
+        console.print(Text(f"{title}: " if title else "").append_text(cell(rows)))
         return
     names = list(dict.fromkeys(name for row in rows for name in row))
     names.sort(key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))

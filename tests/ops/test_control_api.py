@@ -12,6 +12,7 @@ from twisted.logger import globalLogPublisher
 from accessgw.core.interfaces import ControlError, IdempotencyConflict, StoreUnavailable
 from accessgw.model.pushes import Priority, PushResult, Scope, StreamKey
 from accessgw.model.settings import ControlSettings, PushSettings
+from accessgw.ops.control_api import ControlApi
 from tests.ops.control_fakes import SETTINGS, Api
 
 PUSH = {"to": {"device": "d1"}, "biz": "orders", "payload": {"text": "您的订单已发货"}}
@@ -444,6 +445,12 @@ def test_health(api: Api) -> None:
     exchange = api.ask("GET", "/health/ready")
     assert (exchange.status, exchange.json["reason"]) == (503, "draining")
     assert api.ask("GET", "/health/live").status == 200
+
+
+def test_the_probe_is_there_when_it_is_described(api: Api) -> None:
+    assert api.ask("GET", "/.well-known/accessgw").status == 404
+    api.handler = ControlApi(api.control, SETTINGS, PushSettings(), api.clock, describe=lambda: {"zone": "local"})
+    assert api.ask("GET", "/.well-known/accessgw").json == {"zone": "local"}
 
 
 def test_metrics_config_workers_status_top(api: Api) -> None:

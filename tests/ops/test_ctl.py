@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import socket
 import threading
@@ -10,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from twisted.internet.defer import fail
 
 from accessgw.core.interfaces import ControlError
 from accessgw.ops import ctl
-from accessgw.ops.ctl_view import event_line, printable
+from accessgw.ops.ctl_view import event_line, printable, show
 from tests.ops.control_fakes import Api, FakeExchange
 
 
@@ -192,6 +194,8 @@ def test_a_refusal_is_1_with_its_reason(gateway: Gateway, run: Run) -> None:
     assert run("devices", "unknown") == (1, "", "accessgwctl: 404: no such device: unknown\n")
     gateway.api.control.reload_answer = lambda: fail(ControlError(422, "bad_config", "a.b: expected", "a.b"))
     assert run("reload") == (1, "", "accessgwctl: 422: a.b: expected\n")
+    gateway.api.control.reload_answer = lambda: fail(ControlError(422, "bad_config", "a: x\nb: y\x1b", "a"))
+    assert run("reload")[2] == "accessgwctl: 422: a: x\naccessgwctl: b: y\\x1b\n"
     code, _, err = run("close", "away")
     assert (code, err) == (1, "accessgwctl: away was not connected\n")
 
@@ -218,6 +222,20 @@ def test_events_cannot_drive_the_terminal(gateway: Gateway, run: Run) -> None:
     assert "\x1b" not in out
     assert "name=PING\\x1b[2J" in out
     assert [json.loads(line)["kind"] for line in run("trace", "d1", "--json")[1].splitlines()[1:]] == ["frame"]
+
+
+def test_tables() -> None:
+    console = Console(width=60, file=io.StringIO(), highlight=False)
+    show(
+        console,
+        {"name": "a", "none": [], "list": ["x", 1], "deep": {"b": True}, "rows": [{"n": 1.5, "device": "[b]d"}]},
+    )
+    show(console, [])
+    assert isinstance(console.file, io.StringIO)
+    assert [line.split() for line in console.file.getvalue().splitlines()] == [
+        ["name", "a"], ["none", "-"], ["list", "x,", "1"], ["deep.b", "yes"],
+        ["rows"], ["device", "n"], ["[b]d", "1.5"], ["none"],
+    ]  # fmt: skip
 
 
 def test_printable() -> None:
