@@ -83,7 +83,24 @@ def body_of(value: Any) -> bytes:
 
 
 ACTIONS = frozenset(
-    ["hello", "welcome", "restart", "settings", "request", "respond", "data", "reset", "consumed", "ping", "goaway", "announce", "push", "ack", "wait", "ack_ranges"]
+    [
+        "hello",
+        "welcome",
+        "restart",
+        "settings",
+        "request",
+        "respond",
+        "data",
+        "reset",
+        "consumed",
+        "ping",
+        "goaway",
+        "announce",
+        "push",
+        "ack",
+        "wait",
+        "ack_ranges",
+    ]
 )
 
 
