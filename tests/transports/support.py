@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
+import traceback
 from dataclasses import dataclass, field
 
 from twisted.internet.defer import Deferred
@@ -101,6 +102,27 @@ def listen(services, journal, contexts=None, factories=None, **settings):
     listener = build_listener(ListenerSettings(**settings), services, factories or echo_factories(journal), contexts)
     listener.start()
     return listener
+
+
+async def play(scenarios):
+    """Run the coroutines of a dict one after the other: name -> (True, result) or (False, traceback).
+
+    A child process with a reactor costs most of a second, so the scenarios of a file share one.
+    """
+    results = {}
+    for name, scenario in scenarios.items():
+        try:
+            results[name] = True, await scenario
+        except Exception:
+            results[name] = False, traceback.format_exc()
+    return results
+
+
+def outcome(played, name):
+    """The result of one scenario; AssertionError with its traceback when it failed."""
+    good, result = played[name]
+    assert good, result
+    return result
 
 
 def dialogue(port, *steps, address="127.0.0.1", path=None):

@@ -17,7 +17,7 @@ from accessgw.model.reasons import CloseReason
 from accessgw.transports.http import HttpBindingFactory
 from protocols.proxyproto import encode_v1, encode_v2, encode_v2_local
 from tests.reactor_loop import run
-from tests.transports.support import Journal, dialogue, listen, make_services
+from tests.transports.support import Journal, dialogue, listen, make_services, outcome, play
 
 
 async def echo(reactor):
@@ -36,8 +36,8 @@ async def echo(reactor):
     )  # fmt: skip
 
 
-def test_an_echo_and_its_accounts():
-    assert run(echo) == (
+def test_an_echo_and_its_accounts(played):
+    assert outcome(played, "echo") == (
         b"\x80hello", ["peer_closed"], 1, 0, 6, 6,
         {"peer_closed": 1}, ["data", ("lost", "peer_closed")], "127.0.0.1", True, "tcp", 0,
     )  # fmt: skip
@@ -71,8 +71,8 @@ async def everyday_ends(reactor):
     return journal.reasons, [entry[1] for entry in journal.closed]
 
 
-def test_reset_defect_and_close_have_their_reasons():
-    reasons, details = run(everyday_ends)
+def test_reset_defect_and_close_have_their_reasons(played):
+    reasons, details = outcome(played, "everyday_ends")
     assert reasons == ["peer_reset", "internal", "operator"]
     assert "Connection reset" in details[0] and details[2] == "asked"
     assert "ValueError" in details[1]
@@ -114,8 +114,8 @@ async def limits(reactor):
     )  # fmt: skip
 
 
-def test_connections_beyond_the_limits_are_refused_and_counted():
-    first, second, after, third, refused = run(limits)
+def test_connections_beyond_the_limits_are_refused_and_counted(played):
+    first, second, after, third, refused = outcome(played, "limits")
     assert first == [True] * 3 + [False] * 2
     assert second == [True] * 2 + [False] * 2
     assert after == {"per_address": 2, "max_connections": 2}
@@ -135,21 +135,8 @@ async def proxied(reactor, trusted, *openings):
     return answers, journal.reasons, infos
 
 
-def test_a_proxy_header_is_believed_and_required_from_trusted_networks():
-    v1 = encode_v1("203.0.113.7", 4711, "198.51.100.1", 443)
-    v2 = encode_v2("2001:db8::7", 4712, "2001:db8::1", 443)
-    local = encode_v2_local()
-    answers, reasons, infos = run(
-        proxied,
-        ("127.0.0.0/8", "::1/128"),
-        (v1 + b"\x80a", 2, "fin"),
-        (*[v2[at : at + 1] for at in range(len(v2))], b"\x80b", 2, "fin"),
-        (local + b"\x80c", 2, "fin"),
-        (b"PROXY UNKNOWN\r\n\x80d", 2, "fin"),
-        (b"\x80no header",),
-        (v1 + v1 + b"\x80x",),
-        (b"PROXY TCP4 nonsense\r\n",),
-    )
+def test_a_proxy_header_is_believed_and_required_from_trusted_networks(played):
+    answers, reasons, infos = outcome(played, "trusted")
     assert answers == [b"\x80a", b"\x80b", b"\x80c", b"\x80d", b"", b"", b""]
     assert reasons == ["peer_closed"] * 4 + ["proxy_header"] * 3
     assert infos[0] == ("203.0.113.7", 4711, "198.51.100.1", 443, False)
@@ -158,16 +145,8 @@ def test_a_proxy_header_is_believed_and_required_from_trusted_networks():
     assert infos[3][0] == "127.0.0.1" and infos[3][4] is False
 
 
-def test_a_proxy_header_from_anyone_else_closes():
-    header = encode_v1("203.0.113.7", 4711, "198.51.100.1", 443)
-    answers, reasons, infos = run(
-        proxied,
-        ("10.0.0.0/8",),
-        (header + b"\x80a",),
-        (encode_v2("203.0.113.7", 4711, "198.51.100.1", 443) + b"\x80",),
-        (b"PRO", b"XY T", b"CP4"),
-        (b"P", b"OST / HTTP/1.1\r\n\r\n", 19, "fin"),
-    )
+def test_a_proxy_header_from_anyone_else_closes(played):
+    answers, reasons, infos = outcome(played, "untrusted")
     assert answers == [b"", b"", b"", b"POST / HTTP/1.1\r\n\r\n"]
     assert reasons == ["proxy_header"] * 3 + ["peer_closed"]
     assert len(infos) == 1
@@ -192,8 +171,8 @@ async def limits_by_named_address(reactor):
     return [alive for _, alive in held], services.counters.refused, journal.reasons
 
 
-def test_limits_count_by_the_named_address():
-    alive, refused, reasons = run(limits_by_named_address)
+def test_limits_count_by_the_named_address(played):
+    alive, refused, reasons = outcome(played, "limits_by_named_address")
     assert alive == [True, True, False, True]
     assert refused == {"per_address": 1}
     assert reasons == ["overload"]
@@ -209,8 +188,8 @@ async def sniffing(reactor):
     return [binding.name for binding in journal.bindings], journal.reasons, journal.closed[2][1]
 
 
-def test_the_first_byte_chooses_the_protocol():
-    names, reasons, detail = run(sniffing)
+def test_the_first_byte_chooses_the_protocol(played):
+    names, reasons, detail = outcome(played, "sniffing")
     assert names == ["mmtp/1", "http/1.1"]
     assert reasons[2] == "protocol_error" and "ClientHello" in detail
 
@@ -234,9 +213,8 @@ async def unix_socket(reactor, path):
     return got, mode, taken, os.path.exists(path), journal.opened[0].peer, journal.opened[0].loopback
 
 
-def test_a_unix_socket_replaces_only_a_stale_file():
-    with tempfile.TemporaryDirectory() as directory:
-        got, mode, taken, left, peer, loopback = run(unix_socket, directory + "/s")
+def test_a_unix_socket_replaces_only_a_stale_file(played):
+    got, mode, taken, left, peer, loopback = outcome(played, "unix_socket")
     assert got == b"\x80hi"
     assert mode == 0o620
     assert "somebody listens" in taken
@@ -280,8 +258,8 @@ async def stopped_while_connected(reactor):
     return got, "connected"
 
 
-def test_stop_keeps_established_connections():
-    assert run(stopped_while_connected) == (b"\x80still here", "refused")
+def test_stop_keeps_established_connections(played):
+    assert outcome(played, "stopped_while_connected") == (b"\x80still here", "refused")
 
 
 async def slow_heads(reactor):
@@ -300,7 +278,51 @@ async def slow_heads(reactor):
     return first, second, journal.reasons
 
 
-def test_a_slow_request_head_is_cut_off_first_and_later():
-    first, second, reasons = run(slow_heads)
+def test_a_slow_request_head_is_cut_off_first_and_later(played):
+    first, second, reasons = outcome(played, "slow_heads")
     assert first == b"" and second.startswith(b"HTTP/1.1 200 OK\r\n")
     assert reasons == ["hello_timeout"] * 2
+
+
+V1 = encode_v1("203.0.113.7", 4711, "198.51.100.1", 443)
+V2 = encode_v2("2001:db8::7", 4712, "2001:db8::1", 443)
+
+
+async def everything(reactor, directory):
+    return await play(
+        {
+            "echo": echo(reactor),
+            "everyday_ends": everyday_ends(reactor),
+            "limits": limits(reactor),
+            "trusted": proxied(
+                reactor,
+                ("127.0.0.0/8", "::1/128"),
+                (V1 + b"\x80a", 2, "fin"),
+                (*[V2[at : at + 1] for at in range(len(V2))], b"\x80b", 2, "fin"),
+                (encode_v2_local() + b"\x80c", 2, "fin"),
+                (b"PROXY UNKNOWN\r\n\x80d", 2, "fin"),
+                (b"\x80no header",),
+                (V1 + V1 + b"\x80x",),
+                (b"PROXY TCP4 nonsense\r\n",),
+            ),
+            "untrusted": proxied(
+                reactor,
+                ("10.0.0.0/8",),
+                (V1 + b"\x80a",),
+                (V2 + b"\x80",),
+                (b"PRO", b"XY T", b"CP4"),
+                (b"P", b"OST / HTTP/1.1\r\n\r\n", 19, "fin"),
+            ),
+            "limits_by_named_address": limits_by_named_address(reactor),
+            "sniffing": sniffing(reactor),
+            "unix_socket": unix_socket(reactor, directory + "/socket"),
+            "stopped_while_connected": stopped_while_connected(reactor),
+            "slow_heads": slow_heads(reactor),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def played():
+    with tempfile.TemporaryDirectory() as directory:
+        return run(everything, directory)

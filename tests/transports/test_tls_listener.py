@@ -20,7 +20,7 @@ from accessgw.model.settings import CertificateSettings
 from accessgw.transports.http import HttpBindingFactory
 from protocols.proxyproto import encode_v1
 from tests.reactor_loop import run
-from tests.transports.support import Journal, dialogue, echo_factories, listen, make_services
+from tests.transports.support import Journal, dialogue, echo_factories, listen, make_services, outcome, play
 
 OPENSSL = shutil.which("openssl")
 CURL = shutil.which("curl")
@@ -95,8 +95,8 @@ async def alpn_and_echo(reactor, state):
     )
 
 
-def test_alpn_chooses_the_binding(state):
-    (*results, refusal), reasons, infos, names, handshakes, failures, detail = run(alpn_and_echo, state)
+def test_alpn_chooses_the_binding(played):
+    (*results, refusal), reasons, infos, names, handshakes, failures, detail = outcome(played, "alpn_and_echo")
     assert results == [
         ("mmtp/1", "TLSv1.3", b"hello"),
         ("mmtp/1", "TLSv1.3", b"hello"),
@@ -150,8 +150,8 @@ async def ends(reactor, state):
     return seen, journal.reasons, services.counters.handshake_failures
 
 
-def test_connections_end_with_their_reasons(state):
-    seen, reasons, failures = run(ends, state)
+def test_connections_end_with_their_reasons(played):
+    seen, reasons, failures = outcome(played, "ends")
     assert seen[:3] == ["reset", "reset", b""]
     assert seen[4] == b""
     assert reasons == [
@@ -193,8 +193,8 @@ async def close_and_large(reactor, state):
     return result, journal.reasons
 
 
-def test_large_data_and_an_orderly_close(state):
-    assert run(close_and_large, state) == ((300_000, b"endbye"), ["draining"])
+def test_large_data_and_an_orderly_close(played):
+    assert outcome(played, "close_and_large") == ((300_000, b"endbye"), ["draining"])
 
 
 async def proxied(reactor, state):
@@ -212,8 +212,8 @@ async def proxied(reactor, state):
     return got, journal.opened[0].peer
 
 
-def test_a_proxy_header_before_tls(state):
-    assert run(proxied, state) == (b"x", "203.0.113.7")
+def test_a_proxy_header_before_tls(played):
+    assert outcome(played, "proxied") == (b"x", "203.0.113.7")
 
 
 def hello_handler(exchange):
@@ -269,13 +269,26 @@ async def independent_clients(reactor, state):
     return results
 
 
+async def everything(reactor, state):
+    return await play(
+        {
+            "alpn_and_echo": alpn_and_echo(reactor, state),
+            "ends": ends(reactor, state),
+            "close_and_large": close_and_large(reactor, state),
+            "proxied": proxied(reactor, state),
+            "independent_clients": independent_clients(reactor, state),
+        }
+    )
+
+
 @pytest.fixture(scope="module")
-def independent(state):
-    return run(independent_clients, state)
+def played(state):
+    return run(everything, state)
 
 
 @pytest.mark.skipif(not CURL, reason="curl is not installed")
-def test_curl(independent):
+def test_curl(played):
+    independent = outcome(played, "independent_clients")
     out, err = independent["keep_alive"]
     assert not err
     assert '"path": "/one"' in out and '"path": "/two"' in out and '"alpn": "http/1.1"' in out
@@ -286,7 +299,8 @@ def test_curl(independent):
 
 
 @pytest.mark.skipif(not OPENSSL, reason="openssl is not installed")
-def test_openssl_s_client(independent):
+def test_openssl_s_client(played):
+    independent = outcome(played, "independent_clients")
     code, text = independent["mmtp"]
     assert code == 0 and "TLSv1.3" in text and "Verification: OK" in text, text
     assert "ALPN protocol: mmtp/1" in independent["full"][1], independent["full"]
