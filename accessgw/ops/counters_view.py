@@ -38,8 +38,8 @@ TRANSPORT: Table = {
     "closed": ("connections_closed_total", "Connections closed, by reason."),
     "handshakes": ("tls_handshakes_total", "TLS hand-shakes completed."),
     "handshake_failures": ("tls_handshake_failures_total", "TLS hand-shakes that failed or timed out."),
-    "bytes_in": ("received_bytes_total", "Bytes received from devices, TLS not included."),
-    "bytes_out": ("sent_bytes_total", "Bytes sent to devices, TLS not included."),
+    "bytes_in": ("received_bytes_total", "Bytes received from devices, as they were on the wire (TLS included)."),
+    "bytes_out": ("sent_bytes_total", "Bytes sent to devices, as they were on the wire (TLS included)."),
     "write_overflows": ("write_overflows_total", "Connections aborted because their write buffer was full."),
 }
 SESSION: Table = {
