@@ -68,6 +68,9 @@ def towards_upstream(call: Call, zone: str, now: float, random_bytes: Callable[[
         if name in _DROPPED or name in named_by_connection:
             if name == "traceparent" and _TRACEPARENT.fullmatch(value):
                 traceparent = value
+            elif name == "content-length" and call.http_method and call.more:
+                # A service that knows no chunks (RFC 9112, 7.1) still gets a streamed body of known length.
+                headers.append((name, value))
             continue
         if not _NAME.fullmatch(name) or _BAD_VALUE.search(value):
             raise BadHeader(f"header {name!r} is not one that HTTP allows")

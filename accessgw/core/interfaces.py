@@ -274,7 +274,8 @@ class UpstreamRequest:
     method: str
     target: str
     headers: Headers
-    """Without host, content-length, transfer-encoding and connection: the client adds them."""
+    """Without host, transfer-encoding and connection, which the client adds; content-length only with
+    `more`, when the length of the whole body is known."""
     body: bytes = b""
     more: bool = False
     """The body goes on through UpstreamExchange.data."""
