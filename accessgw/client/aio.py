@@ -135,13 +135,14 @@ class Client(BaseClient):
             future.add_done_callback(lambda done: cancelled() if done.cancelled() else None)
         return future
 
-    def _finish(self, future: Any, outcome: Any) -> None:
+    def _finish(self, future: Any, outcome: Any) -> bool:
         if future is None or future.done():
-            return
+            return False
         if isinstance(outcome, BaseException):
             future.set_exception(outcome)
         else:
             future.set_result(outcome)
+        return True
 
     def _abandoned(self, biz: str | None, future: Any) -> None:
         super()._abandoned(biz, future)

@@ -306,8 +306,8 @@ class BaseClient(ABC):
         """A new future; `cancelled` is called when the application cancels it."""
 
     @abstractmethod
-    def _finish(self, future: Any, outcome: Any) -> None:
-        """Fulfil it, or fail it when the outcome is an exception; harmless when it is done."""
+    def _finish(self, future: Any, outcome: Any) -> bool:
+        """Fulfil it, or fail it when the outcome is an exception; False when it is done already."""
 
     @abstractmethod
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:

@@ -15,13 +15,13 @@ UNCLAIMED_NOTE = 32
 
 
 class Inbox(Generic[W]):
-    """Hands each push to one taker. `give(waiter, push)` wakes a waiter; waiters are of the face's kind.
+    """Hands each push to one taker. `give(waiter, push)` wakes a waiter, False when that waits no more.
 
     A taker of biz None takes from every biz that has no taker of its own waiting. Pushes that nobody
     takes stay, unacknowledged: the gateway's window (64) then bounds what is held here.
     """
 
-    def __init__(self, give: Callable[[W, Push], None], unclaimed: Callable[[str, int], None]) -> None:
+    def __init__(self, give: Callable[[W, Push], bool], unclaimed: Callable[[str, int], None]) -> None:
         self._give = give
         self._unclaimed = unclaimed
         self._queues: dict[str, deque[tuple[int, Push]]] = {}
@@ -32,13 +32,12 @@ class Inbox(Generic[W]):
     def put(self, push: Push) -> bool:
         """A push came. Whether somebody took it at once."""
         for biz in (push.biz, None):
-            waiters = self._waiters.get(biz)
-            if waiters:
+            while waiters := self._waiters.get(biz):
                 waiter = waiters.popleft()
                 if not waiters:
                     del self._waiters[biz]
-                self._give(waiter, push)
-                return True
+                if self._give(waiter, push):
+                    return True
         queue = self._queues.setdefault(push.biz, deque())
         self._arrived += 1
         queue.append((self._arrived, push))

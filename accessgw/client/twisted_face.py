@@ -122,13 +122,14 @@ class Client(BaseClient):
     def _future(self, cancelled: Callable[[], None] | None) -> Deferred[Any]:
         return Deferred(None if cancelled is None else lambda _: cancelled())
 
-    def _finish(self, future: Any, outcome: Any) -> None:
+    def _finish(self, future: Any, outcome: Any) -> bool:
         if future is None or future.called:
-            return
+            return False
         if isinstance(outcome, BaseException):
             future.errback(_failure(outcome))
         else:
             future.callback(outcome)
+        return True
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         Deferred.fromCoroutine(coroutine).addErrback(_log_error)

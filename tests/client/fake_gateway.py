@@ -143,3 +143,28 @@ class FakeLink:
                 alias = self._aliases[name]
                 self.connection.send_push(alias, seq, encode_push(alias, body), len(body), (name, seq))
                 self._sent[name] = seq
+
+
+class FakePost:
+    """One HTTP exchange: bytes of the request in, bytes of the whole response out."""
+
+    def __init__(self, gateway: FakeGateway) -> None:
+        self._gateway = gateway
+        self._data = b""
+
+    def receive(self, data: bytes) -> bytes:
+        self._data += data
+        head, separator, body = self._data.partition(b"\r\n\r\n")
+        if not separator:
+            return b""
+        lines = head.decode().split("\r\n")
+        assert lines[0] == "POST /mmtp HTTP/1.1"
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
+        assert headers["content-type"] == "application/mmtp"
+        if len(body) < int(headers["content-length"]):
+            return b""
+        status, answer = self._gateway.http(headers["host"], body)
+        return (
+            b"HTTP/1.1 %d X\r\ncontent-type: application/mmtp\r\ncontent-length: %d\r\n\r\n" % (status, len(answer))
+            + answer
+        )

@@ -187,7 +187,15 @@ def push(biz: str, seq: int) -> Push:
 
 def test_the_inbox_gives_each_push_to_one_taker() -> None:
     given: list[tuple[str, int]] = []
-    inbox: Inbox[str] = Inbox(lambda waiter, p: given.append((waiter, p.seq)), lambda biz, n: None)
+
+    def give(waiter: str, p: Push) -> bool:
+        if waiter == "cancelled":
+            return False
+        given.append((waiter, p.seq))
+        return True
+
+    inbox: Inbox[str] = Inbox(give, lambda biz, n: None)
+    inbox.wait("a", "cancelled")
     inbox.wait("a", "wants a")
     inbox.wait(None, "wants any")
     assert inbox.put(push("a", 1))
@@ -203,7 +211,7 @@ def test_the_inbox_gives_each_push_to_one_taker() -> None:
 
 def test_the_inbox_says_when_nobody_takes() -> None:
     notes: list[tuple[str, int]] = []
-    inbox: Inbox[str] = Inbox(lambda waiter, p: None, lambda biz, n: notes.append((biz, n)))
+    inbox: Inbox[str] = Inbox(lambda waiter, p: True, lambda biz, n: notes.append((biz, n)))
     inbox.claim("b")
     for n in range(100):
         inbox.put(push("a", n))

@@ -35,7 +35,7 @@ def lossy_push(driver: Driver, stream: tuple[str, str, str], body: bytes) -> Non
         driver.from_gateway(attempt)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(steps=st.lists(step, max_size=40), persistent=st.booleans(), short=st.booleans(), seed=st.integers(0, 1000))
 def test_each_call_once_each_push_once(
     steps: list[tuple[str, object]], persistent: bool, short: bool, seed: int
