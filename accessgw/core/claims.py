@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from accessgw.core.answers import ClaimKey, KeptAnswers
-from accessgw.core.interfaces import AnswerStore, ClaimState, Clock, StoreUnavailable, Timer, Timers
+from accessgw.core.interfaces import AnswerStore, ClaimState, Clock, StoreUnavailable, Timers
 from accessgw.model.calls import Answer
 from accessgw.model.settings import CallSettings
 from protocols.mmtp.statuses import Status
@@ -86,7 +86,7 @@ class Claims:
         self._spent: OrderedDict[ClaimKey, tuple[bytes, float]] = OrderedDict()
         self._complete_since = clock.seconds()
         """Since when no claim of `once = "memory"` was forgotten before its time."""
-        self._timer: Timer | None = None
+        self._watching = False
 
     # ---------------------------------------------------------------- an attempt arrives
 
@@ -199,12 +199,12 @@ class Claims:
         self._watch()
 
     def _watch(self) -> None:
-        if self._timer is None:
-            self._timer = self._timers.schedule(SWEEP_INTERVAL, self._sweep)
+        if not self._watching:
+            self._watching = True
+            self._timers.schedule(SWEEP_INTERVAL, self._sweep)
 
     def _sweep(self) -> None:
-        """A bounded batch; soon again while there is more."""
-        self._timer = None
+        """A bounded batch; in the next turn again while there is more."""
         now = self._clock.seconds()
         more = self._answers.sweep(now)
         before = now - self._settings.claim_horizon
@@ -216,8 +216,10 @@ class Claims:
         else:
             more = True
         if more:
-            self._timer = self._timers.schedule(0.0, self._sweep)
-        elif self._answers or self._spent:
+            self._clock.callLater(0, self._sweep)
+            return
+        self._watching = False
+        if self._answers or self._spent:
             self._watch()
 
     def start(self) -> None:

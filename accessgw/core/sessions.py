@@ -65,7 +65,7 @@ class SessionManager:
         self._wall = wall
         self._random_bytes = random_bytes
         self._counters = counters
-        self._expiry: Timer | None = None
+        self._expiring = False
 
     # ---------------------------------------------------------------- admission
 
@@ -211,24 +211,25 @@ class SessionManager:
     def _park(self, session: DeviceSession) -> None:
         session.disconnected_at = self._clock.seconds()
         self.registry.park(session)
-        if self._expiry is None:
-            self._expiry = self._timers.schedule(self._settings.expiry, self._expire)
+        if not self._expiring:
+            self._expiring = True
+            self._timers.schedule(self._settings.expiry, self._expire)
 
     def _expire(self) -> None:
         """Forget what has been disconnected for too long: a bounded batch, so that the reactor is not held."""
-        self._expiry = None
         now = self._clock.seconds()
         for _ in range(200):
             oldest = self.registry.longest_parked()
             if oldest is None:
+                self._expiring = False
                 return
             left = oldest.disconnected_at + self._settings.expiry - now
             if left > 0:
-                self._expiry = self._timers.schedule(left, self._expire)
+                self._timers.schedule(left, self._expire)
                 return
             self._counters.expired += 1
             self._forget(oldest)
-        self._expiry = self._timers.schedule(0.0, self._expire)
+        self._clock.callLater(0, self._expire)
 
     def _watch_token(self, session: DeviceSession) -> None:
         if isinstance(session.token_timer, _TokenWatch):
