@@ -78,7 +78,7 @@ def settings_of(limits: Limits) -> dict[int, int]:
 
     Raises LocalError for a limit that the protocol does not allow.
     """
-    values: dict[int, int] = {key: getattr(limits, name) for key, name in _NAMES.items()}
+    values: dict[int, int] = {key: getattr(limits, name) for key, name in NAMES.items()}
     check_settings(values)
     return {key: value for key, value in values.items() if value != DEFAULTS[key]}
 
@@ -108,7 +108,7 @@ def decode_settings(data: bytes, pos: int, end: int) -> dict[int, int]:
     return settings
 
 
-_NAMES: dict[int, str] = {
+NAMES: dict[int, str] = {
     MAX_FRAME: "max_frame",
     MAX_HEADERS: "max_headers",
     MAX_HEADER_FIELDS: "max_header_fields",
@@ -124,10 +124,10 @@ DEFAULT_LIMITS = Limits()
 
 def apply(limits: Limits, settings: dict[int, int]) -> Limits:
     """`limits` with the known ones of `settings` instead; the same object when nothing changes."""
-    changed = {_NAMES[key]: value for key, value in settings.items() if key in _NAMES}
+    changed = {NAMES[key]: value for key, value in settings.items() if key in NAMES}
     return replace(limits, **changed) if changed else limits
 
 
 def larger(one: Limits, other: Limits) -> Limits:
     """What is allowed while the peer may follow either: the larger of each setting, else those of `one`."""
-    return replace(one, **{name: max(getattr(one, name), getattr(other, name)) for name in _NAMES.values()})
+    return replace(one, **{name: max(getattr(one, name), getattr(other, name)) for name in NAMES.values()})

@@ -8,11 +8,26 @@ from typing import Any
 import pytest
 
 from protocols.errors import RemoteError
-from protocols.mmtp import Connection, Goaway, Hello, Limits, Role, Status, StreamCursor, Welcome
+from protocols.mmtp import (
+    Connection,
+    Goaway,
+    Hello,
+    Limits,
+    Retry,
+    Role,
+    Status,
+    StreamCursor,
+    Welcome,
+    http_from_status,
+    retry_of,
+    status_from_http,
+)
 from protocols.mmtp.bodies import Declined, StreamDecompressor, begin
 from protocols.mmtp.fields import sized
 from protocols.mmtp.frames import FrameType
 from protocols.mmtp.handshake import decode_goaway
+from protocols.mmtp.settings import ALLOWED, DEFAULTS
+from protocols.mmtp.settings import NAMES as SETTING_NAMES
 from protocols.mmtp.short import (
     ShortCall,
     ShortRequest,
@@ -23,8 +38,9 @@ from protocols.mmtp.short import (
     encode_short_response,
     verify_tag,
 )
+from protocols.mmtp.state import CALL, CallInput, CallState
 from protocols.mmtp.varint import decode_varint, encode_varint
-from tests.protocols.mmtp.dialogue import Player, blocks, split_frames
+from tests.protocols.mmtp.dialogue import SPECIFICATION, Player, blocks, split_frames
 
 DIALOGUES = blocks("dialogue")
 
@@ -180,3 +196,77 @@ def test_short_response(name: str) -> None:
     assert [[p.scope, p.id, p.biz, p.epoch, p.seq, p.body.decode()] for p in decoded.pushes] == vector["pushes"]
     assert (decoded.welcome.session if decoded.welcome else "") == vector.get("session", "")
     assert encode_short_response(decoded).hex() == vector["hex"]
+
+
+def rows_after(heading: str, columns: tuple[str, ...]) -> list[list[str]]:
+    """The rows of the first table with these columns below a heading of the specification."""
+    lines = SPECIFICATION.read_text().partition(heading)[2].splitlines()
+    head = "| " + " | ".join(columns) + " |"
+    rows: list[list[str]] = []
+    for line in lines[lines.index(head) + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return rows
+
+
+INPUTS: dict[str, tuple[CallInput, ...]] = {
+    "DATA with *more* from the device": (CallInput.UP_MORE,),
+    "DATA or RESET from the device": (CallInput.UP_LAST, CallInput.CANCEL),
+    "RESET from the device": (CallInput.CANCEL,),
+    "RESPONSE with *more*": (CallInput.RESPONSE_MORE,),
+    "RESPONSE": (CallInput.RESPONSE_LAST,),
+    "DATA with *more* from the gateway": (CallInput.DOWN_MORE,),
+    "DATA from the gateway": (CallInput.DOWN_LAST,),
+    "RESET from the gateway": (CallInput.RESET,),
+}
+
+
+def test_the_table_of_call_states_is_the_code_s() -> None:
+    stated: dict[tuple[CallState, CallInput], CallState] = {}
+    for states, frame, following in rows_after("### 6.2", ("state", "frame", "next")):
+        if frame not in INPUTS or states.startswith(("(none)", "`ended`")):
+            continue
+        names = [name.strip(" `") for name in states.split(",")]
+        if states == "any but `ended`":
+            names = [state.name.lower() for state in CallState if state is not CallState.ENDED]
+        for name in names:
+            state = CallState[name.upper()]
+            for entry in INPUTS[frame]:
+                stated[state, entry] = state if following == "same" else CallState[following.strip("`").upper()]
+    assert stated == CALL
+
+
+def test_the_table_of_statuses_is_the_code_s() -> None:
+    rows = rows_after("### 11.2", ("status", "name", "meaning", "retry"))
+    named = {int(number): (name, retry) for number, name, _, retry in rows if number.isdigit()}
+    assert {status.value: status.name for status in Status} == {number: name for number, (name, _) in named.items()}
+    for number, (_, retry) in named.items():
+        expected = {"h": Retry.YES, "e": Retry.ELSEWHERE}.get(retry[0], Retry.NO)
+        assert retry_of(number) is expected, number
+    assert retry_of(404) is Retry.NO
+
+
+def test_the_tables_of_http_statuses_are_the_code_s() -> None:
+    mapped: dict[int, int] = {}
+    for http, status in rows_after("### 11.3", ("HTTP", "status")):
+        if http[0].isdigit() and ".." not in http:
+            mapped |= {int(number): int(status.split()[0]) for number in http.split(",")}
+    for http_status in range(300, 600):
+        assert status_from_http(http_status) == mapped.get(http_status, http_status)
+    assert status_from_http(200) == status_from_http(299) == Status.OK
+    for row in rows_after("### 11.3", ("status", "HTTP", "status", "HTTP", "status", "HTTP")):
+        for status, http in zip(row[::2], row[1::2], strict=True):
+            if status.isdigit():
+                assert http_from_status(int(status)) == int(http)
+    assert (http_from_status(404), http_from_status(64), http_from_status(600)) == (404, 500, 500)
+
+
+def test_the_table_of_settings_is_the_code_s() -> None:
+    rows = rows_after("## 5. SETTINGS", ("id", "name", "default", "allowed", "meaning"))
+    stated = {
+        int(key): (name, int(default), tuple(map(int, allowed.split("..")))) for key, name, default, allowed, _ in rows
+    }
+    assert stated == {key: (SETTING_NAMES[key], DEFAULTS[key], ALLOWED[key]) for key in ALLOWED}
+    for key, (name, default, _) in stated.items():
+        assert getattr(Limits(), name) == default, key
