@@ -17,6 +17,7 @@ from accessgw.client.cursors import Memory
 from accessgw.client.exchange import PostExchange
 from accessgw.client.model import CallFailed, CannotConnect, Note, Push, Reply, State
 from accessgw.client.rtt import TCP_INFO_SIZE
+from accessgw.client.streaming import Chunks, StreamReply
 from protocols.errors import RemoteError
 
 ALPN_LONG = "mmtp/1"
@@ -73,6 +74,20 @@ class Client(BaseClient):
             operation, payload, headers=headers, timeout=timeout, idempotent=idempotent, raw=raw
         )
         return reply
+
+    async def call_stream(
+        self,
+        operation: str,
+        chunks: Chunks | None = None,
+        *,
+        headers: Mapping[str, str] | Sequence[tuple[str, str]] | None = None,
+        timeout: float = 60.0,
+    ) -> StreamReply:
+        """Ask with a body that is sent chunk by chunk, and take the answer chunk by chunk.
+
+        It is sent once, on the long connection: losing that fails it with status outcome_unknown.
+        """
+        return await self._stream(operation, chunks, headers=headers, timeout=timeout)
 
     async def subscribe(self, *topics: str) -> None:
         """Get the pushes of these topics from now on, on every connection of this device."""

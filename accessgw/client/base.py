@@ -35,6 +35,7 @@ from accessgw.client.inbox import Inbox
 from accessgw.client.model import CallFailed, CannotConnect, Headers, Note, Push, State
 from accessgw.client.rtt import unacknowledged
 from accessgw.client.settings import ClientSettings, addresses_of
+from accessgw.client.streaming import Chunks, StreamReply
 
 TokenSource = Callable[[], "str | Awaitable[str | None] | None"]
 
@@ -111,7 +112,7 @@ class BaseClient(ABC):
         """Why the client is closed for good."""
         self._inbox: Inbox[Any] = Inbox(self._finish, self._unclaimed)
         self._calls: dict[int, Any] = {}
-        self._streams: dict[int, Any] = {}
+        self._streams: dict[int, StreamReply] = {}
         self._connect_waiters: list[Any] = []
         self._running = False
 
@@ -176,6 +177,24 @@ class BaseClient(ABC):
         future = self._calls[key] = self._future(lambda: self._cancelled(key))
         self._run()
         return future
+
+    async def _stream(
+        self,
+        operation: str,
+        chunks: Chunks | None,
+        *,
+        headers: Mapping[str, str] | Sequence[tuple[str, str]] | None,
+        timeout: float,
+    ) -> StreamReply:
+        self.core.connect(self._now())
+        key = self.core.call_stream(
+            operation, header_list(headers, ""), timeout=timeout, more=chunks is not None, now=self._now()
+        )
+        reply = self._streams[key] = StreamReply(self)
+        if chunks is not None:
+            self._spawn(reply.upload(chunks))
+        self._run()
+        return await reply.begin(key)
 
     def _cancelled(self, key: int) -> None:
         if self._calls.pop(key, None) is not None:

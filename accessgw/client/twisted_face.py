@@ -19,6 +19,7 @@ from accessgw.client.cursors import Memory
 from accessgw.client.exchange import PostExchange
 from accessgw.client.model import Reply
 from accessgw.client.rtt import TCP_INFO_SIZE
+from accessgw.client.streaming import Chunks, StreamReply
 from accessgw.client.twisted_transports import ALPN_LONG, ALPN_SHORT, Endpoints, LongProtocol, PostProtocol
 
 _failure: Any = Failure  # carries no annotations
@@ -67,6 +68,20 @@ class Client(BaseClient):
             operation, payload, headers=headers, timeout=timeout, idempotent=idempotent, raw=raw
         )
         return future
+
+    def call_stream(
+        self,
+        operation: str,
+        chunks: Chunks | None = None,
+        *,
+        headers: Mapping[str, str] | Sequence[tuple[str, str]] | None = None,
+        timeout: float = 60.0,
+    ) -> Deferred[StreamReply]:
+        """Ask with a body that is sent chunk by chunk, and take the answer chunk by chunk.
+
+        It is sent once, on the long connection: losing that fails it with status outcome_unknown.
+        """
+        return Deferred.fromCoroutine(self._stream(operation, chunks, headers=headers, timeout=timeout))
 
     def subscribe(self, *topics: str) -> Deferred[None]:
         """Get the pushes of these topics from now on, on every connection of this device."""

@@ -89,6 +89,7 @@ class FakeLink:
         self.open = False
         self.goaways: list[Goaway] = []
         self.acked: list[object] = []
+        self._echoing: set[int] = set()
         self._sent: dict[tuple[str, str, str], int] = {}
         self._aliases: dict[tuple[str, str, str], int] = {}
 
@@ -108,6 +109,12 @@ class FakeLink:
                 self._sent = dict(gateway.cursors)
                 self._sent.update({(c.scope, c.id, c.biz): c.seq for c in event.hello.cursors})
                 self.deliver()
+        elif isinstance(event, wire.RequestReceived) and event.operation == "stream.echo":
+            self._echoing.add(event.call)
+            self.connection.respond(event.call, 0, [("kind", "echo")], event.body, more=event.more)
+        elif isinstance(event, wire.DataReceived) and event.call in self._echoing:
+            self.connection.consumed(event.call, event.wire_size)
+            self.connection.send_data(event.call, event.data, event.more)
         elif isinstance(event, wire.RequestReceived):
             assert not event.more
             if event.operation == "gw.subscriptions":

@@ -162,6 +162,44 @@ def test_an_interrupted_wait_loses_no_push() -> None:
     bounded(test)
 
 
+def test_streams_up_and_down_beyond_every_window() -> None:
+    async def test() -> None:
+        gateway = FakeGateway()
+        chunk = bytes(range(256)) * 100
+        sent = 0
+
+        async def chunks() -> AsyncIterator[bytes]:
+            nonlocal sent
+            for _ in range(40):
+                sent += 1
+                yield chunk
+
+        async with serving(gateway) as server, Client(f"mmtp://127.0.0.1:{server.port}", "d1") as client:
+            reply = await client.call_stream("stream.echo", chunks())
+            assert (reply.ok, reply.headers) == (True, [("kind", "echo")])
+            await client.call("echo")
+            assert sent < 20, "what nobody takes holds the sender back"
+            size = 0
+            async for part in reply:
+                size += len(part)
+            assert size == 40 * len(chunk)
+            # without a body, and an error
+            gateway.statuses["bad"] = 404
+            reply = await client.call_stream("bad")
+            assert (reply.status, [part async for part in reply]) == (404, [b"bad:"])
+            gateway.hold.add("slow")
+            with pytest.raises(CallFailed, match="deadline"):
+                await client.call_stream("slow", timeout=0.05)
+            broken = client.call_stream("stream.echo", chunks())
+            reply = await broken
+            server.writers[-1].transport.abort()
+            with pytest.raises(CallFailed, match="outcome_unknown"):
+                async for _ in reply:
+                    pass
+
+    bounded(test)
+
+
 def test_a_lost_connection_comes_back_with_its_calls() -> None:
     async def test() -> None:
         gateway = FakeGateway(hold={"slow"})
