@@ -23,7 +23,7 @@ from rich.console import Console
 from accessgw.client.addresses import parse
 from accessgw.client.aio import Client
 from accessgw.client.model import CallFailed, CannotConnect, Note, Push, Reply, State
-from accessgw.demo.children import Http, NotRunning, free_ports, start_gateway, start_upstream
+from accessgw.demo.children import Child, Http, NotRunning, free_ports, start_gateway, start_upstream
 from accessgw.demo.relay import Relay
 
 LIMIT = 60.0
@@ -46,6 +46,7 @@ class Place:
     control: Http
     upstream: Http
     user: str
+    children: tuple[Child, ...] = ()
 
 
 class Tour:
@@ -82,8 +83,11 @@ class Tour:
     # --- steps
 
     async def _connect(self) -> None:
-        async with asyncio.timeout(10):
-            await self._client.connect()
+        try:
+            async with asyncio.timeout(4):
+                await self._client.connect()
+        except TimeoutError:
+            raise Failed(f"expected a connection to {self._place.url}, had none in 4 s") from None
         self._expect(self._client.state is State.CONNECTED, f"expected to be connected, is {self._client.state.value}")
         trip = (self._client.round_trip or 0.0) * 1000
         self._tick(f"connected to {self._place.url}, session {self._client.session}, round trip {trip:.1f} ms")
@@ -243,6 +247,7 @@ async def prepare(args: argparse.Namespace, stack: AsyncExitStack, directory: Pa
         Http(f"http://127.0.0.1:{control}", "tour-push"),
         Http(f"http://127.0.0.1:{upstream}"),
         "hanmeimei",
+        (service, gateway),
     )
     await service.until(lambda: place.upstream.ok("/health"))
     await gateway.until(lambda: place.control.ok("/health/ready"))
@@ -267,7 +272,12 @@ async def tour(args: argparse.Namespace, console: Console) -> None:
             ca=place.ca,
             state_dir=directory / "device",
         )
-        await Tour(place, relay, client, console).run()
+        try:
+            await Tour(place, relay, client, console).run()
+        except BaseException:
+            for child in place.children:
+                console.print(f"  {child.name} said:\n{child.said()}", style="dim", markup=False, highlight=False)
+            raise
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,0 +1,115 @@
+"""The demo upstream, over real HTTP."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from accessgw.demo.ledger import BadRequest, Ledger, feed
+
+
+class Upstream:
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def __call__(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        data = body if isinstance(body, bytes | None) else json.dumps(body)
+        connection.request(method, path, data, {name.replace("_", "-"): value for name, value in headers.items()})
+        response = connection.getresponse()
+        answer = json.loads(response.read())
+        connection.close()
+        return response.status, answer
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[Upstream]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "accessgw.demo.service", "--port", "0"], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    yield Upstream(int(line.rsplit(":", 1)[1]))
+    process.terminate()
+    assert process.wait(10) == 0
+    process.stdout.close()
+
+
+def test_health(upstream: Upstream) -> None:
+    assert upstream("GET", "/health") == (200, {"status": "ok"})
+
+
+def test_payments_are_counted_by_call_id(upstream: Upstream) -> None:
+    before = upstream("GET", "/ledger")[1]["executions"]
+    for _ in range(2):
+        status, paid = upstream("POST", "/payments.pay", {"amount": 1234}, x_call_id="00ff", x_user_id="wangfang")
+        assert (status, paid["text"]) == (200, {"en": "Paid ¥12.34", "zh": "已支付 ¥12.34"})
+    ledger = upstream("GET", "/ledger")[1]
+    assert ledger["executions"] == before + 2
+    assert ledger["by_call"]["00ff"] == 2, "it does not hide a second execution"
+    assert upstream("POST", "/payments.query", {"call": "00ff"})[1]["payment"] == paid["payment"]
+    assert upstream("POST", "/payments.query", {"payment": paid["payment"]})[1]["amount"] == 1234
+
+
+def test_feed_and_balance(upstream: Upstream) -> None:
+    status, page = upstream("POST", "/feed.list", {"size": 3, "page": 2})
+    assert (status, len(page["items"]), page["more"]) == (200, 3, True)
+    assert page["title"]["zh"] == "为您推荐"
+    assert upstream("POST", "/accounts.balance", x_device_id="d9")[1]["balance"] == 1_000_000
+
+
+def test_slow_answers_take_their_time(upstream: Upstream) -> None:
+    start = time.monotonic()
+    assert upstream("POST", "/feed.slow?seconds=0.2")[1]["slept"] == 0.2
+    assert time.monotonic() - start >= 0.2
+    assert upstream("POST", "/feed.slow", {"seconds": 0})[0] == 200
+
+
+def test_echo(upstream: Upstream) -> None:
+    _, echo = upstream("PUT", "/api/a/b?c=d", "文".encode(), x_test="1")
+    assert (echo["method"], echo["target"], echo["body"]) == ("PUT", "/api/a/b?c=d", "文")
+    assert echo["headers"]["x-test"] == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "code"),
+    [
+        ("POST", "/nothing.here", None, 404, "unknown_operation"),
+        ("GET", "/payments.pay", None, 405, "method"),
+        ("POST", "/payments.pay", b"{", 400, "bad_json"),
+        ("POST", "/payments.pay", [], 400, "bad_json"),
+        ("POST", "/payments.pay", {"amount": -1}, 422, "bad_amount"),
+        ("POST", "/payments.pay", {"amount": True}, 422, "bad_amount"),
+        ("POST", "/payments.pay", {"amount": 10**9}, 409, "insufficient_funds"),
+        ("POST", "/payments.query", {"payment": "P0"}, 404, "no_such_payment"),
+        ("POST", "/feed.list", {"page": 0}, 422, "bad_page"),
+        ("POST", "/feed.slow?seconds=-1", None, 422, "bad_seconds"),
+        ("POST", "/feed.slow?seconds=x", None, 422, "bad_seconds"),
+        ("POST", "/feed.list", b"x" * (4 * 1024 * 1024 + 1), 413, "too_large"),
+    ],
+)
+def test_bad_requests(upstream: Upstream, method: str, path: str, body: Any, status: int, code: str) -> None:
+    got, answer = upstream(method, path, body)
+    assert (got, answer["error"]["code"]) == (status, code)
+
+
+def test_the_ledger_is_bounded() -> None:
+    ledger = Ledger()
+    for n in range(10_010):
+        ledger.pay(f"a{n}", f"c{n}", {"amount": 1}, 0.0)
+    assert len(ledger.by_call) == 10_000
+    assert ledger.executions == 10_010
+    with pytest.raises(BadRequest):
+        ledger.query({"payment": "P00000001"})
+
+
+def test_the_feed_ends() -> None:
+    assert feed({"page": 3, "size": 5})["items"] == []
+    assert not feed({"page": 1, "size": 100})["more"]
