@@ -48,6 +48,7 @@ _OURS = frozenset(
 _DROPPED = _HOP_BY_HOP | _OURS
 _NAME = re.compile(r"[a-z0-9!#$%&'*+\-.^_`|~]+")
 _BAD_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_VISIBLE = re.compile(r"[!#$&'()*+,\-./0-9:;<=>?@A-Z\[\]^_`a-z{|}~]*")
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -117,4 +118,6 @@ def _listed(headers: Headers, wanted: str) -> frozenset[str]:
 
 def _visible(value: str) -> str:
     """Identities may hold any text; in a header all but visible ASCII is percent-encoded (and `%` itself)."""
+    if _VISIBLE.fullmatch(value):
+        return value
     return quote(value, safe="!#$&'()*+,-./:;<=>?@[]^_`{|}~")

@@ -12,7 +12,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from accessgw.core.answers import ClaimKey, KeptAnswers
@@ -130,21 +130,19 @@ class Claims:
         try:
             result = self._store.claim(*claim.key, store_digest, self._wall())
         except Exception as error:
-            return Deferred.fromCoroutine(self._refused(claim, error))
-        return Deferred.fromCoroutine(self._confirmed(claim, result))
+            return succeed(self._refused(claim, error))
+        return result.addCallbacks(
+            lambda state: self._confirmed(claim, state), lambda failure: self._refused(claim, failure.value)
+        )
 
-    async def _confirmed(self, claim: Claim, pending: Deferred[str]) -> int:
-        try:
-            state = await pending
-        except Exception as error:
-            return await self._refused(claim, error)
+    def _confirmed(self, claim: Claim, state: str) -> int:
         if state == ClaimState.NEW:
             return Status.OK
         status = Status.DUPLICATE if state == ClaimState.MISMATCH else Status.OUTCOME_UNKNOWN
         self._over(claim, Answer(status))
         return status
 
-    async def _refused(self, claim: Claim, error: Exception) -> int:
+    def _refused(self, claim: Claim, error: BaseException) -> int:
         """Nothing was sent to an upstream, so the id may be used again, whatever the store has seen."""
         if not isinstance(error, StoreUnavailable):
             log.error("a claim failed: {error!r}", error=error)
