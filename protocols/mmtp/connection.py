@@ -156,13 +156,16 @@ class Connection:
     # --- hand-shake
 
     def send_hello(self, hello: Hello) -> None:
-        """Client: the first frame. Settings that tell of our limits are added to hello.settings."""
+        """Client: the first frame. Settings that tell of our limits are added to hello.settings. LocalError above 8 KiB."""
         if self._wire.closed:
             return
         state = self._wire.sends(Sent.HELLO)
         settings = self._agreement.ours(hello.settings)
         hello = replace(hello, settings=settings)
-        self._wire.out.append(encode_frame(FrameType.HELLO, 0, encode_hello(hello)))
+        payload = encode_hello(hello)
+        if len(payload) > DEFAULT_LIMITS.max_hello:
+            raise LocalError(f"HELLO: expected at most {DEFAULT_LIMITS.max_hello} bytes, got {len(payload)}")
+        self._wire.out.append(encode_frame(FrameType.HELLO, 0, payload))
         self._wire.enforced = apply(self._wire.limits, settings)
         self._wire.hello = hello
         self._wire.enter(state)

@@ -8,7 +8,7 @@ from protocols.errors import LocalError, RemoteError
 from protocols.mmtp.statuses import Status
 from protocols.mmtp.varint import decode_varint, encode_varint
 
-MAX_FIELDS = 256
+MAX_FIELDS = 512
 _MAX_MILLISECONDS = (1 << 53) - 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from protocols.errors import LocalError, RemoteError
 from protocols.mmtp.fields import read_fields, read_varint, varint_field
@@ -131,3 +132,9 @@ def apply(limits: Limits, settings: dict[int, int]) -> Limits:
 def larger(one: Limits, other: Limits) -> Limits:
     """What is allowed while the peer may follow either: the larger of each setting, else those of `one`."""
     return replace(one, **{name: max(getattr(one, name), getattr(other, name)) for name in NAMES.values()})
+
+
+@lru_cache(maxsize=64)
+def until_heard(limits: Limits) -> Limits:
+    """What a peer is held to that may not have heard of `limits` yet. Raises LocalError as settings_of does."""
+    return larger(limits, DEFAULT_LIMITS) if settings_of(limits) else limits

@@ -8,7 +8,7 @@ from protocols.mmtp.flow import ControlBudget
 from protocols.mmtp.frames import FrameType, encode_frame
 from protocols.mmtp.handshake import Goaway, Hello, encode_goaway
 from protocols.mmtp.headers import HeaderCodec
-from protocols.mmtp.settings import DEFAULT_LIMITS, Limits, larger, settings_of
+from protocols.mmtp.settings import DEFAULT_LIMITS, Limits, until_heard
 from protocols.mmtp.state import CLIENT, SERVER, ConnectionState, Sent, moves
 from protocols.mmtp.statuses import Status
 
@@ -24,7 +24,7 @@ class Wire:
     def __init__(self, server: bool, limits: Limits, now: float) -> None:
         self.server = server
         self.limits = limits
-        self.enforced = larger(limits, DEFAULT_LIMITS) if settings_of(limits) else limits
+        self.enforced = until_heard(limits)
         """What the peer is held to: our limits, and while it may not have heard them, what it believes."""
         self.peer: Limits = DEFAULT_LIMITS
         """What the peer accepts."""

@@ -204,6 +204,23 @@ def test_header_blocks_follow_a_smaller_table(lists: list[list[tuple[str, str]]]
         assert receiver.decode_response(sender.encode(None, headers, LIMITS, small), small) == headers
 
 
+def test_blocks_of_indexed_fields_alone() -> None:
+    sender, receiver = HeaderCodec(), HeaderCodec()
+    headers = [("a", "b"), ("accept-encoding", "gzip, deflate"), ("x", "订单")]
+    for _ in range(3):
+        block = sender.encode("pay", headers, LIMITS, LIMITS)
+        assert receiver.decode_request(block, LIMITS) == ("pay", headers)
+    assert len(block) == 4
+    for bad, code in ((b"\xfe", Status.COMPRESSION), (b"\x80", Status.COMPRESSION), (b"\xc0" * 65, Status.PROTOCOL)):
+        with pytest.raises(RemoteError) as caught:
+            receiver.decode_response(bad, LIMITS)
+        assert caught.value.code == code
+    receiver.decode_response(b"\x40\x01b\x7f\x80\x1e" + b"v" * 3967, LIMITS)
+    with pytest.raises(RemoteError) as caught:
+        receiver.decode_response(b"\xbe" * 20, LIMITS)
+    assert caught.value.code == Status.COMPRESSION
+
+
 def test_an_encoder_that_never_indexes_needs_no_table_update() -> None:
     block = b"\x00\x03:op\x01a"
     assert HeaderCodec().decode_request(block, replace(LIMITS, header_table=0)) == ("a", [])

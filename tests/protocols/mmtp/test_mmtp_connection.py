@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -396,6 +397,29 @@ def test_a_complete_hello_ends_the_timer() -> None:
 def test_a_large_hello_is_refused_at_its_length() -> None:
     gateway = Connection(Role.SERVER, limits=Limits(max_hello=100), now=0.0)
     assert refused(gateway, b"\x80\x65") is Status.FRAME_SIZE
+
+
+def test_a_hello_that_no_gateway_takes_is_our_error() -> None:
+    device = Connection(Role.CLIENT, limits=Limits(), now=0.0)
+    cursors = [StreamCursor("topic", f"topic-{number}", "b", 1, number) for number in range(1000)]
+    with pytest.raises(LocalError):
+        device.send_hello(replace(HELLO, cursors=cursors))
+    assert device.to_send(0.0) == b""
+    device.send_hello(replace(HELLO, cursors=cursors[:300]))
+    gateway = Connection(Role.SERVER, limits=Limits(), now=0.0)
+    gateway.receive(device.to_send(0.0), 0.0)
+    assert len(gateway.events()) == 1
+
+
+def test_connections_leave_no_cycles_behind() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            rich_dialogue()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 def test_a_refusal_closes() -> None:
