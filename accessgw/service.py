@@ -38,7 +38,17 @@ from accessgw.core.draining import Draining
 from accessgw.core.filters import FilterChain
 from accessgw.core.filters import load as load_filters
 from accessgw.core.http_routes import HttpRoutes
-from accessgw.core.interfaces import Authenticator, BindingFactory, ControlError, Filter, Listener, PresenceSink
+from accessgw.core.interfaces import (
+    AnswerStore,
+    Authenticator,
+    BindingFactory,
+    ControlError,
+    Filter,
+    Listener,
+    OutboxStore,
+    PresenceSink,
+    StreamStore,
+)
 from accessgw.core.mmtp_binding import MmtpServices, wire_limits
 from accessgw.core.presence import NoPresence, Presence
 from accessgw.core.pushes import Pushes
@@ -185,9 +195,9 @@ class Gateway(Service):
         assert counters.webhook is not None
         self.bus = LocalBus(self.reactor)
         if settings.store.kind == "memory":
-            self.streams: Any = MemoryStreamStore(settings.pushes)
-            self.answers: Any = MemoryAnswerStore()
-            self.outbox: Any = MemoryOutboxStore(settings.webhook, counters.webhook)
+            self.streams: StreamStore = MemoryStreamStore(settings.pushes)
+            self.answers: AnswerStore = MemoryAnswerStore()
+            self.outbox: OutboxStore = MemoryOutboxStore(settings.webhook, counters.webhook)
             return
         path = settings.store.path or str(Path(settings.state_dir) / "store.sqlite")
         self.database = SqliteDatabase(path, self.reactor, settings.store, counters.store)

@@ -115,7 +115,8 @@ class MemoryStreamStore:
     def subscriptions(self, device: str) -> Deferred[set[str]]:
         return succeed(set(self._subscriptions.get(device, ())))
 
-    def subscribe(self, device: str, topics: Sequence[str]) -> Deferred[None]:
+    def subscribe(self, device: str, topics: Sequence[str], cursors: Sequence[Cursor] = ()) -> Deferred[None]:
+        self.save_cursors(device, cursors)
         self._subscriptions.setdefault(device, set()).update(topics)
         return succeed(None)
 

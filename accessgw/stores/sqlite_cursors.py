@@ -32,18 +32,22 @@ class CursorTable:
         """Nothing is remembered between commands."""
 
     def apply(self, connection: sqlite3.Connection, commands: Sequence[list[Saved]]) -> list[None]:
-        rows.insert(
-            connection,
-            "cursor (device, scope, id, biz, epoch, seq)",
-            [
-                (device, str(cursor.stream.scope), cursor.stream.id, cursor.stream.biz, cursor.epoch, cursor.seq)
-                for saved in commands
-                for device, cursor in saved
-            ],
-            "ON CONFLICT (device, scope, id, biz) DO UPDATE SET epoch = excluded.epoch, seq = excluded.seq "
-            "WHERE cursor.epoch != excluded.epoch OR cursor.seq < excluded.seq",
-        )
+        write_cursors(connection, [entry for saved in commands for entry in saved])
         return [None] * len(commands)
+
+
+def write_cursors(connection: sqlite3.Connection, saved: Sequence[Saved]) -> None:
+    """Never backwards within an epoch. Runs on the writer thread."""
+    rows.insert(
+        connection,
+        "cursor (device, scope, id, biz, epoch, seq)",
+        [
+            (device, str(cursor.stream.scope), cursor.stream.id, cursor.stream.biz, cursor.epoch, cursor.seq)
+            for device, cursor in saved
+        ],
+        "ON CONFLICT (device, scope, id, biz) DO UPDATE SET epoch = excluded.epoch, seq = excluded.seq "
+        "WHERE cursor.epoch != excluded.epoch OR cursor.seq < excluded.seq",
+    )
 
 
 def read_cursors(connection: sqlite3.Connection, device: str) -> dict[StreamKey, Cursor]:

@@ -14,7 +14,7 @@ from accessgw.model.pushes import Cursor, Priority, PushRequest, Scope, StoredPu
 from accessgw.model.settings import PushSettings
 from accessgw.stores import sqlite_rows as rows
 from accessgw.stores.rules import EpochSource, new_epoch
-from accessgw.stores.sqlite_cursors import CursorBuffer
+from accessgw.stores.sqlite_cursors import CursorBuffer, write_cursors
 from accessgw.stores.sqlite_database import SqliteDatabase
 from accessgw.stores.sqlite_log import Append, StreamLog, Sweep
 
@@ -65,8 +65,8 @@ class SqliteStreamStore:
     def subscriptions(self, device: str) -> Deferred[set[str]]:
         return self._database.read(lambda connection: read_subscriptions(connection, device))
 
-    def subscribe(self, device: str, topics: Sequence[str]) -> Deferred[None]:
-        return self._database.submit(self._subscriptions, Subscribe(device, tuple(topics), True))
+    def subscribe(self, device: str, topics: Sequence[str], cursors: Sequence[Cursor] = ()) -> Deferred[None]:
+        return self._database.submit(self._subscriptions, Subscribe(device, tuple(topics), True, tuple(cursors)))
 
     def unsubscribe(self, device: str, topics: Sequence[str]) -> Deferred[None]:
         return self._database.submit(self._subscriptions, Subscribe(device, tuple(topics), False))
@@ -81,6 +81,8 @@ class Subscribe(NamedTuple):
     device: str
     topics: tuple[str, ...]
     wanted: bool
+    cursors: tuple[Cursor, ...] = ()
+    """Where the topics begin."""
 
 
 class SubscriptionTable:
@@ -97,6 +99,7 @@ class SubscriptionTable:
             [pair for pair, wanted in final.items() if wanted],
             "ON CONFLICT DO NOTHING",
         )
+        write_cursors(connection, [(command.device, cursor) for command in commands for cursor in command.cursors])
         rows.execute(
             connection,
             "device, topic",

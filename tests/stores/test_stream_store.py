@@ -270,3 +270,11 @@ def test_subscribe_and_unsubscribe_in_one_batch_keep_their_order(stores: Any) ->
     for call in calls:
         stores.wait(call)
     assert stores.wait(stores.streams.subscriptions("d1")) == {"b"}
+
+
+def test_a_subscription_stores_where_its_topics_begin(stores: Any) -> None:
+    key = StreamKey(Scope.TOPIC, "a", "news")
+    stores.wait(stores.streams.subscribe("d1", ["a"], [Cursor(key, 7, 5)]))
+    assert stores.wait(stores.streams.cursors("d1"))[key] == Cursor(key, 7, 5)
+    stores.wait(stores.streams.subscribe("d1", ["a"], [Cursor(key, 7, 3)]))
+    assert stores.wait(stores.streams.cursors("d1"))[key].seq == 5, "never backwards within an epoch"
