@@ -12,6 +12,7 @@ from twisted.python.failure import Failure
 
 from accessgw.core.call_headers import BadHeader, towards_upstream
 from accessgw.core.claims import Claim, begin_digest, digest_of, streaming_digest_of
+from accessgw.core.failures import status_of_failure
 from accessgw.core.interfaces import CallResponder, Refused, Timer, UpstreamExchange, UpstreamFailure, UpstreamRequest
 from accessgw.core.relay import ResponseRelay
 from accessgw.model.calls import Answer, Call
@@ -303,7 +304,7 @@ class ActiveCall:
         """The upstream is done with it; gives back the final status. The relay sends the last frame."""
         relay, claim, claims = self._relay, self._claim, self._calls.claims
         assert relay is not None
-        status = relay.status if failure is None else self._status_of(failure)
+        status = relay.status if failure is None else status_of_failure(failure, claim is not None)
         self._phase = Phase.OVER
         if claim is not None:
             if failure is None:
@@ -315,12 +316,6 @@ class ActiveCall:
             else:
                 claims.release(claim, Answer(status))
         self._account(status, replayed=False)
-        return status
-
-    def _status_of(self, failure: UpstreamFailure) -> int:
-        status = _FAILURES.get(failure.kind, Status.INTERNAL)
-        if status == Status.UPSTREAM_UNAVAILABLE and failure.executed and self._claim is not None:
-            return Status.OUTCOME_UNKNOWN  # 19 would promise that it was not executed
         return status
 
     # ---------------------------------------------------------------- the end
@@ -410,15 +405,3 @@ class ActiveCall:
     def _defect(self, failure: Failure) -> None:
         log.failure("call {operation} failed", failure=failure, operation=self.call.operation)
         self._answer(Answer(Status.INTERNAL))
-
-
-_FAILURES = {
-    "connect": Status.UPSTREAM_UNAVAILABLE,
-    "no_endpoint": Status.UPSTREAM_UNAVAILABLE,
-    "reset": Status.UPSTREAM_UNAVAILABLE,
-    "protocol": Status.UPSTREAM_UNAVAILABLE,
-    "overload": Status.OVERLOAD,
-    "timeout": Status.DEADLINE,
-    "too_large": Status.INTERNAL,
-    "cancelled": Status.CANCELLED,
-}

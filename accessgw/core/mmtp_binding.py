@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -13,23 +13,24 @@ from twisted.python.failure import Failure
 
 from accessgw.core.authentication import AdmissionRefused
 from accessgw.core.interfaces import CallService, Clock, Connection, OutgoingPush, PushService, Timer, Timers
+from accessgw.core.introductions import cursors_of, introduction_of
 from accessgw.core.mmtp_call import MmtpCall
+from accessgw.core.push_frames import frame_of
 from accessgw.core.registry import DeviceSession
-from accessgw.core.sessions import Introduction, SessionManager
-from accessgw.core.tracing import Emit, Tracing
+from accessgw.core.sessions import SessionManager
+from accessgw.core.tracing import Emit, Tracing, describe
 from accessgw.core.turns import TurnFlusher
 from accessgw.model.calls import Call
-from accessgw.model.identity import ConnectionInfo, Credentials, Generation, Identity
-from accessgw.model.pushes import Cursor, Scope, StreamKey
+from accessgw.model.identity import ConnectionInfo
+from accessgw.model.pushes import StreamKey
 from accessgw.model.reasons import CloseReason
 from accessgw.model.settings import MmtpSettings
 from protocols.errors import LocalError, RemoteError
 from protocols.mmtp import events
-from protocols.mmtp.bodies import EXPLICIT, RAW, ZSTD_CAPABILITY
+from protocols.mmtp.bodies import ZSTD_CAPABILITY
 from protocols.mmtp.connection import CAPABILITIES, Role
 from protocols.mmtp.connection import Connection as Wire
 from protocols.mmtp.handshake import Goaway, Hello, StreamCursor, Welcome
-from protocols.mmtp.pushes import encode_push
 from protocols.mmtp.settings import Limits
 from protocols.mmtp.statuses import Status
 
@@ -41,23 +42,8 @@ MAX_HELD_EVENTS = 512
 
 def wire_limits(settings: MmtpSettings, hello_timeout: float) -> Limits:
     """The limits of the wire from the configuration."""
-    return Limits(
-        max_frame=settings.max_frame,
-        max_hello=settings.max_hello,
-        max_headers=settings.max_headers,
-        max_header_fields=settings.max_header_fields,
-        max_open_calls=settings.max_open_calls,
-        call_window=settings.call_window,
-        connection_window=settings.connection_window,
-        max_body=settings.max_body,
-        max_ratio=settings.max_ratio,
-        header_table=settings.header_table,
-        push_window=settings.push_window,
-        push_window_bytes=settings.push_window_bytes,
-        control_frames_per_second=settings.control_frames_per_second,
-        control_frame_burst=settings.control_frame_burst,
-        hello_timeout=hello_timeout,
-    )
+    same = {field.name: getattr(settings, field.name) for field in fields(Limits) if field.name != "hello_timeout"}
+    return Limits(**same, hello_timeout=hello_timeout)
 
 
 @dataclass(slots=True)
@@ -201,19 +187,7 @@ class MmtpBinding:
     def send_push(self, push: OutgoingPush, gap: int) -> bool:
         if self._closed:
             return False
-        form = ("mmtp", self._zstd, gap)
-        frame = push.encodings.get(form)
-        if frame is None:
-            compressed = self._zstd and len(push.body) >= self._services.compress_from
-            frame = push.encodings[form] = encode_push(
-                push.alias,
-                push.body,
-                coding=EXPLICIT if compressed else RAW,
-                ttl=push.ttl,
-                priority=push.priority,
-                collapse=push.collapse,
-                gap=gap,
-            )
+        frame = frame_of(push, gap, self._zstd, self._services.compress_from)
         # The frame's head counts too when the body is compressed: a few bytes on the safe side.
         size = min(len(push.body), len(frame))
         if not self.wire.push_room(size):
@@ -308,7 +282,7 @@ class MmtpBinding:
         active = False
         for event in arrived:
             if self._trace is not None:
-                self._trace_event(event)
+                self._trace(describe(event))
             active = self._handle(event) or active
         if active and self.session is not None and self.session.link is self:
             self._services.pushes.activity(self.session)
@@ -477,45 +451,3 @@ class MmtpBinding:
             with suppress(LocalError):
                 self.wire.go_away(Goaway(status=Status.INTERNAL))
             self._finish(CloseReason.INTERNAL)
-
-    def _trace_event(self, event: events.Event) -> None:
-        trace = self._trace
-        assert trace is not None
-        details: dict[str, Any] = {"kind": "frame", "direction": "in", "frame": type(event).__name__}
-        if isinstance(event, events.RequestReceived):
-            details.update(call=event.call, operation=event.operation, bytes=event.wire_size, more=event.more)
-        elif isinstance(event, events.DataReceived):
-            details.update(call=event.call, bytes=event.wire_size, more=event.more)
-        elif isinstance(event, events.PushesAcked):
-            details.update(pushes=len(event.tokens))
-        trace(details)
-
-
-def introduction_of(hello: Hello, info: ConnectionInfo) -> Introduction:
-    """What a HELLO says, with what the transport knows."""
-    return Introduction(
-        Credentials(
-            device=hello.device,
-            token=hello.token,
-            app=hello.app,
-            app_version=hello.app_version,
-            certificate_identity=info.certificate_identity,
-            loopback=info.loopback,
-        ),
-        Generation(hello.boot, hello.counter),
-        dict(hello.attributes),
-    )
-
-
-def cursors_of(identity: Identity, cursors: Iterable[StreamCursor]) -> list[Cursor]:
-    """The cursors of streams that may be this device's: a HELLO must not open a stranger's stream.
-
-    Topics pass here; whether the device has subscribed is the push side's question.
-    """
-    owners = {Scope.DEVICE: identity.device, Scope.USER: identity.user, Scope.BROADCAST: ""}
-    own = []
-    for cursor in cursors:
-        scope = Scope(cursor.scope)
-        if scope is Scope.TOPIC or (owners[scope] == cursor.id and (cursor.id or scope is Scope.BROADCAST)):
-            own.append(Cursor(StreamKey(scope, cursor.id, cursor.biz), cursor.epoch, cursor.seq))
-    return own

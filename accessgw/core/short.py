@@ -12,7 +12,8 @@ from twisted.python.failure import Failure
 
 from accessgw.core.authentication import AdmissionRefused
 from accessgw.core.interfaces import CallUpload, HttpExchange, HttpUpload
-from accessgw.core.mmtp_binding import MmtpServices, cursors_of, introduction_of
+from accessgw.core.introductions import cursors_of, introduction_of
+from accessgw.core.mmtp_binding import MmtpServices
 from accessgw.core.registry import DeviceSession
 from accessgw.model.calls import Call, Headers
 from accessgw.model.http import BodyCollector

@@ -8,6 +8,7 @@ from typing import Any
 from msgspec import to_builtins
 
 from accessgw.model.calls import CallRecord
+from protocols.mmtp import events
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -64,3 +65,15 @@ class Tracing:
         stamped = {"at": self._wall(), **event}
         for emit in tuple(self.watched.get(device, ())):
             emit(stamped)
+
+
+def describe(event: events.Event) -> dict[str, Any]:
+    """What a trace shows of a frame that came in: never bodies or credentials."""
+    details: dict[str, Any] = {"kind": "frame", "direction": "in", "frame": type(event).__name__}
+    if isinstance(event, events.RequestReceived):
+        details.update(call=event.call, operation=event.operation, bytes=event.wire_size, more=event.more)
+    elif isinstance(event, events.DataReceived):
+        details.update(call=event.call, bytes=event.wire_size, more=event.more)
+    elif isinstance(event, events.PushesAcked):
+        details.update(pushes=len(event.tokens))
+    return details
