@@ -209,11 +209,9 @@ class Exchange:
         endpoint = self.endpoint
         assert endpoint is not None
         self._cluster.answered(endpoint, event.status, self._elapsed())
-        if self._request.method != "HEAD" and event.status != 304:
-            for name, value in event.headers:
-                if name == "content-length" and int(value) > self._request.max_response_body:
-                    self._too_large()
-                    return
+        if event.length is not None and event.length > self._request.max_response_body:
+            self._too_large()
+            return
         self._responded = True
         sink.started(event.status, _end_to_end(event.headers), endpoint.name, self.attempts)
 
@@ -339,8 +337,8 @@ class Exchange:
 
 
 def _end_to_end(headers: Headers) -> Headers:
-    named: set[str] = set()
-    for name, value in headers:
-        if name == "connection":
-            named.update(token.strip().lower() for token in value.split(","))
-    return [field for field in headers if field[0] not in _HOP_BY_HOP and field[0] not in named]
+    kept = [field for field in headers if field[0] not in _HOP_BY_HOP]
+    if len(kept) == len(headers):
+        return kept
+    named = {token.strip().lower() for name, value in headers if name == "connection" for token in value.split(",")}
+    return [field for field in kept if field[0] not in named]

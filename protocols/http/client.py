@@ -8,7 +8,7 @@ from protocols.http.bodies import BodyReader, ChunkedReader, CloseReader, Length
 from protocols.http.events import DataReceived, Headers, HttpEvent, MessageComplete
 from protocols.http.heads import BAD_GATEWAY, CHUNKED, UNTIL_CLOSE, read_response
 from protocols.http.limits import DEFAULT_LIMITS, HttpLimits
-from protocols.http.writing import BodyWriter, encode_head, request_line, stated_length
+from protocols.http.writing import BodyWriter, HeadWriter, request_line
 
 _WITH_BODY = frozenset(("POST", "PUT", "PATCH"))
 """Methods whose empty body is stated (RFC 9110 8.6)."""
@@ -74,26 +74,26 @@ class ClientConnection:
         chunked unless a content-length is among the headers."""
         if not self.reusable:
             raise LocalError("the connection cannot take another request")
-        stated = stated_length(headers)
+        head = HeadWriter(request_line(method, target), headers)
+        stated = head.length
         writer: BodyWriter | None = None
+        first = body
         if more:
             if stated is None:
-                headers = [*headers, ("transfer-encoding", "chunked")]
+                head.lines.append("transfer-encoding: chunked\r\n")
             writer = BodyWriter(stated)
             first = writer.data(body)
-        else:
-            first = body
-            if stated is None:
-                if body or method in _WITH_BODY:
-                    headers = [*headers, ("content-length", str(len(body)))]
-            elif stated != len(body):
-                raise LocalError(f"content-length {stated} with a body of {len(body)} bytes")
-        head = encode_head(request_line(method, target), headers)
+        elif stated is None:
+            if body or method in _WITH_BODY:
+                head.lines.append(f"content-length: {len(body)}\r\n")
+        elif stated != len(body):
+            raise LocalError(f"content-length {stated} with a body of {len(body)} bytes")
+        data = head.encode()
         self._writer = writer
         self._method = method
         self._receiving = True
         self._interim = 0
-        return head + first
+        return data + first
 
     def send_data(self, data: bytes, more: bool) -> bytes:
         """The next part of the request's body."""

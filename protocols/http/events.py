@@ -27,6 +27,8 @@ class ResponseReceived:
     status: int
     headers: Headers
     keep_alive: bool
+    length: int | None = None
+    """Bytes of the body, when the head says so."""
 
 
 @dataclass(slots=True)

@@ -169,10 +169,13 @@ def read_response(head: bytes, method: str, backend: Backend, limits: HttpLimits
             keep_alive = False
     response = ResponseReceived(status, headers, keep_alive)
     if method == "HEAD" or status < 200 or status in {204, 304}:
+        response.length = 0
         return response, 0
     if length is None:
         response.keep_alive = False
         return response, UNTIL_CLOSE
+    if length >= 0:
+        response.length = length
     if limits.max_body is not None and length > limits.max_body:
         raise RemoteError(BAD_GATEWAY, f"body of {length} bytes, at most {limits.max_body} are taken")
     return response, length

@@ -10,7 +10,7 @@ from protocols.http.bodies import BodyReader, ChunkedReader, LengthReader
 from protocols.http.events import DataReceived, Headers, HttpEvent, MessageComplete
 from protocols.http.heads import BAD_REQUEST, CHUNKED, read_request
 from protocols.http.limits import DEFAULT_LIMITS, HttpLimits
-from protocols.http.writing import BodyWriter, encode_head, stated_length, status_line
+from protocols.http.writing import BodyWriter, HeadWriter, status_line
 
 _MAX_EMPTY_LINES = 4
 
@@ -218,28 +218,27 @@ class ServerConnection:
 
     def send_response(self, status: int, headers: Headers, body: bytes) -> bytes:
         """A whole answer. Content-Length is added; to HEAD, and with 204 and 304, the body is left out."""
-        stated = stated_length(headers)
-        bodiless = status in {204, 304}
-        if stated is None:
-            if not bodiless:
-                headers = [*headers, ("content-length", str(len(body)))]
-        elif stated != len(body) and not self._head_only and not bodiless:
-            raise LocalError(f"content-length {stated} with a body of {len(body)} bytes")
         head = self._head(status, headers)
-        silent = self._head_only or bodiless
+        silent = self._head_only or status in {204, 304}
+        if head.length is None:
+            if status not in {204, 304}:
+                head.lines.append(f"content-length: {len(body)}\r\n")
+        elif head.length != len(body) and not silent:
+            raise LocalError(f"content-length {head.length} with a body of {len(body)} bytes")
+        data = self._encode(head)
         self._answered()
-        return head if silent else head + body
+        return data if silent else data + body
 
     def start_response(self, status: int, headers: Headers) -> bytes:
         """Begin an answer whose body follows; chunked unless the headers have a content-length."""
-        length = stated_length(headers)
-        bodiless = status in {204, 304}
-        if length is None and not bodiless:
-            headers = [*headers, ("transfer-encoding", "chunked")]
         head = self._head(status, headers)
-        self._writer = BodyWriter(length, silent=self._head_only or bodiless)
+        bodiless = status in {204, 304}
+        if head.length is None and not bodiless:
+            head.lines.append("transfer-encoding: chunked\r\n")
+        data = self._encode(head)
+        self._writer = BodyWriter(head.length, silent=self._head_only or bodiless)
         self._writing = _Writing.BODY
-        return head
+        return data
 
     def send_data(self, data: bytes) -> bytes:
         """The next part of the answer's body."""
@@ -255,25 +254,23 @@ class ServerConnection:
         self._answered()
         return end
 
-    def _head(self, status: int, headers: Headers) -> bytes:
+    def _head(self, status: int, headers: Headers) -> HeadWriter:
         if not self.answerable:
             raise LocalError("there is no request that waits for an answer")
-        if status == 204:  # RFC 9110 8.6
-            headers = [field for field in headers if field[0].lower() != "content-length"]
-        keep_alive = self._keep_alive and self._reading is _Reading.DONE
-        said_close = False
-        for name, value in headers:
-            if name.lower() == "connection":
-                if value.lower() != "close":
-                    raise LocalError(f"connection: only close may be asked for, got {value!r}")
-                said_close = True
-        if said_close:
-            keep_alive = False
-        elif not keep_alive:
-            headers = [*headers, ("connection", "close")]
-        head = encode_head(status_line(status), headers)
-        self._keep_alive = keep_alive
+        head = HeadWriter(status_line(status), headers, without_length=status == 204)  # RFC 9110 8.6
+        if head.connection:
+            if head.connection.lower() != "close":
+                raise LocalError(f"connection: only close may be asked for, got {head.connection!r}")
+        elif not self._keep_alive or self._reading is not _Reading.DONE:
+            head.connection = "close"
+            head.lines.append("connection: close\r\n")
         return head
+
+    def _encode(self, head: HeadWriter) -> bytes:
+        data = head.encode()
+        if head.connection:
+            self._keep_alive = False
+        return data
 
     def _answered(self) -> None:
         self._writer = None

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from http import HTTPStatus
 
 from protocols.errors import LocalError
-from protocols.http.events import Headers
 from protocols.http.heads import MARK_CONTROLS
 
 LAST_CHUNK = b"0\r\n\r\n"
@@ -16,8 +15,12 @@ _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _TARGET = re.compile(r"(?:/[!\"$-~]*|\*)")
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 
-_checked: set[str] = set()
-_CHECKED_MAX = 4096
+_PLAIN, _LENGTH, _CODING, _CONNECTION = range(4)
+_SPECIAL = {"content-length": _LENGTH, "transfer-encoding": _CODING, "connection": _CONNECTION}
+
+_kinds: dict[str, int] = {}
+"""Kind of every header name that was seen, so that each is checked once."""
+_KINDS_MAX = 4096
 
 
 def status_line(status: int) -> str:
@@ -39,52 +42,69 @@ def request_line(method: str, target: str) -> str:
     return f"{method} {target} HTTP/1.1\r\n"
 
 
-def encode_head(first: str, headers: Iterable[tuple[str, str]]) -> bytes:
-    """`first` (with its CRLF), the fields and the empty line.
+class HeadWriter:
+    """Writes one head: `first` (with its CRLF), the fields and the empty line.
 
     Values are latin-1 as received ones are; a value with other characters makes the head UTF-8.
-    LocalError when a name is no token or a value holds CR, LF or another control character.
     """
-    lines = [first]
-    for name, value in headers:
-        if name not in _checked:
-            if not _TOKEN.fullmatch(name):
-                raise LocalError(f"header name {name!r} is no token")
-            if len(_checked) < _CHECKED_MAX:
-                _checked.add(name)
-        lines.append(f"{name}: {value}\r\n")
-    lines.append("\r\n")
-    text = "".join(lines)
-    try:
-        head = text.encode("latin-1")
-    except UnicodeEncodeError:
+
+    __slots__ = ("connection", "length", "lines")
+
+    def __init__(self, first: str, headers: Iterable[tuple[str, str]], *, without_length: bool = False) -> None:
+        """LocalError when a name is no token, or a field tells about framing what it must not.
+        `without_length` leaves a content-length out."""
+        self.lines = lines = [first]
+        self.length: int | None = None
+        """What content-length says."""
+        self.connection = ""
+        """What connection says."""
+        kinds = _kinds
+        for name, value in headers:
+            kind = kinds.get(name)
+            if kind is None:
+                kind = _kind_of(name)
+            if kind:
+                if kind == _CONNECTION:
+                    self.connection = value
+                elif kind == _CODING:
+                    raise LocalError("transfer-encoding is chosen here, not by the caller")
+                elif without_length:
+                    continue
+                elif self.length is not None or not (value.isascii() and value.isdigit()):
+                    raise LocalError(f"content-length: expected one number, got {value!r}")
+                else:
+                    self.length = int(value)
+            lines.append(f"{name}: {value}\r\n")
+
+    def encode(self) -> bytes:
+        """The bytes; LocalError when a value holds CR, LF or another control character."""
+        self.lines.append("\r\n")
+        text = "".join(self.lines)
         try:
-            head = text.encode("utf-8")
+            head = text.encode("latin-1")
         except UnicodeEncodeError:
-            raise LocalError("a header value holds half of a surrogate pair") from None
-    count = len(lines)
-    if head.count(b"\n") != count or head.count(b"\r") != count or b"\0" in head.translate(MARK_CONTROLS):
-        raise LocalError("a header value holds a control character")
-    return head
+            try:
+                head = text.encode("utf-8")
+            except UnicodeEncodeError:
+                raise LocalError("a header value holds half of a surrogate pair") from None
+        count = len(self.lines)
+        if head.count(b"\n") != count or head.count(b"\r") != count or b"\0" in head.translate(MARK_CONTROLS):
+            raise LocalError("a header value holds a control character")
+        return head
+
+
+def _kind_of(name: str) -> int:
+    if not _TOKEN.fullmatch(name):
+        raise LocalError(f"header name {name!r} is no token")
+    kind = _SPECIAL.get(name.lower(), _PLAIN)
+    if len(_kinds) < _KINDS_MAX:
+        _kinds[name] = kind
+    return kind
 
 
 def encode_chunk(data: bytes) -> bytes:
     """One chunk; empty data gives nothing, since an empty chunk would end the body."""
     return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
-
-
-def stated_length(headers: Headers) -> int | None:
-    """The Content-Length that our side put into its headers, None without one; LocalError for a bad one."""
-    found: int | None = None
-    for name, value in headers:
-        lowered = name.lower()
-        if lowered == "content-length":
-            if found is not None or not (value.isascii() and value.isdigit()):
-                raise LocalError(f"content-length: expected one number, got {value!r}")
-            found = int(value)
-        elif lowered == "transfer-encoding":
-            raise LocalError("transfer-encoding is chosen here, not by the caller")
-    return found
 
 
 class BodyWriter:

@@ -68,8 +68,18 @@ class OldHandler(Handler):
         self.wfile.write(b"x" * 100_000)
 
 
+class TcpServer(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *args: Any) -> None:
+        """A client that goes away is no news."""
+
+
 class UnixServer(ThreadingUnixStreamServer):
     daemon_threads = True
+
+    def handle_error(self, *args: Any) -> None:
+        """A client that goes away is no news."""
 
     def get_request(self) -> tuple[Any, Any]:
         accepted, _ = super().get_request()
@@ -77,8 +87,7 @@ class UnixServer(ThreadingUnixStreamServer):
 
 
 def http_server(handler: type[Handler] = Handler) -> tuple[str, Callable[[], None]]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
+    server = TcpServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return f"http://127.0.0.1:{server.server_address[1]}", server.shutdown
 

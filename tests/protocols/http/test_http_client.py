@@ -45,7 +45,7 @@ def test_a_request_and_its_response(parser: str) -> None:
     assert not connection.reusable
     connection.receive(OK)
     assert connection.events() == [
-        ResponseReceived(200, [("content-length", "2"), ("x-a", "b")], True),
+        ResponseReceived(200, [("content-length", "2"), ("x-a", "b")], True, 2),
         DataReceived(b"hi"),
         MessageComplete(),
     ]
