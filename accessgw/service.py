@@ -37,6 +37,7 @@ from accessgw.core.control import GatewayControl, OperatorActions
 from accessgw.core.draining import Draining
 from accessgw.core.filters import FilterChain
 from accessgw.core.filters import load as load_filters
+from accessgw.core.happenings import Happenings
 from accessgw.core.http_routes import HttpRoutes
 from accessgw.core.interfaces import (
     AnswerStore,
@@ -220,12 +221,13 @@ class Gateway(Service):
             reactor, settings.clusters, random=random.random, counters=self.upstream_counters
         )
         self._build_presence()
+        self.happenings = Happenings(self.presence, self.timers, wall)
         self.sessions = SessionManager(
             settings.sessions,
             chain=self.chain,
             filters=self.filters,
             pushes=_Later(lambda: self.pushes),
-            presence=self.presence,
+            presence=self.happenings,
             timers=self.timers,
             clock=reactor,
             wall=wall,
@@ -342,7 +344,7 @@ class Gateway(Service):
             draining=self.draining,
             tracing=self.tracing,
             top=self.top,
-            timers=self.timers,
+            happenings=self.happenings,
             store_counters=self.counters.store,
             actions=OperatorActions(
                 reload=self.reload,
@@ -351,6 +353,7 @@ class Gateway(Service):
                 summary=lambda: summary(self.counters),
                 listeners=self._listener_rows,
                 upstreams=self.upstreams.snapshot,
+                drain_rate=lambda: self.settings.drain.rate,
             ),
             wall=time.time,
             identity={"version": self.version, "node": self.node, "zone": settings.zone, "pid": os.getpid()},
@@ -359,7 +362,7 @@ class Gateway(Service):
         self.control_transports = TransportServices(
             reactor, self.timers, settings.limits, TransportCounters(), random.random
         )
-        self.control_api = ControlApi(self.control, settings.control, settings.pushes, reactor)
+        self.control_api = ControlApi(self.control, settings.control, settings.pushes, reactor, describe=self._describe)
         self.control_listener = build_listener(
             ListenerSettings(
                 name="control", address=settings.control.address, port=settings.control.port, protocols=("http/1.1",)
@@ -476,6 +479,7 @@ class Gateway(Service):
         self.calls.routes = prepared.routes
         self.upstreams.reconfigure(settings.clusters)
         self.access_log.reconfigure(settings.log)
+        self.pushes.replace_bounds(settings.pushes)
         self.control_api.pushes = settings.pushes
         self.control_api.reconfigure(settings.control)
         return {"applied": changes.applied, "needs_restart": changes.needs_restart}

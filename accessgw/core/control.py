@@ -11,6 +11,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from accessgw.core.draining import Draining
+from accessgw.core.happenings import Happenings
 from accessgw.core.interfaces import (
     ConnectionTable,
     ControlError,
@@ -19,7 +20,6 @@ from accessgw.core.interfaces import (
     PushService,
     StoreUnavailable,
     StreamStore,
-    Timers,
 )
 from accessgw.core.registry import DeviceSession
 from accessgw.core.sessions import SessionManager
@@ -29,10 +29,6 @@ from accessgw.model.counters import StoreCounters
 from accessgw.model.pushes import PushRequest, PushResult, Scope, StreamKey
 
 log = Logger()
-
-EVENT_INTERVAL = 1.0
-"""Seconds between the status events of a watching dashboard."""
-MAX_WATCHERS = 50
 
 
 @dataclass(slots=True)
@@ -45,6 +41,7 @@ class OperatorActions:
     summary: Callable[[], dict[str, int]]
     listeners: Callable[[], list[dict[str, Any]]]
     upstreams: Callable[[], list[dict[str, Any]]]
+    drain_rate: Callable[[], float]
 
 
 class GatewayControl:
@@ -60,7 +57,7 @@ class GatewayControl:
         draining: Draining,
         tracing: Tracing,
         top: TopTalkers,
-        timers: Timers,
+        happenings: Happenings,
         store_counters: StoreCounters,
         actions: OperatorActions,
         wall: Callable[[], float],
@@ -74,21 +71,24 @@ class GatewayControl:
         self._draining = draining
         self._tracing = tracing
         self._top = top
-        self._timers = timers
+        self._happenings = happenings
         self._store_counters = store_counters
         self._actions = actions
         self._wall = wall
         self._identity = identity
         self._started_at = wall()
-        self._watchers: list[Callable[[dict[str, Any]], None]] = []
-        self._telling = False
+        happenings.status = self.status
         self.running = False
         """Every listener accepts; set by the composition root."""
 
     # ---------------------------------------------------------------- pushes and streams
 
     def push(self, requests: Sequence[PushRequest], idempotency_key: str, digest: bytes) -> Deferred[list[PushResult]]:
-        return self._pushes.append(requests, idempotency_key, digest).addErrback(_store_error)
+        def tell(results: list[PushResult]) -> list[PushResult]:
+            self._happenings.pushed(results)
+            return results
+
+        return self._pushes.append(requests, idempotency_key, digest).addCallbacks(tell, _store_error)
 
     def stream(self, key: StreamKey) -> Deferred[dict[str, Any]]:
         return Deferred.fromCoroutine(self._stream(key)).addErrback(_store_error)
@@ -152,7 +152,12 @@ class GatewayControl:
     # ---------------------------------------------------------------- the worker
 
     def drain(self, seconds: float) -> dict[str, Any]:
-        return {"connections": self._draining.begin(seconds), "seconds": seconds}
+        """Over `seconds`; 0: at the configured rate."""
+        if seconds:
+            return {"connections": self._draining.begin(seconds), "seconds": seconds}
+        rate = self._actions.drain_rate()
+        total = self._draining.begin_at(rate)
+        return {"connections": total, "seconds": total / rate}
 
     def reload(self) -> Deferred[dict[str, Any]]:
         return self._actions.reload()
@@ -192,28 +197,10 @@ class GatewayControl:
         return self._top.report(limit)
 
     def events(self, emit: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
-        if len(self._watchers) >= MAX_WATCHERS:
-            raise ControlError(429, "too_many", f"expected at most {MAX_WATCHERS} dashboards at once")
-        self._watchers.append(emit)
-        emit({"type": "status", **self.status()})
-        if not self._telling:
-            self._telling = True
-            self._timers.schedule(EVENT_INTERVAL, self._tell_watchers)
-
-        def end() -> None:
-            if emit in self._watchers:
-                self._watchers.remove(emit)
-
-        return end
-
-    def _tell_watchers(self) -> None:
-        if self._watchers:
-            event = {"type": "status", **self.status()}
-            for emit in tuple(self._watchers):
-                emit(event)
-            self._timers.schedule(EVENT_INTERVAL, self._tell_watchers)
-        else:
-            self._telling = False
+        try:
+            return self._happenings.watch(emit)
+        except ValueError as error:
+            raise ControlError(429, "too_many", str(error)) from None
 
 
 def _session_row(session: DeviceSession) -> dict[str, Any]:

@@ -76,7 +76,7 @@ class Appender:
         self._bus = bus
         self._filters = filters
         self._wall = wall
-        self._settings = settings
+        self.settings = settings
         self._counters = counters
         self._live = live
 
@@ -85,9 +85,9 @@ class Appender:
 
         Fails with StoreUnavailable or IdempotencyConflict, ControlError for more than max_batch items.
         """
-        if len(requests) > self._settings.max_batch:
+        if len(requests) > self.settings.max_batch:
             raise ControlError(
-                413, "too_many", f"expected at most {self._settings.max_batch} pushes, got {len(requests)}"
+                413, "too_many", f"expected at most {self.settings.max_batch} pushes, got {len(requests)}"
             )
         results: list[PushResult | None] = []
         accepted: list[PushRequest] = []
@@ -104,7 +104,7 @@ class Appender:
 
     async def _check(self, request: PushRequest) -> PushRequest | str:
         """The request as the filters left it, or what is wrong with it."""
-        if error := problem(request, self._settings.max_payload):
+        if error := problem(request, self.settings.max_payload):
             return error
         try:
             filtered = self._filters.push(request)
@@ -118,7 +118,7 @@ class Appender:
             return f"refused: a filter failed: {error!r}"
         if filtered is request:
             return request
-        return problem(filtered, self._settings.max_payload) or filtered
+        return problem(filtered, self.settings.max_payload) or filtered
 
     async def _store_all(self, accepted: list[PushRequest], idempotency_key: str, digest: bytes) -> list[PushResult]:
         if not accepted:

@@ -85,6 +85,10 @@ class Pushes:
         self._saving = False
         self._unsubscribe_bus: Callable[[], None] | None = bus.subscribe(TOPIC, self._receive)
 
+    def replace_bounds(self, settings: PushSettings) -> None:
+        """Hold further appends to max_batch and max_payload of these settings."""
+        self._appender.settings = settings
+
     def stop(self) -> None:
         """Save all cursors and hear no more notices."""
         if self._unsubscribe_bus is not None:
