@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 import tempfile
 from typing import Any
 
@@ -229,3 +231,44 @@ def test_servers_that_do_not_behave_fail_in_time() -> None:
         "once": {b"ok"},
         "outstanding": [],
     }
+
+
+DYING = """
+import socket
+listener = socket.create_server(("127.0.0.1", 0))
+print(listener.getsockname()[1], flush=True)
+connection, _ = listener.accept()
+connection.recv(65536)
+connection.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 100\\r\\n\\r\\nhalf")
+connection.recv(1)
+"""
+
+
+async def killed_server(reactor: Any) -> dict[str, Any]:
+    process = subprocess.Popen([sys.executable, "-c", DYING], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    client = Client(reactor, dying=f"http://127.0.0.1:{int(process.stdout.readline())}")
+
+    class Killing(Waiting):
+        def data(self, data: bytes) -> None:
+            super().data(data)
+            process.kill()
+
+    sink = Killing()
+    request = UpstreamRequest("GET", "/", [], deadline=reactor.seconds() + 10, retries=3, idempotent=True)
+    client.upstreams.request("dying", request, sink)
+    await sink.done
+    process.wait()
+    after = await client.ask("dying", timeout=1.0)
+    client.upstreams.stop()
+    assert sink.failure is not None and after.failure is not None
+    return {
+        "body": sink.body,
+        "during": (sink.kind, sink.failure.executed),
+        "after": (after.kind, after.failure.executed),
+    }
+
+
+def test_a_server_that_is_killed_in_the_middle_of_its_answer() -> None:
+    seen = run(killed_server)
+    assert seen == {"body": b"half", "during": ("reset", True), "after": ("connect", False)}
