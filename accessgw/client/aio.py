@@ -11,11 +11,13 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from accessgw.client.addresses import Address
-from accessgw.client.base import BaseClient, Pushes, topic_list
+from accessgw.client.base import BaseClient
 from accessgw.client.commands import Post
 from accessgw.client.cursors import Memory
 from accessgw.client.exchange import PostExchange
+from accessgw.client.iteration import Pushes
 from accessgw.client.model import CallFailed, CannotConnect, Note, Push, Reply, State
+from accessgw.client.payloads import topic_list
 from accessgw.client.rtt import TCP_INFO_SIZE
 from accessgw.client.streaming import Chunks, StreamReply
 from protocols.errors import RemoteError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from abc import ABC, abstractmethod
@@ -32,7 +31,8 @@ from accessgw.client.commands import (
 from accessgw.client.core import ClientCore, make_connection
 from accessgw.client.cursors import Memory, StateFile
 from accessgw.client.inbox import Inbox
-from accessgw.client.model import CallFailed, CannotConnect, Headers, Note, Push, State
+from accessgw.client.model import CallFailed, CannotConnect, Note, Push, State
+from accessgw.client.payloads import encode_payload, header_list
 from accessgw.client.rtt import unacknowledged
 from accessgw.client.settings import ClientSettings, addresses_of
 from accessgw.client.streaming import Chunks, StreamReply
@@ -396,64 +396,3 @@ class BaseClient(ABC):
                 self._report(error)
         self.core.token(token, self._now())
         self._run()
-
-
-class Pushes:
-    """An asynchronous iterator of pushes; each is acknowledged when the next is asked for, or by its ack()."""
-
-    def __init__(self, client: BaseClient, biz: str | None) -> None:
-        self._client = client
-        self._biz = biz
-        self._last: Push | None = None
-        client._inbox.claim(biz)
-
-    def __aiter__(self) -> Pushes:
-        return self
-
-    async def __anext__(self) -> Push:
-        """The next push; the iteration ends when the client is closed."""
-        if self._last is not None:
-            self._last.ack()
-            self._last = None
-        push = self._client._take_push(self._biz)
-        if push is None and self._client.reason is None:
-            future = self._client._wait_push(self._biz)
-            try:
-                push = await future
-            except BaseException:
-                self._client._abandoned(self._biz, future)
-                raise
-        if push is None:
-            raise StopAsyncIteration
-        self._last = push
-        return push
-
-
-def encode_payload(payload: Any, raw: bool) -> tuple[bytes, str]:
-    """Body and content type: bytes as they are, None as an empty body, everything else as JSON.
-
-    Raises TypeError for `raw` without bytes, and what json raises.
-    """
-    if isinstance(payload, bytes | bytearray | memoryview):
-        return bytes(payload), ""
-    if raw:
-        raise TypeError(f"raw: expected bytes, got {type(payload).__name__}")
-    if payload is None:
-        return b"", ""
-    return json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode(), "application/json"
-
-
-def topic_list(topics: Sequence[str]) -> dict[str, list[str]]:
-    """The payload of gw.subscribe and gw.unsubscribe."""
-    if not topics or not all(isinstance(topic, str) and topic for topic in topics):
-        raise ValueError(f"expected names of topics, got {topics!r}")
-    return {"topics": list(topics)}
-
-
-def header_list(headers: Mapping[str, str] | Sequence[tuple[str, str]] | None, content_type: str) -> Headers:
-    """Headers with lower-case names; the content type unless they name one."""
-    pairs = headers.items() if isinstance(headers, Mapping) else headers or ()
-    out = [(name.lower(), value) for name, value in pairs]
-    if content_type and all(name != "content-type" for name, _ in out):
-        out.insert(0, ("content-type", content_type))
-    return out

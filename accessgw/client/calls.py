@@ -107,6 +107,7 @@ class CallTable:
         self._calls: dict[int, OpenCall] = {}
         self._by_id: dict[int, int] = {}
         self._deadlines: list[tuple[float, int]] = []
+        self._postponed: list[tuple[float, int]] = []
         self._next_key = 0
 
     def __len__(self) -> int:
@@ -179,6 +180,26 @@ class CallTable:
     def took_waiting(self) -> None:
         """The call of next_waiting() was sent."""
         self.waiting.popleft()
+
+    def postpone(self, call: OpenCall, at: float) -> None:
+        """The gateway named the time of the next attempt."""
+        heapq.heappush(self._postponed, (at, call.key))
+
+    def resumed(self, now: float) -> list[OpenCall]:
+        """Postponed calls whose time has come."""
+        out = []
+        while self._postponed and self._postponed[0][0] <= now:
+            call = self._calls.get(heapq.heappop(self._postponed)[1])
+            if call is not None:
+                out.append(call)
+        return out
+
+    def next_timer(self) -> float | None:
+        """When expired() or resumed() will have something."""
+        deadline = self.next_deadline()
+        if self._postponed and (deadline is None or self._postponed[0][0] < deadline):
+            return self._postponed[0][0]
+        return deadline
 
     def next_deadline(self) -> float | None:
         """When the first open call runs out of time."""

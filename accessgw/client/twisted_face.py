@@ -13,11 +13,13 @@ from twisted.python import log
 from twisted.python.failure import Failure
 
 from accessgw.client.addresses import Address
-from accessgw.client.base import BaseClient, Pushes, topic_list
+from accessgw.client.base import BaseClient
 from accessgw.client.commands import Post
 from accessgw.client.cursors import Memory
 from accessgw.client.exchange import PostExchange
+from accessgw.client.iteration import Pushes
 from accessgw.client.model import Reply
+from accessgw.client.payloads import topic_list
 from accessgw.client.rtt import TCP_INFO_SIZE
 from accessgw.client.streaming import Chunks, StreamReply
 from accessgw.client.twisted_transports import ALPN_LONG, ALPN_SHORT, Endpoints, LongProtocol, PostProtocol

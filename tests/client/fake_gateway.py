@@ -24,6 +24,8 @@ class FakeGateway:
     hold: set[str] = field(default_factory=set)
     """Operations that are not answered."""
     statuses: dict[str, int] = field(default_factory=dict)
+    headers: list[tuple[str, str]] = field(default_factory=list)
+    """Of every answer, after `via`."""
     log: dict[tuple[str, str, str], list[bytes]] = field(default_factory=dict)
     epoch: int = 1
     cursors: dict[tuple[str, str, str], int] = field(default_factory=dict)
@@ -71,7 +73,9 @@ class FakeGateway:
         for index, call in enumerate(request.calls):
             outcome = self.execute(call.operation, call.call_id, call.body, call.resent)
             if outcome is not None:
-                response.answers.append(short.ShortAnswer(index, outcome[0], [("via", "short")], outcome[1]))
+                response.answers.append(
+                    short.ShortAnswer(index, outcome[0], [("via", "short"), *self.headers], outcome[1])
+                )
         cursors = request.hello.cursors if request.hello is not None else request.cursors
         after = {(c.scope, c.id, c.biz): c.seq for c in cursors}
         for name, bodies in self.log.items():
@@ -123,7 +127,7 @@ class FakeLink:
             outcome = gateway.execute(event.operation, event.call_id, event.body, event.resent)
             self.connection.consumed(event.call, event.wire_size)
             if outcome is not None:
-                self.connection.respond(event.call, outcome[0], [("via", "long")], outcome[1])
+                self.connection.respond(event.call, outcome[0], [("via", "long"), *gateway.headers], outcome[1])
         elif isinstance(event, wire.CallReset):
             self.connection.reset(event.call, 12)
         elif isinstance(event, wire.PushesAcked):

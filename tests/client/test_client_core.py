@@ -439,6 +439,25 @@ def test_an_unavailable_upstream_is_not_hammered() -> None:
     assert driver.gateway.resent == []
 
 
+@pytest.mark.parametrize("url", ["mmtp://gw:7080", "https://gw:7443"])
+def test_a_repetition_waits_as_long_as_the_gateway_says(url: str) -> None:
+    driver = Driver(url)
+    driver.gateway.statuses["op"] = Status.RATE_LIMIT
+    driver.gateway.headers.append(("retry-after", "2"))
+    key = driver.call("op")
+    driver.advance(1.9)
+    assert key not in driver.outcomes
+    driver.gateway.statuses.clear()
+    driver.advance(0.2)
+    reply = driver.outcomes[key]
+    assert isinstance(reply, Reply)
+    assert reply.attempts == 2
+    driver.gateway.statuses["op"] = Status.RATE_LIMIT
+    failure = driver.outcomes[driver.call("op", b"hurry", timeout=1.5)]
+    assert isinstance(failure, CallFailed)
+    assert failure.status == Status.RATE_LIMIT, "there is no time for another attempt"
+
+
 def test_large_bodies_both_ways() -> None:
     driver = Driver("mmtp://gw:7080")
     connection = driver.gateway.links[0].connection

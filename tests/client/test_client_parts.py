@@ -14,11 +14,11 @@ import pytest
 
 from accessgw.client.addresses import Address, AddressBook, parse
 from accessgw.client.backoff import Backoff
-from accessgw.client.base import encode_payload, header_list, topic_list
 from accessgw.client.cursors import Memory, StateFile
 from accessgw.client.heartbeat import Heartbeat
 from accessgw.client.inbox import Inbox
 from accessgw.client.model import CallFailed, Push, Reply, status_name
+from accessgw.client.payloads import encode_payload, header_list, topic_list
 from accessgw.client.rtt import RoundTrip, unacknowledged
 from accessgw.client.settings import addresses_of
 from accessgw.client.trace import FrameTrace
