@@ -78,8 +78,10 @@ RULES: dict[str, set[str]] = {
         "service_identity",
         "rich",
     },
-    "accessgw.demo": {"accessgw.demo", "accessgw.client", "protocols", "twisted", "zope", "rich"},
+    "accessgw.demo": {"asyncio", "accessgw.demo", "accessgw.client", "protocols", "twisted", "zope", "rich"},
     "accessgw.service": EVERYTHING,
+    "accessgw.gateway": EVERYTHING,
+    "accessgw.rooms": EVERYTHING,
     "accessgw": set(),
     "loadtest": {"loadtest", "accessgw.client", "protocols", "twisted", "zope", "rich", "locust", "asyncio"},
 }

@@ -1,0 +1,160 @@
+"""The life of a gateway: starts, reloads and stops the rooms of one worker."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
+from twisted.logger import Logger
+
+from accessgw.config.diff import applicable, diff
+from accessgw.config.errors import ConfigError
+from accessgw.config.load import load
+from accessgw.core.interfaces import ControlError
+from accessgw.crypto.contexts import CertificateError
+from accessgw.model.settings import GatewaySettings
+from accessgw.rooms import Prepared, Rooms
+from accessgw.stores.sqlite_schema import StoreError
+from protocols.http import backend as http_backend
+
+log = Logger()
+
+
+class Gateway(Service):
+    """One worker as a Twisted service."""
+
+    def __init__(self, settings: GatewaySettings, config_path: str, reactor: Any) -> None:
+        self.settings = settings
+        self.config_path = config_path
+        self.reactor = reactor
+        self.rooms = Rooms(settings, Prepared.of(settings), reactor, self.reload)
+
+    # ---------------------------------------------------------------- starting
+
+    def startService(self) -> None:
+        """Open the store, then the doors. A start that cannot be is one line and exit code 1."""
+        rooms = self.rooms
+        try:
+            if rooms.database is not None:
+                rooms.database.start()
+            rooms.access_log.start()
+            for listener in [*rooms.listeners, rooms.control_listener]:
+                listener.start()
+        except (StoreError, CannotListenError, OSError) as error:
+            print(f"accessgw: {error}", file=sys.__stderr__)
+            raise SystemExit(1) from None
+        Service.startService(self)  # type: ignore[no-untyped-call]
+        rooms.ticks.start()
+        rooms.upstreams.start()
+        if rooms.webhook is not None and rooms.hooks is not None:
+            rooms.hooks.start()
+            rooms.webhook.start()
+        rooms.claims.start()
+        rooms.retention.start()
+        if self.settings.demo_upstream:
+            self._start_demo()
+        rooms.control.running = True
+        self.reactor.callWhenRunning(self._running)
+
+    def _start_demo(self) -> None:
+        from accessgw.demo.service import make_site
+
+        host, _, port = self.settings.demo_upstream.removeprefix("http://").rpartition(":")
+        self.reactor.listenTCP(int(port), make_site(self.reactor), interface=host)
+
+    def _running(self) -> None:
+        signal.signal(signal.SIGHUP, lambda *_: self.reactor.callFromThread(self._on_hangup))
+        for line in self._greeting():
+            print(line, file=sys.__stdout__, flush=True)
+        loopback_only = [t.token for t in self.settings.control.tokens if t.loopback_only]
+        loopback_only += [t.token for a in self.settings.authenticators for t in a.tokens if t.loopback_only]
+        if loopback_only:
+            log.warn("{n} development credentials are in force, from loopback only", n=len(loopback_only))
+
+    def _greeting(self) -> list[str]:
+        rooms = self.rooms
+        settings = self.settings
+        lines = [f"accessgw {rooms.version}, HTTP parser {http_backend}, pid {os.getpid()}"]
+        for row in rooms.listener_rows():
+            lines.append(f"  {row['name']}: {row['address']} ({row['transport']}: {', '.join(row['protocols'])})")
+        control = f"http://{rooms.control_listener.host}:{rooms.control_listener.port}"
+        lines.append(f"  control API and dashboard: {control}/")
+        tls = next((r for r in rooms.listener_rows() if r["transport"] == "tls" and "mmtp/1" in r["protocols"]), None)
+        if settings.demo_upstream and tls is not None:
+            ca = Path(settings.state_dir) / "ca.pem"
+            client = f".venv/bin/accessgw-client --url mmtps://{tls['address']} --ca {ca}"
+            lines += [
+                "try, in another shell:",
+                f"""  {client} --device phone1 call payments.pay '{{"amount": 100, "currency": "CNY"}}'""",
+                f"  {client} --device phone1 listen",
+                f"  curl -H 'Authorization: Bearer dev-push' {control}/v1/push"
+                """ -d '{"to": {"device": "phone1"}, "biz": "orders", "payload": {"text": "shipped 已发货"}}'""",
+            ]
+        return lines
+
+    # ---------------------------------------------------------------- reloading
+
+    def _on_hangup(self) -> None:
+        self.rooms.access_log.reopen()
+
+        def done(result: dict[str, Any]) -> None:
+            log.info("reloaded {path}: {result}", path=self.config_path, result=result)
+
+        def refused(failure: Any) -> None:
+            log.error("reload refused, the old configuration stays: {why}", why=failure.getErrorMessage())
+
+        self.reload().addCallbacks(done, refused)
+
+    def reload(self) -> Deferred[dict[str, Any]]:
+        """Bring the file into force, or fail with ControlError and change nothing."""
+        return Deferred.fromCoroutine(self._reload())
+
+    async def _reload(self) -> dict[str, Any]:
+        try:
+            wanted = load(self.config_path)
+            prepared = Prepared.of(wanted)
+            for contexts in self.rooms.contexts.values():
+                contexts.reload()
+        except ConfigError as error:
+            raise ControlError(422, "invalid_config", str(error), error.path) from None
+        except CertificateError as error:
+            raise ControlError(422, "invalid_config", str(error), error.path) from None
+        changes = diff(self.settings, wanted)
+        settings = self.settings = applicable(self.settings, wanted)
+        self.rooms.reconfigure(settings, prepared)
+        return {"applied": changes.applied, "needs_restart": changes.needs_restart}
+
+    # ---------------------------------------------------------------- stopping
+
+    def stopService(self) -> Deferred[None]:
+        """Drain within the bound, then put everything away in the order of use."""
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        rooms = self.rooms
+        Service.stopService(self)  # type: ignore[no-untyped-call]
+        drain = self.settings.drain
+        for listener in rooms.listeners:
+            await listener.stop()
+        leaving = rooms.draining.begin_at(drain.rate)
+        log.info("stopping: {n} connections are asked to leave", n=leaving)
+        await rooms.draining.emptied(drain.timeout)
+        rooms.pushes.stop()
+        if rooms.webhook is not None and rooms.hooks is not None:
+            rooms.webhook.stop()
+            rooms.hooks.stop()
+        rooms.upstreams.stop()
+        await rooms.control_listener.stop()
+        rooms.control_api.close()
+        for connection in rooms.control_transports.table.snapshot():
+            connection.retire()
+        if rooms.database is not None:
+            await rooms.database.stop()
+        rooms.ticks.stop()
+        rooms.access_log.stop()

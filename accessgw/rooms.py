@@ -1,0 +1,423 @@
+"""The composition root: builds every room of a worker and wires them together.
+
+Nothing here decides anything: it hands settings and each other's objects to those that do.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from accessgw.bus.local import LocalBus
+from accessgw.config.errors import ConfigError
+from accessgw.config.render import to_dict
+from accessgw.core.authentication import AuthenticatorChain
+from accessgw.core.builtin_operations import BuiltinOperations
+from accessgw.core.calls import Calls
+from accessgw.core.claims import Claims
+from accessgw.core.control import GatewayControl, OperatorActions
+from accessgw.core.draining import Draining
+from accessgw.core.filters import FilterChain
+from accessgw.core.filters import load as load_filters
+from accessgw.core.happenings import Happenings
+from accessgw.core.http_routes import HttpRoutes
+from accessgw.core.interfaces import (
+    AnswerStore,
+    Authenticator,
+    BindingFactory,
+    Filter,
+    Listener,
+    OutboxStore,
+    PresenceSink,
+    StreamStore,
+)
+from accessgw.core.mmtp_binding import MmtpServices, wire_limits
+from accessgw.core.presence import NoPresence, Presence
+from accessgw.core.pushes import Pushes
+from accessgw.core.sessions import SessionManager
+from accessgw.core.short import ShortConnections
+from accessgw.core.stream_retention import Retention
+from accessgw.core.timers import TimingWheel
+from accessgw.core.top import TopTalkers
+from accessgw.core.tracing import Tracing
+from accessgw.core.turns import TurnFlusher
+from accessgw.core.webhook import Webhook
+from accessgw.crypto.authenticators import from_settings as make_authenticators
+from accessgw.crypto.contexts import ServerContexts
+from accessgw.crypto.development import ensure_development_certificate
+from accessgw.model.calls import CallRecord
+from accessgw.model.counters import (
+    CallCounters,
+    PushCounters,
+    SessionCounters,
+    StoreCounters,
+    TransportCounters,
+    UpstreamCounters,
+    WebhookCounters,
+)
+from accessgw.model.settings import CertificateSettings, GatewaySettings, ListenerSettings
+from accessgw.ops.access_log import AccessLog
+from accessgw.ops.control_api import ControlApi
+from accessgw.ops.counters_view import GatewayCounters, families, summary
+from accessgw.ops.reactor_ticks import ReactorTicks
+from accessgw.policy.routing import RouteError, RouteTable
+from accessgw.stores.memory import MemoryAnswerStore, MemoryOutboxStore, MemoryStreamStore
+from accessgw.stores.sqlite_answers import SqliteAnswerStore
+from accessgw.stores.sqlite_database import SqliteDatabase
+from accessgw.stores.sqlite_outbox import SqliteOutboxStore
+from accessgw.stores.sqlite_streams import SqliteStreamStore
+from accessgw.transports.build import build_listener
+from accessgw.transports.http import HttpBindingFactory
+from accessgw.transports.services import TransportServices
+from accessgw.upstreams.client import HttpUpstreams
+from accessgw.upstreams.post import Poster, cluster_of
+from protocols.http import backend as http_backend
+
+
+@dataclass(slots=True)
+class Prepared:
+    """What is made of settings alone, so that a bad file is known before anything is touched."""
+
+    routes: RouteTable
+    authenticators: list[Authenticator]
+    filters: list[tuple[str, Filter]]
+
+    @classmethod
+    def of(cls, settings: GatewaySettings) -> Prepared:
+        """Raises ConfigError."""
+        try:
+            return cls(
+                RouteTable(settings.routes),
+                make_authenticators(settings.authenticators, time.time),
+                load_filters(settings.filters),
+            )
+        except (RouteError, ValueError) as error:
+            path, _, message = str(error).partition(": ")
+            raise ConfigError(path, message) from None
+
+
+class Rooms:
+    """Every room of one worker, built and wired, not started."""
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        prepared: Prepared,
+        reactor: Any,
+        reload: Callable[[], Deferred[dict[str, Any]]],
+    ) -> None:
+        """`reload` is what the control API calls. Raises OSError, CertificateError."""
+        self.settings = settings
+        """In force; replaced by `reconfigure`."""
+        self.reactor = reactor
+        self.reload = reload
+        self.node = settings.node or socket.gethostname()
+        self.version = _version()
+        self.contexts: dict[str, ServerContexts] = {}
+        self.listeners: list[Listener] = []
+        self.database: SqliteDatabase | None = None
+        Path(settings.state_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._build_foundations()
+        self._build_stores()
+        self._build_core(prepared)
+        self._build_doors()
+
+    # ---------------------------------------------------------------- building, from the ground up
+
+    def _build_foundations(self) -> None:
+        settings = self.settings
+        self.timers = TimingWheel(self.reactor, time.perf_counter)
+        self.access_log = AccessLog(settings.log)
+        self.ticks = ReactorTicks(self.reactor)
+        self.upstream_counters: dict[str, UpstreamCounters] = {}
+        self.counters = GatewayCounters(
+            transports={"": TransportCounters()},
+            sessions=SessionCounters(),
+            calls=CallCounters(),
+            pushes=PushCounters(),
+            upstreams=self.upstream_counters,
+            store=StoreCounters(),
+            webhook=WebhookCounters(),
+            access_log=self.access_log,
+            ticks=self.ticks,
+        )
+
+    def _build_stores(self) -> None:
+        settings, counters = self.settings, self.counters
+        assert counters.store is not None
+        assert counters.webhook is not None
+        self.bus = LocalBus(self.reactor)
+        if settings.store.kind == "memory":
+            self.streams: StreamStore = MemoryStreamStore(settings.pushes)
+            self.answers: AnswerStore = MemoryAnswerStore()
+            self.outbox: OutboxStore = MemoryOutboxStore(settings.webhook, counters.webhook)
+            return
+        path = settings.store.path or str(Path(settings.state_dir) / "store.sqlite")
+        self.database = SqliteDatabase(path, self.reactor, settings.store, counters.store)
+        self.streams = SqliteStreamStore(self.database, settings.pushes)
+        self.answers = SqliteAnswerStore(self.database)
+        self.outbox = SqliteOutboxStore(self.database, settings.webhook, counters.webhook)
+
+    def _build_core(self, prepared: Prepared) -> None:
+        settings, counters, reactor = self.settings, self.counters, self.reactor
+        assert counters.sessions is not None
+        assert counters.calls is not None
+        assert counters.pushes is not None
+        assert counters.webhook is not None
+        wall = time.time
+        self.tracing = Tracing(wall)
+        self.top = TopTalkers()
+        self.filters = FilterChain(prepared.filters, reactor, counters.calls, counters.pushes)
+        self.chain = AuthenticatorChain(prepared.authenticators, counters.sessions, reactor)
+        self.upstreams = HttpUpstreams(
+            reactor, settings.clusters, random=random.random, counters=self.upstream_counters
+        )
+        self._build_presence()
+        self.happenings = Happenings(self.presence, self.timers, wall)
+        self.sessions = SessionManager(
+            settings.sessions,
+            chain=self.chain,
+            filters=self.filters,
+            pushes=_Later(lambda: self.pushes),
+            presence=self.happenings,
+            timers=self.timers,
+            clock=reactor,
+            wall=wall,
+            random_bytes=os.urandom,
+            counters=counters.sessions,
+        )
+        self.pushes = Pushes(
+            reactor,
+            wall,
+            self.streams,
+            self.bus,
+            self.sessions.registry,
+            settings=settings.pushes,
+            counters=counters.pushes,
+            filters=self.filters,
+            timers=self.timers,
+            max_subscriptions=settings.sessions.max_subscriptions,
+            head_check=0.0,
+        )
+        self.claims = Claims(settings.calls, self.answers, self.timers, reactor, wall)
+        self.calls = Calls(
+            settings.calls,
+            routes=prepared.routes,
+            filters=self.filters,
+            claims=self.claims,
+            upstreams=self.upstreams,
+            operations=BuiltinOperations(
+                settings.sessions, self.sessions.registry, self.pushes, clock=reactor, wall=wall
+            ),
+            timers=self.timers,
+            clock=reactor,
+            random_bytes=os.urandom,
+            zone=settings.zone,
+            counters=counters.calls,
+            tracing=self.tracing,
+            log=self._log_call,
+        )
+        self.retention = Retention(self.streams, self.timers, wall)
+        self.tracing.changed = self._retrace
+
+    def _build_presence(self) -> None:
+        """Presence events and the webhook that gets them, or nothing where there is none."""
+        settings, counters = self.settings.webhook, self.counters.webhook
+        self.presence: PresenceSink = NoPresence()
+        self.webhook: Webhook | None = None
+        self.hooks: HttpUpstreams | None = None
+        if not settings.url:
+            return
+        assert counters is not None
+        cluster = cluster_of(settings.url, "webhook")
+        self.hooks = HttpUpstreams(self.reactor, [cluster], random=random.random, counters=self.upstream_counters)
+        self.webhook = Webhook(
+            settings,
+            self.outbox,
+            Poster(self.hooks, cluster.name, self.reactor),
+            clock=self.reactor,
+            random=random.random,
+            counters=counters,
+        )
+        self.presence = Presence(
+            self.outbox, wall=time.time, random_bytes=os.urandom, counters=counters, stored=self.webhook.wake
+        )
+
+    def _build_doors(self) -> None:
+        """Everything that accepts connections."""
+        settings, reactor = self.settings, self.reactor
+        self.transports = TransportServices(
+            reactor,
+            self.timers,
+            settings.limits,
+            self.counters.transports[""],
+            random.random,
+            on_open=self.access_log.opened,
+            on_close=self.access_log.closed,
+        )
+        self.mmtp = MmtpServices(
+            settings.mmtp,
+            wire_limits(settings.mmtp, settings.limits.hello_timeout),
+            self.sessions,
+            self.calls,
+            self.pushes,
+            self.timers,
+            reactor,
+            time.time,
+            TurnFlusher(reactor),
+            self.tracing,
+            settings.zone,
+            settings.alternate_addresses,
+            idle_timeout=settings.limits.idle_timeout,
+            compress_from=settings.pushes.compress_from,
+        )
+        routes = HttpRoutes(
+            short=ShortConnections(self.mmtp, settings.sessions.time_skew),
+            calls=self.calls,
+            chain=self.chain,
+            clock=reactor,
+            describe=self._describe,
+        )
+        self.http = HttpBindingFactory(routes, settings.limits)
+        factories: dict[str, BindingFactory] = {"mmtp/1": self.mmtp, "http/1.1": self.http}
+        for listener in settings.listeners:
+            if listener.transport == "tls":
+                self.contexts[listener.name] = ServerContexts(self._certificates(listener), listener.protocols)
+            self.listeners.append(
+                build_listener(listener, self.transports, factories, self.contexts.get(listener.name))
+            )
+        self.draining = Draining(reactor, self.transports.table, self._announce_leaving)
+        assert self.counters.store is not None
+        self.control = GatewayControl(
+            sessions=self.sessions,
+            pushes=self.pushes,
+            store=self.streams,
+            connections=self.transports.table,
+            draining=self.draining,
+            tracing=self.tracing,
+            top=self.top,
+            happenings=self.happenings,
+            store_counters=self.counters.store,
+            actions=OperatorActions(
+                reload=self.reload,
+                config=self._config,
+                metrics=lambda: families(self.counters),
+                summary=lambda: summary(self.counters),
+                listeners=self.listener_rows,
+                upstreams=self.upstreams.snapshot,
+                drain_rate=lambda: self.settings.drain.rate,
+            ),
+            wall=time.time,
+            identity={"version": self.version, "node": self.node, "zone": settings.zone, "pid": os.getpid()},
+        )
+        # Operators come in through a door of their own: draining devices must not shut them out.
+        self.control_transports = TransportServices(
+            reactor, self.timers, settings.limits, TransportCounters(), random.random
+        )
+        self.control_api = ControlApi(self.control, settings.control, settings.pushes, reactor, describe=self._describe)
+        self.control_listener = build_listener(
+            ListenerSettings(
+                name="control", address=settings.control.address, port=settings.control.port, protocols=("http/1.1",)
+            ),
+            self.control_transports,
+            {"http/1.1": HttpBindingFactory(self.control_api, settings.limits)},
+        )
+
+    def _certificates(self, listener: ListenerSettings) -> tuple[CertificateSettings, ...]:
+        if listener.certificates:
+            return listener.certificates
+        files = ensure_development_certificate(self.settings.state_dir, time.time())
+        return (CertificateSettings(chain=files.chain, key=files.key),)
+
+    # ---------------------------------------------------------------- reloading
+
+    def reconfigure(self, settings: GatewaySettings, prepared: Prepared) -> None:
+        """Bring settings into force that differ from the present ones only in what a reload may change."""
+        self.settings = settings
+        self.transports.limits = self.control_transports.limits = settings.limits
+        self.http.replace_limits(settings.limits)
+        self.mmtp.settings = settings.mmtp
+        self.mmtp.limits = wire_limits(settings.mmtp, settings.limits.hello_timeout)
+        self.mmtp.idle_timeout = settings.limits.idle_timeout
+        self.mmtp.addresses = settings.alternate_addresses
+        self.filters.replace(prepared.filters)
+        self.chain.replace(prepared.authenticators)
+        self.calls.settings = settings.calls
+        self.calls.routes = prepared.routes
+        self.upstreams.reconfigure(settings.clusters)
+        self.access_log.reconfigure(settings.log)
+        self.pushes.replace_bounds(settings.pushes)
+        self.control_api.pushes = settings.pushes
+        self.control_api.reconfigure(settings.control)
+
+    # ---------------------------------------------------------------- what rooms ask for
+
+    def _log_call(self, record: CallRecord) -> None:
+        self.access_log.call(record)
+        self.top.call(record)
+
+    def _retrace(self, device: str) -> None:
+        session = self.sessions.registry.by_device(device)
+        retrace: Callable[[], None] | None = getattr(session.link if session else None, "retrace", None)
+        if retrace is not None:
+            retrace()
+
+    def listener_rows(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": listener.name,
+                "transport": settings.transport,
+                "address": settings.path or f"{listener.host}:{listener.port}",
+                "protocols": list(settings.protocols),
+            }
+            for listener, settings in zip(self.listeners, self.settings.listeners, strict=True)
+        ]
+
+    def _describe(self) -> dict[str, object]:
+        """The body of /.well-known/accessgw."""
+        rows = self.listener_rows()
+        own = self.settings.public_address or next((r["address"] for r in rows if r["transport"] == "tls"), "")
+        return {
+            "version": self.version,
+            "time": time.time(),
+            "zone": self.settings.zone,
+            "protocols": sorted({p for row in rows for p in row["protocols"]}),
+            "addresses": [address for address in (own, *self.settings.alternate_addresses) if address],
+        }
+
+    def _config(self) -> dict[str, Any]:
+        return {
+            "settings": to_dict(self.settings),
+            "backends": {"http": http_backend, "store": self.settings.store.kind},
+        }
+
+    def _announce_leaving(self, spread: float) -> None:
+        self.mmtp.draining = True
+        self.mmtp.leave_for = self.settings.drain.alternate
+        self.mmtp.leave_spread = spread
+
+
+class _Later:
+    """Stands for a room that is built after the one that needs it."""
+
+    def __init__(self, room: Callable[[], object]) -> None:
+        self._room = room
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._room(), name)
+
+
+def _version() -> str:
+    try:
+        return metadata.version("accessgw")
+    except metadata.PackageNotFoundError:
+        return "unknown (not installed)"
