@@ -92,7 +92,7 @@ class LongCalls:
         call = self._call(link, event.call, last=True)
         if call is not None:
             call.link = None
-            self._ended(call, CallFailed(event.status, "the gateway ended the call"), now)
+            self._ended(call, CallFailed(event.status, "refused by the gateway"), now)
 
     def drained(self, link: Link, event: wire.CallDrained) -> None:
         """All of a streaming body that waited for credit has left."""

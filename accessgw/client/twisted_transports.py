@@ -67,6 +67,7 @@ class Endpoints:
         self._key = key
         self._insecure = insecure
         self._read: tuple[Any, Any] | None = None
+        self._made: dict[tuple[str, bytes], Any] = {}
 
     def endpoint(self, address: Address, alpn: bytes) -> Any:
         """Where to connect; TLS 1.3 for long connections, 1.2 or newer for short ones.
@@ -77,7 +78,10 @@ class Endpoints:
         if not address.secure:
             return plain
         minimum = TLSVersion.TLSv1_3 if alpn == ALPN_LONG else TLSVersion.TLSv1_2
-        return wrapClientTLS(self._options(address.name, alpn, minimum), plain)
+        options = self._made.get((address.name, alpn))
+        if options is None:
+            options = self._made[address.name, alpn] = self._options(address.name, alpn, minimum)
+        return wrapClientTLS(options, plain)
 
     def _options(self, name: str, alpn: bytes, minimum: TLSVersion) -> Any:
         trust, own = self._certificates()

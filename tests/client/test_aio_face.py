@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from accessgw.client.aio import CallFailed, CannotConnect, Client, Note, State
+from accessgw.client.rtt import TCP_INFO_SIZE
 from protocols.mmtp.handshake import Welcome
 from protocols.mmtp.statuses import Status
 from tests.client import tls_files
@@ -226,6 +227,7 @@ def test_tls_verifies_and_short_connections_bridge_a_silent_one(tmp_path: Path) 
             url = f"mmtps://127.0.0.1:{server.port}"
             async with Client(url, "d1", "t", ca=ca, on_note=notes.append) as client:
                 assert (await client.call("echo", b"1")).via == "long"
+                assert len(client._tcp_info(1)) == TCP_INFO_SIZE
                 server.swallowing = True
                 reply = await client.call("echo", b"2")
                 assert (reply.via, reply.body) == ("short", b"echo:2")

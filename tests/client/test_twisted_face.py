@@ -9,6 +9,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.protocol import Factory, Protocol
 
 from accessgw.client import CallFailed, CannotConnect, Client, State
+from accessgw.client.rtt import TCP_INFO_SIZE
 from tests.client import tls_files
 from tests.client.fake_gateway import FakeGateway, FakePost
 from tests.reactor_loop import run
@@ -106,6 +107,7 @@ async def secure(reactor: Any, ca: str, chain: str, key: str) -> list[Any]:
     client = Client(f"mmtps://127.0.0.1:{number}", "d1", "t", reactor=reactor, ca=ca)
     await client.connect()
     seen: list[Any] = [(await client.call("echo", b"1")).via]
+    assert len(client._tcp_info(1)) == TCP_INFO_SIZE
     how["swallow"] = True
     reply = await client.call("echo", b"2")
     seen += [reply.via, reply.body, len(gateway.executed)]
