@@ -28,17 +28,17 @@ $(VENV)/bin/python:
 $(VENV)/.installed: $(VENV)/bin/python $(SOURCES)
 	@echo "installing accessgw and what it needs (about a minute the first time) ..."
 	@$(BIN)/pip install --quiet --disable-pip-version-check 'setuptools>=68' wheel
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable . --no-build-isolation --config-settings editable_mode=compat
+	@PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --disable-pip-version-check --editable . --no-build-isolation --config-settings editable_mode=compat
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.installed
 	@echo "installing the test extra ..."
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]' --no-build-isolation --config-settings editable_mode=compat
+	@PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]' --no-build-isolation --config-settings editable_mode=compat
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.installed
 	@echo "installing the lint extra ..."
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[lint]' --no-build-isolation --config-settings editable_mode=compat
+	@PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[lint]' --no-build-isolation --config-settings editable_mode=compat
 	@touch $@
 
 run: $(VENV)/.installed
