@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from accessgw.client.model import CallFailed, Reply
+from accessgw.client.model import CallFailed, Reply, State
 from protocols.mmtp.handshake import Goaway
 from protocols.mmtp.statuses import Status
 from tests.client.driver import Driver
@@ -114,3 +114,33 @@ def test_each_call_once_each_push_once(
                 (cursor.scope, cursor.id, cursor.biz, cursor.seq) == (*stream, expected[-1])
                 for cursor in driver.core._pushes.hello_cursors()
             )
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.lists(st.binary(max_size=40), max_size=6), status=st.integers(100, 599), body=st.binary(max_size=60))
+def test_hostile_bytes_raise_nothing_and_cost_one_connection(data: list[bytes], status: int, body: bytes) -> None:
+    driver = Driver()
+    driver.strict = driver.auto_post = False
+    key = driver.call("slow" if status % 2 else "echo")
+    for part in data:
+        if 1 in driver.links:
+            driver.core.received(1, part, driver.now)
+            driver.run()
+    driver.advance(2.0)
+    for post in list(driver.posts):
+        driver.core.posted(post.post, status, body, driver.now)
+        driver.run()
+    driver.advance(40.0)
+    assert key in driver.outcomes
+
+
+def test_frames_of_every_type_from_the_gateway_raise_nothing() -> None:
+    for first in range(256):
+        for payload in (b"", b"\x00\x00", b"\x01\x01\x01", b"\xff" * 9):
+            driver = Driver("mmtp://gw:7080")
+            driver.strict = False
+            driver.core.received(1, bytes((first, len(payload))) + payload, driver.now)
+            driver.run()
+            driver.advance(6.0)
+            if driver.core.state is not State.CLOSED:
+                assert driver.core.state is State.CONNECTED, (first, payload)
