@@ -165,7 +165,7 @@ class Rooms:
         self.database = SqliteDatabase(path, self.reactor, settings.store, counters.store)
         self.streams = SqliteStreamStore(self.database, settings.pushes)
         self.answers = SqliteAnswerStore(self.database)
-        self.outbox = SqliteOutboxStore(self.database, settings.webhook, counters.webhook)
+        self.outbox = SqliteOutboxStore(self.database, settings.webhook, counters.webhook, time.time)
 
     def _build_core(self, prepared: Prepared) -> None:
         settings, counters, reactor = self.settings, self.counters, self.reactor

@@ -52,6 +52,8 @@ class CloseReason(StrEnum):
     """Closed through the control API."""
     DRAINING = "draining"
     """The gateway is stopping or handing its connections on."""
+    RESTART = "restart"
+    """The process ended without closing the connection; told by the next one."""
     FINISHED = "finished"
     """The exchange was complete (HTTP with Connection: close, short requests)."""
     INTERNAL = "internal"

@@ -209,6 +209,7 @@ class MemoryOutboxStore:
         chosen = next((key for key in oldest[: DROP_WINDOW + 1] if last[key[0]] == key), oldest[0])
         del self._events[chosen]
         self._counters.dropped += 1
+        self._counters.pending = max(0, self._counters.pending - 1)
 
     def next_seq(self, device: str) -> int:
         self._last_seq += 1

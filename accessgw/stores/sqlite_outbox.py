@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from twisted.internet.defer import Deferred
 
 from accessgw.model.counters import WebhookCounters
 from accessgw.model.presence import PresenceEvent
+from accessgw.model.reasons import CloseReason
 from accessgw.model.settings import WebhookSettings
 from accessgw.stores import sqlite_rows as rows
 from accessgw.stores.rules import DROP_WINDOW
@@ -24,11 +25,19 @@ class SqliteOutboxStore:
     """The OutboxStore on a SqliteDatabase; see core.interfaces. Runs on the reactor's thread.
 
     The numbers of all devices come from one sequence, so those of one device grow but leave gaps.
-    Must be built before the database starts. Counts `dropped`.
+    Must be built before the database starts. Counts `dropped`, and begins with what is `pending`.
+    When it starts, devices that an earlier process left connected get their disconnect.
     """
 
-    def __init__(self, database: SqliteDatabase, settings: WebhookSettings, counters: WebhookCounters) -> None:
+    def __init__(
+        self,
+        database: SqliteDatabase,
+        settings: WebhookSettings,
+        counters: WebhookCounters,
+        wall: Callable[[], float],
+    ) -> None:
         self._database = database
+        self._wall = wall
         self._table = EventTable(settings.max_pending)
         self._counters = counters
         self._last_seq = 0
@@ -49,10 +58,20 @@ class SqliteOutboxStore:
 
     def _count(self, dropped: int) -> None:
         self._counters.dropped += dropped
+        self._counters.pending = max(0, self._counters.pending - dropped)
 
     def _load(self, connection: sqlite3.Connection) -> None:
-        self._last_seq = read_mark(connection)
-        write_mark(connection, self._last_seq + RESERVE)
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            mark = read_mark(connection)
+            self._last_seq = mark + end_connected(connection, mark, self._wall())
+            write_mark(connection, self._last_seq + RESERVE)
+            self._counters.pending = connection.execute("SELECT count(*) FROM event").fetchone()[0]
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
 
 
 class Put(NamedTuple):
@@ -89,6 +108,7 @@ class EventTable:
             [(e.device, e.seq, e.id, e.user, e.event, rows.micros(e.at), e.reason) for e in events],
         )
         self._count += len(events)
+        note_connected(connection, events)
         before = connection.total_changes
         rows.execute(
             connection,
@@ -149,6 +169,34 @@ def write_mark(connection: sqlite3.Connection, value: int) -> None:
         "INSERT INTO mark (name, value) VALUES ('event_seq', ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
         (value,),
     )
+
+
+def note_connected(connection: sqlite3.Connection, events: Sequence[PresenceEvent]) -> None:
+    """Keep who is connected after these events."""
+    last = {event.device: event for event in events}
+    rows.insert(
+        connection,
+        "connected (device, user)",
+        [(event.device, event.user) for event in last.values() if event.event == "connect"],
+        "ON CONFLICT (device) DO UPDATE SET user = excluded.user",
+    )
+    rows.execute(
+        connection,
+        "device",
+        [(event.device,) for event in last.values() if event.event != "connect"],
+        "DELETE FROM connected WHERE device IN (SELECT device FROM wanted)",
+    )
+
+
+def end_connected(connection: sqlite3.Connection, seq: int, now: float) -> int:
+    """A disconnect, with numbers after `seq`, for each device that is noted as connected; how many."""
+    ended = connection.execute(
+        "INSERT INTO event (device, seq, id, user, event, at, reason) SELECT device, ? + row_number() OVER "
+        "(ORDER BY rowid), lower(hex(randomblob(16))), user, 'disconnect', ?, ? FROM connected ORDER BY rowid",
+        (seq, rows.micros(now), CloseReason.RESTART.value),
+    ).rowcount
+    connection.execute("DELETE FROM connected")
+    return ended
 
 
 def read_pending(connection: sqlite3.Connection, limit: int) -> list[PresenceEvent]:

@@ -44,6 +44,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX event_device ON event (device)",
         "CREATE TABLE mark (name TEXT PRIMARY KEY, value INTEGER NOT NULL)",
     ),
+    # devices whose last event, delivered or not, was a connect
+    ("CREATE TABLE connected (device TEXT PRIMARY KEY, user TEXT NOT NULL)",),
 )
 """Statements that lead from one schema version (PRAGMA user_version) to the next; the first makes an empty file."""
 

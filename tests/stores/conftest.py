@@ -33,6 +33,8 @@ ThreadedClock = _load("threaded_clock").ThreadedClock
 
 PUSHES = PushSettings(max_stream_messages=8, max_topic_messages=12, retention=1000.0)
 WEBHOOK = WebhookSettings(max_pending=6)
+NOW = 1_800_000_000.5
+"""The wall clock of the stores under test."""
 
 
 @dataclass
@@ -78,7 +80,7 @@ def sqlite(
     stores = Stores(
         SqliteStreamStore(database, pushes),
         SqliteAnswerStore(database),
-        SqliteOutboxStore(database, webhook, webhook_counters),
+        SqliteOutboxStore(database, webhook, webhook_counters, lambda: NOW),
         clock,
         database,
         counters,

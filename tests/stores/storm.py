@@ -43,7 +43,7 @@ def main(path: str, run: str) -> None:
     database.writer_class = SlowWriter
     streams = SqliteStreamStore(database, PushSettings(max_stream_messages=10**9, cursor_flush=0.01))
     answers = SqliteAnswerStore(database)
-    outbox = SqliteOutboxStore(database, WebhookSettings(), WebhookCounters())
+    outbox = SqliteOutboxStore(database, WebhookSettings(), WebhookCounters(), time.time)
     database.start()
     numbers = iter(range(10**9))
 
