@@ -113,7 +113,7 @@ class Fallback:
         remaining = max(0.001, call.deadline - now)
         try:
             command = self.codec.request(
-                post, call, call_id, hello=hello, cursors=cursors, time=wall, timeout=remaining
+                post, call, call_id, hello=hello, cursors=cursors, time=wall, timeout=remaining, age=now - call.created
             )
         except LocalError as error:
             self._ended(call, CallFailed(Status.PROTOCOL, str(error)), now)

@@ -43,6 +43,7 @@ class LongCalls:
                     more=call.more,
                     call_id=call.call_id,
                     timeout=max(0.001, call.deadline - now),
+                    age=now - call.created,
                 )
             except LocalError as error:
                 if link.calls:

@@ -77,13 +77,22 @@ class ShortConnections:
         cursors: Callable[[], list[StreamCursor]],
         time: float,
         timeout: float,
+        age: float,
     ) -> Post:
         """The POST of one call; `time` is the gateway's wall clock. LocalError for headers that cannot be sent."""
         address = self._addresses[self._address % len(self._addresses)]
         request = wire.ShortRequest(
             max_pushes=MAX_PUSHES,
             calls=[
-                wire.ShortCall(call_id, call.operation, call.headers, call.body, call.attempts > 0, timeout),
+                wire.ShortCall(
+                    call_id,
+                    call.operation,
+                    call.headers,
+                    call.body,
+                    resent=call.attempts > 0,
+                    timeout=timeout,
+                    age=age if call.attempts else None,
+                ),
             ],
         )
         if self._session:

@@ -110,6 +110,8 @@ class ActiveCall:
             if data:
                 self._held.append(data)
             if self._phase is Phase.COLLECTING:
+                # Credit is given back at once: held back, it would keep a body that is too large from showing it.
+                self._consumed(len(data))
                 self._collected()
 
     def cancel(self, status: int) -> None:
@@ -159,6 +161,8 @@ class ActiveCall:
             self._answer(answer)
         elif self.call.operation.startswith("gw."):
             self._phase = Phase.COLLECTING
+            self._watch(self.call.deadline)
+            self._consumed(self._bytes_in)
             self._collected()
         else:
             self._route()
@@ -206,10 +210,11 @@ class ActiveCall:
             self._digest = begin_digest(call.operation, body)
             if claims.find(key):
                 self._phase = Phase.COMPARING
+                self._watch(call.deadline)
                 self._held.clear()
                 self._consumed(len(body))
                 return
-        if route.once == "memory" and claims.forgotten(call.resent):
+        if claims.too_old(call) or (route.once == "memory" and claims.forgotten(call)):
             self._answer(Answer(Status.OUTCOME_UNKNOWN))
             return
         self._claim = claims.begin(key, digest, durable=route.once == "durable")
@@ -245,6 +250,7 @@ class ActiveCall:
         if isinstance(earlier, Claim):
             self._phase = Phase.WAITING
             self._joined = earlier
+            self._watch(self.call.deadline)
             earlier.join(digest, self._replay)
         else:
             self._replay(earlier)
@@ -388,7 +394,7 @@ class ActiveCall:
                 result.addErrback(self._defect)
 
     def _watch(self, deadline: float | None) -> None:
-        """Before an upstream bounds the time: filters and the store must not hold a call for ever."""
+        """Before an upstream bounds the time: filters, the store and a slow upload must not hold a call for ever."""
         if self._guard is None:
             left = self._calls.settings.default_timeout if deadline is None else deadline - self._calls.now()
             self._guard = self._calls.timers.schedule(max(0.0, left), self._late)
@@ -400,6 +406,9 @@ class ActiveCall:
 
     def _late(self) -> None:
         self._guard = None
+        if self._joined is not None:
+            self._joined.leave(self._replay)
+            self._joined = None
         self._answer(Answer(Status.DEADLINE))
 
     def _defect(self, failure: Failure) -> None:

@@ -17,7 +17,7 @@ from twisted.logger import Logger
 
 from accessgw.core.answers import ClaimKey, KeptAnswers
 from accessgw.core.interfaces import AnswerStore, ClaimState, Clock, StoreUnavailable, Timers
-from accessgw.model.calls import Answer
+from accessgw.model.calls import Answer, Call
 from accessgw.model.settings import CallSettings
 from protocols.mmtp.statuses import Status
 
@@ -110,13 +110,20 @@ class Claims:
             return Answer(Status.OUTCOME_UNKNOWN if spent[0] in (b"", digest) else Status.DUPLICATE)
         return None
 
-    def forgotten(self, resent: bool) -> bool:
+    def too_old(self, call: Call) -> bool:
+        """A repetition whose first attempt may be older than claims are kept: nobody knows what became of it."""
+        return call.resent and call.age is not None and call.age >= self._settings.claim_horizon
+
+    def forgotten(self, call: Call) -> bool:
         """A repetition in memory only: might its first attempt have been claimed and the claim be lost?
 
-        A device repeats within the answer horizon. So a claim that we do not know of was made by this
-        worker's predecessor, or was forgotten for want of room, only if that is not longer ago.
+        Its first attempt came at most `age` ago; what came since this table is complete would be known.
+        A device that does not tell repeats within the answer horizon, or not at all.
         """
-        return resent and self._clock.seconds() - self._complete_since < self._settings.answer_horizon
+        if not call.resent:
+            return False
+        age = self._settings.answer_horizon if call.age is None else call.age
+        return self._clock.seconds() - self._complete_since < age
 
     def begin(self, key: ClaimKey, digest: bytes, durable: bool) -> Claim:
         """Hold the id in this worker. `earlier` must have said None in the same turn."""

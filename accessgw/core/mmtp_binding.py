@@ -380,6 +380,7 @@ class MmtpBinding:
             more=event.more,
             deadline=None if event.timeout is None else now + event.timeout,
             resent=event.resent,
+            age=event.age,
             binding="mmtp",
             connection=self.info,
             received_at=now,

@@ -142,6 +142,7 @@ class ShortConnections:
                 body=one.body,
                 deadline=None if one.timeout is None else now + one.timeout,
                 resent=one.resent,
+                age=one.age,
                 binding="mmtp-short",
                 connection=served.exchange.request.connection,
                 received_at=now,

@@ -32,6 +32,8 @@ class Call:
     deadline: float | None = None
     resent: bool = False
     """A repetition that the device marked as such; only these may meet an earlier answer."""
+    age: float | None = None
+    """Of a repetition: seconds since the device made the call, by its own clock, when it said so."""
     early: bool = False
     """Arrived in TLS 0-RTT data (RFC 8470)."""
     binding: str = ""

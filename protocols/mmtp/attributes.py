@@ -12,7 +12,8 @@ from protocols.mmtp.varint import decode_varint
 CALL_ID = 1
 TIMEOUT = 2
 RESENT = 3
-_REQUEST_KEYS = (CALL_ID, TIMEOUT, RESENT)
+AGE = 4
+_REQUEST_KEYS = (CALL_ID, TIMEOUT, RESENT, AGE)
 
 
 class RequestAttributes(NamedTuple):
@@ -23,6 +24,8 @@ class RequestAttributes(NamedTuple):
     timeout: float | None = None
     """Seconds."""
     resent: bool = False
+    age: float | None = None
+    """Seconds since the call was made, of a repetition."""
 
 
 NO_ATTRIBUTES = RequestAttributes()
@@ -37,6 +40,8 @@ def encode_request_attributes(attributes: RequestAttributes) -> bytes:
         parts += milliseconds_field(TIMEOUT, max(0.0, attributes.timeout))
     if attributes.resent:
         parts += field(RESENT, b"")
+    if attributes.age is not None:
+        parts += milliseconds_field(AGE, max(0.0, attributes.age))
     return sized(parts) if parts else b""
 
 
@@ -54,15 +59,18 @@ def decode_request_attributes(data: bytes, pos: int, end: int) -> tuple[RequestA
     call_id: int | None = None
     timeout: float | None = None
     resent = False
+    age: float | None = None
     for key, start, after in read_fields(data, pos, stop, _REQUEST_KEYS):
         if key == CALL_ID:
             call_id = read_u64(data, start, after)
         elif key == TIMEOUT:
             timeout = read_milliseconds(data, start, after)
+        elif key == AGE:
+            age = read_milliseconds(data, start, after)
         else:
             expect_end(start, after)
             resent = True
-    return RequestAttributes(call_id, timeout, resent), stop
+    return RequestAttributes(call_id, timeout, resent, age), stop
 
 
 def skip_response_attributes(data: bytes, pos: int, end: int) -> int:

@@ -214,13 +214,14 @@ class Connection:
         more: bool = False,
         call_id: int | None = None,
         timeout: float | None = None,
+        age: float | None = None,
     ) -> int:
         """Open a call and return its number (-1 when closed). `call_id` marks a repetition (its own id and *resent*
-        go along), `timeout` is in seconds. LocalError when too many are open, or the hand-shake has not begun."""
+        go along), `age` is how long ago it was made, `timeout` how long the device still waits, both in seconds. LocalError when too many are open, or the hand-shake has not begun."""
         if self._wire.closed:
             return -1
         self._wire.sends(Sent.REQUEST)
-        attributes = RequestAttributes(call_id, timeout, call_id is not None)
+        attributes = RequestAttributes(call_id, timeout, call_id is not None, None if call_id is None else age)
         return self._device_calls().request(operation, headers, body, more, attributes)
 
     def respond(self, call: int, status: int, headers: Headers, body: bytes, *, more: bool = False) -> None:

@@ -39,6 +39,8 @@ class RequestReceived:
     """Seconds that the device still waits, when it said so."""
     wire_size: int
     """Body bytes on the wire, to be given back with consumed()."""
+    age: float | None = None
+    """Seconds since the device made the call, when a repetition says so."""
 
 
 @dataclass(slots=True)

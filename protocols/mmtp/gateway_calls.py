@@ -66,7 +66,16 @@ class GatewayCalls(Calls):
             call_id = (self.call_base + number) & _ID_MASK
         wire.events.append(
             RequestReceived(
-                number, call_id, operation, headers, body, bool(more), attributes.resent, attributes.timeout, size
+                number,
+                call_id,
+                operation,
+                headers,
+                body,
+                bool(more),
+                attributes.resent,
+                attributes.timeout,
+                size,
+                attributes.age,
             )
         )
 

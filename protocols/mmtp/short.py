@@ -72,6 +72,8 @@ class ShortCall:
     resent: bool = False
     timeout: float | None = None
     """Seconds that the device still waits."""
+    age: float | None = None
+    """Seconds since the device made the call, of a repetition."""
 
 
 @dataclass(slots=True)
@@ -138,7 +140,7 @@ def encode_short_request(
         parts.append(encode_frame(FrameType.HELLO, 0, encode_hello(request.hello)))
     headers = HeaderCodec()
     for call in request.calls:
-        attributes = encode_request_attributes(RequestAttributes(call.call_id, call.timeout, call.resent))
+        attributes = encode_request_attributes(RequestAttributes(call.call_id, call.timeout, call.resent, call.age))
         block = headers.encode(call.operation, call.headers, DEFAULT_LIMITS, DEFAULT_LIMITS)
         packed = compress(call.body) if zstd and request.hello is None else None
         flags = ATTRIBUTES | (EXPLICIT << CODING_SHIFT if packed is not None else 0)
@@ -370,7 +372,7 @@ def _decode_call(reading: _Reading, flags: int, data: bytes, start: int, stop: i
     block, start = read_block(data, start, stop)
     operation, fields = reading.headers.decode_request(block, reading.limits)
     body = reading.body(flags, data[start:stop])
-    return ShortCall(attributes.call_id, operation, fields, body, attributes.resent, attributes.timeout)
+    return ShortCall(attributes.call_id, operation, fields, body, attributes.resent, attributes.timeout, attributes.age)
 
 
 def _decode_answer(reading: _Reading, flags: int, data: bytes, start: int, stop: int) -> ShortAnswer:

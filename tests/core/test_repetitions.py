@@ -363,3 +363,28 @@ def test_old_answers_and_claims_are_swept() -> None:
     assert gateway.store.claims
     gateway.clock.pump([1.0] * 90)
     assert not gateway.store.claims
+
+
+@pytest.mark.parametrize("route", [DURABLE, MEMORY])
+def test_a_repetition_older_than_claims_are_kept_is_unknown(route: RouteSettings) -> None:
+    horizon = CallSettings().claim_horizon
+    gateway = gateway_of(route)
+    gateway.clock.advance(2 * horizon)
+    assert answer_of(repeat(gateway, 7, age=horizon)) == (Status.OUTCOME_UNKNOWN, b"")
+    assert not gateway.upstreams.exchanges
+    repeat(gateway, 8, age=horizon - 1.0)
+    assert len(gateway.upstreams.exchanges) == 1
+
+
+def test_memory_claims_trust_the_age_of_a_repetition() -> None:
+    gateway = Gateway(MEMORY)
+    gateway.clock.advance(5.0)
+    repeat(gateway, 7, age=4.0)
+    assert len(gateway.upstreams.exchanges) == 1, "its first attempt would be known"
+    assert answer_of(repeat(gateway, 8, age=6.0)) == (Status.OUTCOME_UNKNOWN, b"")
+
+
+def test_an_idempotent_repetition_has_no_age() -> None:
+    gateway = gateway_of(IDEMPOTENT)
+    repeat(gateway, 7, operation="get", age=1e9)
+    assert len(gateway.upstreams.exchanges) == 1

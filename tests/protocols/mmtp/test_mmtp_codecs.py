@@ -174,7 +174,7 @@ def test_limits_that_the_protocol_does_not_allow(limits: Limits) -> None:
 
 
 @few
-@given(st.builds(RequestAttributes, st.none() | U64, st.none() | SECONDS, st.booleans()))
+@given(st.builds(RequestAttributes, st.none() | U64, st.none() | SECONDS, st.booleans(), st.none() | SECONDS))
 def test_request_attributes_round_trip(attributes: RequestAttributes) -> None:
     coded = encode_request_attributes(attributes)
     if coded:
