@@ -13,7 +13,7 @@ help:
 	@echo "make run      start the gateway in the foreground ($(CONFIG))"
 	@echo "make test     run the tests"
 	@echo "make demo     a tour: connect, call, push, lose the connection, recover"
-	@echo "make bench    every benchmark; also: $(BENCHES:bench_%=bench-%)  (JSON=path SEED=n)"
+	@echo "make bench    every benchmark; also: $(BENCHES:bench_%=bench-%)  (JSON=path SEED=n; bench writes path-NAME.json)"
 	@echo "make lint     ruff and mypy"
 	@echo "make install  only .venv and the project"
 	@echo "make docs     write the generated pages of docs/ again"
@@ -55,7 +55,10 @@ lint: $(VENV)/.test $(VENV)/.lint
 demo: $(VENV)/.installed
 	@$(BIN)/python -m accessgw.demo.tour
 
-bench: $(BENCHES:bench_%=bench-%)
+bench: $(VENV)/.installed
+	@for name in $(BENCHES:bench_%=%); do \
+		$(MAKE) --no-print-directory bench-$$name $(if $(JSON),JSON=$(JSON:.json=)-$$name.json) || exit 1; \
+	done
 
 bench-%: $(VENV)/.installed
 	@$(BIN)/python -m loadtest.bench.bench_$* $(if $(JSON),--json $(JSON)) $(if $(SEED),--seed $(SEED))
