@@ -77,7 +77,7 @@ class Delivery:
     """The push side of one session while it is connected; `Session.delivery`."""
 
     __slots__ = (
-        "behind", "cursors", "device", "held", "held_since", "identity", "inflight", "introductions", "link",
+        "behind", "cursors", "device", "held", "held_since", "identity", "inflight", "introductions", "left", "link",
         "loading", "noticed", "open", "places", "resuming", "session", "stuck_since", "subscribing", "timer", "timer_due",
         "topics", "user", "window",
     )  # fmt: skip
@@ -95,6 +95,8 @@ class Delivery:
         """None until they have been read."""
         self.loading = 0
         """How many look-ups of its places are under way; what begins meanwhile is put into `noticed`."""
+        self.left: frozenset[str] = frozenset()
+        """Topics that it left while its places were being looked up."""
         self.subscribing: set[str] | None = None
         """Topics whose places are not known yet."""
         self.noticed: dict[StreamKey, Stream] | None = None

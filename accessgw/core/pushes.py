@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Any, Protocol
 
 from msgspec import MsgspecError
@@ -33,6 +33,7 @@ EXACT_LIVE = 4096
 """Audiences up to this size are counted session by session when a push has a `where`; larger ones are estimated."""
 FIRST_RETRY = 1.0
 LAST_RETRY = 30.0
+_NOTHING: frozenset[str] = frozenset()
 
 
 class Registry(Protocol):
@@ -81,6 +82,8 @@ class Pushes:
         self._heads = HeadCheck(clock, store, self._observe, head_check)
         self._everyone: dict[Delivery, None] = {}
         self._topics: dict[str, dict[Delivery, None]] = {}
+        self._changing: dict[str, Deferred[None]] = {}
+        """The last change of topics under way, by device."""
         self._counters = counters
         self._saving = False
         self._unsubscribe_bus: Callable[[], None] | None = bus.subscribe(TOPIC, self._receive)
@@ -157,16 +160,21 @@ class Pushes:
         def topics_known(topics: set[str]) -> None:
             if delivery.link is None:
                 return
-            delivery.topics = topics | (delivery.topics or set())
-            for topic in topics:
+            present = topics - delivery.left
+            delivery.topics = present | (delivery.topics or set())
+            for topic in present:
                 self._topics.setdefault(topic, {})[delivery] = None
 
         def loaded(openings: list[tuple[StreamState, Opening]]) -> None:
             if delivery.link is None:
                 return
             delivery.loading -= 1
+            if not delivery.loading:
+                delivery.left = _NOTHING
             for state, opening in openings:
                 hello.pop(state.key, None)
+                if state.key.scope is Scope.TOPIC and state.key.id not in (delivery.topics or ()):
+                    continue
                 self._enter(delivery, self._opened(state), opening)
             if hello:
                 delivery.cursors = hello
@@ -332,7 +340,24 @@ class Pushes:
 
     def subscribe(self, session: Session, topics: Sequence[str]) -> Deferred[None]:
         """Fails with Refused for bad names and too many topics, StoreUnavailable."""
-        return Deferred.fromCoroutine(self._subscribe(session, topics))
+        return Deferred.fromCoroutine(self._in_turn(session, topics, self._subscribe))
+
+    async def _in_turn(
+        self, session: Session, topics: Sequence[str], change: Callable[[Session, Sequence[str]], Awaitable[None]]
+    ) -> None:
+        """One change of a device's topics after the other: each begins with what the one before has stored."""
+        device = session.identity.device
+        before = self._changing.get(device)
+        mine: Deferred[None] = Deferred()
+        self._changing[device] = mine
+        try:
+            if before is not None:
+                await before
+            await change(session, topics)
+        finally:
+            if self._changing[device] is mine:
+                del self._changing[device]
+            mine.callback(None)
 
     async def _subscribe(self, session: Session, topics: Sequence[str]) -> None:
         for topic in topics:
@@ -372,6 +397,7 @@ class Pushes:
         begun = topics - delivery.topics
         delivery.subscribing = (delivery.subscribing or set()) | begun
         delivery.topics |= begun
+        delivery.left = delivery.left - begun
         for topic in begun:
             self._topics.setdefault(topic, {})[delivery] = None
         return begun
@@ -381,7 +407,7 @@ class Pushes:
             delivery.subscribing = (delivery.subscribing - topics) or None
 
     def unsubscribe(self, session: Session, topics: Sequence[str]) -> Deferred[None]:
-        return Deferred.fromCoroutine(self._unsubscribe(session, topics))
+        return Deferred.fromCoroutine(self._in_turn(session, topics, self._unsubscribe))
 
     async def _unsubscribe(self, session: Session, topics: Sequence[str]) -> None:
         await self._store.unsubscribe(session.identity.device, list(topics))
@@ -389,6 +415,8 @@ class Pushes:
         if not isinstance(delivery, Delivery) or delivery.link is None:
             return
         gone = set(topics)
+        if delivery.loading:
+            delivery.left = delivery.left | gone
         for topic in gone:
             self._leave_topic(delivery, topic)
         for place in list(delivery.places.values()):
