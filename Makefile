@@ -60,7 +60,7 @@ bench: $(VENV)/.installed
 		$(MAKE) --no-print-directory bench-$$name $(if $(JSON),JSON=$(JSON:.json=)-$$name.json) || exit 1; \
 	done
 
-bench-%: $(VENV)/.installed
+$(BENCHES:bench_%=bench-%): bench-%: $(VENV)/.installed
 	@$(BIN)/python -m loadtest.bench.bench_$* $(if $(JSON),--json $(JSON)) $(if $(SEED),--seed $(SEED))
 
 docs: $(VENV)/.installed
