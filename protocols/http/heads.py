@@ -32,6 +32,7 @@ field value (RFC 9110 5.5), and one search then finds them all."""
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _TARGET = re.compile(rb"/[!\"$-~]*")  # visible ASCII without '#'
 _VERSION = re.compile(rb"HTTP/[0-9]\.[0-9]")
+_VERSIONS = {b"HTTP/1.1": "1.1", b"HTTP/1.0": "1.0"}
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [^\r]*)?\r\n")
 _HOST = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*")
 _CODINGS = re.compile(rb"\ntransfer-encoding:[ \t]*([^\r]*?)[ \t]*\r")
@@ -101,8 +102,9 @@ def read_request(head: bytes, backend: Backend, limits: HttpLimits) -> tuple[Req
     if len(parts) != 3 or not _TOKEN.fullmatch(parts[0]) or not _VERSION.fullmatch(parts[2]):
         raise RemoteError(BAD_REQUEST, f"request line: expected METHOD target HTTP/1.1, got {_show(line)}")
     method, target, version = parts
-    if version != b"HTTP/1.1":
-        raise RemoteError(505, f"expected HTTP/1.1, got {_show(version)}")
+    known = _VERSIONS.get(version)
+    if known is None:
+        raise RemoteError(505, f"expected HTTP/1.1 or HTTP/1.0, got {_show(version)}")
     if method not in METHODS:
         raise RemoteError(501, f"method {_show(method)} is not known")
     if len(target) > limits.max_target:
@@ -110,6 +112,8 @@ def read_request(head: bytes, backend: Backend, limits: HttpLimits) -> tuple[Req
     if not _TARGET.fullmatch(target) and not (target == b"*" and method == b"OPTIONS"):
         raise RemoteError(BAD_REQUEST, f"request target: expected a path (origin form), got {_show(target)}")
     length = find_framing(head, BAD_REQUEST, 501) or 0
+    if length == CHUNKED and known == "1.0":  # RFC 9112 6.1: a sign of a smuggled request
+        raise RemoteError(BAD_REQUEST, "Transfer-Encoding in an HTTP/1.0 request")
     if limits.max_body is not None and length > limits.max_body:
         raise RemoteError(413, f"body of {length} bytes, at most {limits.max_body} are taken")
     try:
@@ -117,12 +121,14 @@ def read_request(head: bytes, backend: Backend, limits: HttpLimits) -> tuple[Req
     except ValueError as error:
         raise RemoteError(BAD_REQUEST, f"request head: {error}") from None
     headers = decode_fields(raw, limits, BAD_REQUEST, 431)
-    request = RequestReceived(method.decode("ascii"), target.decode("ascii"), headers, "1.1", True)
+    request = RequestReceived(method.decode("ascii"), target.decode("ascii"), headers, known, known == "1.1")
     _read_options(request)
     return request, length
 
 
 def _read_options(request: RequestReceived) -> None:
+    """What HTTP/1.0 did not know yet is ignored in its requests: Expect, Upgrade (RFC 9110 10.1.1, 7.8)."""
+    old = request.version == "1.0"
     hosts = 0
     offered = ""
     tokens: list[str] = []
@@ -138,12 +144,12 @@ def _read_options(request: RequestReceived) -> None:
         elif name == "expect":
             if value.lower() != "100-continue":
                 raise RemoteError(417, f"Expect: only 100-continue is known, got {value!r}")
-            request.expect_continue = True
-    if hosts != 1:
+            request.expect_continue = not old
+    if hosts > 1 or (hosts == 0 and not old):
         raise RemoteError(BAD_REQUEST, f"expected one Host header, got {hosts}")
     if tokens:
-        request.keep_alive = "close" not in tokens
-        if "upgrade" in tokens:
+        request.keep_alive = "close" not in tokens and (not old or "keep-alive" in tokens)
+        if "upgrade" in tokens and not old:
             request.upgrade = offered
 
 

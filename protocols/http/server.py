@@ -1,4 +1,4 @@
-"""The server's side of one HTTP/1.1 connection (RFC 9112), without I/O."""
+"""The server's side of one HTTP connection (RFC 9112; also HTTP/1.0, as health checks speak it), without I/O."""
 
 from __future__ import annotations
 
@@ -42,11 +42,14 @@ class ServerConnection:
     the HTTP status that the peer should be told; `send_response` still works then unless an answer
     had been started, and the connection has to be closed after it.
 
+    Answers to HTTP/1.0 are never chunked: one without content-length ends with the connection, and
+    another request may follow only if the client asked for it and the length is told.
+
     `parser` is `auto`, `httptools` or `h11`; `backend` says which one runs.
     """
 
     __slots__ = ("_backend", "_body", "_buffer", "_empty_lines", "_events", "_head_only", "_keep_alive",
-                 "_limits", "_reading", "_scanned", "_writer", "_writing", "backend")  # fmt: skip
+                 "_limits", "_old", "_reading", "_scanned", "_writer", "_writing", "backend")  # fmt: skip
 
     def __init__(self, parser: str = "auto", limits: HttpLimits = DEFAULT_LIMITS) -> None:
         self._backend = get_backend(parser)
@@ -63,6 +66,8 @@ class ServerConnection:
         self._writer: BodyWriter | None = None
         self._keep_alive = True
         self._head_only = False
+        self._old = False
+        """The request to answer is of HTTP/1.0."""
 
     # ------------------------------------------------------------------ state
 
@@ -147,6 +152,7 @@ class ServerConnection:
             if not request.keep_alive:
                 self._keep_alive = False
             self._head_only = request.method == "HEAD"
+            self._old = request.version == "1.0"
             self._writing = _Writing.WAITED
             self._events.append(request)
             if length == 0:
@@ -212,13 +218,13 @@ class ServerConnection:
 
     def continue_100(self) -> bytes:
         """The interim answer to `expect_continue`."""
-        if self._writing is not _Writing.WAITED:
+        if self._writing is not _Writing.WAITED or self._old:
             raise LocalError("100 Continue: there is no request that waits for an answer")
         return b"HTTP/1.1 100 Continue\r\n\r\n"
 
     def send_response(self, status: int, headers: Headers, body: bytes) -> bytes:
         """A whole answer. Content-Length is added; to HEAD, and with 204 and 304, the body is left out."""
-        head = self._head(status, headers)
+        head = self._head(status, headers, bodiless=True)
         silent = self._head_only or status in {204, 304}
         if head.length is None:
             if status not in {204, 304}:
@@ -230,13 +236,14 @@ class ServerConnection:
         return data if silent else data + body
 
     def start_response(self, status: int, headers: Headers) -> bytes:
-        """Begin an answer whose body follows; chunked unless the headers have a content-length."""
-        head = self._head(status, headers)
+        """Begin an answer whose body follows; chunked (to HTTP/1.0: up to the end of the connection) unless the
+        headers have a content-length."""
         bodiless = status in {204, 304}
-        if head.length is None and not bodiless:
+        head = self._head(status, headers, bodiless=bodiless)
+        if head.length is None and not bodiless and not self._old:
             head.lines.append("transfer-encoding: chunked\r\n")
         data = self._encode(head)
-        self._writer = BodyWriter(head.length, silent=self._head_only or bodiless)
+        self._writer = BodyWriter(head.length, chunked=not self._old, silent=self._head_only or bodiless)
         self._writing = _Writing.BODY
         return data
 
@@ -254,7 +261,8 @@ class ServerConnection:
         self._answered()
         return end
 
-    def _head(self, status: int, headers: Headers) -> HeadWriter:
+    def _head(self, status: int, headers: Headers, *, bodiless: bool) -> HeadWriter:
+        """`bodiless`: no body follows, or one whose length will be told."""
         if not self.answerable:
             raise LocalError("there is no request that waits for an answer")
         head = HeadWriter(status_line(status), headers, without_length=status == 204)  # RFC 9110 8.6
@@ -264,6 +272,10 @@ class ServerConnection:
         elif not self._keep_alive or self._reading is not _Reading.DONE:
             head.connection = "close"
             head.lines.append("connection: close\r\n")
+        elif self._old:
+            if head.length is None and not bodiless:
+                head.connection = "close"
+            head.lines.append(f"connection: {head.connection or 'keep-alive'}\r\n")
         return head
 
     def _encode(self, head: HeadWriter) -> bytes:

@@ -110,11 +110,13 @@ def encode_chunk(data: bytes) -> bytes:
 class BodyWriter:
     """Frames the body of one outgoing message and makes sure that it keeps what its head said."""
 
-    __slots__ = ("_chunked", "_left", "_silent")
+    __slots__ = ("_chunked", "_left", "_silent", "_until_close")
 
-    def __init__(self, length: int | None, silent: bool = False) -> None:
-        """`length` None: chunked. `silent`: the message has no body whatever the head says (HEAD)."""
-        self._chunked = length is None
+    def __init__(self, length: int | None, *, chunked: bool = True, silent: bool = False) -> None:
+        """`length` None: chunked, or else up to the end of the connection. `silent`: the message has no body
+        whatever the head says (HEAD)."""
+        self._chunked = length is None and chunked
+        self._until_close = length is None and not chunked
         self._left = length or 0
         self._silent = silent
 
@@ -124,6 +126,8 @@ class BodyWriter:
             return b""
         if self._chunked:
             return encode_chunk(data)
+        if self._until_close:
+            return data
         if len(data) > self._left:
             raise LocalError(f"{len(data)} bytes of body where content-length leaves {self._left}")
         self._left -= len(data)

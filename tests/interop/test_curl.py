@@ -77,3 +77,19 @@ def test_a_push_as_the_readme_shows_it(gateway: Gateway) -> None:
     answer = json.loads(done.stdout)
     assert answer["seq"] == 1
     assert answer["live"] == 0
+
+
+def test_a_health_check_of_http_1_0_on_the_control_listener(gateway: Gateway) -> None:
+    """As load balancers send it: no Host, and the answer ends with the connection."""
+    url = f"http://127.0.0.1:{gateway.control}/health/ready"
+    done = run("curl", "--silent", "--http1.0", "--header", "Host:", "--include", "--max-time", "10", url)
+    assert done.returncode == 0
+    assert done.stdout.startswith(b"HTTP/1.1 200 ")
+    assert b"transfer-encoding" not in done.stdout.lower()
+
+
+def test_an_ordinary_http_route_in_http_1_0(gateway: Gateway, upstream: Upstream) -> None:
+    status, body = curl(gateway, "/api/old", "--http1.0", "--data-binary", "@-", data=b"z" * 100_000)
+    assert status == 200
+    assert json.loads(body)["you sent"] == 100_000
+    assert len(upstream.executed) == 1

@@ -254,13 +254,118 @@ def test_characters_beyond_latin_1_travel_as_utf_8(parser: str) -> None:
     assert "x: 支付\r\n".encode() in connection.send_response(200, [("x", "支付")], b"")
 
 
+OLD = b"GET /health/ready HTTP/1.0\r\n\r\n"
+OLD_KEPT = b"POST / HTTP/1.0\r\nConnection: Keep-Alive\r\nContent-Length: 3\r\n\r\nabc"
+
+
+def test_a_request_of_http_1_0_needs_no_host_and_ends_the_connection(parser: str) -> None:
+    connection = ServerConnection(parser)
+    connection.receive(OLD)
+    request, end = connection.events()
+    assert request == RequestReceived("GET", "/health/ready", [], "1.0", False)
+    assert isinstance(end, MessageComplete)
+    answer = connection.send_response(200, [], b"ready")
+    assert answer == b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 5\r\n\r\nready"
+    assert not connection.keep_alive
+    connection.receive(OLD)
+    assert connection.events() == []
+
+
+def test_a_client_of_http_1_0_may_ask_for_the_connection_to_stay(parser: str) -> None:
+    connection = ServerConnection(parser)
+    connection.receive(OLD_KEPT + OLD_KEPT + OLD)
+    for _ in range(2):
+        request, data, _ = connection.events()
+        assert isinstance(request, RequestReceived) and request.keep_alive
+        assert data == DataReceived(b"abc")
+        answer = connection.send_response(200, [], b"ok")
+        assert b"\r\nconnection: keep-alive\r\n" in answer and answer.endswith(b"content-length: 2\r\n\r\nok")
+        assert connection.keep_alive
+    assert len(connection.events()) == 2
+    assert b"connection: close" in connection.send_response(200, [], b"ok")
+    assert not connection.keep_alive
+
+
+def test_versions_take_turns_on_one_connection(parser: str) -> None:
+    connection = ServerConnection(parser)
+    connection.receive(OLD_KEPT + GET + OLD_KEPT)
+    connection.events()
+    connection.send_response(200, [], b"")
+    connection.events()
+    assert b"transfer-encoding: chunked" in connection.start_response(200, [])
+    assert connection.finish() == b"0\r\n\r\n"
+    connection.events()
+    assert b"connection: keep-alive" in connection.send_response(204, [], b"")
+
+
+def test_a_streamed_answer_to_http_1_0_is_never_chunked(parser: str) -> None:
+    connection = ServerConnection(parser)
+    connection.receive(OLD_KEPT + OLD_KEPT)
+    connection.events()
+    head = connection.start_response(200, [("content-length", "3")])
+    assert head == b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\nconnection: keep-alive\r\n\r\n"
+    assert connection.send_data(b"abc") + connection.finish() == b"abc"
+    assert connection.keep_alive
+    connection.events()
+    assert connection.start_response(200, []) == b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n"
+    assert connection.send_data(b"ab") + connection.send_data(b"") + connection.finish() == b"ab"
+    assert not connection.keep_alive, "the end of the connection is the end of the body"
+
+
+def test_close_of_http_1_0_wins_over_keep_alive(parser: str) -> None:
+    connection = ServerConnection(parser)
+    connection.receive(OLD_KEPT.replace(b"Keep-Alive", b"keep-alive, close"))
+    connection.events()
+    assert b"connection: close" in connection.send_response(200, [], b"")
+    stopped = ServerConnection(parser)
+    stopped.receive(OLD_KEPT)
+    stopped.events()
+    stopped.stop_keep_alive()
+    assert b"connection: close" in stopped.send_response(200, [], b"")
+    by_handler = ServerConnection(parser)
+    by_handler.receive(OLD_KEPT)
+    by_handler.events()
+    assert by_handler.send_response(200, [("connection", "close")], b"").count(b"connection:") == 1
+
+
+def test_head_of_http_1_0(parser: str) -> None:
+    connection = ServerConnection(parser)
+    connection.receive(OLD_KEPT.replace(b"POST", b"HEAD") + OLD.replace(b"GET", b"HEAD"))
+    connection.events()
+    answer = connection.send_response(200, [], b"hello")
+    assert answer.endswith(b"content-length: 5\r\n\r\n") and b"keep-alive" in answer
+    connection.events()
+    assert b"transfer-encoding" not in connection.start_response(200, [])
+    assert connection.send_data(b"x") + connection.finish() == b""
+
+
+def test_http_1_0_knows_neither_100_continue_nor_upgrade(parser: str) -> None:
+    connection = ServerConnection(parser)
+    connection.receive(
+        b"POST / HTTP/1.0\r\nExpect: 100-continue\r\nUpgrade: websocket\r\nConnection: upgrade\r\n"
+        b"Content-Length: 1\r\n\r\n"
+    )
+    request = connection.events()[0]
+    assert isinstance(request, RequestReceived)
+    assert (request.expect_continue, request.upgrade, request.keep_alive) == (False, "", False)
+    with pytest.raises(LocalError):
+        connection.continue_100()
+
+
 H = b"Host: h\r\n"
 
 
 @pytest.mark.parametrize(
     ("data", "code"),
     [
-        (b"GET / HTTP/1.0\r\n" + H + b"\r\n", 505),
+        (b"GET / HTTP/1.2\r\n" + H + b"\r\n", 505),
+        (b"GET / HTTP/0.9\r\n" + H + b"\r\n", 505),
+        (b"GET / HTTP/1.0\r\n" + H + H + b"\r\n", 400),
+        (b"GET / HTTP/1.0\r\nHost: a b\r\n\r\n", 400),
+        (b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (b"POST / HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+        (b"POST / HTTP/1.0\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+        (b"POST / HTTP/1.0\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc", 400),
         (b"GET / HTTP/2.0\r\n" + H + b"\r\n", 505),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
         (b"GET / HTTP/1.1 \r\n" + H + b"\r\n", 400),
@@ -390,7 +495,7 @@ def test_end_of_the_connection_while_an_answer_is_awaited(parser: str) -> None:
 
 
 MESSAGES = st.lists(
-    st.sampled_from([GET, POST, CHUNKED, b"\r\n" + GET, b"OPTIONS * HTTP/1.1\r\nhost:h\r\n\r\n"]), max_size=4
+    st.sampled_from([GET, POST, CHUNKED, OLD_KEPT, b"\r\n" + GET, b"OPTIONS * HTTP/1.1\r\nhost:h\r\n\r\n"]), max_size=4
 )
 
 
@@ -418,7 +523,7 @@ def unfolded(events: list[HttpEvent]) -> list[HttpEvent]:
 
 @settings(max_examples=250, deadline=None)
 @given(
-    base=st.sampled_from([GET, POST, CHUNKED]),
+    base=st.sampled_from([GET, POST, CHUNKED, OLD, OLD_KEPT]),
     edits=st.lists(st.tuples(st.integers(0, 200), st.integers(0, 3), st.binary(max_size=3)), min_size=1, max_size=4),
 )
 def test_hostile_bytes_raise_only_remote_error_and_alike(base: bytes, edits: list[tuple[int, int, bytes]]) -> None:
