@@ -125,6 +125,22 @@ def test_backlog_and_live_are_merged_in_order():
     assert link.seqs(DEVICE) == list(range(1, 102))
 
 
+def test_a_stream_that_begins_while_the_places_are_looked_up_is_delivered():
+    world = World()
+    world.store.slow = True
+    link = world.connect("d1")
+    while "streams_of broadcast" not in world.store.calls or len(world.store.waiting) > 1:
+        world.store.release()
+    last = world.store.waiting.pop()
+    world.store.slow = False
+    world.push(BROADCAST, b"x")
+    assert not link.sent
+    seen_before = [state for state in last[1]() if state.key != BROADCAST]
+    last[0].callback(seen_before)
+    world.clock.settle()
+    assert link.seqs(BROADCAST) == [1]
+
+
 def test_a_lost_notice_is_repaired_by_the_next_one():
     world = World()
     link = world.connect("d1")
