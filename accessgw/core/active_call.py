@@ -184,7 +184,7 @@ class ActiveCall:
             self._answer(Answer(Status.FORBIDDEN if known else Status.AUTH))
         elif call.early and not route.idempotent:
             self._answer(Answer(Status.EARLY_DATA_REFUSED))
-        elif self._bytes_in > self._limit:
+        elif max(self._bytes_in, _declared_length(call)) > self._limit:
             self._answer(Answer(Status.FRAME_SIZE))
         elif call.deadline <= now:
             self._answer(Answer(Status.DEADLINE))
@@ -414,3 +414,10 @@ class ActiveCall:
     def _defect(self, failure: Failure) -> None:
         log.failure("call {operation} failed", failure=failure, operation=self.call.operation)
         self._answer(Answer(Status.INTERNAL))
+
+
+def _declared_length(call: Call) -> int:
+    """Bytes of the body that an HTTP request announces; 0 when it does not."""
+    if not call.http_method:
+        return 0
+    return next((int(value) for name, value in call.headers if name == "content-length" and value.isdecimal()), 0)

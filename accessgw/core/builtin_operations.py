@@ -91,7 +91,7 @@ class BuiltinOperations:
         """The topics asked for, or the answer that says what is wrong with them."""
         try:
             topics = self._decoder.decode(body).topics
-        except (DecodeError, ValidationError, UnicodeDecodeError) as error:
+        except (DecodeError, ValidationError, UnicodeDecodeError, RecursionError) as error:
             return _refusal(f'expected {{"topics": ["..."]}}: {error}')
         if not topics:
             return _refusal("topics: expected at least one, got none")

@@ -44,7 +44,8 @@ _OURS = frozenset(
         "x-zone",
     }
 )
-"""An upstream believes these because only the gateway sets them; a device's own are dropped."""
+"""An upstream believes these because only the gateway sets them; a device's own are dropped. So are spellings with
+an underscore: many services hand both to their code under one name (CGI, RFC 3875 4.1.18)."""
 _DROPPED = _HOP_BY_HOP | _OURS
 _NAME = re.compile(r"[a-z0-9!#$%&'*+\-.^_`|~]+")
 _BAD_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
@@ -66,7 +67,7 @@ def towards_upstream(call: Call, zone: str, now: float, random_bytes: Callable[[
     named_by_connection = _listed(call.headers, "connection") if call.http_method else frozenset()
     traceparent = ""
     for name, value in call.headers:
-        if name in _DROPPED or name in named_by_connection:
+        if name.replace("_", "-") in _DROPPED or name in named_by_connection:
             if name == "traceparent" and _TRACEPARENT.fullmatch(value):
                 traceparent = value
             elif name == "content-length" and call.http_method and call.more:

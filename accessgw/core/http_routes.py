@@ -12,9 +12,11 @@ from twisted.python.failure import Failure
 from accessgw.core.authentication import AdmissionRefused, AuthenticatorChain
 from accessgw.core.http_calls import HttpCall, respond_error
 from accessgw.core.interfaces import CallService, Clock, HttpExchange, HttpHandler, HttpUpload
+from accessgw.core.sessions import is_device_id
 from accessgw.model.calls import Call, Headers
 from accessgw.model.http import BodyCollector, HttpRequest
 from accessgw.model.identity import Credentials, Identity, Strength
+from accessgw.model.reasons import CloseReason
 from protocols.mmtp.short import PATH as SHORT_PATH
 from protocols.mmtp.statuses import Status
 
@@ -90,9 +92,12 @@ class HttpRoutes:
         """Who asks: by bearer token (RFC 6750), else nobody. Raises AdmissionRefused for a bad token."""
         scheme, _, token = request.header("authorization").partition(" ")
         if scheme.lower() == "bearer" and token:
+            device = request.header("x-device-id")
+            if device and not is_device_id(device):
+                raise AdmissionRefused(Status.PROTOCOL, CloseReason.PROTOCOL_ERROR, "x-device-id is no device id")
             identity = await self._chain.authenticate(
                 Credentials(
-                    device=request.header("x-device-id"),
+                    device=device,
                     token=token.strip(),
                     certificate_identity=request.connection.certificate_identity,
                     loopback=request.connection.loopback,

@@ -302,12 +302,16 @@ def _same_person(one: Identity, other: Identity) -> bool:
     return (one.user, one.app, one.strength) == (other.user, other.app, other.strength)
 
 
+def is_device_id(device: str) -> bool:
+    """Whether a device may be called so."""
+    return device.isprintable() and 1 <= len(device) <= MAX_DEVICE and " " not in device
+
+
 def _check(introduction: Introduction) -> None:
     """What a device says of itself goes into headers, logs and metrics: only harmless text passes."""
     credentials = introduction.credentials
     attributes = introduction.attributes
-    device = credentials.device
-    if not device.isprintable() or not 1 <= len(device) <= MAX_DEVICE or " " in device:
+    if not is_device_id(credentials.device):
         problem = f"a device id is 1 to {MAX_DEVICE} printable characters without spaces"
     elif not _APP.fullmatch(credentials.app) or not _APP.fullmatch(credentials.app_version):
         problem = "an application and its version are at most 64 printable ASCII characters each"

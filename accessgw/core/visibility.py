@@ -20,6 +20,8 @@ from accessgw.model.identity import Identity
 MAX_CONDITIONS = 16
 MAX_VALUES = 64
 MAX_TEXT = 256
+MAX_NUMBER = 2**63
+"""What every store and every JSON library can carry."""
 
 Version = tuple[tuple[int, ...], int, str]
 Test = Callable[[str], bool]
@@ -78,8 +80,8 @@ def compile_where(where: Mapping[str, Any]) -> Visibility | None:
     tests = []
     for name, value in where.items():
         path = f"where.{name}"
-        if not isinstance(name, str) or not name:
-            raise InvalidWhere("where", f"expected the name of a fact, got {name!r}")
+        if not isinstance(name, str) or not 0 < len(name) <= MAX_TEXT:
+            raise InvalidWhere("where", f"expected the name of a fact (1..{MAX_TEXT} characters), got {name!r:.60}")
         values = value if isinstance(value, list | tuple) else [value]
         if not 0 < len(values) <= MAX_VALUES:
             raise InvalidWhere(path, f"expected 1..{MAX_VALUES} values, got {len(values)}")
@@ -90,7 +92,7 @@ def compile_where(where: Mapping[str, Any]) -> Visibility | None:
 def _test(name: str, value: Any, path: str) -> Test:
     if isinstance(value, bool):
         value = "true" if value else "false"
-    elif isinstance(value, int):
+    elif isinstance(value, int) and abs(value) < MAX_NUMBER:
         value = str(value)
     if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT:
         raise InvalidWhere(
