@@ -12,7 +12,8 @@ from typing import Protocol
 
 from twisted.logger import Logger
 
-from accessgw.core.delivery import Courier, Delivery, Place
+from accessgw.core.courier import Courier
+from accessgw.core.delivery import Delivery, Place
 from accessgw.core.interfaces import Clock
 from accessgw.core.streams import Segment, Stream, StreamTable
 from accessgw.model.counters import PushCounters

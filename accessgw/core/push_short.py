@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from accessgw.core.delivery import READ_PUSHES, Delivery
+from accessgw.core.courier import READ_PUSHES
+from accessgw.core.delivery import Delivery
 from accessgw.core.interfaces import Session, StreamStore
 from accessgw.core.stream_reads import visibility_of
 from accessgw.core.stream_start import Openings

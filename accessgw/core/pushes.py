@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from msgspec import MsgspecError
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from accessgw.core.delivery import Courier, Delivery
+from accessgw.core.audiences import Audiences, Registry
+from accessgw.core.courier import Courier
+from accessgw.core.delivery import Delivery
 from accessgw.core.fanout import Fanout
 from accessgw.core.interfaces import Bus, Clock, Refused, Session, StreamStore, Timers
 from accessgw.core.push_append import Appender, PushFilters
@@ -20,7 +22,6 @@ from accessgw.core.stream_heads import HeadCheck
 from accessgw.core.stream_reads import BacklogReader, entry_of
 from accessgw.core.stream_start import BEGINNING, HISTORY_LOST, Opening, Openings
 from accessgw.core.streams import Stream, StreamTable
-from accessgw.core.visibility import compile_where
 from accessgw.model.counters import PushCounters
 from accessgw.model.pushes import Cursor, PushRequest, PushResult, Scope, StoredPush, StreamKey, StreamState
 from accessgw.model.settings import PushSettings
@@ -29,19 +30,9 @@ from protocols.mmtp.statuses import Status
 log = Logger()
 
 MAX_TOPIC = 512
-EXACT_LIVE = 4096
-"""Audiences up to this size are counted session by session when a push has a `where`; larger ones are estimated."""
 FIRST_RETRY = 1.0
 LAST_RETRY = 30.0
 _NOTHING: frozenset[str] = frozenset()
-
-
-class Registry(Protocol):
-    """What is used of the session registry."""
-
-    def by_device(self, device: str) -> Session | None: ...
-
-    def of_user(self, user: str) -> Collection[Session]: ...
 
 
 class Pushes:
@@ -68,20 +59,20 @@ class Pushes:
         self._wall = wall
         self._store = store
         self._bus = bus
-        self._registry = registry
         self._settings = settings
         self._timers = timers
         self._max_subscriptions = max_subscriptions
+        self._audiences = Audiences(registry)
         self._table = StreamTable()
         self._courier = Courier(clock, wall, store, self._table, timers=timers, settings=settings, counters=counters)
         self._fanout = Fanout(clock, self._courier, self._table, counters, settings.fanout_slice)
         self._courier.reader = BacklogReader(store, self._table, self._courier, self._fanout, timers=timers, wall=wall)
         self._openings = Openings(store, settings)
-        self._appender = Appender(store, bus, filters, wall, settings=settings, counters=counters, live=self._live)
+        self._appender = Appender(
+            store, bus, filters, wall, settings=settings, counters=counters, live=self._audiences.live
+        )
         self._short = ShortPushes(self._openings, store, wall)
         self._heads = HeadCheck(clock, store, self._observe, head_check)
-        self._everyone: dict[Delivery, None] = {}
-        self._topics: dict[str, dict[Delivery, None]] = {}
         self._changing: dict[str, Deferred[None]] = {}
         """The last change of topics under way, by device."""
         self._counters = counters
@@ -109,7 +100,7 @@ class Pushes:
             return
         delivery = Delivery(session, session.link)
         session.delivery = delivery
-        self._everyone[delivery] = None
+        self._audiences.enter(delivery)
         self._load(delivery, {cursor.stream: cursor for cursor in cursors})
 
     def detach(self, session: Session) -> None:
@@ -117,10 +108,8 @@ class Pushes:
         session.delivery = None
         if not isinstance(delivery, Delivery):
             return
-        self._everyone.pop(delivery, None)
+        self._audiences.leave(delivery)
         self._courier.drop(delivery)
-        for topic in delivery.topics or ():
-            self._leave_topic(delivery, topic)
 
     def acked(self, session: Session, places: Sequence[tuple[int, int]]) -> None:
         delivery = session.delivery
@@ -161,9 +150,7 @@ class Pushes:
             if delivery.link is None:
                 return
             present = topics - delivery.left
-            delivery.topics = present | (delivery.topics or set())
-            for topic in present:
-                self._topics.setdefault(topic, {})[delivery] = None
+            self._audiences.listen(delivery, present)
 
         def loaded(openings: list[tuple[StreamState, Opening]]) -> None:
             if delivery.link is None:
@@ -211,7 +198,7 @@ class Pushes:
         """Open a stream and tell every session here that it reaches."""
         stream = self._table.open(state)
         stream.checked_at = self._clock.seconds()
-        self._fanout.join(stream, self._audience(state.key), self._enter_begun)
+        self._fanout.join(stream, self._audiences.of(state.key), self._enter_begun)
         return stream
 
     def _enter(self, delivery: Delivery, stream: Stream, opening: Opening, active: bool = True) -> None:
@@ -255,19 +242,6 @@ class Pushes:
             state = StreamState(key, stream.epoch, stream.head, stream.floor)
             self._enter_begun(delivery, self._table.get(key) or self._begin(state))
 
-    def _audience(self, key: StreamKey) -> list[Delivery]:
-        """Connected sessions that a stream reaches."""
-        if key.scope is Scope.BROADCAST:
-            return list(self._everyone)
-        if key.scope is Scope.TOPIC:
-            return list(self._topics.get(key.id, ()))
-        sessions: Iterable[Session | None]
-        if key.scope is Scope.DEVICE:
-            sessions = [self._registry.by_device(key.id)]
-        else:
-            sessions = self._registry.of_user(key.id)
-        return [s.delivery for s in sessions if s is not None and isinstance(s.delivery, Delivery)]
-
     # --- live
 
     def _receive(self, message: bytes) -> None:
@@ -284,7 +258,7 @@ class Pushes:
         key = notice.stream
         stream = self._table.get(key)
         if stream is None:
-            if not self._reaches_anyone(key):
+            if not self._audiences.reached(key):
                 return
             stream = self._begin(StreamState(key, notice.epoch, notice.seq, 0))
         elif stream.epoch != notice.epoch:
@@ -297,13 +271,6 @@ class Pushes:
         if stored is not None:
             self._counters.collapsed += self._table.extend(stream, entry_of(stream, stored, self._wall()))
         self._fanout.visit(stream)
-
-    def _reaches_anyone(self, key: StreamKey) -> bool:
-        if key.scope is Scope.BROADCAST:
-            return bool(self._everyone)
-        if key.scope is Scope.TOPIC:
-            return key.id in self._topics
-        return bool(self._audience(key))
 
     def _observe(self, stream: Stream, state: StreamState) -> None:
         """What the store says of an open stream."""
@@ -318,23 +285,6 @@ class Pushes:
         if state.head > stream.head:
             stream.head = state.head
             self._fanout.visit(stream)
-
-    def _live(self, request: PushRequest) -> int:
-        """How many sessions connected here a push is on its way to."""
-        key = request.stream
-        if not request.where:
-            if key.scope is Scope.BROADCAST:
-                return len(self._everyone)
-            if key.scope is Scope.TOPIC:
-                return len(self._topics.get(key.id, ()))
-            return len(self._audience(key))
-        audience = self._audience(key)
-        visibility = compile_where(request.where)
-        if visibility is None:
-            return len(audience)
-        sample = audience[:: len(audience) // EXACT_LIVE + 1]
-        admitted = sum(visibility.admits(delivery.identity) for delivery in sample)
-        return round(admitted * len(audience) / len(sample)) if sample else 0
 
     # --- topics
 
@@ -376,8 +326,8 @@ class Pushes:
             openings = await self._openings.subscribe(device, new)
         except BaseException:
             self._end_subscribing(delivery, begun)
-            for topic in begun:
-                self._leave_topic(delivery, topic)
+            if delivery is not None:
+                self._audiences.ignore(delivery, begun)
             raise
         self._end_subscribing(delivery, begun)
         if delivery is not None and delivery.link is not None:
@@ -396,10 +346,8 @@ class Pushes:
             return set()
         begun = topics - delivery.topics
         delivery.subscribing = (delivery.subscribing or set()) | begun
-        delivery.topics |= begun
         delivery.left = delivery.left - begun
-        for topic in begun:
-            self._topics.setdefault(topic, {})[delivery] = None
+        self._audiences.listen(delivery, begun)
         return begun
 
     def _end_subscribing(self, delivery: Delivery | None, topics: set[str]) -> None:
@@ -417,21 +365,10 @@ class Pushes:
         gone = set(topics)
         if delivery.loading:
             delivery.left = delivery.left | gone
-        for topic in gone:
-            self._leave_topic(delivery, topic)
+        self._audiences.ignore(delivery, gone)
         for place in list(delivery.places.values()):
             if place.stream.key.scope is Scope.TOPIC and place.stream.key.id in gone:
                 self._courier.close_place(place)
-
-    def _leave_topic(self, delivery: Delivery | None, topic: str) -> None:
-        members = self._topics.get(topic)
-        if delivery is None or members is None or delivery not in members:
-            return
-        del members[delivery]
-        if not members:
-            del self._topics[topic]
-        if delivery.link is not None and delivery.topics is not None:
-            delivery.topics.discard(topic)
 
     def subscriptions(self, session: Session) -> Deferred[list[str]]:
         def listed(topics: set[str]) -> list[str]:

@@ -9,7 +9,8 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from accessgw.core.delivery import READ_PUSHES, Courier, Place
+from accessgw.core.courier import READ_PUSHES, Courier
+from accessgw.core.delivery import Place
 from accessgw.core.fanout import Fanout
 from accessgw.core.interfaces import OutgoingPush, StreamStore, Timers
 from accessgw.core.streams import Entry, Segment, Stream, StreamTable

@@ -306,8 +306,8 @@ def test_nothing_is_left_behind_by_a_session():
     assert len(world.pushes._table) == 0
     assert len(world.pushes._table.aliases) == 0
     assert world.pushes._table.ring_bytes == 0
-    assert not world.pushes._topics
-    assert not world.pushes._everyone
+    assert not world.pushes._audiences._topics
+    assert not world.pushes._audiences._everyone
 
 
 # --- ttl, collapse
