@@ -66,6 +66,7 @@ from accessgw.model.counters import (
 )
 from accessgw.model.settings import CertificateSettings, GatewaySettings, ListenerSettings
 from accessgw.ops.access_log import AccessLog
+from accessgw.ops.collector import CollectorPauses
 from accessgw.ops.control_api import ControlApi
 from accessgw.ops.counters_view import GatewayCounters, families, summary
 from accessgw.ops.reactor_ticks import ReactorTicks
@@ -138,6 +139,7 @@ class Rooms:
         self.timers = TimingWheel(self.reactor, time.perf_counter)
         self.access_log = AccessLog(settings.log)
         self.ticks = ReactorTicks(self.reactor)
+        self.collector = CollectorPauses(self.reactor)
         self.upstream_counters: dict[str, UpstreamCounters] = {}
         self.counters = GatewayCounters(
             transports={"": TransportCounters()},
@@ -279,6 +281,7 @@ class Rooms:
             settings.alternate_addresses,
             idle_timeout=settings.limits.idle_timeout,
             compress_from=settings.pushes.compress_from,
+            push_buffer=max(settings.pushes.slow_reader_bytes, settings.limits.write_buffer // 2),
         )
         routes = HttpRoutes(
             short=ShortConnections(self.mmtp, settings.sessions.time_skew),

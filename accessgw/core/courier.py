@@ -326,11 +326,24 @@ class Courier:
         self.resume(delivery)
 
     def window_full(self, delivery: Delivery) -> None:
-        """The link refused a push."""
-        delivery.open = False
-        delivery.window = delivery.inflight
+        """The link refused a push: its window is full, or the kernel has yet to take what was sent before."""
+        link = delivery.link
+        assert link is not None
+        if link.buffered > self._settings.slow_reader_bytes:
+            # Whoever reads, however slowly, goes on at `writable`.
+            if delivery.stuck_since is not None:
+                return
+        else:
+            delivery.open = False
+            delivery.window = delivery.inflight
         delivery.stuck_since = self._clock.seconds()
         self._watch(delivery, self._settings.slow_reader_timeout)
+
+    def writable(self, delivery: Delivery) -> None:
+        """The kernel took all that was sent."""
+        if delivery.open:
+            delivery.stuck_since = None
+        self.resume(delivery)
 
     def acked(self, delivery: Delivery, places: Sequence[tuple[int, int]]) -> None:
         """See PushService.acked. Acknowledgements out of order move the cursor once its hole is filled."""

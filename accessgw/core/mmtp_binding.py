@@ -66,6 +66,8 @@ class MmtpServices:
     idle_timeout: float = 0.0
     """Told to the device; the transport enforces it."""
     compress_from: int = 256
+    push_buffer: int = 256 * 1024
+    """Unsent bytes of a connection past which no push is added, however large the device's window is."""
     draining: bool = False
     """The worker is being emptied: connections that end do so for that reason."""
     leave_for: str = ""
@@ -105,6 +107,7 @@ class MmtpBinding:
         "_held",
         "_in_batch",
         "_peer_leaves",
+        "_queued",
         "_services",
         "_timer",
         "_timer_at",
@@ -130,6 +133,8 @@ class MmtpBinding:
         self._peer_leaves = False
         self._in_batch = False
         self._dirty = False
+        self._queued = 0
+        """Bytes of pushes that leave at the end of this turn."""
         self._zstd = False
         self._trace: Emit | None = None
         self._timer: Timer | None = None
@@ -176,8 +181,8 @@ class MmtpBinding:
 
     @property
     def buffered(self) -> int:
-        """Bytes that the kernel has not taken yet."""
-        return self.connection.buffered
+        """Bytes that the kernel has not taken yet, or is about to be given."""
+        return self.connection.buffered + self._queued
 
     def introduce(self, alias: int, stream: StreamKey, epoch: int, after: int) -> None:
         if not self._closed:
@@ -190,9 +195,10 @@ class MmtpBinding:
         frame = frame_of(push, gap, self._zstd, self._services.compress_from)
         # The frame's head counts too when the body is compressed: a few bytes on the safe side.
         size = min(len(push.body), len(frame))
-        if not self.wire.push_room(size):
+        if self.buffered > self._services.push_buffer or not self.wire.push_room(size):
             return False
         self.wire.send_push(push.alias, push.seq, frame, size, (push.alias, push.seq))
+        self._queued += len(frame)
         self.sent("push", {"alias": push.alias, "seq": push.seq, "bytes": len(frame)})
         return True
 
@@ -229,6 +235,7 @@ class MmtpBinding:
     def flush(self) -> None:
         """Write what the wire has to send."""
         self._dirty = False
+        self._queued = 0
         data = self.wire.to_send(self._services.clock.seconds())
         if data:
             self.connection.write(data)

@@ -121,7 +121,7 @@ class Pushes:
 
     def writable(self, session: Session) -> None:
         if isinstance(session.delivery, Delivery):
-            self._courier.resume(session.delivery)
+            self._courier.writable(session.delivery)
 
     def activity(self, session: Session) -> None:
         delivery = session.delivery
