@@ -51,6 +51,7 @@ class Gateway(Service):
             raise SystemExit(1) from None
         Service.startService(self)  # type: ignore[no-untyped-call]
         rooms.ticks.start()
+        rooms.collector.start()
         rooms.upstreams.start()
         if rooms.webhook is not None and rooms.hooks is not None:
             rooms.hooks.start()
@@ -156,5 +157,6 @@ class Gateway(Service):
             connection.retire()
         if rooms.database is not None:
             await rooms.database.stop()
+        rooms.collector.stop()
         rooms.ticks.stop()
         rooms.access_log.stop()

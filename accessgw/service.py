@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 
 from twisted.python import usage
 
@@ -41,7 +42,12 @@ class Options(usage.Options):
 
 
 def makeService(options: Options) -> Gateway:  # the name that twistd looks for
-    """The gateway as a Twisted service."""
+    """The gateway as a Twisted service; on the lean reactor, unless `twistd --reactor` has chosen one."""
+    if "twisted.internet.reactor" not in sys.modules:
+        with suppress(ImportError):  # no epoll on this system: whatever Twisted takes for the best
+            from accessgw.transports.reactor import install
+
+            install()
     from twisted.internet import reactor
 
     return Gateway(options.settings, options["config"], reactor)

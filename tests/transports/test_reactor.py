@@ -1,0 +1,144 @@
+"""The lean reactor, against real descriptors."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from twisted.logger import globalLogPublisher
+from twisted.python.failure import Failure
+
+from accessgw.transports.reactor import MAX_EVENTS, LeanReactor
+
+
+class Reader:
+    """Reads what comes, and does what a test asks for."""
+
+    def __init__(self, reactor: Any) -> None:
+        self.reactor = reactor
+        self.here, self.there = socket.socketpair()
+        self.came: list[bytes] = []
+        self.written = 0
+        self.lost: list[Any] = []
+        self.why: Any = None
+        self.raises: Exception | None = None
+        reactor.addReader(self)
+
+    def fileno(self) -> int:
+        return self.here.fileno()
+
+    def logPrefix(self) -> str:
+        return "test"
+
+    def doRead(self) -> Any:
+        self.came.append(self.here.recv(100))
+        if self.raises is not None:
+            raise self.raises
+        return self.why
+
+    def doWrite(self) -> None:
+        self.written += 1
+        self.reactor.removeWriter(self)
+
+    def connectionLost(self, reason: Failure) -> None:
+        self.lost.append(reason.value)
+        self.close()
+
+    readConnectionLost = connectionLost
+
+    def close(self) -> None:
+        self.reactor.removeReader(self)
+        self.here.close()
+
+
+@pytest.fixture
+def reactor() -> Iterator[Any]:
+    made: Any = LeanReactor()
+    yield made
+    made.removeAll()
+    made._poller.close()
+    for end in (made.waker.i, made.waker.o) if made.waker is not None else ():
+        os.close(end)
+
+
+def test_reads_come_to_their_descriptors(reactor: Any) -> None:
+    one, two = Reader(reactor), Reader(reactor)
+    one.there.send(b"one")
+    two.there.send(b"two")
+    reactor.doIteration(0)
+    assert (one.came, two.came) == ([b"one"], [b"two"])
+    reactor.doIteration(0)
+    assert len(one.came) == 1
+
+
+def test_reads_and_writes_together(reactor: Any) -> None:
+    one = Reader(reactor)
+    one.there.send(b"one")
+    reactor.addWriter(one)
+    reactor.doIteration(0)
+    assert (one.came, one.written) == ([b"one"], 1)
+
+
+def test_a_reason_disconnects(reactor: Any) -> None:
+    one = Reader(reactor)
+    one.why = ValueError("done with it")
+    one.there.send(b"x")
+    reactor.doIteration(0)
+    assert one.lost == [one.why]
+
+
+def test_an_exception_is_logged_and_disconnects_that_one_alone(reactor: Any) -> None:
+    one, two = Reader(reactor), Reader(reactor)
+    one.raises = ValueError("a defect")
+    one.there.send(b"x")
+    two.there.send(b"x")
+    told: list[Any] = []
+    globalLogPublisher.addObserver(told.append)
+    try:
+        reactor.doIteration(0)
+    finally:
+        globalLogPublisher.removeObserver(told.append)
+    assert one.lost == [one.raises]
+    assert two.came == [b"x"]
+    assert any(event.get("log_failure") and event["log_failure"].value is one.raises for event in told)
+
+
+def test_a_hang_up_is_told(reactor: Any) -> None:
+    one = Reader(reactor)
+    one.there.close()
+    reactor.doIteration(0)
+    assert one.came == [b""] or one.lost
+
+
+def test_who_was_closed_in_the_same_turn_is_not_called(reactor: Any) -> None:
+    readers = [Reader(reactor) for _ in range(2)]
+
+    def closing(this: Reader, other: Reader) -> Any:
+        def read() -> None:
+            this.came.append(this.here.recv(100))
+            other.close()
+
+        return read
+
+    readers[0].doRead = closing(readers[0], readers[1])  # type: ignore[method-assign]
+    readers[1].doRead = closing(readers[1], readers[0])  # type: ignore[method-assign]
+    for reader in readers:
+        reader.there.send(b"x")
+    reactor.doIteration(0)
+    assert sorted(len(reader.came) for reader in readers) == [0, 1]
+
+
+def test_delayed_calls_have_their_turn_in_a_flood_of_reads(reactor: Any) -> None:
+    readers = [Reader(reactor) for _ in range(MAX_EVENTS + 10)]
+    for reader in readers:
+        reader.there.send(b"x")
+    reactor.doIteration(0)
+    assert sum(len(reader.came) for reader in readers) == MAX_EVENTS
+    reactor.doIteration(0)
+    assert all(reader.came == [b"x"] for reader in readers)
+    for reader in readers:
+        reader.close()
+        reader.there.close()
