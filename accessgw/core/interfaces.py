@@ -73,6 +73,10 @@ class Binding(Protocol):
         """The connection reached max_age: say GOAWAY and close when calls are done. The transport
         closes it with MAX_AGE 30 s later. Called at most once."""
 
+    def late(self) -> None:
+        """hello_timeout has passed without established(): say so and close with HELLO_TIMEOUT. The
+        transport aborts what is still open when this returns."""
+
     def connection_lost(self, reason: CloseReason, detail: str) -> None:
         """The last call; `detail` is for the log."""
 

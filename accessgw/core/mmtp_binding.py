@@ -159,6 +159,12 @@ class MmtpBinding:
         self.go_away(Status.DRAINING, self._services.leave_for, self._services.leave_spread)
         self._close_if_done()
 
+    def late(self) -> None:
+        due = self.wire.next_timer()
+        if due is not None and not self._closed:
+            # The transport counts from the accept, the wire from the first byte.
+            self._run_batch(lambda now: self.wire.handle_timer(max(now, due)))
+
     def connection_lost(self, reason: CloseReason, detail: str) -> None:
         if self._peer_leaves and reason is CloseReason.PEER_CLOSED:
             reason = CloseReason.PEER_GOAWAY
@@ -332,6 +338,8 @@ class MmtpBinding:
     # ---------------------------------------------------------------- hand-shake
 
     def _introduced(self, hello: Hello) -> None:
+        # Its time ends here; authenticators and filters have time-outs of their own.
+        self.connection.established()
         admission = self._services.sessions.admit(introduction_of(hello, self.info), self)
         self._admission = admission
         admission.addCallbacks(lambda session: self._welcome(session, hello), self._refuse)
@@ -346,7 +354,6 @@ class MmtpBinding:
         welcome = services.welcome(session, hello)
         self._zstd = session.zstd
         self.wire.send_welcome(welcome)
-        self.connection.established()
         self.sent("welcome", {"session": session.id})
         services.pushes.attach(session, cursors_of(session.identity, hello.cursors))
         held, self._held = self._held, []

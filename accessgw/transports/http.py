@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
+from contextlib import suppress
 from http import HTTPStatus
 
 from accessgw.core.interfaces import Connection, HttpHandler, HttpUpload
@@ -93,6 +94,16 @@ class HttpBinding:
         self._http.stop_keep_alive()
         if self._exchange is None:
             self._end(CloseReason.MAX_AGE)
+
+    def late(self) -> None:
+        if self._ending is not None:
+            return
+        begun = not self._http.idle
+        with suppress(RemoteError):
+            self._http.receive_eof()
+        if begun and self._http.answerable:
+            self._answer_error(408, "the request head did not come in time")
+        self._end(CloseReason.HELLO_TIMEOUT)
 
     def connection_lost(self, reason: CloseReason, detail: str) -> None:
         self._ending = (reason, detail)

@@ -274,7 +274,7 @@ class StreamConnection(StreamDescriptor):
         if phase == HANDSHAKE:
             self.abort(CloseReason.HANDSHAKE_TIMEOUT)
         elif phase == HELLO:
-            self.abort(CloseReason.HELLO_TIMEOUT)
+            self._too_late()
         elif phase == ESTABLISHED:
             if self._paused:
                 self._arm(self._idle)
@@ -282,6 +282,15 @@ class StreamConnection(StreamDescriptor):
                 self.close(CloseReason.IDLE)
         else:
             self.abort(self._reason or CloseReason.INTERNAL)
+
+    def _too_late(self) -> None:
+        if self._binding is not None:
+            try:
+                self._binding.late()
+            except Exception:
+                self._failed("late")
+        if self._phase < FLUSHING:
+            self.abort(CloseReason.HELLO_TIMEOUT)
 
     def retire(self) -> None:
         if self._binding is None:

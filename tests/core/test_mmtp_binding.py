@@ -82,7 +82,6 @@ def test_a_refused_hello_is_answered_and_closed() -> None:
     (welcomed,) = device.take(events.WelcomeReceived)
     assert welcomed.welcome.result == Status.AUTH
     assert device.connection.closed is CloseReason.AUTH_FAILED
-    assert not device.connection.is_established
     assert gateway.session_counters.auth_failures == {"none": 1}
     assert len(gateway.sessions.registry) == 0
 

@@ -73,6 +73,9 @@ class Echo:
     def aged(self):
         self.calls.append("aged")
 
+    def late(self):
+        self.calls.append("late")
+
     def connection_lost(self, reason, detail):
         self.calls.append(("lost", str(reason)))
 
