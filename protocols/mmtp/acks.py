@@ -34,7 +34,7 @@ class Acknowledger:
         """A push came. Raises RemoteError(FLOW_CONTROL) beyond the window."""
         if not self._unacknowledged.fits(size, limits.push_window, limits.push_window_bytes + self.extra_bytes):
             raise RemoteError(Status.FLOW_CONTROL, f"PUSH: {len(self._unacknowledged)} unacknowledged fill the window")
-        self._unacknowledged.add(size, index)
+        self._unacknowledged.add((size, index))
 
     def processed(self, count: int, now: float) -> None:
         """The `count` oldest were processed. Raises LocalError when there are not so many."""

@@ -14,7 +14,7 @@ from protocols.mmtp.attributes import RequestAttributes
 from protocols.mmtp.bodies import ZSTD_CAPABILITY
 from protocols.mmtp.device_calls import DeviceCalls
 from protocols.mmtp.events import Event, Headers
-from protocols.mmtp.frames import PING_ANSWER_FRAME, PING_FRAME, FrameType, encode_frame
+from protocols.mmtp.frames import ACK_PLAIN, PING_ANSWER_FRAME, PING_FRAME, FrameType, encode_frame
 from protocols.mmtp.gateway_calls import GatewayCalls
 from protocols.mmtp.handshake import (
     Goaway,
@@ -25,7 +25,7 @@ from protocols.mmtp.handshake import (
     encode_hello,
     encode_welcome,
 )
-from protocols.mmtp.pushes import PushSender
+from protocols.mmtp.pushes import PushFrame, PushSender
 from protocols.mmtp.receiver import DeviceReceiver, GatewayReceiver
 from protocols.mmtp.settings import DEFAULT_LIMITS, Limits, apply
 from protocols.mmtp.state import ConnectionState, Sent
@@ -319,10 +319,30 @@ class Connection:
     def send_push(self, alias: int, seq: int, frame: bytes, size: int, token: Any) -> None:
         """Send a push in order whose frame was made by pushes.encode_push; `token` comes back in PushesAcked.
         LocalError for a stream that was not introduced, and when push_room(size) is false."""
-        if not self._wire.closed:
-            self._wire.sends(Sent.PUSH)
-            self._sender().sent(alias, seq, size, token, self._wire.peer)
-            self._wire.out.append(frame)
+        if not self._wire.closed and not self.offer_push(PushFrame(alias, seq, frame, size, token)):
+            raise LocalError("push: unacknowledged pushes fill the window")
+
+    def offer_push(self, push: PushFrame) -> bool:
+        """As push_room and send_push in one, with a push that many connections share. False, and nothing is sent,
+        when the window is full or the connection closed."""
+        wire = self._wire
+        if wire.closed:
+            return False
+        wire.sends(Sent.PUSH)
+        if not self._sender().offer(push, wire.peer):
+            return False
+        wire.out.append(push.frame)
+        return True
+
+    def acked_alone(self, data: bytes) -> list[Any] | None:
+        """The tokens of a read that is one ACK of less than 128 pushes and nothing else, as most are while a group gets
+        its pushes: it needs no event. None: it is something else, and nothing has happened; feed it to receive()."""
+        if len(data) != 2 or data[0] != ACK_PLAIN or self._pushes is None:
+            return None
+        wire = self._wire
+        if wire.moves[FrameType.ACK] is None or wire.events or not self._receiver.between_frames:
+            return None
+        return self._pushes.acked_now(data[1])
 
     # --- pushes, client
 

@@ -88,6 +88,19 @@ def encode_announcement(alias: int, cursor: StreamCursor, note: str = "") -> byt
     return encode_frame(FrameType.PUSH, ATTRIBUTES, encode_varint(alias) + sized(attributes))
 
 
+class PushFrame:
+    """A push with its frame, made once and offered to every connection that gets the same bytes."""
+
+    __slots__ = ("alias", "entry", "frame", "seq")
+
+    def __init__(self, alias: int, seq: int, frame: bytes, size: int, token: Any) -> None:
+        """`frame` is made by encode_push, `size` what it takes of the push window; `token` comes back in PushesAcked."""
+        self.alias = alias
+        self.seq = seq
+        self.frame = frame
+        self.entry = (size, token)
+
+
 class Unacknowledged:
     """Pushes of one connection that were sent and not acknowledged, in order; either side's view."""
 
@@ -105,16 +118,20 @@ class Unacknowledged:
 
     def fits(self, size: int, count_window: int, bytes_window: int) -> bool:
         """One more of `size` bytes is within the window (one is, whatever its size)."""
-        waiting = len(self)
+        waiting = len(self._entries) - (len(self._holes) if self._holes else 0)
         return waiting == 0 or (waiting < count_window and self._size + size <= bytes_window)
 
-    def add(self, size: int, token: Any) -> None:
-        """One was sent."""
-        self._entries.append((size, token))
-        self._size += size
+    def add(self, entry: tuple[int, Any]) -> None:
+        """One of (size, token) was sent."""
+        self._entries.append(entry)
+        self._size += entry[0]
 
     def oldest(self, count: int) -> list[Any]:
         """Acknowledge the `count` oldest ones; their tokens. Raises ValueError when there are not so many."""
+        if count == 1 and self._entries and not self._holes:
+            size, token = self._entries.pop(0)
+            self._size -= size
+            return [token]
         if not 1 <= count <= len(self):
             raise ValueError(f"ACK: expected 1..{len(self)} pushes, got {count}")
         if not self._holes:
@@ -193,15 +210,23 @@ class PushSender:
         self._next[alias] = cursor.seq + 1
         return frame
 
-    def sent(self, alias: int, seq: int, size: int, token: Any, peer: Limits) -> None:
-        """A push leaves. Raises LocalError when it must not."""
+    def offer(self, push: PushFrame, peer: Limits) -> bool:
+        """The push leaves, unless the window is full. Raises LocalError for a stream that was not introduced."""
+        if not self.room(push.entry[0], peer):
+            return False
+        alias, seq = push.alias, push.seq
         following = self._next.get(alias)
         if following is None or seq < following:
             raise LocalError(f"push: expected a stream that was introduced, next {following}, got {alias} seq {seq}")
-        if not self.room(size, peer):
-            raise LocalError(f"push: {len(self._unacknowledged)} unacknowledged pushes fill the window")
         self._next[alias] = seq + 1
-        self._unacknowledged.add(size, token)
+        self._unacknowledged.add(push.entry)
+        return True
+
+    def acked_now(self, count: int) -> list[Any] | None:
+        """Tokens of the `count` oldest; None, with nothing acknowledged, when `count` is wrong."""
+        if 1 <= count <= min(len(self._unacknowledged), 127):
+            return self._unacknowledged.oldest(count)
+        return None
 
     def acked(self, count: int) -> list[Any]:
         """Tokens of the `count` oldest. Raises RemoteError(PROTOCOL)."""

@@ -83,6 +83,11 @@ class Receiver:
                 return
             pos = stop
 
+    @property
+    def between_frames(self) -> bool:
+        """Nothing is kept of an incomplete frame."""
+        return self._buffer is None
+
     def forget(self) -> None:
         """Drop what was kept of an incomplete frame."""
         self._buffer = None

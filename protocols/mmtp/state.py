@@ -13,7 +13,13 @@ from enum import Enum, auto
 from protocols.mmtp.frames import FrameType
 
 
-class ConnectionState(Enum):
+class _Key(Enum):
+    """Members that key tables on every frame: Enum's own hash is a Python function, theirs is the object's."""
+
+    __hash__ = object.__hash__
+
+
+class ConnectionState(_Key):
     """Where a connection stands."""
 
     AWAIT_HELLO = auto()
@@ -32,7 +38,7 @@ class ConnectionState(Enum):
     CLOSED = auto()
 
 
-class CallState(Enum):
+class CallState(_Key):
     """Where a call stands; `up` is from device to gateway."""
 
     UPLOADING = auto()
@@ -42,7 +48,7 @@ class CallState(Enum):
     ENDED = auto()
 
 
-class CallInput(Enum):
+class CallInput(_Key):
     """What happens to a call, whichever side does it."""
 
     UP_MORE = auto()
@@ -57,7 +63,7 @@ class CallInput(Enum):
     """RESET from the gateway."""
 
 
-class Sent(Enum):
+class Sent(_Key):
     """What moves a connection by being sent (of what is received, the frame type is the input)."""
 
     HELLO = auto()
