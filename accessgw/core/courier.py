@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Protocol
 from twisted.logger import Logger
 
 from accessgw.core.delivery import NONE, Delivery, Place
-from accessgw.core.interfaces import Clock, StreamStore, Timers
+from accessgw.core.interfaces import Clock, OutgoingPush, StreamStore, Timers
 from accessgw.core.streams import Segment, Stream, StreamTable
 from accessgw.model.counters import PushCounters
-from accessgw.model.pushes import Cursor
+from accessgw.model.pushes import Cursor, Priority
 from accessgw.model.reasons import CloseReason
 from accessgw.model.settings import PushSettings
 from protocols.mmtp.statuses import Status
@@ -28,6 +28,10 @@ log = Logger()
 
 READ_PUSHES = 64
 """Pushes asked of the store at a time."""
+BULK_SLICE = 16 * 1024
+"""Bytes of priority 2 that may wait in a link's buffer, which is otherwise empty."""
+FRAME_HEAD = 64
+"""Bytes that a frame may have beside the body."""
 MAX_PLACES = 1024
 """Streams on one connection (MMTP specification, Limits: aliases)."""
 
@@ -147,7 +151,9 @@ class Courier:
         place.epoch = stream.epoch
         place.stale = [*place.stale, *place.inflight]
         place.inflight = []
-        place.sent = place.wire = stream.floor
+        place.sent = stream.floor
+        if place.introduced:
+            place.wire = stream.floor
         place.saved = -1
         self._note(place, "history_lost", stream.floor)
         self._touch(place)
@@ -183,7 +189,9 @@ class Courier:
         if place.epoch != place.stream.epoch:
             return self.pump(place, budget)
         if place.sent == segment.after < floor:
-            place.sent = place.wire = floor
+            place.sent = floor
+            if place.introduced:
+                place.wire = floor
             self._note(place, "truncated", floor)
             self._touch(place)
         limit = self.work + budget
@@ -220,7 +228,7 @@ class Courier:
                     place.sent = seq
                     continue
                 push = entry.outgoing(now)
-            if push.priority and seq > stream.urgent and not self._may_leave(place, push.priority, seq):
+            if push.priority and seq > stream.urgent and not self._may_leave(place, push):
                 self._touch(place)
                 return False
             if not place.introduced and not self._introduce(place):
@@ -232,7 +240,6 @@ class Courier:
                 return False
             place.sent = place.wire = seq
             place.inflight.append(seq)
-            delivery.inflight += 1
             counters.sent += 1
             if delivery.held and not push.priority:
                 self._release(delivery)
@@ -249,7 +256,6 @@ class Courier:
             delivery.link.go_away(Status.DRAINING, "", 0.0)
             return False
         delivery.introductions += 1
-        place.introduced = True
         place.wire = place.sent
         delivery.link.introduce(stream.alias, stream.key, stream.epoch, place.sent)
         return True
@@ -257,26 +263,34 @@ class Courier:
     def _read(self, place: Place) -> None:
         delivery = place.delivery
         limit = READ_PUSHES
-        if delivery.inflight and delivery.window:
+        if delivery.window and (inflight := delivery.inflight):
             # Read what can be sent, and not for every acknowledgement: nothing of it is kept.
-            if delivery.inflight * 2 > delivery.window:
+            if inflight * 2 > delivery.window:
                 delivery.later(place)
                 return
-            limit = min(limit, delivery.window - delivery.inflight)
+            limit = max(1, min(limit, delivery.window - inflight))
         place.reading = True
         self.reader.read(place, limit)
 
     # --- waiting
 
-    def _may_leave(self, place: Place, priority: int, seq: int) -> bool:
+    def _may_leave(self, place: Place, push: OutgoingPush) -> bool:
         """Priority 1 and 2, with nothing urgent behind them. When not, it is noted what they wait for."""
         delivery = place.delivery
         assert delivery.link is not None
         buffered = delivery.link.buffered
-        if buffered > (self._settings.slow_reader_bytes if priority == 1 else 0):
+        if push.priority == Priority.BULK:
+            if not buffered:
+                delivery.bulk = 0
+            elif delivery.bulk >= BULK_SLICE or buffered > delivery.bulk:
+                delivery.later(place)
+                return False
+            delivery.bulk += len(push.body) + FRAME_HEAD
+            return True
+        if buffered > self._settings.slow_reader_bytes:
             delivery.later(place)
             return False
-        if priority == 1 and seq > place.released:
+        if push.seq > place.released:
             if not delivery.held:
                 delivery.held = {}
                 delivery.held_since = self._clock.seconds()
@@ -329,21 +343,22 @@ class Courier:
         """The link refused a push: its window is full, or the kernel has yet to take what was sent before."""
         link = delivery.link
         assert link is not None
-        if link.buffered > self._settings.slow_reader_bytes:
-            # Whoever reads, however slowly, goes on at `writable`.
-            if delivery.stuck_since is not None:
-                return
-        else:
-            delivery.open = False
+        delivery.open = False
+        if link.buffered <= self._settings.slow_reader_bytes:
             delivery.window = delivery.inflight
-        delivery.stuck_since = self._clock.seconds()
-        self._watch(delivery, self._settings.slow_reader_timeout)
+        if delivery.stuck_since is None:
+            delivery.stuck_since = self._clock.seconds()
+            self._watch(delivery, self._settings.slow_reader_timeout)
 
     def writable(self, delivery: Delivery) -> None:
-        """The kernel took all that was sent."""
+        """The kernel took all that was sent: whoever reads, however slowly, may have more."""
+        delivery.open = True
+        sent = self._counters.sent
+        self.resume(delivery)
         if delivery.open:
             delivery.stuck_since = None
-        self.resume(delivery)
+        elif self._counters.sent != sent:
+            delivery.stuck_since = self._clock.seconds()
 
     def acked(self, delivery: Delivery, places: Sequence[tuple[int, int]]) -> None:
         """See PushService.acked. Acknowledgements out of order move the cursor once its hole is filled."""
@@ -368,11 +383,10 @@ class Courier:
                 del delivery.places[alias]
                 self._table.aliases.release(place.stream.key)
         if acked:
-            delivery.inflight -= acked
             self._counters.acked += acked
             delivery.open = True
             delivery.stuck_since = None
-            if not delivery.inflight:
+            if delivery.window and not delivery.inflight:
                 delivery.window = 0
             self.resume(delivery)
 

@@ -20,7 +20,7 @@ class Place:
     """Where one session stands in one stream, on this connection."""
 
     __slots__ = (
-        "closing", "delivery", "epoch", "index", "inflight", "introduced", "reading", "released", "saved", "sent",
+        "closing", "delivery", "epoch", "index", "inflight", "reading", "released", "saved", "sent",
         "stale", "stream", "wire",
     )  # fmt: skip
 
@@ -32,9 +32,8 @@ class Place:
         """Among the stream's members; -1: not a member (any more)."""
         self.sent = position
         """Up to here everything was sent, or is a gap."""
-        self.wire = position
-        """Last number that the link knows of."""
-        self.introduced = False
+        self.wire = -1
+        """Last number that the link knows of; -1: the stream has not been introduced to it."""
         self.inflight: list[int] = []
         """Sent and not acknowledged."""
         self.stale: Sequence[int] = NONE
@@ -49,6 +48,11 @@ class Place:
         """Unsubscribed; waits for its last acknowledgements only."""
 
     @property
+    def introduced(self) -> bool:
+        """The link knows the stream's alias."""
+        return self.wire >= 0
+
+    @property
     def cursor(self) -> int:
         """Everything up to here was acknowledged, or is a gap."""
         return self.inflight[0] - 1 if self.inflight else self.sent
@@ -58,7 +62,7 @@ class Delivery:
     """The push side of one session while it is connected; `Session.delivery`."""
 
     __slots__ = (
-        "behind", "cursors", "device", "held", "held_since", "identity", "inflight", "introductions", "left", "link",
+        "behind", "bulk", "cursors", "device", "held", "held_since", "identity", "introductions", "left", "link",
         "loading", "noticed", "open", "places", "resuming", "session", "stuck_since", "subscribing", "timer", "timer_due",
         "topics", "user", "window",
     )  # fmt: skip
@@ -87,7 +91,8 @@ class Delivery:
         """The link's push window has room, as far as we know."""
         self.window = 0
         """How many pushes were in flight when it had none; 0: it has room for any number, as far as we know."""
-        self.inflight = 0
+        self.bulk = 0
+        """Bytes of priority 2 sent since the link's buffer was empty."""
         self.introductions = 0
         self.behind: dict[Place, None] | None = None
         """Places to be pumped when the window or the buffer has room again."""
@@ -100,6 +105,11 @@ class Delivery:
         """When the window became full."""
         self.timer: Timer | None = None
         self.timer_due = 0.0
+
+    @property
+    def inflight(self) -> int:
+        """Pushes sent on this connection and not acknowledged."""
+        return sum(len(place.inflight) + len(place.stale) for place in self.places.values())
 
     def notice(self, stream: Stream) -> None:
         """Remember a stream that began while its places were being looked up."""

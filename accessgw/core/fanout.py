@@ -129,7 +129,7 @@ class _Pass:
         """Visit members below `index`; how many are done with. Members in step get the newest push straight away."""
         stream, courier = self._stream, self._courier
         head, epoch = stream.head, stream.epoch
-        push, before = None, -1
+        push, before = None, -2
         if (ring := stream.ring) is not None and ring.entries:
             newest = ring.entries[-1]
             if newest.seq == head == ring.end and newest.plain:
@@ -143,17 +143,14 @@ class _Pass:
                     place.wire == before
                     and place.sent == before
                     and push is not None
-                    and place.introduced
                     and place.epoch == epoch
                     and delivery.open
-                    and not place.reading
                     and not delivery.held
                     and (link := delivery.link) is not None
                 ):
                     if link.send_push(push, 0):
                         place.sent = place.wire = head
                         place.inflight.append(head)
-                        delivery.inflight += 1
                         sent += 1
                     else:
                         courier.window_full(delivery)

@@ -10,7 +10,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
-from accessgw.core.interfaces import AppendOutcome, IdempotencyConflict, StoreUnavailable
+from accessgw.core.interfaces import AppendOutcome, IdempotencyConflict
 from accessgw.core.pushes import Pushes
 from accessgw.model.counters import PushCounters
 from accessgw.model.identity import ConnectionInfo, Identity
@@ -378,4 +378,3 @@ DEVICE = StreamKey(Scope.DEVICE, "d1", "orders")
 USER = StreamKey(Scope.USER, "u1", "feed")
 TOPIC = StreamKey(Scope.TOPIC, "news/sport", "news")
 BROADCAST = StreamKey(Scope.BROADCAST, "", "system")
-__all__ = ["StoreUnavailable"]

@@ -409,6 +409,40 @@ def test_bulk_waits_for_an_empty_buffer():
     assert link.seqs(DEVICE) == [1]
 
 
+def test_bulk_leaves_in_slices():
+    world = World()
+    link = world.connect("d1")
+    plain = link.send_push
+
+    def buffering(push, gap):
+        link.buffered += len(push.body)
+        return plain(push, gap)
+
+    link.send_push = buffering  # type: ignore[method-assign]
+    world.push(DEVICE, *[b"x" * 5000] * 10, priority=Priority.BULK)
+    assert link.seqs(DEVICE) == [1, 2, 3, 4]
+    link.buffered = 0
+    world.pushes.writable(world.sessions["d1"])
+    world.clock.settle()
+    assert link.seqs(DEVICE) == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_a_push_refused_for_a_full_buffer_leaves_when_it_is_empty():
+    world = World()
+    link = world.connect("d1")
+    plain = link.send_push
+    link.send_push = lambda push, gap: False  # type: ignore[method-assign]
+    world.push(DEVICE)
+    world.clock.advance(59)
+    world.pushes.writable(world.sessions["d1"])
+    link.send_push = plain  # type: ignore[method-assign]
+    world.pushes.writable(world.sessions["d1"])
+    world.clock.settle()
+    assert link.seqs(DEVICE) == [1]
+    world.clock.advance(100)
+    assert link.closed is None
+
+
 def test_past_the_slow_reader_bytes_only_priority_zero_leaves():
     world = World(PushSettings(slow_reader_bytes=1000))
     link = world.connect("d1", "u1")
