@@ -66,6 +66,12 @@ class Page:
     def enter(self, token: str) -> None:
         self.find("token").send_keys(token + Keys.ENTER)
 
+    def enter_and_listen(self, token: str) -> None:
+        """Until figures and events come."""
+        self.enter(token)
+        self.wait_for_state("Connected")
+        self.wait(lambda: self.browser.find_element(By.CSS_SELECTOR, "#events .empty").text == "Nothing yet.", "events")
+
     def wait(self, true: Callable[[], Any], what: str) -> None:
         wait = WebDriverWait(self.browser, TIMEOUT, 0.05, [StaleElementReferenceException])
         wait.until(lambda _: true(), f"{what}; the state is {self.text('state')!r}, the rows are {self.rows()}")
@@ -105,8 +111,8 @@ def page(browser: Any, gateway: Gateway) -> Page:
 
 def test_figures_and_events_follow_what_happens(page: Page, gateway: Gateway) -> None:
     assert page.text("state") == "Not connected: enter a token."
-    page.enter("t-read")
-    page.wait_for_state("Connected; the gateway is ready.")
+    page.enter_and_listen("t-read")
+    assert page.text("state") == "Connected; the gateway is ready."
     assert gateway.http("GET", "/v1/status", token="t-read")[1]["node"] in page.text("node")
     page.wait(lambda: page.text("figure-devices_connected") == "0", "no device")
 
@@ -129,8 +135,7 @@ def test_figures_and_events_follow_what_happens(page: Page, gateway: Gateway) ->
 
 
 def test_events_can_be_filtered_stopped_and_cleared(page: Page, gateway: Gateway) -> None:
-    page.enter("t-read")
-    page.wait_for_state("Connected")
+    page.enter_and_listen("t-read")
     device = Device(gateway.plain, "phone-2").welcomed()
     page.wait(lambda: page.rows("connect"), "a row for the connect")
     gateway.push({"device": "phone-2"}, 1)
@@ -205,8 +210,7 @@ def test_a_narrow_screen_needs_no_sideways_scrolling(page: Page, gateway: Gatewa
             "Emulation.setDeviceMetricsOverride",
             {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True},
         )
-        page.enter("t-read")
-        page.wait_for_state("Connected")
+        page.enter_and_listen("t-read")
         Device(gateway.plain, "x" * 200).welcomed()
         page.wait(lambda: page.rows("connect"), "a row for the connect")
         wide, room = page.browser.execute_script(
