@@ -105,6 +105,11 @@ class Device:
         self.wire.ack(count)
         self.flush()
 
+    def ack_now(self, count: int = 1) -> None:
+        """As ack, without waiting for company."""
+        self.wire.ack(count)
+        self.socket.sendall(self.wire.to_send(time.monotonic() + 1.0))
+
     def goodbye(self) -> int:
         """Reads until the end; the status of the GOAWAY that came before it, or -1."""
         status = -1

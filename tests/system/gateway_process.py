@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,6 +16,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 START_TIMEOUT = 30.0
+DEFECT = re.compile("Unhandled|Traceback|#critical|Exception in thread|never retrieved|ResourceWarning")
+"""What no peer may bring into the log."""
 
 LISTENERS = """
 [[listeners]]
@@ -167,6 +170,22 @@ class Gateway:
         status, answer = self.http("POST", "/v1/push", {"to": to, "biz": biz, "payload": payload} | more, "t-push")
         assert status == 200, (status, answer)
         return answer
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The value of one series, 0.0 when there is none."""
+        wanted = name + ("{" + ",".join(f'{k}="{v}"' for k, v in labels.items()) + "}" if labels else "")
+        for line in str(self.http("GET", "/metrics", None, "t-read")[1]).splitlines():
+            series, _, value = line.rpartition(" ")
+            if series == wanted:
+                return float(value)
+        return 0.0
+
+    def assert_sound(self) -> None:
+        """It runs, and its log tells of no defect."""
+        assert self.process is not None
+        assert self.process.poll() is None
+        trouble = [line for line in self.said().splitlines() if DEFECT.search(line)]
+        assert not trouble, self.said()[-6000:]
 
     @property
     def ca(self) -> Path:
