@@ -65,7 +65,7 @@ class _Session:
         self.code = OK
         # a pipe has no width that a table would have to fit
         wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
-        self._console = Console(width=wide, highlight=False)
+        self._console = _Console(width=wide, highlight=False)
 
     def show(self, answer: Any, *, title: str = "") -> None:
         if self.as_json:
@@ -79,6 +79,13 @@ class _Session:
                 print(json.dumps(event, ensure_ascii=False), flush=True)
             else:
                 self._console.print(event_line(event), soft_wrap=True)
+
+
+class _Console(Console):
+    """Rich's own handling of a reader that went away ends the process with 1."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
 
 
 def _complain(message: str, code: int) -> int:

@@ -64,9 +64,13 @@ class ControlClient:
         # a quiet stream has a comment every 15 s; one without for a minute is dead
         connection, answer = self._send("GET", path, "", "read", key="", timeout=60.0)
         try:
-            for line in answer:
-                if line.startswith(b"data: "):
-                    yield json.loads(line.removeprefix(b"data: "))
+            rest = b""
+            # readline() would take an answer that is cut off for its end
+            while data := answer.read1(65536):
+                *lines, rest = (rest + data).split(b"\n")
+                for line in lines:
+                    if line.startswith(b"data: "):
+                        yield json.loads(line.removeprefix(b"data: "))
         except (OSError, http.client.HTTPException) as error:
             raise Unreachable(f"{self._url} went away: {error}") from None
         finally:
