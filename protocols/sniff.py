@@ -6,16 +6,19 @@ from protocols.errors import RemoteError
 
 PROTOCOL = 1
 """Code of the error: the MMTP status `protocol`."""
+_BEFORE_HELLO = frozenset((0x00, 0x01, 0xF0, 0xF1))
+"""First bytes of PING and EXT."""
 
 
 def sniff(data: bytes) -> str:
     """`mmtp/1` or `http/1.1`, from at least one byte.
 
-    An MMTP connection begins with a HELLO frame (type 8 in the high half of its first byte), an HTTP
-    request with a method, which is upper-case letters. RemoteError for anything else.
+    An MMTP connection begins with a HELLO frame (type 8 in the high half of its first byte), before which
+    PING and EXT may come (MMTP specification, section 2); an HTTP request with a method, which is
+    upper-case letters. RemoteError for anything else.
     """
     first = data[0]
-    if first >> 4 == 8:
+    if first >> 4 == 8 or first in _BEFORE_HELLO:
         return "mmtp/1"
     if 0x41 <= first <= 0x5A:
         return "http/1.1"

@@ -96,6 +96,15 @@ class Gateway:
         values = {"tls": self.tls, "plain": self.plain, "control": self.control, "upstream": self.upstream}
         self.config.write_text(text.format(**values) + (self.extra if extra is None else extra))
 
+    @property
+    def access_log(self) -> Path:
+        return self.directory / "access.log"
+
+    def log_accesses(self) -> None:
+        """Write an access log; before the start."""
+        self.extra += f'\n[log]\naccess = "{self.access_log}"\n'
+        self.write_config()
+
     def start(self) -> Gateway:
         """Start it and wait until it says that it is ready."""
         twistd = Path(sys.executable).with_name("twistd")

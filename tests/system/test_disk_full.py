@@ -7,7 +7,6 @@ own, and it can be lifted again. The kernel then refuses to let any file grow pa
 from __future__ import annotations
 
 import resource
-from collections.abc import Callable
 from typing import Any
 
 import pytest

@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-import pytest
-
 from protocols.mmtp import Status
 from protocols.mmtp.events import CallReset, DataReceived, ResponseReceived
 from tests.system import bad_upstreams as bad
