@@ -66,6 +66,8 @@ class Attacker:
         wire.send_hello(Hello(device="x", capabilities=frozenset({"zstd"})))
         for _ in range(100):
             wire.ping()
+        for _ in range(64):
+            wire.request("x", [], b"")
         wire.receive(self.listen(), 0.0)
         return wire.events()
 
