@@ -95,6 +95,11 @@ class Route:
     own_idempotency: bool = False
     """The handler looks after Idempotency-Key itself."""
 
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """HEAD goes wherever GET does (RFC 9110 9.3.2), but for streams, whose head tells nothing."""
+        return ("GET", "HEAD") if self.method == "GET" and self.subscribe is None else (self.method,)
+
     def match(self, segments: Sequence[str]) -> dict[str, str] | None:
         """The named parts (still percent-encoded), or None when the path is another."""
         pattern = self.path.split("/")
@@ -169,9 +174,9 @@ class HttpApi:
         for route in self._routes:
             params = route.match(segments)
             if params is not None:
-                if route.method == request.method:
+                if request.method in route.methods:
                     return route, params
-                allowed.append(route.method)
+                allowed += route.methods
         if allowed:
             raise _MethodNotAllowed(request.method, sorted(set(allowed)))
         raise ControlError(404, "not_found", f"no such path: {request.path}")

@@ -103,6 +103,15 @@ def test_unknown_paths(api: Api, path: str) -> None:
     assert (exchange.status, exchange.json["error"]["code"]) == (404, "not_found")
 
 
+def test_head_goes_wherever_get_does_but_not_to_streams(api: Api) -> None:
+    assert api.ask("HEAD", "/health/ready").status == 200
+    assert api.ask("HEAD", "/v1/status", token="dev-read").status == 200
+    assert api.ask("HEAD", "/v1/status").status == 401
+    assert api.ask("OPTIONS", "/health/ready").headers["allow"] == "GET, HEAD"
+    refused = api.ask("HEAD", "/v1/events", token="dev-read")
+    assert (refused.status, refused.headers["allow"]) == (405, "GET")
+
+
 def test_a_wrong_method_says_what_is_allowed(api: Api) -> None:
     exchange = api.ask("DELETE", "/v1/push", token="dev-push")
     assert (exchange.status, exchange.headers["allow"]) == (405, "POST")
