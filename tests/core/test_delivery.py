@@ -641,9 +641,9 @@ class DeliveryMachine(RuleBasedStateMachine):
 
     def run_to_the_end(self) -> None:
         world = self.world
-        for _ in range(400):
+        for _ in range(5000):
             busy = bool(world.store.waiting or self.bus or world.clock.getDelayedCalls())
-            world.store.release(self.random, 10)
+            world.store.release(self.random, 50)
             messages, self.bus[:] = list(self.bus), []
             for message in messages:
                 world.bus.receivers[0](message)
@@ -657,9 +657,10 @@ class DeliveryMachine(RuleBasedStateMachine):
                         busy = True
             world.clock.turn()
             if not busy:
-                break
+                return
             if all(call.getTime() > world.clock.seconds() for call in world.clock.getDelayedCalls()):
                 world.clock.advance(0.5)
+        raise AssertionError("it did not come to rest")
 
     def teardown(self) -> None:
         if not hasattr(self, "phones"):
