@@ -170,7 +170,7 @@ class HttpApi:
 
     def _find(self, request: HttpRequest) -> tuple[Route, dict[str, str]]:
         segments = request.path.split("/")
-        allowed = []
+        allowed: list[str] = []
         for route in self._routes:
             params = route.match(segments)
             if params is not None:
