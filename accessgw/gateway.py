@@ -25,6 +25,9 @@ from protocols.http import backend as http_backend
 
 log = Logger()
 
+RELOAD_INTERVAL = 1.0
+"""Seconds between two reloads by SIGHUP."""
+
 
 class Gateway(Service):
     """One worker as a Twisted service."""
@@ -34,6 +37,9 @@ class Gateway(Service):
         self.config_path = config_path
         self.reactor = reactor
         self.rooms = Rooms(settings, Prepared.of(settings), reactor, self.reload)
+        self._reloading: Any = None
+        """The delayed call of a SIGHUP."""
+        self._reloaded_at = float("-inf")
 
     # ---------------------------------------------------------------- starting
 
@@ -70,7 +76,7 @@ class Gateway(Service):
         self.reactor.listenTCP(int(port), make_site(self.reactor), interface=host)
 
     def _running(self) -> None:
-        signal.signal(signal.SIGHUP, lambda *_: self.reactor.callFromThread(self._on_hangup))
+        signal.signal(signal.SIGHUP, lambda *_: self.reactor.callFromThread(self._hangup))
         for line in self._greeting():
             print(line, file=sys.__stdout__, flush=True)
         loopback_only = [t.token for t in self.settings.control.tokens if t.loopback_only]
@@ -101,7 +107,15 @@ class Gateway(Service):
 
     # ---------------------------------------------------------------- reloading
 
+    def _hangup(self) -> None:
+        """A reload takes the reactor for a while: signals that come close together are one."""
+        if self._reloading is None:
+            wait = max(0.0, self._reloaded_at + RELOAD_INTERVAL - self.reactor.seconds())
+            self._reloading = self.reactor.callLater(wait, self._on_hangup)
+
     def _on_hangup(self) -> None:
+        self._reloading = None
+        self._reloaded_at = self.reactor.seconds()
         self.rooms.access_log.reopen()
 
         def done(result: dict[str, Any]) -> None:
