@@ -75,6 +75,8 @@ def _parse(text: str, name: str) -> dict[str, Any]:
         place = _AT.search(str(error))
         line = place[1] if place else len(text.splitlines()) or 1
         raise ConfigError(f"{name}:{line}", str(error)) from None
+    except RecursionError:
+        raise ConfigError(name, "expected TOML, got arrays or tables nested too deeply") from None
 
 
 def _merge(data: dict[str, Any], routes: dict[str, Any], origin: Path) -> None:

@@ -180,3 +180,10 @@ def test_a_problem_from_the_environment_names_the_variable(
 )
 def test_a_variable_that_leads_nowhere(tmp_path: Path, variable: str, complaint: str) -> None:
     assert problems(tmp_path, MINIMAL, {f"ACCESSGW__{variable}": "1"}) == [f"ACCESSGW__{variable}: {complaint}"]
+
+
+def test_nesting_without_end_is_one_line_too(tmp_path: Path) -> None:
+    path = tmp_path / "deep.toml"
+    path.write_text("a = " + "[" * 100_000)
+    with pytest.raises(ConfigError, match="nested too deeply"):
+        load(path)

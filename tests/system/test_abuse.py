@@ -182,11 +182,12 @@ def test_compression_bombs(siege: Gateway) -> None:
     greeting = hello_of("bad", capabilities=frozenset({"zstd"}))
     attacker = Attacker(siege).send(greeting).welcomed()
     check(attacker.send(request(OPERATION, packed, 0b100)), Status.COMPRESSION, "protocol_error")
-    # The same in pieces: a REQUEST that continues in DATA.
-    attacker = Attacker(siege).send(greeting).welcomed().send(request(OPERATION, packed[:10], 0b101))
+    # The same in pieces: a REQUEST that continues in DATA. In one go, before an upstream can have answered.
+    pieces = request(OPERATION, packed[:10], 0b101)
     for at in range(10, len(packed), 200):
         piece = b"\x00" + packed[at : at + 200]
-        attacker.send(b"\x51" + leb(len(piece)) + piece)
+        pieces += b"\x51" + leb(len(piece)) + piece
+    attacker = Attacker(siege).send(greeting).welcomed().send(pieces)
     check(attacker, Status.COMPRESSION, "protocol_error")
 
 

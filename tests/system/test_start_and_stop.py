@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from accessgw.crypto.development import ensure_development_certificate
 from protocols.mmtp import Status
 from tests.system.device import Device
-from tests.system.gateway_process import ROOT, Gateway
+from tests.system.gateway_process import ROOT, Gateway, free_ports
 
 MakeGateway = Callable[..., Gateway]
 
@@ -130,3 +133,70 @@ def test_the_access_log_is_reopened_on_sighup(make_gateway: MakeGateway, upstrea
     assert Device(gateway.plain).welcomed().call("echo.again").status == 0
     gateway.wait_until(lambda: log.exists() and '"echo.again"' in log.read_text())
     assert '"echo.again"' not in (tmp_path / "access.log.1").read_text()
+
+
+def test_sigusr2_does_not_kill_what_cannot_be_upgraded(gateway: Gateway) -> None:
+    device = Device(gateway.plain).welcomed()
+    assert gateway.process is not None
+    gateway.process.send_signal(signal.SIGUSR2)
+    gateway.wait_until(lambda: "cannot be upgraded in place" in gateway.said())
+    assert device.call("echo").status == 0
+
+
+def test_a_taken_port_of_the_demo_is_one_line(make_gateway: MakeGateway) -> None:
+    first = make_gateway().start()
+    second = make_gateway(top=f'demo_upstream = "http://127.0.0.1:{first.plain}"\n')
+    done = twistd("--config", second.config)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    assert str(first.plain) in done.stderr
+
+
+def test_a_refused_reload_swaps_no_certificate(make_gateway: MakeGateway, tmp_path: Path) -> None:
+    """Two TLS listeners; the first one's new files are good, the second one's are not."""
+    made = make_gateway().start()
+    made.terminate()
+    state = made.directory / "state"
+    for name in ("one", "two"):
+        for kind in ("server.pem", "server-key.pem"):
+            (tmp_path / f"{name}-{kind}").write_bytes((state / kind).read_bytes())
+    ports = dict(zip(("one", "two"), free_ports(2), strict=True))
+    listeners = "".join(
+        f"""
+[[listeners]]
+name = "{name}"
+transport = "tls"
+port = {port}
+protocols = ["http/1.1"]
+certificates = [{{ chain = "{tmp_path}/{name}-server.pem", key = "{tmp_path}/{name}-server-key.pem" }}]
+"""
+        for name, port in ports.items()
+    )
+    gateway = make_gateway(extra=listeners).start()
+    port = ports["one"]
+    before = ssl.get_server_certificate(("127.0.0.1", port))
+    fresh = tmp_path / "fresh"
+    files = ensure_development_certificate(str(fresh), time.time(), "other")
+    (tmp_path / "one-server.pem").write_bytes(Path(files.chain).read_bytes())
+    (tmp_path / "one-server-key.pem").write_bytes(Path(files.key).read_bytes())
+    (tmp_path / "two-server.pem").write_text("junk")
+    status, answer = gateway.http("POST", "/v1/reload", None, "t-operate")
+    assert status == 422
+    assert "two-server.pem" in answer["error"]["message"]
+    assert ssl.get_server_certificate(("127.0.0.1", port)) == before
+    (tmp_path / "two-server.pem").write_bytes((tmp_path / "one-server.pem").read_bytes())
+    (tmp_path / "two-server-key.pem").write_bytes((tmp_path / "one-server-key.pem").read_bytes())
+    assert gateway.http("POST", "/v1/reload", None, "t-operate")[0] == 200
+    assert ssl.get_server_certificate(("127.0.0.1", port)) != before
+
+
+def test_a_storm_of_sighup_is_a_few_reloads(gateway: Gateway) -> None:
+    device = Device(gateway.plain).welcomed()
+    assert gateway.process is not None
+    for _ in range(300):
+        gateway.process.send_signal(signal.SIGHUP)
+        assert device.call("query.x").status == 0
+    gateway.wait_until(lambda: gateway.said().count("reloaded") >= 1)
+    assert gateway.said().count("reloaded") < 50
+    assert device.call("query.x").status == 0
+    gateway.assert_sound()
