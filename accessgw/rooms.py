@@ -197,6 +197,7 @@ class Rooms:
             random_bytes=os.urandom,
             counters=counters.sessions,
         )
+        self.flusher = TurnFlusher(reactor)
         self.pushes = Pushes(
             reactor,
             wall,
@@ -209,6 +210,7 @@ class Rooms:
             timers=self.timers,
             max_subscriptions=settings.sessions.max_subscriptions,
             head_check=0.0,
+            flush=self.flusher.flush,
         )
         self.claims = Claims(settings.calls, self.answers, self.timers, reactor, wall)
         self.calls = Calls(
@@ -275,7 +277,7 @@ class Rooms:
             self.timers,
             reactor,
             time.time,
-            TurnFlusher(reactor),
+            self.flusher,
             self.tracing,
             settings.zone,
             settings.alternate_addresses,

@@ -35,9 +35,18 @@ class Fanout:
     """Runs jobs round robin, at most `slice_seconds` in one turn of the reactor."""
 
     def __init__(
-        self, clock: Clock, courier: Courier, table: StreamTable, counters: PushCounters, slice_seconds: float
+        self,
+        clock: Clock,
+        courier: Courier,
+        table: StreamTable,
+        counters: PushCounters,
+        *,
+        slice_seconds: float,
+        flush: Callable[[], None],
     ) -> None:
+        """`flush` writes what the jobs have sent, so that the slices bound the time for that as well."""
         self._clock = clock
+        self._flush = flush
         self._courier = courier
         self._table = table
         self._counters = counters
@@ -87,6 +96,7 @@ class Fanout:
                     jobs.append(job)
             except Exception:
                 log.failure("a fan-out failed")
+            self._flush()
             if self._clock.seconds() >= deadline:
                 break
         if jobs:

@@ -146,6 +146,12 @@ class MmtpBinding:
     def data_received(self, data: bytes) -> None:
         if self._closed:
             return
+        session = self.session
+        if session is not None and self._trace is None:
+            acked = self.wire.acked_alone(data)
+            if acked is not None:
+                self._acked(session, acked)
+                return
         self._run_batch(lambda now: self.wire.receive(data, now))
 
     def drained(self) -> None:
@@ -198,14 +204,16 @@ class MmtpBinding:
     def send_push(self, push: OutgoingPush, gap: int) -> bool:
         if self._closed:
             return False
-        frame = frame_of(push, gap, self._zstd, self._services.compress_from)
-        # The frame's head counts too when the body is compressed: a few bytes on the safe side.
-        size = min(len(push.body), len(frame))
-        if self.buffered > self._services.push_buffer or not self.wire.push_room(size):
+        services = self._services
+        shared = frame_of(push, gap, self._zstd, services.compress_from)
+        if self.connection.buffered + self._queued > services.push_buffer or not self.wire.offer_push(shared):
             return False
-        self.wire.send_push(push.alias, push.seq, frame, size, (push.alias, push.seq))
-        self._queued += len(frame)
-        self.sent("push", {"alias": push.alias, "seq": push.seq, "bytes": len(frame)})
+        size = len(shared.frame)
+        self._queued += size
+        if self._trace is not None:
+            self.sent("push", {"alias": push.alias, "seq": push.seq, "bytes": size})
+        elif not self._dirty:
+            self.touch()
         return True
 
     def stream_note(self, alias: int, stream: StreamKey, note: str, epoch: int, floor: int) -> None:
@@ -245,8 +253,6 @@ class MmtpBinding:
         data = self.wire.to_send(self._services.clock.seconds())
         if data:
             self.connection.write(data)
-        if not self._closed:
-            self._watch_time()
 
     def retrace(self) -> None:
         """Somebody began or ceased to watch this device."""
@@ -289,7 +295,16 @@ class MmtpBinding:
             self._finish(CloseReason.HELLO_TIMEOUT if late else CloseReason.PEER_GOAWAY)
             return
         self.flush()
+        if not self._closed:
+            self._watch_time()
         self._close_if_done()
+
+    def _acked(self, session: DeviceSession, places: list[tuple[int, int]]) -> None:
+        """An acknowledgement came alone; what it makes room for leaves at the end of this turn."""
+        try:
+            self._services.pushes.acked(session, places)
+        except Exception:
+            self._defect()
 
     def _handle_all(self, arrived: Iterable[events.Event]) -> None:
         active = False

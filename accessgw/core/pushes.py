@@ -52,9 +52,11 @@ class Pushes:
         timers: Timers,
         max_subscriptions: int = 100,
         head_check: float = 30.0,
+        flush: Callable[[], None] = lambda: None,
     ) -> None:
-        """`head_check`: an acknowledgement on a stream whose head the store has not confirmed for so many
-        seconds asks it, in case a notice was lost; 0 where the bus loses none."""
+        """`flush` makes the links write what was sent to them (TurnFlusher.flush). `head_check`: an acknowledgement on
+        a stream whose head the store has not confirmed for so many seconds asks it, in case a notice was lost; 0 where
+        the bus loses none."""
         self._clock = clock
         self._wall = wall
         self._store = store
@@ -65,7 +67,9 @@ class Pushes:
         self._audiences = Audiences(registry)
         self._table = StreamTable()
         self._courier = Courier(clock, wall, store, self._table, timers=timers, settings=settings, counters=counters)
-        self._fanout = Fanout(clock, self._courier, self._table, counters, settings.fanout_slice)
+        self._fanout = Fanout(
+            clock, self._courier, self._table, counters, slice_seconds=settings.fanout_slice, flush=flush
+        )
         self._courier.reader = BacklogReader(store, self._table, self._courier, self._fanout, timers=timers, wall=wall)
         self._openings = Openings(store, settings)
         self._appender = Appender(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from accessgw.core.interfaces import OutgoingPush
 from accessgw.model.pushes import Scope, StreamKey
 from accessgw.model.reasons import CloseReason
 from protocols.mmtp import events
+from protocols.mmtp.frames import encode_ack
 from protocols.mmtp.handshake import Goaway, StreamCursor
 from protocols.mmtp.statuses import Status
 from tests.core.gateway_fakes import Device, Gateway
@@ -278,6 +281,42 @@ def test_pushes_and_their_acknowledgements() -> None:
     assert ("activity",) in gateway.pushes.log
 
 
+def test_an_acknowledgement_that_comes_alone() -> None:
+    gateway = Gateway()
+    device = gateway.device(token="ok:alice")
+    device.binding.introduce(3, STREAM, 1, 0)
+    assert all(device.binding.send_push(outgoing(seq), 0) for seq in (1, 2))
+    device.listen()
+    gateway.pushes.log.clear()
+    device.binding.data_received(encode_ack(2))
+    assert gateway.pushes.log == [("acked", [(3, 1), (3, 2)])]
+    device.binding.data_received(encode_ack(1))
+    assert device.connection.closed is CloseReason.PROTOCOL_ERROR
+
+
+def test_a_defect_in_an_acknowledgement_costs_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    gateway = Gateway()
+    device = gateway.device(token="ok:alice")
+    device.binding.introduce(3, STREAM, 1, 0)
+    device.binding.send_push(outgoing(1), 0)
+    monkeypatch.setattr(gateway.pushes, "acked", lambda *_: 1 / 0)
+    device.binding.data_received(encode_ack(1))
+    assert device.connection.closed is CloseReason.INTERNAL
+
+
+def test_long_work_writes_what_it_has_sent() -> None:
+    gateway = Gateway()
+    device = gateway.device()
+    device.binding.introduce(3, STREAM, 1, 0)
+    written = len(device.connection.written)
+    assert device.binding.send_push(outgoing(1), 0)
+    assert len(device.connection.written) == written
+    gateway.services.flusher.flush()
+    assert len(device.connection.written) > written
+    gateway.clock.advance(0)
+    assert [p.seq for p in device.take(events.PushReceived)] == [1]
+
+
 def test_a_full_window_takes_no_push() -> None:
     gateway = Gateway()
     device = gateway.device()
@@ -300,7 +339,7 @@ def test_a_body_is_encoded_once_per_group_and_compressed_for_those_who_can() -> 
         device.binding.introduce(3, STREAM, 1, 0)
         assert device.binding.send_push(push, 0)
     assert len(push.encodings) == 2
-    sizes = sorted(len(frame) for frame in push.encodings.values())
+    sizes = sorted(len(shared.frame) for shared in push.encodings.values())
     assert sizes[0] < 100
     assert sizes[1] > 2000
     for device in (plain, *zstd):
