@@ -52,6 +52,8 @@ class Gateway(Service):
             rooms.access_log.start()
             for listener in [*rooms.listeners, rooms.control_listener]:
                 listener.start()
+            if self.settings.demo_upstream:
+                self._start_demo()
         except (StoreError, CannotListenError, OSError) as error:
             print(f"accessgw: {error}", file=sys.__stderr__)
             raise SystemExit(1) from None
@@ -64,8 +66,6 @@ class Gateway(Service):
             rooms.webhook.start()
         rooms.claims.start()
         rooms.retention.start()
-        if self.settings.demo_upstream:
-            self._start_demo()
         rooms.control.running = True
         self.reactor.callWhenRunning(self._running)
 
@@ -77,6 +77,7 @@ class Gateway(Service):
 
     def _running(self) -> None:
         signal.signal(signal.SIGHUP, lambda *_: self.reactor.callFromThread(self._hangup))
+        signal.signal(signal.SIGUSR2, lambda *_: self.reactor.callFromThread(self._on_upgrade))
         for line in self._greeting():
             print(line, file=sys.__stdout__, flush=True)
         loopback_only = [t.token for t in self.settings.control.tokens if t.loopback_only]
@@ -126,6 +127,9 @@ class Gateway(Service):
 
         self.reload().addCallbacks(done, refused)
 
+    def _on_upgrade(self) -> None:
+        log.error("SIGUSR2: this version cannot be upgraded in place, nothing was done; drain and restart instead")
+
     def reload(self) -> Deferred[dict[str, Any]]:
         """Bring the file into force, or fail with ControlError and change nothing."""
         return Deferred.fromCoroutine(self._reload())
@@ -134,12 +138,13 @@ class Gateway(Service):
         try:
             wanted = load(self.config_path)
             prepared = Prepared.of(wanted)
-            for contexts in self.rooms.contexts.values():
-                contexts.reload()
+            swaps = [contexts.prepare() for contexts in self.rooms.contexts.values()]
         except ConfigError as error:
             raise ControlError(422, "invalid_config", str(error), error.path) from None
         except CertificateError as error:
             raise ControlError(422, "invalid_config", str(error), error.path) from None
+        for swap in swaps:
+            swap()
         changes = diff(self.settings, wanted)
         settings = self.settings = applicable(self.settings, wanted)
         self.rooms.reconfigure(settings, prepared)

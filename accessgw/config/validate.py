@@ -246,8 +246,9 @@ def _addresses(settings: GatewaySettings) -> Iterator[Problem]:
     yield from _each("alternate_addresses", settings.alternate_addresses, syntax.is_host_port, syntax.HOST_PORT)
     if settings.webhook.url and not syntax.is_url(settings.webhook.url):
         yield Problem("webhook.url", f'expected an "http://" URL, got {shown(settings.webhook.url)}')
-    if settings.demo_upstream and not syntax.is_endpoint(settings.demo_upstream):
-        yield Problem("demo_upstream", f"expected {syntax.ENDPOINT}, got {shown(settings.demo_upstream)}")
+    demo = settings.demo_upstream
+    if demo and not (demo.startswith("http://") and syntax.is_endpoint(demo)):
+        yield Problem("demo_upstream", f"expected http://address:port, got {shown(demo)}")
     if not settings.state_dir:
         yield Problem("state_dir", "expected a directory, got an empty name")
 
@@ -270,6 +271,11 @@ def _orders(settings: GatewaySettings) -> Iterator[Problem]:
     ):
         if least > most:
             yield Problem(larger, f"expected at least {smaller} ({least:g}), got {most:g}")
+    if pushes.slow_reader_bytes * 2 > limits.write_buffer:
+        yield Problem(
+            "pushes.slow_reader_bytes",
+            f"expected at most half of limits.write_buffer ({limits.write_buffer // 2}), got {pushes.slow_reader_bytes}",
+        )
     if pushes.max_payload + 1024 > mmtp.max_frame:
         yield Problem(
             "pushes.max_payload",

@@ -101,6 +101,9 @@ class Listener(Protocol):
     def stop(self) -> Deferred[None]:
         """Stop accepting; established connections stay."""
 
+    def apply_limits(self) -> None:
+        """The limits were replaced: connections accepted from now on get the new ones."""
+
     def fileno(self) -> int: ...
 
 
@@ -636,8 +639,9 @@ class Control(Protocol):
 
     def devices(self, user: str, connected: bool | None, after: str, limit: int) -> list[dict[str, Any]]: ...
 
-    def close_device(self, device: str) -> bool:
-        """False when it is not connected."""
+    def close_device(self, device: str, revoke: bool = False) -> bool:
+        """End its connection; False when it is not connected. With `revoke` also its session and the
+        session's key; False when it has none."""
 
     def stream(self, key: StreamKey) -> Deferred[dict[str, Any]]: ...
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,8 +70,17 @@ class ServerContexts:
     def context(self) -> SSL.Context:
         return self._default
 
+    def prepare(self) -> Callable[[], None]:
+        """Load the files again; what it returns brings them into force. CertificateError, and nothing changed."""
+        built = self._build()
+
+        def swap() -> None:
+            self._default, self._expiry = built
+
+        return swap
+
     def reload(self) -> None:
-        self._default, self._expiry = self._build()
+        self.prepare()()
 
     def expires_at(self) -> Mapping[str, float]:
         return self._expiry

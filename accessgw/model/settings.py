@@ -99,29 +99,29 @@ class TransportLimits(Settings, frozen=True, kw_only=True):
 class MmtpSettings(Settings, frozen=True, kw_only=True):
     """Limits of the MMTP wire; the specification's section Limits has the meaning of each."""
 
-    max_frame: Annotated[int, Meta(ge=1024, le=0xFFFFFFFF)] = 256 * 1024
+    max_frame: Annotated[int, Meta(ge=16 * 1024, le=16 * 1024 * 1024)] = 256 * 1024
     """Largest frame."""
     max_hello: Annotated[int, Meta(ge=64)] = 8 * 1024
     """Bytes before a complete HELLO."""
-    max_headers: Count = 64 * 1024
+    max_headers: Annotated[int, Meta(ge=4096, le=1024 * 1024)] = 64 * 1024
     """Expanded header bytes of one call."""
-    max_header_fields: Count = 64
+    max_header_fields: Annotated[int, Meta(ge=16, le=1024)] = 64
     """Header fields of one call."""
     max_open_calls: Annotated[int, Meta(ge=1, le=127)] = 64
     """Calls open at once on a connection (at most 127)."""
-    call_window: Amount = 64 * 1024
+    call_window: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 64 * 1024
     """Body bytes that a peer may send ahead per call."""
-    connection_window: Amount = 256 * 1024
+    connection_window: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 256 * 1024
     """Body bytes that a peer may send ahead per connection."""
     max_body: Count = 16 * 1024 * 1024
     """Expanded bytes of one compressed body."""
     max_ratio: Count = 200
     """Largest expansion of a compressed body (not enforced up to 64 KiB expanded)."""
-    header_table: Amount = 4096
+    header_table: Annotated[int, Meta(ge=0, le=64 * 1024)] = 4096
     """Dynamic table of HPACK (profile H), per direction."""
-    push_window: Count = 64
+    push_window: Annotated[int, Meta(ge=1, le=65535)] = 64
     """Unacknowledged pushes per connection."""
-    push_window_bytes: Count = 64 * 1024
+    push_window_bytes: Annotated[int, Meta(ge=1, le=2**31 - 1)] = 64 * 1024
     """Unacknowledged push bytes per connection."""
     control_frames_per_second: Rate = 20.0
     """PING with answer, RESET, SETTINGS and WINDOW frames per second that are no flood."""
@@ -223,7 +223,7 @@ class CallSettings(Settings, frozen=True, kw_only=True):
     max_answer_bytes: Amount = 64 * 1024 * 1024
     """Bytes of answers kept at once."""
     max_kept_answer: Amount = 256 * 1024
-    """A larger answer is not kept; its repetition has status 25."""
+    """A larger answer is not kept; its repetition has status 25, or is executed again on an idempotent route."""
 
 
 class PushSettings(Settings, frozen=True, kw_only=True):
@@ -250,7 +250,7 @@ class PushSettings(Settings, frozen=True, kw_only=True):
     compress_from: Amount = 256
     """Bodies from this size on are compressed (zstd) once per group."""
     slow_reader_bytes: Count = 256 * 1024
-    """Unsent bytes of a connection past which only priority 0 leaves."""
+    """Unsent bytes of a connection past which only priority 0 leaves; at most half of limits.write_buffer."""
     slow_reader_timeout: Seconds = 60.0
     """A connection with a full push window and no acknowledgement for so long is told GOAWAY(slow)."""
     next_activity_max_wait: SecondsOrZero = 300.0
@@ -458,4 +458,4 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
     store: StoreSettings = field(default_factory=StoreSettings)
     """Durability."""
     demo_upstream: str = ""
-    """Start the built-in demo service on this endpoint (`http://127.0.0.1:7800`); empty: do not."""
+    """Start the built-in demo service on `http://ADDRESS:PORT`, such as `http://127.0.0.1:7800`; empty: do not."""

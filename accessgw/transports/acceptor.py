@@ -32,7 +32,7 @@ class Acceptor:
     peers see an end at once instead of a time-out (counted as refused: `descriptors`).
     """
 
-    __slots__ = ("_accepted", "_fd", "_name", "_reserve", "_resume", "_services", "_sock")
+    __slots__ = ("_accepted", "_fd", "_name", "_reserve", "_resume", "_services", "sock")
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Acceptor:
     ) -> None:
         """`accepted` gets the socket and the peer's address as the socket module gives it; it owns the socket."""
         self._name = name
-        self._sock = sock
+        self.sock = sock
         self._fd = sock.fileno()
         self._services = services
         self._accepted = accepted
@@ -57,7 +57,7 @@ class Acceptor:
             return
         self._services.reactor.removeReader(self)
         self._fd = -1
-        self._sock.close()
+        self.sock.close()
         if self._resume is not None:
             self._resume.cancel()
         if self._reserve is not None:
@@ -76,7 +76,7 @@ class Acceptor:
     def doRead(self) -> None:
         for _ in range(ACCEPTS_PER_TURN):
             try:
-                sock, address = self._sock.accept()
+                sock, address = self.sock.accept()
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
@@ -123,7 +123,7 @@ class Acceptor:
         os.close(self._reserve)
         self._reserve = None
         try:
-            self._sock.accept()[0].close()
+            self.sock.accept()[0].close()
         except BlockingIOError:
             raise
         except OSError:

@@ -53,6 +53,11 @@ class SocketListener:
             acceptor.stop()
         return succeed(None)
 
+    def apply_limits(self) -> None:
+        """The limits were replaced: connections accepted from now on get the new ones."""
+        if self._acceptor is not None and self._acceptor.sock.family != socket.AF_UNIX:
+            _set_user_timeout(self._acceptor.sock, self._services.limits.tcp_user_timeout)
+
     def fileno(self) -> int:
         """The listening descriptor, -1 when it does not listen."""
         return -1 if self._acceptor is None else self._acceptor.fileno()
@@ -67,7 +72,7 @@ class SocketListener:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             # Accepted sockets inherit these, which saves two system calls for each.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(limits.tcp_user_timeout * 1000))
+            _set_user_timeout(sock, limits.tcp_user_timeout)
             sock.bind((self.host, self.port))
             sock.listen(self._settings.backlog)
         except OSError:
@@ -125,3 +130,8 @@ class SocketListener:
 
 class TcpListener(SocketListener):
     """Plain TCP, for a balancer in front that ends TLS, and for measurement."""
+
+
+def _set_user_timeout(sock: socket.socket, seconds: float) -> None:
+    """Of a listening socket; accepted ones inherit it (tcp(7), TCP_USER_TIMEOUT)."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))

@@ -14,6 +14,7 @@ from twisted.internet.threads import blockingCallFromThread, deferToThread
 
 from accessgw.model.http import BodyCollector
 from accessgw.model.reasons import CloseReason
+from accessgw.model.settings import TransportLimits
 from accessgw.transports.http import HttpBindingFactory
 from protocols.proxyproto import encode_v1, encode_v2, encode_v2_local
 from tests.reactor_loop import run
@@ -327,3 +328,15 @@ async def everything(reactor, directory):
 def played():
     with tempfile.TemporaryDirectory() as directory:
         return run(everything, directory)
+
+
+def test_listening_sockets_carry_the_user_timeout_in_force():
+    """Accepted sockets inherit it from there."""
+    services = make_services(MemoryReactorClock(), tcp_user_timeout=12.5)
+    listener = listen(services, Journal())
+    with socket.socket(fileno=os.dup(listener.fileno())) as sock:
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 12500
+        services.limits = TransportLimits(tcp_user_timeout=40.0)
+        listener.apply_limits()
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 40000
+    listener.stop()
