@@ -220,7 +220,12 @@ class Rooms:
             claims=self.claims,
             upstreams=self.upstreams,
             operations=BuiltinOperations(
-                settings.sessions, self.sessions.registry, self.pushes, clock=reactor, wall=wall
+                settings.sessions,
+                self.sessions.registry,
+                self.pushes,
+                clock=reactor,
+                wall=wall,
+                logout=self.sessions.logout,
             ),
             timers=self.timers,
             clock=reactor,

@@ -1,4 +1,4 @@
-"""Operations that the gateway answers itself: gw.subscribe, gw.unsubscribe, gw.subscriptions, gw.time."""
+"""Operations that the gateway answers itself: gw.subscribe, gw.unsubscribe, gw.subscriptions, gw.logout, gw.time."""
 
 from __future__ import annotations
 
@@ -39,13 +39,16 @@ class BuiltinOperations:
         *,
         clock: Clock,
         wall: Callable[[], float],
+        logout: Callable[[DeviceSession], None],
         timeout: float = 10.0,
     ) -> None:
+        """`logout` ends a session, its key and its connection."""
         self._settings = settings
         self._registry = registry
         self._pushes = pushes
         self._clock = clock
         self._wall = wall
+        self._logout = logout
         self._timeout = timeout
         self._decoder = json.Decoder(TopicList)
 
@@ -53,6 +56,8 @@ class BuiltinOperations:
         """The answer; never fails. Unknown gw.* operations have status 13."""
         if call.operation == "gw.time":
             return _answer({"time": self._wall()})
+        if call.operation == "gw.logout":
+            return self._leave(call)
         work = {
             "gw.subscribe": self._subscribe,
             "gw.unsubscribe": self._unsubscribe,
@@ -60,11 +65,23 @@ class BuiltinOperations:
         }.get(call.operation)
         if work is None:
             return Answer(Status.UNKNOWN_OPERATION)
-        session = self._registry.by_device(call.identity.device)
-        if session is None or session.identity.user != call.identity.user:
+        session = self._session(call)
+        if session is None:
             return Answer(Status.SESSION_UNKNOWN)
         result = bounded(Deferred.fromCoroutine(work(session, body)), self._timeout, self._clock, call.operation)
         return result.addErrback(self._failed, call.operation)
+
+    def _session(self, call: Call) -> DeviceSession | None:
+        session = self._registry.by_device(call.identity.device)
+        return session if session is not None and session.identity.user == call.identity.user else None
+
+    def _leave(self, call: Call) -> Answer:
+        session = self._session(call)
+        if session is None:
+            return Answer(Status.SESSION_UNKNOWN)
+        # The answer is given to the link in this turn, so it leaves before the link's end.
+        self._clock.callLater(0, self._logout, session)
+        return Answer(Status.OK)
 
     async def _subscribe(self, session: DeviceSession, body: bytes) -> Answer:
         topics = self._topics(body)

@@ -140,8 +140,8 @@ class GatewayControl:
     def devices(self, user: str, connected: bool | None, after: str, limit: int) -> list[dict[str, Any]]:
         return [_session_row(session) for session in self._sessions.registry.page(user, connected, after, limit)]
 
-    def close_device(self, device: str) -> bool:
-        return self._sessions.close_device(device)
+    def close_device(self, device: str, revoke: bool = False) -> bool:
+        return self._sessions.revoke(device) if revoke else self._sessions.close_device(device)
 
     def trace(self, device: str, emit: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
         try:

@@ -363,6 +363,7 @@ class MmtpBinding:
     def _welcome(self, session: DeviceSession, hello: Hello) -> None:
         self._admission = None
         self.session = session
+        self.info.device, self.info.user = session.identity.device, session.identity.user
         services = self._services
         if services.tracing.watched:
             self.retrace()

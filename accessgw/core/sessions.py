@@ -173,6 +173,11 @@ class SessionManager:
         self._end(session, CloseReason.REVOKED, Status.REVOKED)
         return True
 
+    def logout(self, session: DeviceSession) -> None:
+        """Forget this session and its key at the device's own wish, and end its connection."""
+        if self.registry.by_device(session.identity.device) is session:
+            self._end(session, CloseReason.LOGOUT, Status.REVOKED)
+
     def by_id(self, id: str) -> DeviceSession | None:
         """The session with this id, while the proof that it stands on is valid."""
         session = self.registry.by_id(id)
@@ -276,6 +281,7 @@ _STATUS = {
     CloseReason.AUTH_UNAVAILABLE: Status.OVERLOAD,
     CloseReason.AUTH_EXPIRED: Status.AUTH,
     CloseReason.REVOKED: Status.REVOKED,
+    CloseReason.LOGOUT: Status.REVOKED,
     CloseReason.FORBIDDEN: Status.FORBIDDEN,
     CloseReason.REPLACED: Status.REPLACED,
     CloseReason.STALE_GENERATION: Status.REPLACED,

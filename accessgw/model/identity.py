@@ -76,3 +76,6 @@ class ConnectionInfo(Struct):
     loopback: bool = False
     accepted_at: float = 0.0
     """Wall-clock second."""
+    device: str = ""
+    """Who was welcomed on it, for logs; empty before, and where several devices share a connection."""
+    user: str = ""

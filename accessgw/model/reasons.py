@@ -36,6 +36,8 @@ class CloseReason(StrEnum):
     """The proof that the session stood on ran out."""
     REVOKED = "revoked"
     """Credentials were revoked while connected."""
+    LOGOUT = "logout"
+    """The device ended its session (gw.logout)."""
     FORBIDDEN = "forbidden"
     """A connection filter refused."""
     REPLACED = "replaced"

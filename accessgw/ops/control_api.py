@@ -106,7 +106,13 @@ class ControlApi(HttpApi):
 
     def _close(self, request: Request) -> Reply:
         device = request.params["id"]
-        return Reply({"device": device, "closed": self._control.close_device(device)})
+        body = request.json()
+        _only_keys(body, "revoke")
+        revoke = body.get("revoke", False)
+        if not isinstance(revoke, bool):
+            raise ControlError(400, "invalid", f"revoke: expected true or false, got {revoke!r}", "revoke")
+        done = self._control.close_device(device, revoke)
+        return Reply({"device": device, "closed": done} | ({"revoked": done} if revoke else {}))
 
     def _stream_state(self, request: Request) -> Deferred[Reply]:
         scope, id, biz = request.params["scope"], request.params["id"], request.params["biz"]
@@ -126,9 +132,7 @@ class ControlApi(HttpApi):
 
     def _drain(self, request: Request) -> Reply:
         body = request.json()
-        for key in body:
-            if key != "seconds":
-                raise ControlError(400, "invalid", f"{key}: unknown key, expected seconds", key)
+        _only_keys(body, "seconds")
         seconds = body.get("seconds", 0)
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= 86400:
             raise ControlError(400, "invalid", f"seconds: expected a number in 0..86400, got {seconds}", "seconds")
@@ -177,6 +181,12 @@ def _only(query: dict[str, str], *known: str) -> dict[str, str]:
         if key not in known:
             raise ControlError(400, "invalid", f"{key}: unknown parameter, expected {', '.join(known)}", key)
     return query
+
+
+def _only_keys(body: dict[str, Any], known: str) -> None:
+    for key in body:
+        if key != known:
+            raise ControlError(400, "invalid", f"{key}: unknown key, expected {known}", key)
 
 
 def _limit(query: dict[str, str], default: int, most: int) -> int:

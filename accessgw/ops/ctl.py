@@ -163,10 +163,12 @@ def _json(name: str, text: str) -> Any:
 
 def _close(session: _Session, options: argparse.Namespace) -> None:
     path = f"/v1/devices/{_quoted(options.id)}/close"
-    answer = session.client.request("POST", path, role="operate")
+    body = json.dumps({"revoke": True}) if options.revoke else ""
+    answer = session.client.request("POST", path, body, role="operate")
     session.show(answer)
     if not answer["closed"]:
-        session.code = _complain(f"{options.id} was not connected", FAILED)
+        missing = "had no session" if options.revoke else "was not connected"
+        session.code = _complain(f"{options.id} {missing}", FAILED)
 
 
 def _drain(session: _Session, options: argparse.Namespace) -> None:
@@ -243,7 +245,9 @@ def _parser() -> argparse.ArgumentParser:
     devices.add_argument("--after", default="", metavar="DEVICE", help="go on after this one")
     devices.add_argument("--limit", type=int, help="at most so many (100)")
     _push_arguments(command("push", _push, "send a push; answered when it is durable"))
-    command("close", _close, "close the connection of a device; its session stays").add_argument("id", metavar="DEVICE")
+    close = command("close", _close, "close the connection of a device; its session stays")
+    close.add_argument("id", metavar="DEVICE")
+    close.add_argument("--revoke", action="store_true", help="end the session too, connected or not, and void its key")
     drain = command("drain", _drain, "tell all devices to leave, at a rate; ready fails from now on")
     drain.add_argument("--seconds", type=float, help="over how long (as configured)")
     command("reload", _reload, "read the configuration again; a bad file changes nothing")

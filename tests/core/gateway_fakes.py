@@ -413,7 +413,12 @@ class Gateway:
             claims=self.claims,
             upstreams=self.upstreams,
             operations=BuiltinOperations(
-                session_settings, self.sessions.registry, self.pushes, clock=self.clock, wall=self.wall
+                session_settings,
+                self.sessions.registry,
+                self.pushes,
+                clock=self.clock,
+                wall=self.wall,
+                logout=self.sessions.logout,
             ),
             timers=self.timers,
             clock=self.clock,

@@ -230,6 +230,35 @@ def test_operator_and_revocation() -> None:
     assert not gateway.sessions.revoke("d1")
 
 
+def test_logout_is_answered_and_then_ends_the_session() -> None:
+    gateway = Gateway()
+    device = gateway.device(token="ok:alice")
+    before = welcome_of(device)
+    number = device.call("gw.logout", b"")
+    (response,) = device.take(events.ResponseReceived)
+    assert (response.call, response.status, response.body) == (number, 0, b"")
+    assert goaway_of(device) == Status.REVOKED
+    assert device.connection.closed is CloseReason.LOGOUT
+    assert gateway.sessions.by_id(before.session) is None
+    assert gateway.presence.log[-1] == ("disconnect", "d1", "logout")
+    assert (gateway.session_counters.sessions, gateway.session_counters.connected) == (0, 0)
+    device.lose("logout")
+    after = welcome_of(gateway.device(token="ok:alice"))
+    assert after.session != before.session
+    assert after.mac_key != before.mac_key
+
+
+def test_a_logout_does_not_touch_the_session_of_whoever_signs_in_next() -> None:
+    gateway = Gateway()
+    gateway.device(token="ok:alice")
+    alice = gateway.sessions.registry.by_device("d1")
+    bob = gateway.device(token="ok:bob")
+    assert alice is not None
+    gateway.sessions.logout(alice)
+    assert holder(gateway) is bob.binding
+    assert bob.connection.closed is None
+
+
 class Down(FakeAuthenticator):
     name = "down"
 

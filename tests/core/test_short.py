@@ -259,3 +259,13 @@ def test_malformed_requests() -> None:
     assert phone.post(b"\x01\x07").status == 400
     assert phone.post(b"x" * (MAX_REQUEST + 1)).status == 413
     assert read(phone.post(b"\x02\x00")).status == Status.VERSION
+
+
+def test_a_logout_over_a_short_connection_is_answered_and_voids_the_key() -> None:
+    gateway = Gateway()
+    phone = Phone(gateway).join()
+    exchange = phone.ask(ShortCall(9, "gw.logout", [], b""))
+    gateway.clock.advance(0)
+    (answer,) = read(exchange).answers
+    assert (answer.status, answer.reset) == (0, False)
+    assert read(phone.ask(pay())).status == Status.SESSION_UNKNOWN

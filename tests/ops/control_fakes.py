@@ -55,8 +55,8 @@ class FakeControl:
         self.asked.append((user, connected, after, limit))
         return [{"device": f"d{n}", "user": "alice", "connected": True} for n in range(min(limit, 3))]
 
-    def close_device(self, device: str) -> bool:
-        self.asked.append(("close", device))
+    def close_device(self, device: str, revoke: bool = False) -> bool:
+        self.asked.append(("revoke" if revoke else "close", device))
         return device != "away"
 
     def stream(self, key: StreamKey) -> Deferred[dict[str, Any]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from accessgw.model.calls import CallRecord
 from accessgw.model.identity import ConnectionInfo
@@ -63,7 +64,20 @@ def test_calls_and_connections_are_json_lines(path: Path) -> None:
     assert (closed["event"], closed["reason"], closed["duration"]) == ("close", "idle", 61.5)
     assert "detail" not in closed
     assert broken["detail"] == "status 1: bad frame"
+    assert not {"device", "user"} & closed.keys()
     assert (log.written, log.dropped, log.errors, log.pending) == (4, 0, 0, 0)
+
+
+def test_the_end_of_a_connection_names_the_device_that_was_welcomed_on_it(path: Path) -> None:
+    log = AccessLog(LogSettings(access=str(path)))
+    log.start()
+    log.closed(replace(INFO, device="d1", user="alice"), CloseReason.REVOKED, "", 1, 2, 0.5)
+    log.closed(replace(INFO, device="d2"), CloseReason.IDLE, "", 1, 2, 0.5)
+    log.stop()
+    named, nobody = lines(path)
+    assert (named["device"], named["user"], named["reason"]) == ("d1", "alice", "revoked")
+    assert nobody["device"] == "d2"
+    assert "user" not in nobody
 
 
 def test_what_is_switched_off_is_not_logged(path: Path) -> None:

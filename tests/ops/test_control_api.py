@@ -406,6 +406,19 @@ def test_close(api: Api) -> None:
     assert api.ask("POST", "/v1/devices/away/close", token="dev-operate").json["closed"] is False
 
 
+def test_revoke(api: Api) -> None:
+    def revoke(device: str, body: Any) -> Any:
+        return api.ask("POST", f"/v1/devices/{device}/close", body, token="dev-operate").json
+
+    assert revoke("d1", {"revoke": True}) == {"device": "d1", "closed": True, "revoked": True}
+    assert revoke("away", {"revoke": True}) == {"device": "away", "closed": False, "revoked": False}
+    assert revoke("d1", {"revoke": False}) == {"device": "d1", "closed": True}
+    assert api.control.asked == [("revoke", "d1"), ("revoke", "away"), ("close", "d1")]
+    assert revoke("d1", {"revoke": "yes"})["error"]["path"] == "revoke"
+    assert revoke("d1", {"kick": True})["error"]["path"] == "kick"
+    assert len(api.control.asked) == 3
+
+
 @pytest.mark.parametrize(
     ("path", "key"),
     [

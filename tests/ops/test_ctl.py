@@ -91,6 +91,7 @@ def test_every_command_answers(gateway: Gateway, run: Run) -> None:
         (["devices", "d/1"], "d/1"),
         (["push", "--device", "d1", "--biz", "orders", "{}"], "device/d1/orders"),
         (["close", "d1"], "closed"),
+        (["close", "d1", "--revoke"], "revoked"),
         (["drain", "--seconds", "3"], "seconds"),
         (["reload"], "listeners[tls].port"),
         (["config"], "httptools"),
@@ -196,6 +197,7 @@ def test_a_refusal_is_1_with_its_reason(gateway: Gateway, run: Run) -> None:
     assert run("reload") == (1, "", "accessgwctl: 422: a.b: expected\n")
     gateway.api.control.reload_answer = lambda: fail(ControlError(422, "bad_config", "a: x\nb: y\x1b", "a"))
     assert run("reload")[2] == "accessgwctl: 422: a: x\naccessgwctl: b: y\\x1b\n"
+    assert run("close", "--revoke", "away")[::2] == (1, "accessgwctl: away had no session\n")
     code, _, err = run("close", "away")
     assert (code, err) == (1, "accessgwctl: away was not connected\n")
 
