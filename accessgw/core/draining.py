@@ -1,4 +1,4 @@
-"""Asks connections to leave: at a rate, so that the place they go to is not run over, and within a bound."""
+"""Asks connections to leave: at a rate, so that the place they go to is not run over; each gets time to do so."""
 
 from __future__ import annotations
 
@@ -67,7 +67,10 @@ class Draining:
             self._plan = None
 
     def emptied(self, timeout: float) -> Deferred[None]:
-        """Fires when no connection is left. What is still there after `timeout` seconds is closed, then broken."""
+        """Fires when no connection is left.
+
+        What is still there `timeout` seconds after the last one was asked to leave is closed, then broken.
+        """
         if not len(self._connections):
             return succeed(None)
         done: Deferred[None] = Deferred()
@@ -75,11 +78,13 @@ class Draining:
         closed = False
 
         def look() -> None:
-            nonlocal closed
+            nonlocal bound, closed
             now = self._clock.seconds()
             if not len(self._connections):
                 done.callback(None)
                 return
+            if self._plan is not None:
+                bound = now + timeout
             if now >= bound + ABORT_AFTER:
                 for connection in self._connections.snapshot():
                     connection.abort(CloseReason.DRAINING)

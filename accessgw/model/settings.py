@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct, field
 
 Port = Annotated[int, Meta(ge=0, le=65535, extra={"expected": "an integer in 1..65535"})]
-"""A TCP port; 0 lets the kernel choose, which only tests want."""
+"""A TCP port. 0, which the message does not offer, lets the kernel choose: for tests."""
 Count = Annotated[int, Meta(ge=1)]
 Amount = Annotated[int, Meta(ge=0)]
 Seconds = Annotated[float, Meta(gt=0)]
@@ -36,7 +36,7 @@ class ListenerSettings(Settings, frozen=True, kw_only=True):
     address: str = "127.0.0.1"
     """IPv4 or IPv6 address to bind."""
     port: Port = 0
-    """TCP port, 0 to let the kernel choose (for tests). Unused for unix."""
+    """TCP port in 1..65535; 0: the kernel chooses, for tests. Unused for unix."""
     path: str = ""
     """Path of the Unix socket."""
     mode: Annotated[int, Meta(ge=0, le=0o777, extra={"expected": "a file mode in 0o000..0o777"})] = 0o600
@@ -396,7 +396,7 @@ class DrainSettings(Settings, frozen=True, kw_only=True):
     rate: Rate = 1000.0
     """Connections told GOAWAY per second."""
     timeout: SecondsOrZero = 30.0
-    """Longest wait for calls in flight and for devices to leave."""
+    """Longest wait for calls in flight and for devices to leave, from when the last one was told GOAWAY."""
     alternate: str = ""
     """Address named in GOAWAY, host:port; empty: the same one."""
 
