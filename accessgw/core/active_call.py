@@ -188,7 +188,7 @@ class ActiveCall:
             self._answer(Answer(Status.FRAME_SIZE))
         elif call.deadline <= now:
             self._answer(Answer(Status.DEADLINE))
-        elif route.idempotent or call.http_method:
+        elif call.http_method:
             self._send()
         else:
             self._claim_it(route)
@@ -202,23 +202,29 @@ class ActiveCall:
         if self._complete:
             digest = store_digest = digest_of(call.operation, body)
             earlier = claims.earlier(key, digest)
-            if earlier is not None:
+            if earlier is not None and not (route.idempotent and _unknown(earlier)):
                 self._repeat(earlier, digest)
                 return
         else:
             digest, store_digest = b"", streaming_digest_of(call.operation)
+            known = claims.find(key)
+            if known and route.idempotent:
+                # Taken to be compared, it could not be executed any more when no answer is found.
+                self._send()
+                return
             self._digest = begin_digest(call.operation, body)
-            if claims.find(key):
+            if known:
                 self._phase = Phase.COMPARING
                 self._watch(call.deadline)
                 self._held.clear()
                 self._consumed(len(body))
                 return
-        if claims.too_old(call) or (route.once == "memory" and claims.forgotten(call)):
+        durable = route.once == "durable" and not route.idempotent
+        if not route.idempotent and (claims.too_old(call) or (not durable and claims.forgotten(call))):
             self._answer(Answer(Status.OUTCOME_UNKNOWN))
             return
-        self._claim = claims.begin(key, digest, durable=route.once == "durable")
-        if route.once == "durable":
+        self._claim = claims.begin(key, digest, durable=durable, idempotent=route.idempotent)
+        if durable:
             confirmation = claims.confirm(self._claim, store_digest)
             if not confirmation.called:
                 self._watch(call.deadline)
@@ -257,7 +263,11 @@ class ActiveCall:
 
     def _replay(self, answer: Answer) -> None:
         self._joined = None
-        self._answer(answer, replayed=answer.http_status != 0)
+        route = self._match.settings if self._match is not None else None
+        if route is not None and route.idempotent and _unknown(answer):
+            self._claim_it(route)
+        else:
+            self._answer(answer, replayed=answer.http_status != 0)
 
     # ---------------------------------------------------------------- the upstream
 
@@ -310,7 +320,8 @@ class ActiveCall:
         """The upstream is done with it; gives back the final status. The relay sends the last frame."""
         relay, claim, claims = self._relay, self._claim, self._calls.claims
         assert relay is not None
-        status = relay.status if failure is None else status_of_failure(failure, claim is not None)
+        once = claim is not None and not claim.idempotent
+        status = relay.status if failure is None else status_of_failure(failure, once)
         self._phase = Phase.OVER
         if claim is not None:
             if failure is None:
@@ -414,6 +425,10 @@ class ActiveCall:
     def _defect(self, failure: Failure) -> None:
         log.failure("call {operation} failed", failure=failure, operation=self.call.operation)
         self._answer(Answer(Status.INTERNAL))
+
+
+def _unknown(earlier: Claim | Answer) -> bool:
+    return isinstance(earlier, Answer) and earlier.status == Status.OUTCOME_UNKNOWN
 
 
 def _declared_length(call: Call) -> int:

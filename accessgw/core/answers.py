@@ -27,50 +27,59 @@ class KeptAnswer:
 
 
 class KeptAnswers:
-    """Least recently used first out; each use renews the time. `now` is the worker's clock."""
+    """Least recently used first out, those that can be had again (`spare`) before all others; each use renews the
+    time. `now` is the worker's clock."""
 
     def __init__(self, settings: CallSettings) -> None:
         self._settings = settings
         self._kept: OrderedDict[ClaimKey, KeptAnswer] = OrderedDict()
+        self._spare: OrderedDict[ClaimKey, KeptAnswer] = OrderedDict()
+        """Of idempotent calls, which may be executed again."""
         self.bytes = 0
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._kept) + len(self._spare)
 
-    def keep(self, key: ClaimKey, digest: bytes, answer: Answer, now: float) -> bool:
+    def keep(self, key: ClaimKey, digest: bytes, answer: Answer, now: float, spare: bool = False) -> bool:
         """False when the answer is too large to be kept."""
         size = _OVERHEAD + len(answer.body) + sum(len(n) + len(v) for n, v in answer.headers)
         if len(answer.body) > self._settings.max_kept_answer or size > self._settings.max_answer_bytes:
             return False
         self._drop(key)
-        self._kept[key] = KeptAnswer(answer, digest, size, now + self._settings.answer_horizon)
+        kept = self._spare if spare else self._kept
+        kept[key] = KeptAnswer(answer, digest, size, now + self._settings.answer_horizon)
         self.bytes += size
-        while self.bytes > self._settings.max_answer_bytes or len(self._kept) > self._settings.max_answers:
-            self._drop(next(iter(self._kept)))
+        while self.bytes > self._settings.max_answer_bytes or len(self) > self._settings.max_answers:
+            self._drop(next(iter(self._spare or self._kept)))
         return True
 
     def find(self, key: ClaimKey, now: float) -> KeptAnswer | None:
         """The answer, if it is still there."""
-        kept = self._kept.get(key)
+        table = self._kept if key in self._kept else self._spare
+        kept = table.get(key)
         if kept is None:
             return None
         if kept.expires_at <= now:
             self._drop(key)
             return None
         kept.expires_at = now + self._settings.answer_horizon
-        self._kept.move_to_end(key)
+        table.move_to_end(key)
         return kept
 
     def sweep(self, now: float, limit: int = 1000) -> bool:
         """Drop up to `limit` answers whose time is over; True when there may be more."""
-        for _ in range(limit):
-            key = next(iter(self._kept), None)
-            if key is None or self._kept[key].expires_at > now:
-                return False
-            self._drop(key)
-        return True
+        for table in (self._kept, self._spare):
+            while table:
+                key, kept = next(iter(table.items()))
+                if kept.expires_at > now:
+                    break
+                if limit == 0:
+                    return True
+                limit -= 1
+                self._drop(key)
+        return False
 
     def _drop(self, key: ClaimKey) -> None:
-        kept = self._kept.pop(key, None)
+        kept = self._kept.pop(key, None) or self._spare.pop(key, None)
         if kept is not None:
             self.bytes -= kept.size

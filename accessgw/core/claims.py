@@ -1,9 +1,11 @@
-"""Claims: a call that is not idempotent reaches an upstream at most once (MMTP specification 6.4).
+"""Claims: a call reaches an upstream at most once, unless its route is idempotent (MMTP specification 6.4).
 
 A claim is made before the upstream is asked. In this worker that is one dictionary insertion, so two
 attempts cannot both win; for durable routes the store then confirms it, so that a claim outlives the
 process. A repetition joins the running attempt, gets its kept answer, or learns that the outcome is
-unknown; it is never executed.
+unknown; it is never executed. Claims of idempotent routes live in memory as long as the attempt and its
+kept answer: they spare a second execution and find out an id that is used twice, but where nothing is known,
+the call is simply executed again.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from accessgw.core.answers import ClaimKey, KeptAnswers
 from accessgw.core.interfaces import AnswerStore, ClaimState, Clock, StoreUnavailable, Timers
 from accessgw.model.calls import Answer, Call
 from accessgw.model.settings import CallSettings
-from protocols.mmtp.statuses import Status
+from protocols.mmtp.statuses import Retry, Status, retry_of
 
 log = Logger()
 
@@ -49,13 +51,15 @@ def streaming_digest_of(operation: str) -> bytes:
 class Claim:
     """One attempt that holds a call id."""
 
-    __slots__ = ("claimed_at", "digest", "durable", "key", "over", "waiters")
+    __slots__ = ("claimed_at", "digest", "durable", "idempotent", "key", "over", "waiters")
 
-    def __init__(self, key: ClaimKey, digest: bytes, durable: bool, claimed_at: float) -> None:
+    def __init__(self, key: ClaimKey, digest: bytes, durable: bool, idempotent: bool, claimed_at: float) -> None:
         self.key = key
         self.digest = digest
         """Of the operation and the complete body; empty while a streaming body is not complete."""
         self.durable = durable
+        self.idempotent = idempotent
+        """May be executed again: nothing but its kept answer is remembered of it."""
         self.claimed_at = claimed_at
         self.over = False
         self.waiters: list[tuple[bytes, Waiter]] = []
@@ -125,9 +129,9 @@ class Claims:
         age = self._settings.answer_horizon if call.age is None else call.age
         return self._clock.seconds() - self._complete_since < age
 
-    def begin(self, key: ClaimKey, digest: bytes, durable: bool) -> Claim:
+    def begin(self, key: ClaimKey, digest: bytes, durable: bool, idempotent: bool = False) -> Claim:
         """Hold the id in this worker. `earlier` must have said None in the same turn."""
-        claim = Claim(key, digest, durable, self._clock.seconds())
+        claim = Claim(key, digest, durable, idempotent, self._clock.seconds())
         self._running[key] = claim
         return claim
 
@@ -164,8 +168,12 @@ class Claims:
         if claim.durable:
             self._store.settle(*claim.key)
         now = self._clock.seconds()
-        kept = answer is not None and self._answers.keep(claim.key, claim.digest, answer, now)
-        if not claim.durable:
+        # What asks to be tried again later must not be answered from memory then.
+        passing = answer is not None and claim.idempotent and retry_of(answer.status) is not Retry.NO
+        kept = False
+        if answer is not None and not passing:
+            kept = self._answers.keep(claim.key, claim.digest, answer, now, spare=claim.idempotent)
+        if not claim.durable and not claim.idempotent:
             # Also beside a kept answer, which may be dropped before the claim's own time is over.
             self._spend(claim)
         if kept:
@@ -179,8 +187,9 @@ class Claims:
         self._over(claim, answer)
 
     def lose(self, claim: Claim, answer: Answer) -> None:
-        """What became of it is unknown: the claim stays, and every repetition gets OUTCOME_UNKNOWN."""
-        if not claim.durable:
+        """What became of it is unknown: the claim stays, and every repetition gets OUTCOME_UNKNOWN. An idempotent
+        one is forgotten."""
+        if not claim.durable and not claim.idempotent:
             self._spend(claim)
         self._over(claim, answer)
 

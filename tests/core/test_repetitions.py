@@ -7,6 +7,7 @@ import pytest
 from accessgw.core.interfaces import ClaimState, StoreUnavailable, UpstreamFailure
 from accessgw.model.calls import Call
 from accessgw.model.settings import CallSettings, RouteSettings
+from accessgw.policy.routing import RouteTable
 from protocols.mmtp import events
 from protocols.mmtp.statuses import Status
 from tests.core.gateway_fakes import Device, FakeAnswerStore, FakeResponder, Gateway
@@ -173,12 +174,93 @@ def test_memory_claims_forgotten_for_want_of_room_are_unknown() -> None:
     assert len(gateway.upstreams.exchanges) == 3
 
 
-def test_idempotent_routes_are_executed_again_and_claim_nothing() -> None:
+def test_idempotent_routes_claim_in_memory_only() -> None:
     gateway = gateway_of(IDEMPOTENT)
     gateway.device(call_base=7).call("get", b"{}")
-    repeat(gateway, 7, operation="get")
-    assert len(gateway.upstreams.exchanges) == 2
+    for status in (answer_of(repeat(gateway, 7, b"other", "get")), answer_of(repeat(gateway, 7, operation="put"))):
+        assert status == (Status.DUPLICATE, b"")
+    joined = repeat(gateway, 7, operation="get")
+    gateway.upstreams.last.answer(200, b"got")
+    assert answer_of(joined) == (0, b"got")
+    assert answer_of(repeat(gateway, 7, operation="get")) == (0, b"got")
+    assert answer_of(repeat(gateway, 7, b"other", "get")) == (Status.DUPLICATE, b"")
+    assert len(gateway.upstreams.exchanges) == 1
     assert not gateway.store.claims
+
+
+def test_an_idempotent_call_of_which_nothing_is_known_is_executed_again() -> None:
+    for reason in ("past the horizon", "too large", "lost", "cancelled", "may be tried again"):
+        gateway = gateway_of(IDEMPOTENT, calls=CallSettings(max_kept_answer=10))
+        first = gateway.device(call_base=7)
+        number = first.call("get", b"{}")
+        if reason == "past the horizon":
+            gateway.upstreams.last.answer(200, b"got")
+            gateway.clock.advance(61.0)
+        elif reason == "too large":
+            gateway.upstreams.last.answer(200, b"x" * 11)
+        elif reason == "lost":
+            gateway.upstreams.last.sink.failed(UpstreamFailure("reset", "", executed=True))
+        elif reason == "cancelled":
+            first.wire.reset(number, Status.CANCELLED)
+            first.send()
+        else:
+            gateway.upstreams.last.answer(503, b"soon")
+        second = repeat(gateway, 7, operation="get")
+        assert len(gateway.upstreams.exchanges) == 2, reason
+        gateway.upstreams.last.answer(200, b"got")
+        assert answer_of(second) == (0, b"got")
+
+
+def test_those_who_wait_for_an_idempotent_call_that_is_cut_off_execute_it_themselves_once() -> None:
+    gateway = gateway_of(IDEMPOTENT)
+    first = gateway.device(call_base=7)
+    first.call("get", b"ab", more=True)
+    waiting = gateway.device()
+    waiting.call("get", b"abcd", call_id=7)
+    waiting.call("get", b"abcd", call_id=7)
+    assert len(gateway.upstreams.exchanges) == 1
+    first.lose()
+    assert len(gateway.upstreams.exchanges) == 2
+    assert gateway.upstreams.last.request.body == b"abcd"
+    gateway.upstreams.last.answer(200, b"got")
+    assert [event.body for event in waiting.take(events.ResponseReceived)] == [b"got", b"got"]
+
+
+def test_an_idempotent_upload_that_is_repeated_is_executed_again() -> None:
+    gateway = gateway_of(IDEMPOTENT)
+    upload(gateway.device(call_base=7), [b"ab", b"cd"])
+    gateway.upstreams.last.answer(200, b"stored")
+    device = gateway.device()
+    upload(device, [b"abc", b"d"], call_id=7)
+    assert len(gateway.upstreams.exchanges) == 2
+    gateway.upstreams.last.answer(200, b"again")
+    assert answer_of(device) == (0, b"again")
+    assert answer_of(repeat(gateway, 7, b"abcd")) == (0, b"stored"), "one that comes whole is compared"
+
+
+def test_an_idempotent_call_may_follow_a_claim_whose_outcome_is_unknown() -> None:
+    gateway = gateway_of(MEMORY)
+    device = gateway.device(call_base=7)
+    device.call("pay", b"{}")
+    gateway.upstreams.last.sink.failed(UpstreamFailure("reset", "", executed=True))
+    assert answer_of(repeat(gateway, 7)) == (Status.OUTCOME_UNKNOWN, b"")
+    gateway.calls.routes = RouteTable([IDEMPOTENT])
+    repeat(gateway, 7)
+    assert len(gateway.upstreams.exchanges) == 2
+
+
+def test_answers_of_idempotent_calls_make_room_first() -> None:
+    gateway = gateway_of(calls=CallSettings(max_answers=2))
+    gateway.calls.routes = RouteTable([RouteSettings(operation="get", cluster="c", idempotent=True), DURABLE])
+    device = gateway.device(call_base=100)
+    for operation in ("pay", "get", "get"):
+        device.call(operation, b"{}")
+        gateway.upstreams.last.answer(200, b"kept")
+    assert gateway.claims.kept == 2
+    assert answer_of(repeat(gateway, 100)) == (0, b"kept")
+    assert answer_of(repeat(gateway, 102, operation="get")) == (0, b"kept")
+    gateway.clock.pump([1.0] * 80)
+    assert gateway.claims.kept == 0
 
 
 def test_the_claim_is_durable_before_the_upstream_is_called() -> None:
