@@ -30,7 +30,7 @@ def test_headers_that_only_the_gateway_may_set_are_dropped() -> None:
     forged = [(name, "forged") for name in (
         "x-device-id", "x-user-id", "x-app", "x-app-version", "x-call-id", "x-deadline-ms", "x-zone", "x-stress",
         "x-forwarded-for", "x-real-ip", "forwarded", "early-data", "host", "connection", "transfer-encoding",
-        "content-length", "te", "upgrade", "traceparent",
+        "content-length", "te", "upgrade", "traceparent", "x_user_id", "x-user_id", "content_length",
     )]  # fmt: skip
     gateway.device(token="ok:bob").call(headers=[*forged, ("authorization", "kept"), ("content-type", "a/b")])
     headers = gateway.upstreams.last.request.headers
@@ -342,3 +342,25 @@ def test_builtin_operations() -> None:
     device.call("gw.nothing")
     assert status_of(device) == Status.UNKNOWN_OPERATION
     assert not gateway.upstreams.exchanges
+
+
+def test_an_upload_to_the_gateway_itself_that_stalls_ends_with_its_time() -> None:
+    gateway = Gateway(calls=CallSettings(default_timeout=5.0))
+    device = gateway.device()
+    device.call("gw.subscribe", b'{"topics": [', more=True)
+    gateway.clock.pump([1.0] * 4)
+    assert not device.take(events.CallReset)
+    gateway.clock.pump([1.0] * 4)
+    assert status_of(device) == Status.DEADLINE
+    assert gateway.call_counters.open == 0
+
+
+def test_credit_of_an_upload_to_the_gateway_itself_comes_back() -> None:
+    """Else a body that is too large could not be shown to be so: the device would wait for credit for ever."""
+    gateway = Gateway()
+    device = gateway.device()
+    number = device.call("gw.subscribe", b"x" * 60_000, more=True)
+    device.wire.send_data(number, b"x" * 20_000, True)
+    device.send()
+    device.send()
+    assert status_of(device) == Status.FRAME_SIZE

@@ -458,6 +458,17 @@ def test_a_repetition_older_than_claims_are_kept_is_unknown(route: RouteSettings
     assert len(gateway.upstreams.exchanges) == 1
 
 
+def test_a_repetition_from_the_time_of_durable_claims_forgotten_for_want_of_room_is_unknown() -> None:
+    gateway = gateway_of()
+    gateway.store.forgotten = gateway.wall() - 30.0
+    assert answer_of(repeat(gateway, 7, age=31.0)) == (Status.OUTCOME_UNKNOWN, b"")
+    assert answer_of(repeat(gateway, 8)) == (Status.OUTCOME_UNKNOWN, b""), "without an age: the answer horizon"
+    assert not gateway.upstreams.exchanges
+    gateway.device(call_base=9).call("pay", b"{}")
+    repeat(gateway, 10, age=29.0)
+    assert len(gateway.upstreams.exchanges) == 2
+
+
 def test_memory_claims_trust_the_age_of_a_repetition() -> None:
     gateway = Gateway(MEMORY)
     gateway.clock.advance(5.0)
@@ -470,3 +481,30 @@ def test_an_idempotent_repetition_has_no_age() -> None:
     gateway = gateway_of(IDEMPOTENT)
     repeat(gateway, 7, operation="get", age=1e9)
     assert len(gateway.upstreams.exchanges) == 1
+
+
+def test_a_repetition_waits_no_longer_than_its_own_time() -> None:
+    gateway = Gateway()
+    gateway.device().call("pay", call_id=9)
+    attempt = gateway.upstreams.last
+    again = gateway.device(generation=(2, 1))
+    again.call("pay", call_id=9, timeout=2.0)
+    gateway.clock.pump([0.5] * 8)
+    (reset,) = again.take(events.CallReset)
+    assert reset.status == Status.DEADLINE
+    attempt.answer(body=b"late")
+    assert not again.take(events.ResponseReceived)
+    assert gateway.call_counters.open == 0
+
+
+def test_a_streaming_repetition_that_stalls_ends_with_its_time() -> None:
+    gateway = Gateway()
+    first = gateway.device()
+    number = first.call("pay", b"a", more=True, call_id=9)
+    first.wire.send_data(number, b"b", False)
+    first.send()
+    again = gateway.device(generation=(2, 1))
+    again.call("pay", b"a", more=True, call_id=9, timeout=2.0)
+    gateway.clock.pump([0.5] * 8)
+    (reset,) = again.take(events.CallReset)
+    assert reset.status == Status.DEADLINE
