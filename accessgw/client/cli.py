@@ -79,7 +79,7 @@ def _common(parser: argparse.ArgumentParser, default: dict[str, Any]) -> None:
     option("--token", value="dev-device", help="device token")
     option("--app", value="accessgw-client", help="application name")
     option("--ca", metavar="FILE", help=f"authorities to trust; {DEVELOPMENT_CA} when it is there")
-    option("--cert", metavar="FILE", help="own certificate")
+    option("--cert", metavar="FILE", help="own certificate; no listener of this version asks for one")
     option("--key", metavar="FILE", help="its private key")
     option("--insecure", action="store_true", value=False, help="trust any certificate")
     option("--state-dir", metavar="DIR", help="remember how far pushes were processed")

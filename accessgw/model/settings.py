@@ -152,7 +152,7 @@ class AuthenticatorSettings(Settings, frozen=True, kw_only=True):
     name: str = ""
     """Name in logs; the kind when empty."""
     tokens: tuple[StaticTokenSettings, ...] = ()
-    """static: the tokens."""
+    """static: the tokens. Taking one out (reload) ends no session that began with it: `accessgwctl close DEVICE --revoke`."""
     algorithms: tuple[str, ...] = ("ES256", "RS256", "EdDSA")
     """jwt: accepted signature algorithms; HS* only with `secret`."""
     keys: dict[str, str] = field(default_factory=dict)
@@ -291,7 +291,7 @@ class RouteSettings(Settings, frozen=True, kw_only=True):
     max_response_body: Count = 16 * 1024 * 1024
     """Larger response bodies are cut off with status 15."""
     require: Literal["none", "token", "certificate"] = "token"
-    """Least strength of authentication."""
+    """Least strength of authentication. No listener of this version asks for a certificate: `certificate` refuses everybody."""
 
 
 class HealthCheckSettings(Settings, frozen=True, kw_only=True):
