@@ -40,19 +40,18 @@ class Audiences:
         if delivery.topics:
             self.ignore(delivery, delivery.topics)
 
-    def listen(self, delivery: Delivery, topics: Iterable[str]) -> None:
+    def listen(self, delivery: Delivery, topics: Collection[str]) -> None:
         """The session gets these topics from now on, beside those that it has."""
-        if delivery.topics is None:
-            delivery.topics = set()
+        delivery.topics = (delivery.topics or frozenset()).union(topics)
         for topic in topics:
-            delivery.topics.add(topic)
             self._topics.setdefault(topic, {})[delivery] = None
 
     def ignore(self, delivery: Delivery, topics: Iterable[str]) -> None:
         """The session does not get these topics any more."""
-        for topic in list(topics):
-            if delivery.topics is not None:
-                delivery.topics.discard(topic)
+        gone = frozenset(topics)
+        if delivery.topics is not None:
+            delivery.topics -= gone
+        for topic in gone:
             members = self._topics.get(topic)
             if members is not None:
                 members.pop(delivery, None)

@@ -19,6 +19,7 @@ from accessgw.model.counters import PushCounters
 from accessgw.model.pushes import Cursor, Priority
 from accessgw.model.reasons import CloseReason
 from accessgw.model.settings import PushSettings
+from protocols.mmtp.nothing import NOTHING
 from protocols.mmtp.statuses import Status
 
 if TYPE_CHECKING:
@@ -90,6 +91,8 @@ class Courier:
             )
             return None
         place = Place(delivery, stream, opening.position, opening.saved)
+        if not delivery.places:
+            delivery.places = {}
         delivery.places[stream.alias] = place
         stream.add(place)
         if opening.note:
@@ -120,7 +123,7 @@ class Courier:
             delivery.timer.cancel()
             delivery.timer = None
         delivery.behind = delivery.held = delivery.noticed = None
-        places, delivery.places = delivery.places, {}
+        places, delivery.places = delivery.places, NOTHING
         for place in places.values():
             if place.closing:
                 self._table.aliases.release(place.stream.key)

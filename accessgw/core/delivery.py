@@ -12,6 +12,7 @@ from accessgw.core.interfaces import Link, Session, Timer
 from accessgw.core.streams import Stream
 from accessgw.model.identity import Identity
 from accessgw.model.pushes import Cursor, StreamKey
+from protocols.mmtp.nothing import NOTHING
 
 NONE: tuple[int, ...] = ()
 
@@ -74,9 +75,9 @@ class Delivery:
         self.identity: Identity = session.identity
         self.device = session.identity.device
         self.user = session.identity.user
-        self.places: dict[int, Place] = {}
+        self.places: dict[int, Place] = NOTHING
         """By alias."""
-        self.topics: set[str] | None = None
+        self.topics: frozenset[str] | None = None
         """None until they have been read."""
         self.loading = 0
         """How many look-ups of its places are under way; what begins meanwhile is put into `noticed`."""

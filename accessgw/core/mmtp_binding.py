@@ -31,6 +31,7 @@ from protocols.mmtp.bodies import ZSTD_CAPABILITY
 from protocols.mmtp.connection import CAPABILITIES, Role
 from protocols.mmtp.connection import Connection as Wire
 from protocols.mmtp.handshake import Goaway, Hello, StreamCursor, Welcome
+from protocols.mmtp.nothing import NOTHING
 from protocols.mmtp.settings import Limits
 from protocols.mmtp.statuses import Status
 
@@ -126,8 +127,9 @@ class MmtpBinding:
         self.wire = Wire(Role.SERVER, limits=services.limits, now=services.clock.seconds())
         self.session: DeviceSession | None = None
         self._admission: Deferred[DeviceSession] | None = None
-        self._calls: dict[int, MmtpCall] = {}
-        self._held: list[events.Event] = []
+        self._calls: dict[int, MmtpCall] = NOTHING
+        self._held: list[events.Event] | None = None
+        """What came before WELCOME."""
         self._closed = False
         self._close_when_done = False
         self._peer_leaves = False
@@ -182,8 +184,8 @@ class MmtpBinding:
         if self._admission is not None:
             self._admission.cancel()
             self._admission = None
-        self._held.clear()
-        calls, self._calls = self._calls, {}
+        self._held = None
+        calls, self._calls = self._calls, NOTHING
         for call in calls.values():
             call.lost()
         if self.session is not None:
@@ -345,6 +347,8 @@ class MmtpBinding:
 
     def _hold(self, event: events.Event) -> None:
         """The device did not wait for WELCOME; nothing of it runs before it is known."""
+        if self._held is None:
+            self._held = []
         if len(self._held) >= MAX_HELD_EVENTS:
             self.close(CloseReason.OVERLOAD, Status.OVERLOAD)
         else:
@@ -372,8 +376,8 @@ class MmtpBinding:
         self.wire.send_welcome(welcome)
         self.sent("welcome", {"session": session.id})
         services.pushes.attach(session, cursors_of(session.identity, hello.cursors))
-        held, self._held = self._held, []
-        self._handle_all(held)
+        held, self._held = self._held, None
+        self._handle_all(held or ())
         if self._closed or self._in_batch:
             return
         self.flush()
@@ -395,6 +399,8 @@ class MmtpBinding:
         services = self._services
         now = services.clock.seconds()
         responder = MmtpCall(self, event.call)
+        if not self._calls:
+            self._calls = {}
         self._calls[event.call] = responder
         if event.more:
             responder.received(len(event.body), event.wire_size)
@@ -450,6 +456,9 @@ class MmtpBinding:
         """Have handle_timer called when the wire wants it; a later time is only noticed when the timer fires."""
         at = self.wire.next_timer()
         if at is None:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
             return
         delay = max(0.0, at - self._services.clock.seconds())
         if self._timer is None:

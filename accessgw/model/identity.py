@@ -39,7 +39,7 @@ class Credentials(Struct, frozen=True):
     """The peer's address is a loopback address (development credentials are accepted only then)."""
 
 
-class Identity(Struct, frozen=True):
+class Identity(Struct, frozen=True, gc=False):
     """Who a session belongs to, once an authenticator has said so."""
 
     device: str
@@ -55,7 +55,7 @@ class Identity(Struct, frozen=True):
     """Facts for visibility filters and routing: os, region, and what a token's claims add."""
 
 
-class ConnectionInfo(Struct):
+class ConnectionInfo(Struct, gc=False):
     """One transport connection, as logs, filters and authenticators see it."""
 
     id: int

@@ -7,6 +7,7 @@ from protocols.mmtp.bodies import Declined, StreamDecompressor
 from protocols.mmtp.events import CallDrained, DataReceived
 from protocols.mmtp.flow import ReceiveCredit, SendCredit
 from protocols.mmtp.frames import MORE, encode_data, encode_reset, encode_window
+from protocols.mmtp.nothing import NOTHING
 from protocols.mmtp.state import CALL, CallInput, CallState
 from protocols.mmtp.statuses import Status
 from protocols.mmtp.wire import Wire
@@ -60,11 +61,11 @@ class Calls:
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
-        self.open: dict[int, Call] = {}
+        self.open: dict[int, Call] = NOTHING
         self.next_number = 0
         self._sent = SendCredit()
         self._received = ReceiveCredit()
-        self._waiting: dict[int, Call] = {}
+        self._waiting: dict[int, Call] = NOTHING
         """Calls with body bytes that wait for credit."""
 
     def _newest(self, byte: int) -> int:
@@ -73,6 +74,11 @@ class Calls:
         if byte >= CALL_BYTES or number < 0:
             raise RemoteError(Status.PROTOCOL, f"call byte {byte}: no such call")
         return number
+
+    def _begin(self, call: Call) -> None:
+        if not self.open:
+            self.open = {}
+        self.open[call.number] = call
 
     # --- bodies that come
 
@@ -146,6 +152,11 @@ class Calls:
 
     # --- bodies that leave
 
+    def _wait(self, call: Call) -> None:
+        if not self._waiting:
+            self._waiting = {}
+        self._waiting[call.number] = call
+
     def _room(self, call: Call) -> int:
         peer = self._wire.peer
         room = min(peer.call_window - call.sent.outstanding, peer.connection_window - self._sent.outstanding)
@@ -161,7 +172,7 @@ class Calls:
         room = min(self._room(call), self._wire.peer.max_frame - overhead)
         if len(body) > room:
             call.queue = bytearray(body[room:])
-            self._waiting[call.number] = call
+            self._wait(call)
             body = body[:room]
             more = True
         self._spend(call, len(body))
@@ -183,7 +194,7 @@ class Calls:
         elif data or not more:
             call.queue = bytearray(data)
             if not self._drain(call):
-                self._waiting[number] = call
+                self._wait(call)
 
     def reset(self, number: int, status: int) -> None:
         """RESET, with the meaning that it has in our role."""

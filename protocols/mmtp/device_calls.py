@@ -46,7 +46,7 @@ class DeviceCalls(Calls):
         body, more = self._first_part(call, body, more, len(head))
         if not more:
             call.state = CallState.WAITING
-        self.open[number] = call
+        self._begin(call)
         self.next_number = number + 1
         wire.out.append(frame_head(FrameType.REQUEST, flags | more, len(head) + len(body)) + head + body)
         return number

@@ -60,7 +60,7 @@ class GatewayCalls(Calls):
             except Declined as error:
                 self._declined(call, error)
                 return
-        self.open[number] = call
+        self._begin(call)
         call_id = attributes.call_id
         if call_id is None:
             call_id = (self.call_base + number) & _ID_MASK

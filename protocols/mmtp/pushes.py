@@ -22,6 +22,7 @@ from protocols.mmtp.fields import (
 )
 from protocols.mmtp.frames import ATTRIBUTES, CODING_SHIFT, FrameType, encode_frame
 from protocols.mmtp.handshake import StreamCursor, decode_cursor, encode_cursor
+from protocols.mmtp.nothing import NOTHING
 from protocols.mmtp.settings import Limits
 from protocols.mmtp.statuses import Status
 from protocols.mmtp.varint import MAX_VARINT, decode_varint, encode_varint
@@ -193,20 +194,28 @@ class PushSender:
     __slots__ = ("_next", "_unacknowledged", "extra_bytes")
 
     def __init__(self) -> None:
-        self._next: dict[int, int] = {}
-        self._unacknowledged = Unacknowledged()
+        self._next: dict[int, int] = NOTHING
+        self._unacknowledged: Unacknowledged | None = None
+        """Made with the first announcement: many devices are connected and get nothing."""
         self.extra_bytes = 0
         """What WINDOW added to the window."""
 
+    def _window(self) -> Unacknowledged:
+        if self._unacknowledged is None:
+            self._unacknowledged = Unacknowledged()
+        return self._unacknowledged
+
     def room(self, size: int, peer: Limits) -> bool:
         """A push of `size` body bytes may be sent."""
-        return self._unacknowledged.fits(size, peer.push_window, peer.push_window_bytes + self.extra_bytes)
+        return self._window().fits(size, peer.push_window, peer.push_window_bytes + self.extra_bytes)
 
     def announce(self, alias: int, cursor: StreamCursor, note: str = "") -> bytes:
         """The frame of an announcement. Raises LocalError above MAX_ALIASES streams."""
         if alias not in self._next and len(self._next) >= MAX_ALIASES:
             raise LocalError(f"streams: a connection has at most {MAX_ALIASES}")
         frame = encode_announcement(alias, cursor, note)
+        if not self._next:
+            self._next = {}
         self._next[alias] = cursor.seq + 1
         return frame
 
@@ -219,19 +228,20 @@ class PushSender:
         if following is None or seq < following:
             raise LocalError(f"push: expected a stream that was introduced, next {following}, got {alias} seq {seq}")
         self._next[alias] = seq + 1
-        self._unacknowledged.add(push.entry)
+        self._window().add(push.entry)
         return True
 
     def acked_now(self, count: int) -> list[Any] | None:
         """Tokens of the `count` oldest; None, with nothing acknowledged, when `count` is wrong."""
-        if 1 <= count <= min(len(self._unacknowledged), 127):
-            return self._unacknowledged.oldest(count)
+        unacknowledged = self._unacknowledged
+        if unacknowledged is not None and 1 <= count <= min(len(unacknowledged), 127):
+            return unacknowledged.oldest(count)
         return None
 
     def acked(self, count: int) -> list[Any]:
         """Tokens of the `count` oldest. Raises RemoteError(PROTOCOL)."""
         try:
-            return self._unacknowledged.oldest(count)
+            return self._window().oldest(count)
         except ValueError as error:
             raise RemoteError(Status.PROTOCOL, str(error)) from None
 
@@ -245,7 +255,7 @@ class PushSender:
         if not 1 <= len(pairs) <= MAX_RANGES:
             raise RemoteError(Status.PROTOCOL, f"ACK: expected 1..{MAX_RANGES} ranges, got {len(pairs)}")
         try:
-            return self._unacknowledged.ranges(pairs)
+            return self._window().ranges(pairs)
         except ValueError as error:
             raise RemoteError(Status.PROTOCOL, str(error)) from None
 

@@ -31,7 +31,8 @@ class Wire:
         self.out: list[bytes] = []
         self.events: list[Event] = []
         self.headers = HeaderCodec()
-        self.budget = ControlBudget(limits.control_frame_burst, now)
+        self.budget: ControlBudget | None = None
+        """Full, and made at the first control frame."""
         self.now = now
         self.timer: float | None = now + limits.hello_timeout if server else None
         """When HELLO must be complete."""
@@ -72,4 +73,6 @@ class Wire:
     def control_frame(self) -> None:
         """Count one. Raises RemoteError(OVERLOAD)."""
         limits = self.limits
+        if self.budget is None:
+            self.budget = ControlBudget(limits.control_frame_burst, self.now)
         self.budget.spend(limits.control_frames_per_second, limits.control_frame_burst, self.now)
