@@ -42,7 +42,8 @@ class Audiences:
 
     def listen(self, delivery: Delivery, topics: Collection[str]) -> None:
         """The session gets these topics from now on, beside those that it has."""
-        delivery.topics = (delivery.topics or frozenset()).union(topics)
+        # Of no topics there is one set for all; a union would make another.
+        delivery.topics = frozenset((*(delivery.topics or ()), *topics))
         for topic in topics:
             self._topics.setdefault(topic, {})[delivery] = None
 
