@@ -20,6 +20,9 @@ from accessgw.model.settings import AuthenticatorSettings, StaticTokenSettings
 
 ANY_KEY = "*"
 """Key id that serves tokens which name none."""
+MAX_USER = 256
+LATEST = 1e15
+"""Seconds; no token's time is beyond it."""
 SYMMETRIC = frozenset({"HS256", "HS384", "HS512"})
 
 
@@ -110,7 +113,10 @@ class JwtAuthenticator:
 
     def _verified(self, token: str, header: Mapping[str, Any]) -> dict[str, Any]:
         algorithm = header.get("alg")
-        if algorithm not in self._algorithms and not (algorithm in SYMMETRIC and self._settings.secret):
+        known = isinstance(algorithm, str) and (
+            algorithm in self._algorithms or (algorithm in SYMMETRIC and bool(self._settings.secret))
+        )
+        if not known:
             raise AuthenticationFailed(f"expected algorithm {', '.join(self._algorithms)}, got {algorithm!r}")
         key = self._key(header.get("kid"), str(algorithm))
         settings = self._settings
@@ -164,10 +170,9 @@ class JwtAuthenticator:
             raise AuthenticationFailed(f"the token lacks the claim {settings.device_claim!r}")
         if device is not None and credentials.device and device != credentials.device:
             raise AuthenticationFailed(f"the token belongs to another device than {credentials.device!r}")
-        user = claims.get(settings.user_claim)
         return Identity(
             device=credentials.device or ("" if device is None else str(device)),
-            user="" if user is None else str(user),
+            user=_user(claims.get(settings.user_claim)),
             app=credentials.app,
             app_version=credentials.app_version,
             strength=Strength.TOKEN,
@@ -188,7 +193,19 @@ def _moment(claims: Mapping[str, Any], name: str) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise AuthenticationFailed(f"expected a number in the claim {name!r}, got {type(value).__name__}")
+    if not -LATEST < value < LATEST:
+        raise AuthenticationFailed(f"expected seconds since 1970 in the claim {name!r}, got another number")
     return float(value)
+
+
+def _user(value: object) -> str:
+    """A user's name goes into headers, logs and keys of streams: only harmless text passes."""
+    if value is None or value == "":
+        return ""
+    name = str(value) if isinstance(value, str | int) else ""
+    if not 1 <= len(name) <= MAX_USER or not name.isprintable():
+        raise AuthenticationFailed(f"expected a user of 1 to {MAX_USER} printable characters in the token")
+    return name
 
 
 def _load_keys(settings: AuthenticatorSettings, path: str) -> dict[str, Any]:

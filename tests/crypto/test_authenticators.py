@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,12 @@ def test_a_good_token(key_file: str) -> None:
         ({"iat": NOW + 31}, "iat"),
         ({"device": "d2"}, "another device"),
         ({"device": None}, "device"),
+        ({"exp": 10**400}, "exp"),
+        ({"exp": float("inf")}, "exp"),
+        ({"exp": float("nan")}, "exp"),
+        ({"sub": ["root"]}, "ub"),
+        ({"sub": "a\nb"}, "user"),
+        ({"sub": "a" * 257}, "user"),
         ({"aud": "other"}, "udience"),
         ({"aud": None}, "aud"),
     ],
@@ -130,6 +137,16 @@ def test_forged_tokens(key_file: str) -> None:
     assert "unknown" in str(ask(one, token(kid="k2")))
     assert "unknown" in str(ask(one, token(kid=None)))
     assert "algorithm" in str(ask(one, jwt.encode({"iss": "https://id"}, None, "none")))
+
+
+@pytest.mark.parametrize("header", [{"alg": []}, {"alg": {}}, {"alg": None}, {"alg": "ES256", "kid": []}, {"alg": 1}])
+def test_a_token_with_a_strange_header_is_refused(key_file: str, header: dict[str, Any]) -> None:
+    def b64(value: object) -> str:
+        return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
+
+    shown = f"{b64(header)}.{b64({'iss': 'https://id', 'exp': NOW + 60})}.{b64('x')}"
+    outcome = ask(authenticator(key_file), shown)
+    assert outcome is None or isinstance(outcome, str), "never an error of ours"
 
 
 def test_a_public_key_is_never_a_shared_secret(key_file: str) -> None:
