@@ -160,13 +160,13 @@ class Rooms:
         self.bus = LocalBus(self.reactor)
         if settings.store.kind == "memory":
             self.streams: StreamStore = MemoryStreamStore(settings.pushes)
-            self.answers: AnswerStore = MemoryAnswerStore()
+            self.answers: AnswerStore = MemoryAnswerStore(settings.calls.max_claims)
             self.outbox: OutboxStore = MemoryOutboxStore(settings.webhook, counters.webhook)
             return
         path = settings.store.path or str(Path(settings.state_dir) / "store.sqlite")
         self.database = SqliteDatabase(path, self.reactor, settings.store, counters.store)
         self.streams = SqliteStreamStore(self.database, settings.pushes)
-        self.answers = SqliteAnswerStore(self.database)
+        self.answers = SqliteAnswerStore(self.database, settings.calls.max_claims)
         self.outbox = SqliteOutboxStore(self.database, settings.webhook, counters.webhook, time.time)
 
     def _build_core(self, prepared: Prepared) -> None:

@@ -225,7 +225,7 @@ class ActiveCall:
             return
         self._claim = claims.begin(key, digest, durable=durable, idempotent=route.idempotent)
         if durable:
-            confirmation = claims.confirm(self._claim, store_digest)
+            confirmation = claims.confirm(self._claim, store_digest, call)
             if not confirmation.called:
                 self._watch(call.deadline)
             confirmation.addCallback(self._confirmed)
@@ -297,7 +297,6 @@ class ActiveCall:
             retries=route.retries,
             idempotent=route.idempotent or call.http_method in SAFE_METHODS,
             max_response_body=route.max_response_body,
-            hash_key=call.identity.user or call.identity.device,
         )
         self._relay = ResponseRelay(
             self._responder,

@@ -124,10 +124,11 @@ class Claims:
         Its first attempt came at most `age` ago; what came since this table is complete would be known.
         A device that does not tell repeats within the answer horizon, or not at all.
         """
-        if not call.resent:
-            return False
-        age = self._settings.answer_horizon if call.age is None else call.age
-        return self._clock.seconds() - self._complete_since < age
+        return call.resent and self._clock.seconds() - self._complete_since < self._age(call)
+
+    def _age(self, call: Call) -> float:
+        """How long ago the first attempt of a repetition may have been claimed, in seconds."""
+        return self._settings.answer_horizon if call.age is None else call.age
 
     def begin(self, key: ClaimKey, digest: bytes, durable: bool, idempotent: bool = False) -> Claim:
         """Hold the id in this worker. `earlier` must have said None in the same turn."""
@@ -135,11 +136,13 @@ class Claims:
         self._running[key] = claim
         return claim
 
-    def confirm(self, claim: Claim, store_digest: bytes) -> Deferred[int]:
+    def confirm(self, claim: Claim, store_digest: bytes, call: Call) -> Deferred[int]:
         """Make a durable claim durable. Fires with OK, or with the status that ends the call: then the
         claim is over. Never fails."""
+        now = self._wall()
+        first = now - self._age(call) if call.resent else None
         try:
-            result = self._store.claim(*claim.key, store_digest, self._wall())
+            result = self._store.claim(*claim.key, store_digest, now, first=first)
         except Exception as error:
             return succeed(self._refused(claim, error))
         return result.addCallbacks(

@@ -294,7 +294,6 @@ class UpstreamRequest:
     `idempotent`; a streaming body is never repeated once part of it has left."""
     idempotent: bool = False
     max_response_body: int = 16 * 1024 * 1024
-    hash_key: str = ""
 
 
 class UpstreamSink(Protocol):
@@ -420,11 +419,14 @@ class ClaimState:
 class AnswerStore(Protocol):
     """Durable claims on calls: what makes a call at most once. Answers themselves are kept in memory by core."""
 
-    def claim(self, device: str, user: str, call_id: int, digest: bytes, now: float) -> Deferred[str]:
-        """Atomically claim; a ClaimState. Durable when it fires. `now` is wall-clock."""
+    def claim(
+        self, device: str, user: str, call_id: int, digest: bytes, now: float, *, first: float | None = None
+    ) -> Deferred[str]:
+        """Atomically claim; a ClaimState. Durable when it fires. `now` is wall-clock.
 
-    def look(self, device: str, user: str, call_id: int, digest: bytes) -> Deferred[str | None]:
-        """The ClaimState of an earlier claim without making one; None when there is none."""
+        `first`: of a repetition, the earliest wall-clock time of its first attempt. When the store has forgotten
+        claims from then or later for want of room, a call that it does not know is OPEN, and nothing is claimed.
+        """
 
     def settle(self, device: str, user: str, call_id: int) -> None:
         """Written behind: the call was answered."""

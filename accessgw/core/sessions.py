@@ -276,7 +276,7 @@ class _TokenWatch:
 
 _STATUS = {
     CloseReason.PROTOCOL_ERROR: Status.PROTOCOL,
-    CloseReason.FLOOD: Status.RATE_LIMIT,
+    CloseReason.FLOOD: Status.OVERLOAD,
     CloseReason.AUTH_FAILED: Status.AUTH,
     CloseReason.AUTH_UNAVAILABLE: Status.OVERLOAD,
     CloseReason.AUTH_EXPIRED: Status.AUTH,

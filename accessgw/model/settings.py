@@ -218,6 +218,8 @@ class CallSettings(Settings, frozen=True, kw_only=True):
     """How long a complete answer is kept for repetitions."""
     claim_horizon: SecondsOrZero = 86400.0
     """How long a claim is kept; a repetition after it has status 25."""
+    max_claims: Count = 10_000_000
+    """Durable claims kept at once; past that the oldest go first, and a repetition from their time has status 25."""
     max_answers: Amount = 100_000
     """Answers kept at once."""
     max_answer_bytes: Amount = 64 * 1024 * 1024

@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 
 from twisted.internet.defer import Deferred, fail, succeed
 
@@ -155,21 +156,27 @@ class _Claim:
 class MemoryAnswerStore:
     """The AnswerStore in memory; see core.interfaces."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_claims: int) -> None:
+        self._max_claims = max_claims
         self._claims: dict[tuple[str, str, int], _Claim] = {}
+        self._forgotten = -inf
+        """When the youngest claim was made that was forgotten for want of room."""
 
-    def claim(self, device: str, user: str, call_id: int, digest: bytes, now: float) -> Deferred[str]:
+    def claim(
+        self, device: str, user: str, call_id: int, digest: bytes, now: float, *, first: float | None = None
+    ) -> Deferred[str]:
         if not 0 <= call_id < 1 << 64:
             return fail(ValueError(f"call id: expected 64 bits without sign, got {call_id}"))
         known = self._claims.get((device, user, call_id))
         if known is not None:
             return succeed(known.state(digest))
+        if first is not None and first <= self._forgotten:
+            return succeed(ClaimState.OPEN)
         self._claims[device, user, call_id] = _Claim(digest, now)
+        if len(self._claims) > self._max_claims:
+            oldest = self._claims.pop(next(iter(self._claims)))
+            self._forgotten = max(self._forgotten, oldest.claimed_at)
         return succeed(ClaimState.NEW)
-
-    def look(self, device: str, user: str, call_id: int, digest: bytes) -> Deferred[str | None]:
-        known = self._claims.get((device, user, call_id))
-        return succeed(None if known is None else known.state(digest))
 
     def settle(self, device: str, user: str, call_id: int) -> None:
         known = self._claims.get((device, user, call_id))

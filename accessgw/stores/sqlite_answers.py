@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Sequence
+from math import inf
 from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred, fail
@@ -17,6 +18,8 @@ from accessgw.stores.sqlite_database import SqliteDatabase
 
 SWEEP = 1000
 """Claims that one sweep removes."""
+FORGOTTEN = "claims_forgotten"
+"""The mark that says when the youngest claim was made that was forgotten for want of room."""
 
 ClaimKey = tuple[str, str, int]
 """Device, user, and the call id as a signed number."""
@@ -28,16 +31,16 @@ class SqliteAnswerStore:
     Everything, questions included, goes through the writer's queue: what is asked sees what was said before.
     """
 
-    def __init__(self, database: SqliteDatabase) -> None:
+    def __init__(self, database: SqliteDatabase, max_claims: int) -> None:
         self._database = database
-        self._table = ClaimTable()
+        self._table = ClaimTable(max_claims)
         self._log = Logger()
 
-    def claim(self, device: str, user: str, call_id: int, digest: bytes, now: float) -> Deferred[str]:
-        return self._submit(Claim, device, user, call_id, digest, rows.micros(now))
-
-    def look(self, device: str, user: str, call_id: int, digest: bytes) -> Deferred[str | None]:
-        return self._submit(Look, device, user, call_id, digest)
+    def claim(
+        self, device: str, user: str, call_id: int, digest: bytes, now: float, *, first: float | None = None
+    ) -> Deferred[str]:
+        since = None if first is None else rows.micros(first)
+        return self._submit(Claim, device, user, call_id, digest, rows.micros(now), since)
 
     def settle(self, device: str, user: str, call_id: int) -> None:
         self._submit(Settle, device, user, call_id, lazy=True).addErrback(self._lost, "an answered")
@@ -68,13 +71,8 @@ class Claim(NamedTuple):
     key: ClaimKey
     digest: bytes
     now: int
-
-
-class Look(NamedTuple):
-    """What is known of it?"""
-
-    key: ClaimKey
-    digest: bytes
+    first: int | None
+    """A repetition: its first attempt came no earlier."""
 
 
 class Settle(NamedTuple):
@@ -112,17 +110,21 @@ class _Row:
         return ClaimState.ANSWERED if self.answered else ClaimState.OPEN
 
 
-Command = Claim | Look | Settle | Release | Sweep
+Command = Claim | Settle | Release | Sweep
 
 
 class ClaimTable:
     """The commands above. Runs on the writer thread."""
+
+    def __init__(self, max_claims: int) -> None:
+        self._max_claims = max_claims
 
     def forget(self) -> None:
         """Nothing is remembered between transactions."""
 
     def apply(self, connection: sqlite3.Connection, commands: Sequence[Command]) -> list[Any]:
         claims = self._load(connection, commands)
+        forgotten = self._forgotten_until(connection, commands)
         before = dict(claims)
         settled: set[int] = set()
         results: list[Any] = []
@@ -132,11 +134,14 @@ class ClaimTable:
                 continue
             known = claims.get(command.key)
             if isinstance(command, Claim) and known is None:
+                if command.first is not None and command.first <= forgotten:
+                    results[-1] = ClaimState.OPEN
+                    continue
                 claims[command.key] = _Row(None, command.digest, False, command.now)
                 results[-1] = ClaimState.NEW
             elif known is None:
                 continue
-            elif isinstance(command, Claim | Look):
+            elif isinstance(command, Claim):
                 results[-1] = known.state(command.digest)
             elif isinstance(command, Settle):
                 known.answered = True
@@ -145,6 +150,8 @@ class ClaimTable:
             elif not known.answered:
                 del claims[command.key]
         self._write(connection, before, claims, settled)
+        if ClaimState.NEW in results:
+            self._make_room(connection, results.count(ClaimState.NEW))
         for index, command in enumerate(commands):
             if isinstance(command, Sweep):
                 results[index] = connection.execute(
@@ -167,6 +174,35 @@ class ClaimTable:
             keys[position]: _Row(number, bytes.fromhex(digest), bool(answered), claimed_at)
             for position, number, digest, answered, claimed_at in found
         }
+
+    def _forgotten_until(self, connection: sqlite3.Connection, commands: Sequence[Command]) -> float:
+        if not any(isinstance(command, Claim) and command.first is not None for command in commands):
+            return -inf
+        found = connection.execute("SELECT value FROM mark WHERE name = ?", (FORGOTTEN,)).fetchone()
+        return -inf if found is None else int(found[0])
+
+    def _make_room(self, connection: sqlite3.Connection, new: int) -> None:
+        """Forget the oldest claims past the bound, at most a batch (more than `new`, so that it is reached).
+
+        Rows are numbered as they come, so the span of the numbers bounds their count without counting; where
+        claims were released it is larger than the count, and some claims go a little early.
+        """
+        newest = connection.execute("SELECT max(number) FROM claim").fetchone()[0]
+        if newest is None:
+            return
+        last, claimed_at = connection.execute(
+            "SELECT max(place), max(at) FROM "
+            "(SELECT number AS place, claimed_at AS at FROM claim WHERE number <= ? ORDER BY number LIMIT ?)",
+            (newest - self._max_claims, SWEEP + new),
+        ).fetchone()
+        if last is None:
+            return
+        connection.execute("DELETE FROM claim WHERE number <= ?", (last,))
+        connection.execute(
+            "INSERT INTO mark (name, value) VALUES (?, ?) "
+            "ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)",
+            (FORGOTTEN, claimed_at),
+        )
 
     def _write(
         self,

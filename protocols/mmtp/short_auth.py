@@ -9,8 +9,6 @@ from protocols.errors import LocalError
 from protocols.mmtp.fields import sized
 
 TAG_SIZE = 16
-MAX_SKEW = 30.0
-"""Seconds that the clocks of device and gateway may differ."""
 COUNTER_WINDOW = 64
 
 

@@ -124,15 +124,20 @@ class FakeAnswerStore:
         self.hold = False
         self.fail: Exception | None = None
         self.held: list[tuple[Deferred[str], str]] = []
+        self.forgotten = float("-inf")
 
-    def claim(self, device: str, user: str, call_id: int, digest: bytes, now: float) -> Deferred[str]:
+    def claim(
+        self, device: str, user: str, call_id: int, digest: bytes, now: float, *, first: float | None = None
+    ) -> Deferred[str]:
         if self.fail is not None:
             from twisted.internet.defer import fail
 
             return fail(self.fail)
         key = (device, user, call_id)
         found = self.claims.get(key)
-        if found is None:
+        if found is None and first is not None and first <= self.forgotten:
+            state = ClaimState.OPEN
+        elif found is None:
             self.claims[key] = [digest, ClaimState.OPEN, now]
             state = ClaimState.NEW
         else:
@@ -147,10 +152,6 @@ class FakeAnswerStore:
         held, self.held = self.held, []
         for result, state in held:
             result.callback(state)
-
-    def look(self, device: str, user: str, call_id: int, digest: bytes) -> Deferred[str | None]:
-        found = self.claims.get((device, user, call_id))
-        return succeed(None if found is None else found[1])
 
     def settle(self, device: str, user: str, call_id: int) -> None:
         self.claims[device, user, call_id][1] = ClaimState.ANSWERED

@@ -33,6 +33,7 @@ ThreadedClock = _load("threaded_clock").ThreadedClock
 
 PUSHES = PushSettings(max_stream_messages=8, max_topic_messages=12, retention=1000.0)
 WEBHOOK = WebhookSettings(max_pending=6)
+MAX_CLAIMS = 10
 NOW = 1_800_000_000.5
 """The wall clock of the stores under test."""
 
@@ -60,7 +61,7 @@ def memory(pushes: PushSettings = PUSHES, webhook: WebhookSettings = WEBHOOK) ->
     counters = WebhookCounters()
     return Stores(
         MemoryStreamStore(pushes),
-        MemoryAnswerStore(),
+        MemoryAnswerStore(MAX_CLAIMS),
         MemoryOutboxStore(webhook, counters),
         ThreadedClock(),
         webhook=counters,
@@ -79,7 +80,7 @@ def sqlite(
     database = database_class(path, clock, settings or StoreSettings(), counters)
     stores = Stores(
         SqliteStreamStore(database, pushes),
-        SqliteAnswerStore(database),
+        SqliteAnswerStore(database, MAX_CLAIMS),
         SqliteOutboxStore(database, webhook, webhook_counters, lambda: NOW),
         clock,
         database,

@@ -19,7 +19,7 @@ from accessgw.core.interfaces import AppendOutcome
 from accessgw.model.counters import StoreCounters, WebhookCounters
 from accessgw.model.presence import PresenceEvent
 from accessgw.model.pushes import Cursor, PushRequest, Scope, StreamKey
-from accessgw.model.settings import PushSettings, StoreSettings, WebhookSettings
+from accessgw.model.settings import CallSettings, PushSettings, StoreSettings, WebhookSettings
 from accessgw.stores.sqlite_answers import SqliteAnswerStore
 from accessgw.stores.sqlite_database import SqliteDatabase
 from accessgw.stores.sqlite_outbox import SqliteOutboxStore
@@ -42,7 +42,7 @@ def main(path: str, run: str) -> None:
     database = SqliteDatabase(path, reactor, StoreSettings(), StoreCounters())
     database.writer_class = SlowWriter
     streams = SqliteStreamStore(database, PushSettings(max_stream_messages=10**9, cursor_flush=0.01))
-    answers = SqliteAnswerStore(database)
+    answers = SqliteAnswerStore(database, CallSettings().max_claims)
     outbox = SqliteOutboxStore(database, WebhookSettings(), WebhookCounters(), time.time)
     database.start()
     numbers = iter(range(10**9))

@@ -41,7 +41,7 @@ def test_everything_is_there_after_reopening(open_store: Any) -> None:
     assert made.wait(made.streams.append([PushRequest(KEY, b"y")], now=2.0)).places == [(first.places[0][0], 2)]
     assert made.wait(made.streams.cursors("d")) == {KEY: Cursor(KEY, 1, 1)}
     assert made.wait(made.streams.subscriptions("d")) == {"t"}
-    assert made.wait(made.answers.look("d", "u", 1, b"1")) == "answered"
+    assert made.wait(made.answers.claim("d", "u", 1, b"1", 2.0)) == "answered"
 
 
 def test_event_numbers_grow_across_restarts(open_store: Any) -> None:

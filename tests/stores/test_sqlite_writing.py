@@ -17,6 +17,7 @@ from accessgw.stores.sqlite_database import SqliteDatabase
 from accessgw.stores.sqlite_writer import MAX_BATCH, Writer
 
 NOW = 1_700_000_000.0
+MAX_CLAIMS = 10
 
 
 def key(name: str = "d") -> StreamKey:
@@ -112,9 +113,9 @@ def test_questions_do_not_wait_for_a_commit(open_store: Any) -> None:
     made.wait(waiting)
 
 
-def test_questions_alone_commit_nothing(open_store: Any) -> None:
+def test_a_batch_that_changes_nothing_is_not_counted_as_a_commit(open_store: Any) -> None:
     made = open_store()
-    made.wait(made.answers.look("d", "u", 1, b""))
+    made.wait(made.answers.sweep(NOW))
     assert made.counters.commits == 0
 
 
@@ -285,7 +286,7 @@ def test_stop_writes_what_was_held_back(open_store: Any, tmp_path: Path) -> None
     made.wait(waiting)
     assert saved(tmp_path / "store.sqlite") == [(f"d{number:04}", number) for number in range(1200)]
     made = open_store()
-    assert made.wait(made.answers.look("d", "u", 1, b"")) == ClaimState.ANSWERED
+    assert made.wait(made.answers.claim("d", "u", 1, b"", NOW)) == ClaimState.ANSWERED
 
 
 def test_stopping_during_a_flush_writes_what_came_after_it_too(open_store: Any, tmp_path: Path) -> None:
@@ -331,8 +332,7 @@ def test_settling_alone_is_written_after_a_moment(open_store: Any, tmp_path: Pat
     commits = made.counters.commits
     made.answers.settle("d", "u", 1)
     made.clock.advance(1)
-    made.wait(made.answers.look("d", "u", 2, b""))
-    assert made.counters.commits == commits + 1
+    made.clock.until(lambda: made.counters.commits == commits + 1)
     with sqlite3.connect(tmp_path / "store.sqlite") as look:
         assert look.execute("SELECT answered FROM claim").fetchall() == [(1,)]
     look.close()
@@ -346,7 +346,7 @@ def test_a_lost_release_leaves_the_claim_open(open_store: Any) -> None:
     made.clock.advance(1)
     made.clock.until(lambda: made.counters.errors == 1)
     disk_is_full.clear()
-    assert made.wait(made.answers.look("d", "u", 1, b"")) == ClaimState.OPEN
+    assert made.wait(made.answers.claim("d", "u", 1, b"", NOW)) == ClaimState.OPEN
 
 
 # ------------------------------------------------------------ cost
@@ -371,9 +371,10 @@ def test_no_statement_scans_a_table(open_store: Any, tmp_path: Path) -> None:
     made.clock.advance(1)
     made.wait(made.streams.subscribe("d", ["a"]))
     made.wait(made.streams.unsubscribe("d", ["a"]))
-    made.wait(made.answers.claim("d", "u", 1, b"", NOW))
-    made.answers.settle("d", "u", 1)
-    made.answers.release("d", "u", 1)
+    for number in range(1, MAX_CLAIMS + 3):
+        made.wait(made.answers.claim("d", "u", number, b"", NOW, first=NOW))
+    made.answers.settle("d", "u", MAX_CLAIMS)
+    made.answers.release("d", "u", MAX_CLAIMS)
     made.wait(made.answers.sweep(NOW))
     for ask in (
         made.streams.states([key()]),
@@ -396,3 +397,21 @@ def test_no_statement_scans_a_table(open_store: Any, tmp_path: Path) -> None:
             explained += 1
     connection.close()
     assert explained > 20
+
+
+def test_what_was_forgotten_is_remembered_and_many_new_claims_do_not_outrun_it(open_store: Any, tmp_path: Path) -> None:
+    made = open_store(database_class=GatedDatabase)
+    gate.clear()
+    claims = [made.answers.claim("d", "u", number, b"", NOW + number) for number in range(3000)]
+    gate.set()
+    for claim in claims:
+        assert made.wait(claim) == ClaimState.NEW
+    made.wait(made.answers.claim("d", "u", 3000, b"", NOW + 3000))
+    made.stop()
+    with sqlite3.connect(tmp_path / "store.sqlite") as look:
+        assert look.execute("SELECT count(*), min(call_id) FROM claim").fetchone() == (MAX_CLAIMS, 3001 - MAX_CLAIMS)
+    look.close()
+    made = open_store()
+    last = NOW + 3000 - MAX_CLAIMS
+    assert made.wait(made.answers.claim("d", "u", 5, b"", NOW + 4000, first=last)) == ClaimState.OPEN
+    assert made.wait(made.answers.claim("d", "u", 5, b"", NOW + 4000, first=last + 1)) == ClaimState.NEW
