@@ -141,7 +141,8 @@ class StaticTokenSettings(Settings, frozen=True, kw_only=True):
     device: str = ""
     """Only this device may use it; empty: any."""
     loopback_only: bool = False
-    """Accepted from loopback addresses only (development credentials)."""
+    """Accepted from loopback addresses only (development credentials). Behind a proxy on the same machine that names
+    no peer by PROXY header, everybody is loopback."""
 
 
 class AuthenticatorSettings(Settings, frozen=True, kw_only=True):
@@ -317,7 +318,7 @@ class ClusterSettings(Settings, frozen=True, kw_only=True):
     name: str
     """Name that routes refer to."""
     endpoints: tuple[str, ...] = ()
-    """`http://host:port` or `unix:/path/to/socket`; addresses, not names, unless `dns`."""
+    """`http://ADDRESS:PORT` with an IP address, or `unix:/path/to/socket`; a host name goes into `dns`."""
     dns: str = ""
     """`host:port` looked up for A and AAAA records, beside `endpoints`."""
     dns_interval: Seconds = 10.0
@@ -361,7 +362,8 @@ class ControlTokenSettings(Settings, frozen=True, kw_only=True):
     roles: tuple[Literal["push", "read", "operate"], ...]
     """What it may do."""
     loopback_only: bool = False
-    """Accepted from loopback addresses only."""
+    """Accepted from loopback addresses only. Behind a proxy on the same machine everybody is: this listener takes no
+    PROXY header."""
 
 
 class ControlSettings(Settings, frozen=True, kw_only=True):
@@ -383,7 +385,7 @@ class LogSettings(Settings, frozen=True, kw_only=True):
     """The access log."""
 
     access: str = ""
-    """File of the access log (JSON lines); empty: none. `-` is standard output."""
+    """File of the access log (JSON lines), relative to the working directory; empty: none. `-` is standard output."""
     queue: Count = 10_000
     """Lines waiting for the writer thread; more are dropped and counted."""
     calls: bool = True
