@@ -7,6 +7,11 @@ from collections.abc import Callable
 from urllib.parse import quote
 
 from accessgw.model.calls import Call, Headers
+from protocols.mmtp.statuses import Status
+
+BUSY = frozenset({Status.OVERLOAD, Status.RATE_LIMIT})
+"""Refusals of the gateway that say when to try again (specification, section 11.2)."""
+TRY_AGAIN: Headers = [("retry-after", "1")]
 
 _HOP_BY_HOP = frozenset(
     {

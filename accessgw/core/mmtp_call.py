@@ -6,6 +6,7 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from accessgw.core.call_headers import BUSY, TRY_AGAIN
 from accessgw.core.interfaces import CallUpload
 from accessgw.model.calls import Headers
 from protocols.errors import LocalError
@@ -58,13 +59,23 @@ class MmtpCall:
             self._end()
 
     def reset(self, status: int) -> None:
-        if self._over:
+        if self._over or (status in BUSY and self._ask_to_wait(status)):
             return
         # The wire may have ended the call already (a body that it had to decline).
         with suppress(LocalError):
             self._binding.wire.reset(self._number, status)
         self._binding.sent("reset", {"call": self._number, "status": status})
         self._end()
+
+    def _ask_to_wait(self, status: int) -> bool:
+        """Refuse with the time to try again; False when an answer has begun, or the wire has ended the call."""
+        try:
+            self._binding.wire.respond(self._number, status, TRY_AGAIN, b"", more=False)
+        except LocalError:
+            return False
+        self._binding.sent("response", {"call": self._number, "status": status, "bytes": 0, "more": False})
+        self._end()
+        return True
 
     def unsent(self) -> int:
         if self._over:

@@ -11,6 +11,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from accessgw.core.authentication import AdmissionRefused
+from accessgw.core.call_headers import BUSY, TRY_AGAIN
 from accessgw.core.interfaces import CallUpload, HttpExchange, HttpUpload
 from accessgw.core.introductions import cursors_of, introduction_of
 from accessgw.core.mmtp_binding import MmtpServices
@@ -243,7 +244,10 @@ class _ShortResponder:
             self._finish(ShortAnswer(self._index, self._status, self._headers, b"".join(self._parts)))
 
     def reset(self, status: int) -> None:
-        self._finish(ShortAnswer(self._index, status, reset=True))
+        if status in BUSY:
+            self._finish(ShortAnswer(self._index, status, TRY_AGAIN))
+        else:
+            self._finish(ShortAnswer(self._index, status, reset=True))
 
     def unsent(self) -> int:
         return 0

@@ -121,6 +121,23 @@ def test_upstream_failures(kind: str, executed: bool, idempotent: bool, expected
     assert (gateway.records[-1].endpoint, gateway.records[-1].attempts) == ("http://u:1", 2)
 
 
+def test_an_overloaded_upstream_says_when_to_try_again() -> None:
+    gateway = Gateway(route())
+    device = gateway.device()
+    device.call(body=b"part", more=True)
+    gateway.upstreams.last.sink.failed(UpstreamFailure("overload", "why", False, "http://u:1", 2))
+    (response,) = device.take(events.ResponseReceived)
+    assert (response.status, response.headers) == (Status.OVERLOAD, [("retry-after", "1")])
+    device.call()
+    sink = gateway.upstreams.last.sink
+    sink.started(200, [], "http://u:1", 1)
+    sink.data(b"begun")
+    sink.failed(UpstreamFailure("overload", "why", True, "http://u:1", 2))
+    (reset,) = device.take(events.CallReset)
+    assert reset.status == Status.OVERLOAD
+    assert device.connection.closed is None
+
+
 def test_http_statuses_are_mapped_and_the_body_comes_along() -> None:
     gateway = Gateway(route())
     device = gateway.device()
@@ -165,7 +182,8 @@ def test_a_filter_may_answer_or_refuse() -> None:
     assert response.body == b"from the filter"
     device = Gateway(route(), filters=[("r", Refuses()), ("a", Answers())]).device()
     device.call()
-    assert status_of(device) == Status.RATE_LIMIT
+    (response,) = device.take(events.ResponseReceived)
+    assert (response.status, response.headers, response.body) == (Status.RATE_LIMIT, [("retry-after", "1")], b"")
 
 
 def test_a_filter_that_raises_costs_one_call() -> None:

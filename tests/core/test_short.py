@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from accessgw.core.interfaces import StoreUnavailable
 from accessgw.core.short import MAX_REQUEST, ShortConnections
 from accessgw.model.http import HttpRequest
 from accessgw.model.pushes import Scope, StoredPush, StreamKey
@@ -269,3 +270,10 @@ def test_a_logout_over_a_short_connection_is_answered_and_voids_the_key() -> Non
     (answer,) = read(exchange).answers
     assert (answer.status, answer.reset) == (0, False)
     assert read(phone.ask(pay())).status == Status.SESSION_UNKNOWN
+
+
+def test_a_busy_gateway_says_when_to_try_again() -> None:
+    phone = Phone(Gateway()).join()
+    phone.gateway.store.fail = StoreUnavailable("disk full")
+    (answer,) = read(phone.ask(pay(7))).answers
+    assert (answer.status, answer.headers, answer.reset) == (Status.OVERLOAD, [("retry-after", "1")], False)
