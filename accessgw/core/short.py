@@ -40,8 +40,8 @@ log = Logger()
 
 MAX_REQUEST = 1024 * 1024
 """Bytes of one POST."""
-MAX_ANSWER = 240 * 1024
-"""Bytes of one answer: with its head it must fit in one frame of the default size."""
+MAX_ANSWER = 4 * 1024 * 1024
+"""Bytes of one answer (specification, section 13): it is held in memory as a whole."""
 MAX_PUSHES = 64
 MAX_PUSH_BYTES = 64 * 1024
 _NOBODY = bytes(32)

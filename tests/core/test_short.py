@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from accessgw.core.interfaces import StoreUnavailable
-from accessgw.core.short import MAX_REQUEST, ShortConnections
+from accessgw.core.short import MAX_ANSWER, MAX_REQUEST, ShortConnections
 from accessgw.model.http import HttpRequest
 from accessgw.model.pushes import Scope, StoredPush, StreamKey
 from protocols.mmtp import events
@@ -228,7 +228,7 @@ def test_an_answer_that_does_not_fit_is_refused_alone() -> None:
     gateway = Gateway()
     phone = Phone(gateway).join()
     exchange = phone.ask(ShortCall(1, "big"), ShortCall(2, "gw.time"))
-    gateway.upstreams.last.answer(200, b"x" * (241 * 1024))
+    gateway.upstreams.last.answer(200, b"x" * (MAX_ANSWER + 1))
     answers = {answer.index: answer.status for answer in read(exchange).answers}
     assert answers == {0: Status.FRAME_SIZE, 1: 0}
 

@@ -414,7 +414,6 @@ def test_large_bodies_in_a_short_request(phone: Callable[..., MinimalClient]) ->
     assert [len(call.body) for call in client.calls[1:]] == [200_000, 200_000]
 
 
-@pytest.mark.xfail(strict=True, reason="the gateway resets an answer above 245760 bytes with FRAME_SIZE")
 def test_max_frame_does_not_limit_a_short_answer(phone: Callable[..., MinimalClient]) -> None:
     client = phone()
     assert client.short(("get", json.dumps({"send": LARGE}).encode()), hello=True) == 0
