@@ -25,6 +25,9 @@ from protocols.http import backend as http_backend
 
 log = Logger()
 
+SWITCH_INTERVAL = 0.0005
+"""Seconds that a thread of the store may keep the interpreter while the reactor waits for it (Python's own: 0.005)."""
+
 RELOAD_INTERVAL = 1.0
 """Seconds between two reloads by SIGHUP."""
 
@@ -60,6 +63,7 @@ class Gateway(Service):
         Service.startService(self)  # type: ignore[no-untyped-call]
         rooms.ticks.start()
         rooms.collector.start()
+        sys.setswitchinterval(SWITCH_INTERVAL)
         rooms.upstreams.start()
         if rooms.webhook is not None and rooms.hooks is not None:
             rooms.hooks.start()

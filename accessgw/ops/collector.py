@@ -2,8 +2,8 @@
 
 Left alone, the collector now and then looks at every object of the process: a fifth of a second with a hundred
 thousand connections, in which nothing else happens. But the connections' objects form no cycles, so it never finds
-anything there. Here the whole heap is not looked at automatically; once a second what is new is collected, and what
-survives is put aside (`gc.freeze`), so that each look costs what came since the last. What was put aside is still freed
+anything there. Here the whole heap is not looked at automatically; four times a second what is new is collected, and
+what survives is put aside (`gc.freeze`), so that each look costs what came since the last. What was put aside is still freed
 when its last reference goes; only a cycle that closes after it stays, until memory has grown so much that one look at
 everything is due.
 """
@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from accessgw.core.interfaces import Clock
 
-INTERVAL = 1.0
+INTERVAL = 0.25
 """Seconds between two looks at what is new."""
 WHOLE_INTERVAL = 3600.0
 """Seconds between two looks at everything, at least."""
@@ -33,7 +33,7 @@ NEVER = 1_000_000_000
 class CollectorControl(Protocol):
     """What is used of the gc module."""
 
-    def collect(self) -> int: ...
+    def collect(self, generation: int = 2, /) -> int: ...
 
     def freeze(self) -> None: ...
 
@@ -85,7 +85,7 @@ class CollectorPauses:
         if due and self._memory() > self._size * GROWTH:
             self._whole()
         else:
-            self._control.collect()
+            self._control.collect(1)  # the survivors of earlier looks lie in generation 2
             self._control.freeze()
 
     def _whole(self) -> None:

@@ -14,8 +14,8 @@ class Collector:
         self.threshold = (700, 10, 10)
         self.done: list[str] = []
 
-    def collect(self) -> int:
-        self.done.append("collect")
+    def collect(self, generation: int = 2, /) -> int:
+        self.done.append("collect" if generation == 2 else f"collect {generation}")
         return 0
 
     def freeze(self) -> None:
@@ -43,9 +43,9 @@ def test_what_is_new_is_collected_and_put_aside() -> None:
     assert taken(collector) == ["unfreeze", "collect", "freeze"]
     assert collector.threshold[2] == NEVER
     clock.advance(INTERVAL)
-    assert taken(collector) == ["collect", "freeze"]
+    assert taken(collector) == ["collect 1", "freeze"]
     clock.advance(INTERVAL)
-    assert taken(collector) == ["collect", "freeze"]
+    assert taken(collector) == ["collect 1", "freeze"]
 
 
 def test_everything_is_looked_at_when_memory_has_grown_and_not_too_often() -> None:
@@ -56,11 +56,11 @@ def test_everything_is_looked_at_when_memory_has_grown_and_not_too_often() -> No
     size *= GROWTH + 0.1
     taken(collector)
     clock.advance(INTERVAL)
-    assert taken(collector) == ["collect", "freeze"]
+    assert taken(collector) == ["collect 1", "freeze"]
     clock.advance(WHOLE_INTERVAL)
     assert taken(collector) == ["unfreeze", "collect", "freeze"]
     clock.advance(WHOLE_INTERVAL)
-    assert taken(collector) == ["collect", "freeze"]
+    assert taken(collector) == ["collect 1", "freeze"]
 
 
 def test_stopping_leaves_it_as_it_was() -> None:
