@@ -11,6 +11,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from accessgw.core import tracing as traces
 from accessgw.core.authentication import AdmissionRefused
 from accessgw.core.interfaces import CallService, Clock, Connection, OutgoingPush, PushService, Timer, Timers
 from accessgw.core.introductions import cursors_of, introduction_of
@@ -18,7 +19,6 @@ from accessgw.core.mmtp_call import MmtpCall
 from accessgw.core.push_frames import frame_of
 from accessgw.core.registry import DeviceSession
 from accessgw.core.sessions import SessionManager
-from accessgw.core.tracing import Emit, Tracing, describe
 from accessgw.core.turns import TurnFlusher
 from accessgw.model.calls import Call
 from accessgw.model.identity import ConnectionInfo
@@ -60,7 +60,7 @@ class MmtpServices:
     clock: Clock
     wall: Callable[[], float]
     flusher: TurnFlusher
-    tracing: Tracing
+    tracing: traces.Tracing
     zone: str
     addresses: tuple[str, ...] = ()
     addresses_valid: float = 3600.0
@@ -138,7 +138,7 @@ class MmtpBinding:
         self._queued = 0
         """Bytes of pushes that leave at the end of this turn."""
         self._zstd = False
-        self._trace: Emit | None = None
+        self._trace: traces.Emit | None = None
         self._timer: Timer | None = None
         self._timer_at = 0.0
         self._watch_time()
@@ -177,7 +177,9 @@ class MmtpBinding:
         if self._peer_leaves and reason is CloseReason.PEER_CLOSED:
             reason = CloseReason.PEER_GOAWAY
         self._closed = True
-        self._trace = None
+        if self._trace is not None:
+            self._trace(traces.closed(self.info, reason, detail))
+            self._trace = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -232,14 +234,14 @@ class MmtpBinding:
     def go_away(self, status: int, address: str, delay: float) -> None:
         if not self._closed:
             self.wire.go_away(Goaway(status=status, address=address, delay=delay))
-            self.sent("goaway", {"status": status})
+            self.touch()
 
     # ---------------------------------------------------------------- sending
 
     def sent(self, what: str, details: dict[str, Any]) -> None:
         """Something was given to the wire: it leaves with the rest of this turn."""
         if self._trace is not None:
-            self._trace({"kind": "frame", "direction": "out", "frame": what, **details})
+            self._trace(traces.sent(what, details))
         self.touch()
 
     def touch(self) -> None:
@@ -254,12 +256,19 @@ class MmtpBinding:
         self._queued = 0
         data = self.wire.to_send(self._services.clock.seconds())
         if data:
+            if self._trace is not None:
+                self._trace_wire(data)
             self.connection.write(data)
 
     def retrace(self) -> None:
         """Somebody began or ceased to watch this device."""
         session = self.session
         self._trace = None if session is None else self._services.tracing.tracer(session.identity.device)
+
+    def _trace_wire(self, data: bytes) -> None:
+        if self._trace is not None:
+            for frame in traces.sent_by_wire(data):
+                self._trace(frame)
 
     def log_local_error(self, call: int, error: Exception) -> None:
         """An answer that the wire refused."""
@@ -312,7 +321,9 @@ class MmtpBinding:
         active = False
         for event in arrived:
             if self._trace is not None:
-                self._trace(describe(event))
+                frame = traces.received(event)
+                if frame is not None:
+                    self._trace(frame)
             active = self._handle(event) or active
         if active and self.session is not None and self.session.link is self:
             self._services.pushes.activity(self.session)
@@ -359,6 +370,11 @@ class MmtpBinding:
     def _introduced(self, hello: Hello) -> None:
         # Its time ends here; authenticators and filters have time-outs of their own.
         self.connection.established()
+        if self._services.tracing.watched:
+            self._trace = self._services.tracing.tracer(hello.device)
+            if self._trace is not None:
+                self._trace(traces.connected(self.info))
+                self._trace({"kind": "frame", "direction": "in", "frame": "hello"})
         admission = self._services.sessions.admit(introduction_of(hello, self.info), self)
         self._admission = admission
         admission.addCallbacks(lambda session: self._welcome(session, hello), self._refuse)
@@ -369,7 +385,7 @@ class MmtpBinding:
         self.session = session
         self.info.device, self.info.user = session.identity.device, session.identity.user
         services = self._services
-        if services.tracing.watched:
+        if self._trace is not None or services.tracing.watched:
             self.retrace()
         welcome = services.welcome(session, hello)
         self._zstd = session.zstd
@@ -390,6 +406,8 @@ class MmtpBinding:
         if not isinstance(error, AdmissionRefused):
             log.failure("admission failed", failure=failure)
             error = AdmissionRefused(Status.INTERNAL, CloseReason.INTERNAL, "the gateway failed")
+        if self._trace is not None:
+            self._trace(traces.sent("welcome", {"result": error.status, "message": str(error)}))
         self.wire.send_welcome(Welcome(result=error.status, message=str(error), retry_after=error.retry_after))
         self._finish(error.reason, str(error))
 
@@ -481,6 +499,8 @@ class MmtpBinding:
         self._closed = True
         data = self.wire.to_send(self._services.clock.seconds())
         if data:
+            if self._trace is not None:
+                self._trace_wire(data)
             self.connection.write(data)
         self.connection.close(reason, detail)
 

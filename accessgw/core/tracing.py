@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from msgspec import to_builtins
 
 from accessgw.model.calls import CallRecord
+from accessgw.model.identity import ConnectionInfo
+from accessgw.model.reasons import CloseReason
 from protocols.mmtp import events
+from protocols.mmtp.frames import INCOMPLETE, FrameType, cut
+from protocols.mmtp.handshake import decode_goaway
 
 Emit = Callable[[dict[str, Any]], None]
+
+_NAMES: dict[type, str] = {
+    events.RequestReceived: "request",
+    events.DataReceived: "data",
+    events.CallReset: "reset",
+    events.PushesAcked: "ack",
+    events.PingReceived: "ping",
+    events.PongReceived: "pong",
+    events.GoawayReceived: "goaway",
+}
+"""The wire's names of the frames that come in; its SETTINGS and WINDOW are not told to anybody."""
+_MADE_BY_WIRE = frozenset(
+    {FrameType.PING, FrameType.PONG, FrameType.ACK, FrameType.SETTINGS, FrameType.WINDOW, FrameType.GOAWAY}
+)
+_ANY_SIZE = 1 << 62
 
 
 class Tracing:
@@ -67,13 +86,53 @@ class Tracing:
             emit(stamped)
 
 
-def describe(event: events.Event) -> dict[str, Any]:
-    """What a trace shows of a frame that came in: never bodies or credentials."""
-    details: dict[str, Any] = {"kind": "frame", "direction": "in", "frame": type(event).__name__}
+def connected(info: ConnectionInfo) -> dict[str, Any]:
+    """The event of a connection whose HELLO names the device; nothing has proved yet that it is the device."""
+    return {"kind": "connect", "connection": info.id, "listener": info.listener, "peer": info.peer}
+
+
+def closed(info: ConnectionInfo, reason: CloseReason, detail: str) -> dict[str, Any]:
+    """The event of its end."""
+    told = {"kind": "close", "connection": info.id, "reason": reason.value}
+    return {**told, "detail": detail} if detail else told
+
+
+def received(event: events.Event) -> dict[str, Any] | None:
+    """What a trace shows of a frame that came in: never bodies or credentials. None when it was no frame."""
+    name = _NAMES.get(type(event))
+    if name is None:
+        return None
+    details: dict[str, Any] = {"kind": "frame", "direction": "in", "frame": name}
     if isinstance(event, events.RequestReceived):
         details.update(call=event.call, operation=event.operation, bytes=event.wire_size, more=event.more)
     elif isinstance(event, events.DataReceived):
         details.update(call=event.call, bytes=event.wire_size, more=event.more)
+    elif isinstance(event, events.CallReset):
+        details.update(call=event.call, status=event.status)
     elif isinstance(event, events.PushesAcked):
         details.update(pushes=len(event.tokens))
+    elif isinstance(event, events.GoawayReceived):
+        details.update(status=event.goaway.status)
     return details
+
+
+def sent(frame: str, details: dict[str, Any]) -> dict[str, Any]:
+    """What a trace shows of a frame that goes out."""
+    return {"kind": "frame", "direction": "out", "frame": frame, **details}
+
+
+def sent_by_wire(data: bytes) -> Iterator[dict[str, Any]]:
+    """The same for the frames in `data` that the wire makes by itself, and GOAWAY, which it may."""
+    pos = 0
+    while pos < len(data):
+        start, stop, _ = cut(data, pos, len(data), _ANY_SIZE)
+        if start == INCOMPLETE:
+            return
+        frame = FrameType(data[pos] >> 4)
+        if frame in _MADE_BY_WIRE:
+            details: dict[str, Any] = {}
+            if frame is FrameType.GOAWAY:
+                goaway = decode_goaway(data, start, stop)
+                details = {"status": goaway.status, "message": goaway.message}
+            yield sent(frame.name.lower(), details)
+        pos = stop

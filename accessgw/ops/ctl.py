@@ -21,6 +21,8 @@ from accessgw.ops.ctl_view import event_line, printable, show
 
 DEFAULT_URL = "http://127.0.0.1:7900"
 PIPE_WIDTH = 400
+KINDS = ("connect", "disconnect", "push", "push refused", "status")
+"""Kinds of events."""
 OK, FAILED, USAGE, UNREACHABLE = 0, 1, 2, 3
 
 
@@ -73,8 +75,10 @@ class _Session:
         else:
             show(self._console, answer, title)
 
-    def show_events(self, path: str) -> None:
+    def show_events(self, path: str, wanted: Callable[[dict[str, Any]], bool] = lambda event: True) -> None:
         for event in self.client.events(path):
+            if not wanted(event):
+                continue
             if self.as_json:
                 print(json.dumps(event, ensure_ascii=False), flush=True)
             else:
@@ -195,11 +199,27 @@ def _top(session: _Session, options: argparse.Namespace) -> None:
 
 
 def _trace(session: _Session, options: argparse.Namespace) -> None:
-    session.show_events(f"/v1/devices/{_quoted(options.id)}/trace")
+    path = f"/v1/devices/{_quoted(options.id)}"
+    try:
+        connected = bool(session.client.request("GET", path, role="read").get("connected"))
+    except Refused as error:
+        if error.status != 404:
+            raise
+        connected = False
+    if not connected:
+        print(f"waiting for {printable(options.id)}", file=sys.stderr, flush=True)
+    session.show_events(f"{path}/trace")
 
 
 def _events(session: _Session, options: argparse.Namespace) -> None:
-    session.show_events("/v1/events")
+    def wanted(event: dict[str, Any]) -> bool:
+        kind = event.get("type")
+        if kind == "status":
+            return options.status or "status" in options.kind
+        # that something was left out matters whatever is watched
+        return not options.kind or kind in options.kind or kind in ("left out", "dropped")
+
+    session.show_events("/v1/events", wanted)
 
 
 def _streams(session: _Session, options: argparse.Namespace) -> None:
@@ -254,9 +274,11 @@ def _parser() -> argparse.ArgumentParser:
     command("config", _config, "the configuration in force, secrets masked, and the back ends in use (JSON)")
     command("workers", _workers, "the processes that serve connections")
     command("top", _top, "where the calls go, busiest first").add_argument("--limit", type=int, default=20)
-    trace = command("trace", _trace, "frames and calls of one device as they happen, until interrupted")
+    trace = command("trace", _trace, "connects, frames and calls of one device as they happen, until interrupted")
     trace.add_argument("id", metavar="DEVICE")
-    command("events", _events, "what happens in the gateway, until interrupted")
+    events = command("events", _events, "what happens in the gateway, until interrupted")
+    events.add_argument("--kind", action="append", default=[], choices=KINDS, help="only these, repeatable")
+    events.add_argument("--status", action="store_true", help="also the figures of every second")
     streams = command("streams", _streams, "where a stream of pushes stands")
     streams.add_argument("scope", choices=("device", "user", "topic", "broadcast"))
     streams.add_argument("id", metavar="ID", help="device, user or topic; - for a broadcast")

@@ -385,17 +385,44 @@ def test_a_watched_device_shows_its_frames_and_calls() -> None:
     device.call("pay", b"12")
     gateway.upstreams.last.answer(200, b"345")
     assert [(e.get("kind"), e.get("direction"), e.get("frame")) for e in seen] == [
+        ("connect", None, None),
+        ("frame", "in", "hello"),
         ("frame", "out", "welcome"),
-        ("frame", "in", "RequestReceived"),
+        ("frame", "in", "request"),
         ("call", None, None),
         ("frame", "out", "response"),
     ]
-    assert seen[1]["operation"] == "pay"
-    assert (seen[2]["call_id"], seen[2]["bytes_out"]) == (f"{16:016x}", 3)
+    assert seen[0]["peer"] == "127.0.0.1"
+    assert seen[3]["operation"] == "pay"
+    assert (seen[4]["call_id"], seen[4]["bytes_out"]) == (f"{16:016x}", 3)
     stop()
     device.binding.retrace()
     device.call("gw.time")
-    assert len(seen) == 4
+    assert len(seen) == 6
+
+
+def test_a_trace_shows_what_the_wire_says_by_itself_and_the_end() -> None:
+    gateway = Gateway()
+    seen: list[dict[str, object]] = []
+    gateway.tracing.watch("d1", seen.append)
+    device = gateway.device()
+    del seen[:]
+    device.binding.go_away(Status.DRAINING, "", 0.0)
+    device.binding.flush()
+    device.binding.connection_lost(CloseReason.PEER_CLOSED, "end of file")
+    goaway, close = seen
+    assert (goaway["direction"], goaway["frame"], goaway["status"]) == ("out", "goaway", Status.DRAINING)
+    assert (close["kind"], close["reason"], close["detail"]) == ("close", "peer_closed", "end of file")
+
+
+def test_a_trace_shows_a_refused_hello() -> None:
+    gateway = Gateway()
+    seen: list[dict[str, object]] = []
+    gateway.tracing.watch("d1", seen.append)
+    device = Device(gateway).hello(token="wrong")
+    device.binding.connection_lost(device.connection.closed, device.connection.detail)
+    assert [e.get("frame", e["kind"]) for e in seen] == ["connect", "hello", "welcome", "close"]
+    assert (seen[2]["result"], seen[3]["reason"]) == (Status.AUTH, "auth_failed")
 
 
 def test_watching_begins_on_a_live_connection() -> None:
@@ -408,6 +435,6 @@ def test_watching_begins_on_a_live_connection() -> None:
     assert changed == ["d1"]
     device.binding.retrace()
     device.call("gw.time")
-    assert [e["frame"] for e in seen if e["kind"] == "frame"] == ["RequestReceived", "response"]
+    assert [e["frame"] for e in seen if e["kind"] == "frame"] == ["request", "response"]
     stop()
     assert changed == ["d1", "d1"]

@@ -98,7 +98,8 @@ def test_every_command_answers(gateway: Gateway, run: Run) -> None:
         (["workers"], "42"),
         (["top"], "payments.pay"),
         (["trace", "d1"], "frame"),
-        (["events"], "status"),
+        (["events"], "frame"),
+        (["events", "--status"], "connections=3"),
         (["streams", "user", "alice", "orders"], "head"),
     ):
         code, out, err = run(*arguments)
@@ -224,6 +225,25 @@ def test_events_cannot_drive_the_terminal(gateway: Gateway, run: Run) -> None:
     assert "\x1b" not in out
     assert "name=PING\\x1b[2J" in out
     assert [json.loads(line)["kind"] for line in run("trace", "d1", "--json")[1].splitlines()[1:]] == ["frame"]
+
+
+def test_events_are_chosen_by_kind_and_status_is_asked_for(gateway: Gateway, run: Run) -> None:
+    def kinds(*arguments: str) -> list[str]:
+        code, out, _ = run("events", "--json", *arguments)
+        assert code == 0
+        return [event.get("type", event.get("kind")) for event in map(json.loads, out.splitlines())]
+
+    assert kinds() == ["frame"]
+    assert kinds("--status") == ["status", "frame"]
+    assert kinds("--kind", "status") == ["status"]
+    assert kinds("--kind", "push", "--kind", "connect") == []
+    assert run("events", "--kind", "weather")[0] == 2
+
+
+def test_a_trace_says_that_it_waits(gateway: Gateway, run: Run) -> None:
+    assert run("trace", "d1")[2] == ""
+    code, _, err = run("trace", "unknown")
+    assert (code, err.splitlines()[0]) == (1, "waiting for unknown"), "the stand-in knows no trace of it"
 
 
 def test_tables() -> None:
