@@ -12,6 +12,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from accessgw.config.diff import applicable, diff
 from accessgw.config.errors import ConfigError
@@ -84,10 +85,15 @@ class Gateway(Service):
         signal.signal(signal.SIGUSR2, lambda *_: self.reactor.callFromThread(self._on_upgrade))
         for line in self._greeting():
             print(line, file=sys.__stdout__, flush=True)
-        loopback_only = [t.token for t in self.settings.control.tokens if t.loopback_only]
-        loopback_only += [t.token for a in self.settings.authenticators for t in a.tokens if t.loopback_only]
-        if loopback_only:
-            log.warn("{n} development credentials are in force, from loopback only", n=len(loopback_only))
+        control = sum(t.loopback_only for t in self.settings.control.tokens)
+        devices = sum(t.loopback_only for a in self.settings.authenticators for t in a.tokens)
+        if control or devices:
+            log.warn(
+                "development credentials are in force, from loopback only: {control} of the control API,"
+                " {devices} of devices",
+                control=control,
+                devices=devices,
+            )
 
     def _greeting(self) -> list[str]:
         rooms = self.rooms
@@ -98,14 +104,16 @@ class Gateway(Service):
         control = f"http://{rooms.control_listener.host}:{rooms.control_listener.port}"
         lines.append(f"  control API and dashboard: {control}/")
         tls = next((r for r in rooms.listener_rows() if r["transport"] == "tls" and "mmtp/1" in r["protocols"]), None)
-        if settings.demo_upstream and tls is not None:
+        push = next((t.token for t in settings.control.tokens if t.loopback_only and "push" in t.roles), "")
+        token = next((t.token for a in settings.authenticators for t in a.tokens if t.loopback_only), "")
+        if settings.demo_upstream and tls is not None and push and token:
             ca = Path(settings.state_dir) / "ca.pem"
-            client = f".venv/bin/accessgw-client --url mmtps://{tls['address']} --ca {ca}"
+            client = f".venv/bin/accessgw-client --url mmtps://{tls['address']} --ca {ca} --token {token}"
             lines += [
                 "try, in another shell:",
                 f"""  {client} --device phone1 call payments.pay '{{"amount": 100, "currency": "CNY"}}'""",
                 f"  {client} --device phone1 listen",
-                f"  curl -H 'Authorization: Bearer dev-push' {control}/v1/push"
+                f"  curl -H 'Authorization: Bearer {push}' {control}/v1/push"
                 """ -d '{"to": {"device": "phone1"}, "biz": "orders", "payload": {"text": "shipped 已发货"}}'""",
             ]
         return lines
@@ -122,21 +130,28 @@ class Gateway(Service):
         self._reloading = None
         self._reloaded_at = self.reactor.seconds()
         self.rooms.access_log.reopen()
-
-        def done(result: dict[str, Any]) -> None:
-            log.info("reloaded {path}: {result}", path=self.config_path, result=result)
-
-        def refused(failure: Any) -> None:
-            log.error("reload refused, the old configuration stays: {why}", why=failure.getErrorMessage())
-
-        self.reload().addCallbacks(done, refused)
+        # the refusal was logged
+        self.reload().addErrback(lambda failure: None)
 
     def _on_upgrade(self) -> None:
         log.error("SIGUSR2: this version cannot be upgraded in place, nothing was done; drain and restart instead")
 
     def reload(self) -> Deferred[dict[str, Any]]:
         """Bring the file into force, or fail with ControlError and change nothing."""
-        return Deferred.fromCoroutine(self._reload())
+        return Deferred.fromCoroutine(self._reload()).addCallbacks(self._reloaded, self._reload_refused)
+
+    def _reloaded(self, result: dict[str, Any]) -> dict[str, Any]:
+        log.info(
+            "reloaded {path}: applied {applied}; needs a restart: {restart}",
+            path=self.config_path,
+            applied=", ".join(result["applied"]) or "nothing",
+            restart=", ".join(result["needs_restart"]) or "nothing",
+        )
+        return result
+
+    def _reload_refused(self, failure: Failure) -> Failure:
+        log.error("reload refused, the old configuration stays: {why}", why=failure.getErrorMessage())
+        return failure
 
     async def _reload(self) -> dict[str, Any]:
         try:

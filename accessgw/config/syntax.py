@@ -12,7 +12,7 @@ _PLACEHOLDER = re.compile(r"operation|device|user|app|header:[a-z0-9\-]+")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_\-.]*[A-Za-z0-9])?\.?")
 _VERSION = re.compile(r"(>=|<=|==|>|<|=)?\d+(\.\d+)*")
 
-ENDPOINT = '"http://address:port" or "unix:/path"'
+ENDPOINT = '"http://address:port" with an IP address (names go into dns) or "unix:/path"'
 HOST_PORT = '"host:port"'
 OPERATION = 'a name such as "payments.pay", or one that ends in "*"'
 

@@ -30,6 +30,10 @@ class _QuietSite(Site):
     def log(self, request: Any) -> None:
         """Nothing: the gateway in front has one."""
 
+    def logPrefix(self) -> str:
+        """What the log calls it."""
+        return "demo upstream"
+
 
 class Service(Resource):
     """All of it; one resource, since an operation is one path segment."""

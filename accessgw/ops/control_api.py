@@ -74,7 +74,7 @@ class ControlApi(HttpApi):
 
     def _push(self, request: Request) -> Deferred[Reply]:
         key = request.idempotency_key
-        if key:
+        if request.has_idempotency_key:
             check_key(key)
         requests, as_list = parse_pushes(request.body, self.pushes.max_batch, self.pushes.max_payload)
 

@@ -63,6 +63,11 @@ class Request:
     def idempotency_key(self) -> str:
         return self.http.header("idempotency-key")
 
+    @property
+    def has_idempotency_key(self) -> bool:
+        """It came, if empty."""
+        return any(name == "idempotency-key" for name, _ in self.http.headers)
+
     def digest(self) -> bytes:
         """What the Idempotency-Key stands for: method, target and body."""
         head = f"{self.http.method} {self.http.target}\n".encode(errors="surrogateescape")
@@ -196,7 +201,7 @@ class HttpApi:
             return _run(handle, request)
         who = request.http.connection.peer or "a Unix socket"
         log.info("control API: {method} {target} from {who}", method="POST", target=request.http.target, who=who)
-        if not key:
+        if not request.has_idempotency_key:
             return _run(handle, request)
         check_key(key)
         return self._answers.run(key, request.digest(), lambda: _run(handle, request))

