@@ -288,7 +288,7 @@ class Rooms:
             settings.alternate_addresses,
             idle_timeout=settings.limits.idle_timeout,
             compress_from=settings.pushes.compress_from,
-            push_buffer=max(settings.pushes.slow_reader_bytes, settings.limits.write_buffer // 2),
+            push_buffer=settings.limits.write_buffer // 2,
         )
         routes = HttpRoutes(
             short=ShortConnections(self.mmtp, settings.sessions.time_skew),
@@ -358,6 +358,9 @@ class Rooms:
         self.mmtp.settings = settings.mmtp
         self.mmtp.limits = wire_limits(settings.mmtp, settings.limits.hello_timeout)
         self.mmtp.idle_timeout = settings.limits.idle_timeout
+        self.mmtp.push_buffer = settings.limits.write_buffer // 2
+        for listener in self.listeners:
+            listener.apply_limits()
         self.mmtp.addresses = settings.alternate_addresses
         self.filters.replace(prepared.filters)
         self.chain.replace(prepared.authenticators)
