@@ -54,9 +54,16 @@ class Client(BaseClient):
     async def __aexit__(self, *exception: object) -> None:
         await self.close()
 
-    async def connect(self) -> None:
-        """Connect and stay connected; returns at the first WELCOME, raises CannotConnect when there will be none."""
-        await self._connect()
+    async def connect(self, timeout: float = 30.0) -> None:
+        """Connect and stay connected; returns at the first WELCOME.
+
+        Raises CannotConnect when there will be none, or has been none for `timeout` seconds: then it
+        says what was wrong last, and the client goes on trying until it is closed.
+        """
+        try:
+            await asyncio.wait_for(self._connect(), timeout)
+        except TimeoutError:
+            raise self._too_late(timeout) from None
 
     async def call(
         self,

@@ -36,6 +36,7 @@ from accessgw.client.payloads import encode_payload, header_list
 from accessgw.client.rtt import unacknowledged
 from accessgw.client.settings import ClientSettings, addresses_of
 from accessgw.client.streaming import Chunks, StreamReply
+from protocols.mmtp.statuses import Status
 
 TokenSource = Callable[[], "str | Awaitable[str | None] | None"]
 
@@ -114,6 +115,8 @@ class BaseClient(ABC):
         self._calls: dict[int, Any] = {}
         self._streams: dict[int, StreamReply] = {}
         self._connect_waiters: list[Any] = []
+        self._trouble = ""
+        """What was wrong last with a connection."""
         self._running = False
 
     # ------------------------------------------------------------------ facts
@@ -278,7 +281,12 @@ class BaseClient(ABC):
             case AskToken():
                 self._spawn(self._ask_token())
 
+    def _too_late(self, timeout: float) -> CannotConnect:
+        """What `connect` fails with when its time is over; the client goes on trying until it is closed."""
+        return CannotConnect(Status.DEADLINE, f"no gateway answered within {timeout:g} s; {self._trouble}".rstrip("; "))
+
     def _changed(self, changed: Changed) -> None:
+        self._trouble = changed.message or self._trouble
         if changed.state in (State.CONNECTED, State.CLOSED):
             if changed.state is State.CLOSED:
                 self.reason = CannotConnect(changed.status, changed.message)

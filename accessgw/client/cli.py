@@ -147,7 +147,8 @@ async def run(client: Client, args: argparse.Namespace) -> int:
             return await _call(client, args, seen)
         return await _listen(client, args)
     except CallFailed as failure:
-        print(f"{failure.name} ({failure.status}): {failure.message}", file=sys.stderr)
+        code = "" if str(failure.status) in failure.name else f" ({failure.status})"
+        print(f"{failure.name}{code}: {failure.message}", file=sys.stderr)
         return FAILED
     finally:
         await client.close()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.protocol import Factory
 from twisted.python import log
 from twisted.python.failure import Failure
@@ -47,10 +47,18 @@ class Client(BaseClient):
         self._endpoints: Endpoints | None = None
         super().__init__(url, device, token, **options)
 
-    def connect(self) -> Deferred[None]:
-        """Connect and stay connected; fires at the first WELCOME, fails with CannotConnect when there will be none."""
+    def connect(self, timeout: float = 30.0) -> Deferred[None]:
+        """Connect and stay connected; fires at the first WELCOME.
+
+        Fails with CannotConnect when there will be none, or has been none for `timeout` seconds: then it
+        says what was wrong last, and the client goes on trying until it is closed.
+        """
         future: Deferred[None] = self._connect()
-        return future
+
+        def late(failure: Failure) -> Failure:
+            return _failure(self._too_late(timeout)) if isinstance(failure.value, TimeoutError) else failure
+
+        return future.addTimeout(timeout, self.reactor).addErrback(late)
 
     def call(
         self,

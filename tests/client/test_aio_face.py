@@ -335,3 +335,20 @@ def test_the_command_line() -> None:
         assert "expected JSON" in usage[2]
 
     bounded(test)
+
+
+def test_connect_gives_up_waiting_and_says_what_was_wrong() -> None:
+    async def late() -> CannotConnect:
+        async with serving(FakeGateway()) as server:
+            port = server.port
+        client = Client(f"mmtp://127.0.0.1:{port}", device="d1", token="t")
+        try:
+            with pytest.raises(CannotConnect) as caught:
+                await client.connect(timeout=0.2)
+            return caught.value
+        finally:
+            await client.close()
+
+    error = asyncio.run(late())
+    assert error.status == Status.DEADLINE
+    assert "127.0.0.1" in error.message

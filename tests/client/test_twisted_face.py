@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -166,3 +167,22 @@ def test_short_connections_alone(tmp_path: Path) -> None:
     ca, chain, key = tls_files.write(tmp_path)
     seen = run(short_only, str(ca), str(chain), str(key), timeout=30)
     assert seen == ["short", "short", "short", "short", "deadline"]
+
+
+async def nobody_there(reactor: Any) -> tuple[int, str]:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = held.getsockname()[1]
+    client = Client(f"mmtp://127.0.0.1:{port}", device="d1", token="t", reactor=reactor)
+    try:
+        await client.connect(timeout=0.2)
+    except CannotConnect as error:
+        return error.status, error.message
+    finally:
+        await client.close()
+    raise AssertionError("it connected")
+
+
+def test_connect_gives_up_waiting_and_says_what_was_wrong() -> None:
+    status, message = run(nobody_there)
+    assert status == Status.DEADLINE
+    assert "127.0.0.1" in message
