@@ -11,6 +11,7 @@ from twisted.internet.protocol import Factory, Protocol
 
 from accessgw.client import CallFailed, CannotConnect, Client, State
 from accessgw.client.rtt import TCP_INFO_SIZE
+from protocols.mmtp.statuses import Status
 from tests.client import tls_files
 from tests.client.fake_gateway import FakeGateway, FakePost
 from tests.reactor_loop import run
