@@ -230,6 +230,8 @@ async def _listen(client: Client, args: argparse.Namespace) -> int:
     try:
         if args.topic:
             await client.subscribe(*args.topic)
+        about = "".join(f", topic {topic}" for topic in args.topic or ()) + (f", biz {args.biz}" if args.biz else "")
+        print(f"listening{about}; Ctrl-C ends it", file=sys.stderr)
         left = args.count
         async for push in client.pushes(args.biz):
             print(push_line(push), flush=True)

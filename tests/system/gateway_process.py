@@ -89,6 +89,8 @@ class Gateway:
         self.upstream = upstream
         self.extra = extra
         self.top = top
+        self.import_path = [str(ROOT)]
+        """Where it finds modules and installed distributions beside those of the environment."""
         self.write_config()
 
     def write_config(self, extra: str | None = None) -> None:
@@ -111,7 +113,11 @@ class Gateway:
         command = [twistd, "--nodaemon", "--pidfile=", "accessgw", "--config", self.config]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                command, stdout=log, stderr=log, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}
+                command,
+                stdout=log,
+                stderr=log,
+                cwd=ROOT,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(self.import_path)},
             )
         self.wait_until(lambda: self.http("GET", "/health/ready")[0] == 200, START_TIMEOUT)
         return self
