@@ -29,6 +29,8 @@ $(VENV)/.installed: $(VENV)/bin/python $(SOURCES)
 	@echo "installing accessgw and what it needs (about a minute the first time) ..."
 	@$(BIN)/pip install --quiet --disable-pip-version-check 'setuptools>=68' wheel
 	@PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --disable-pip-version-check --editable . --no-build-isolation --config-settings editable_mode=compat
+	@$(BIN)/pip install --quiet --disable-pip-version-check --only-binary :all: 'httptools>=0.6' \
+		|| echo "no httptools for this machine: h11 parses HTTP, which is slower"
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.installed
@@ -67,4 +69,4 @@ docs: $(VENV)/.installed
 	@$(BIN)/python -m accessgw.config.reference > docs/ops/configuration.md
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info var
+	rm -rf $(VENV) build dist *.egg-info var twistd.pid

@@ -378,7 +378,7 @@ class ControlSettings(Settings, frozen=True, kw_only=True):
     max_body: Count = 16 * 1024 * 1024
     """Largest request."""
     idempotency_ttl: Seconds = 86400.0
-    """How long an Idempotency-Key is remembered."""
+    """How long an Idempotency-Key is remembered, but for pushes: theirs are stored for 24 hours."""
 
 
 class LogSettings(Settings, frozen=True, kw_only=True):

@@ -91,6 +91,7 @@ class Gateway:
         self.top = top
         self.import_path = [str(ROOT)]
         """Where it finds modules and installed distributions beside those of the environment."""
+        self.environment: dict[str, str] = {}
         self.write_config()
 
     def write_config(self, extra: str | None = None) -> None:
@@ -117,7 +118,7 @@ class Gateway:
                 stdout=log,
                 stderr=log,
                 cwd=ROOT,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(self.import_path)},
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(self.import_path)} | self.environment,
             )
         self.wait_until(lambda: self.http("GET", "/health/ready")[0] == 200, START_TIMEOUT)
         return self

@@ -17,6 +17,7 @@ from accessgw.crypto.development import ensure_development_certificate
 from protocols.mmtp import Status
 from tests.system.device import Device
 from tests.system.gateway_process import ROOT, Gateway, free_ports
+from tests.system.upstream import Upstream
 
 MakeGateway = Callable[..., Gateway]
 
@@ -200,3 +201,13 @@ def test_a_storm_of_sighup_is_a_few_reloads(gateway: Gateway) -> None:
     assert gateway.said().count("reloaded") < 50
     assert device.call("query.x").status == 0
     gateway.assert_sound()
+
+
+@pytest.mark.parametrize(("wanted", "parser"), [("pure", "h11"), ("native", "httptools")])
+def test_the_parser_can_be_chosen(make_gateway: MakeGateway, upstream: Upstream, wanted: str, parser: str) -> None:
+    gateway = make_gateway(upstream=upstream.url)
+    gateway.environment["ACCESSGW_ACCEL"] = wanted
+    gateway.start()
+    assert f"HTTP parser {parser}" in gateway.said()
+    assert gateway.http("GET", "/v1/config", token="t-read")[1]["backends"]["http"] == parser
+    assert Device(gateway.plain).welcomed().call("echo").status == Status.OK
