@@ -341,13 +341,23 @@ def test_connect_gives_up_waiting_and_says_what_was_wrong() -> None:
     async def late() -> CannotConnect:
         async with serving(FakeGateway()) as server:
             port = server.port
-        client = Client(f"mmtp://127.0.0.1:{port}", device="d1", token="t")
+        refused = asyncio.Event()
+
+        def on_state(state: State, status: int, message: str) -> None:
+            if message:
+                refused.set()
+
+        client = Client(f"mmtp://127.0.0.1:{port}", device="d1", token="t", on_state=on_state)
+        first = asyncio.ensure_future(client.connect(timeout=60.0))
+        await refused.wait()
         try:
             with pytest.raises(CannotConnect) as caught:
-                await client.connect(timeout=0.2)
+                await client.connect(timeout=0.01)
             return caught.value
         finally:
             await client.close()
+            with pytest.raises(CannotConnect):
+                await first
 
     error = asyncio.run(late())
     assert error.status == Status.DEADLINE

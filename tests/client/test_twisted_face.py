@@ -173,9 +173,18 @@ def test_short_connections_alone(tmp_path: Path) -> None:
 async def nobody_there(reactor: Any) -> tuple[int, str]:
     with socket.create_server(("127.0.0.1", 0)) as held:
         port = held.getsockname()[1]
-    client = Client(f"mmtp://127.0.0.1:{port}", device="d1", token="t", reactor=reactor)
+    refused: Deferred[None] = Deferred()
+
+    def on_state(state: State, status: int, message: str) -> None:
+        if message and not refused.called:
+            refused.callback(None)
+
+    client = Client(f"mmtp://127.0.0.1:{port}", device="d1", token="t", reactor=reactor, on_state=on_state)
+    first = client.connect(timeout=60.0)
+    first.addErrback(lambda failure: failure.trap(CannotConnect))
+    await refused
     try:
-        await client.connect(timeout=0.2)
+        await client.connect(timeout=0.01)
     except CannotConnect as error:
         return error.status, error.message
     finally:
