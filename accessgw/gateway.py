@@ -61,7 +61,7 @@ class Gateway(Service):
         except (StoreError, CannotListenError, OSError) as error:
             print(f"accessgw: {error}", file=sys.__stderr__)
             raise SystemExit(1) from None
-        Service.startService(self)  # type: ignore[no-untyped-call]
+        Service.startService(self)
         rooms.ticks.start()
         rooms.collector.start()
         sys.setswitchinterval(SWITCH_INTERVAL)
@@ -177,7 +177,7 @@ class Gateway(Service):
 
     async def _stop(self) -> None:
         rooms = self.rooms
-        Service.stopService(self)  # type: ignore[no-untyped-call]
+        Service.stopService(self)
         drain = self.settings.drain
         for listener in rooms.listeners:
             await listener.stop()

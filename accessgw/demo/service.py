@@ -41,7 +41,7 @@ class Service(Resource):
     isLeaf = True
 
     def __init__(self, reactor: Any, ledger: Ledger) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # inherited from Twisted, unannotated
         self._reactor = reactor
         self._ledger = ledger
         self._operations: dict[str, Callable[[Any, dict[str, Any]], dict[str, Any]]] = {
@@ -99,7 +99,7 @@ class Service(Resource):
 def make_site(reactor: Any, ledger: Ledger | None = None) -> Site:
     """The service as a factory for reactor.listenTCP. Give a ledger to look into it from outside."""
     service = Service(reactor, ledger if ledger is not None else Ledger())
-    site = _QuietSite(service, reactor=reactor)  # type: ignore[no-untyped-call]
+    site = _QuietSite(service, reactor=reactor)  # type: ignore[no-untyped-call]  # inherited from Twisted, unannotated
     site.noisy = False
     site.displayTracebacks = False
     return site

@@ -70,7 +70,7 @@ class Load:
 
     def __init__(self, path: Path, options: argparse.Namespace) -> None:
         self._options = options
-        self._reactor = EPollReactor()  # type: ignore[no-untyped-call]
+        self._reactor = EPollReactor()
         self._counters = StoreCounters()
         self._database = SqliteDatabase(path, self._reactor, StoreSettings(), self._counters)
         self._database.writer_class = delayed(options.delay_ms / 1000)

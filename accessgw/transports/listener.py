@@ -42,7 +42,7 @@ class SocketListener:
         try:
             sock = self._listen()
         except OSError as error:
-            raise CannotListenError(self.host, self.port, error) from error  # type: ignore[no-untyped-call]
+            raise CannotListenError(self.host, self.port, error) from error
         sock.setblocking(False)
         self._acceptor = Acceptor(self.name, sock, self._services, self._accepted)
 

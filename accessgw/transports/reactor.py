@@ -33,7 +33,7 @@ class LeanReactor(epollreactor.EPollReactor):
             if selectable is None:
                 continue
             if event != select.EPOLLIN:
-                self._doReadOrWrite(selectable, fd, event)  # type: ignore[no-untyped-call]
+                self._doReadOrWrite(selectable, fd, event)  # type: ignore[no-untyped-call]  # inherited from Twisted, unannotated
                 continue
             try:
                 why = selectable.doRead()
@@ -41,11 +41,11 @@ class LeanReactor(epollreactor.EPollReactor):
                 log.failure("{descriptor} raised at doRead", descriptor=selectable)
                 why = error
             if why:
-                self._disconnectSelectable(selectable, why, True)  # type: ignore[no-untyped-call]
+                self._disconnectSelectable(selectable, why, True)  # type: ignore[no-untyped-call]  # inherited from Twisted, unannotated
 
     doIteration = doPoll
 
 
 def install() -> None:
     """Make it the reactor of this process; nothing may have imported another."""
-    installReactor(LeanReactor())  # type: ignore[no-untyped-call]
+    installReactor(LeanReactor())  # type: ignore[no-untyped-call]  # inherited from Twisted, unannotated

@@ -251,7 +251,7 @@ class StreamConnection(StreamDescriptor):
 
     def _failed(self, doing: str) -> None:
         """A binding raised: our defect, this connection's end, nobody else's trouble."""
-        failure = Failure()  # type: ignore[no-untyped-call]
+        failure = Failure()
         _log.failure(
             "The binding of connection {id} on {listener} raised at {doing}",
             failure, id=self.info.id, listener=self.info.listener, doing=doing,
