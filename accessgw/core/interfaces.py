@@ -597,8 +597,8 @@ class TlsContexts(Protocol):
     def context(self) -> Any:
         """An OpenSSL.SSL.Context for a new connection; selects the certificate by SNI itself."""
 
-    def reload(self) -> None:
-        """Load the files again; on any error the old ones stay and the error is raised with its path."""
+    def prepare(self) -> Callable[[], None]:
+        """Load the files again; what it returns brings them into force. An error has the path, and the old ones stay."""
 
     def expires_at(self) -> Mapping[str, float]:
         """Certificate name -> wall-clock second of notAfter."""

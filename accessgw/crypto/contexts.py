@@ -79,9 +79,6 @@ class ServerContexts:
 
         return swap
 
-    def reload(self) -> None:
-        self.prepare()()
-
     def expires_at(self) -> Mapping[str, float]:
         return self._expiry
 

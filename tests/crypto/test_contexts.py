@@ -59,13 +59,13 @@ def test_reload_takes_new_files_and_keeps_the_old_ones_on_error(tmp_path):
     first, expiry = contexts.context(), contexts.expires_at()[certificate.chain]
     assert time.time() + 86_000 < expiry < time.time() + 86_500
     self_signed(tmp_path, "localhost", lifetime=timedelta(days=9))
-    contexts.reload()
+    contexts.prepare()()
     second = contexts.context()
     assert second is not first
     assert contexts.expires_at()[certificate.chain] > expiry + 7 * 86400
     Path(certificate.chain).write_text("damaged")
     with pytest.raises(CertificateError, match=r"localhost\.pem: expected a PEM certificate chain"):
-        contexts.reload()
+        contexts.prepare()()
     assert contexts.context() is second
     assert presented(contexts, "localhost") == "localhost"
 
