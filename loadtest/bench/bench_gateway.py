@@ -44,13 +44,14 @@ def main() -> None:
     idle = min(options.idle, hard - SPARE_DESCRIPTORS)
     group = min(options.group, hard - SPARE_DESCRIPTORS)
     report = Report(f"{idle:,} idle connections; echo beside a fan-out of {PAYLOAD} B to {group:,} every {INTERVAL} s")
-    report.backends["accessgw"] = "pure Python, plain TCP listener, SQLite store"
     limited = f"ulimit -n is {hard}" if idle < options.idle else ""
 
     for kind in SERVERS:
         say.print(f"idle: {kind.name} ...")
         try:
             with running(kind) as server:
+                if isinstance(server, Gateway):
+                    report.backends = server.backends()
                 report.add("memory per idle connection", kind.name, memory_per_connection(server, idle), "B", limited)
         except Unavailable as why:
             report.add("memory per idle connection", kind.name, None, "B", str(why))

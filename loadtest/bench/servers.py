@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import shutil
 import signal
@@ -136,6 +138,14 @@ tokens = [{{ token = "bench", roles = ["push", "read", "operate"] }}]
             text=True,
         )
         wait_for_port(self.port, self.process, self.directory / "gateway.log")
+
+    def backends(self) -> dict[str, str]:
+        """What runs in it, as it says itself."""
+        control = http.client.HTTPConnection("127.0.0.1", self.control_port, timeout=10)
+        control.request("GET", "/v1/config", headers={"Authorization": "Bearer bench"})
+        said: dict[str, str] = json.loads(control.getresponse().read())["backends"]
+        control.close()
+        return said
 
 
 def free_ports(count: int) -> list[int]:
