@@ -508,3 +508,29 @@ def test_a_streaming_repetition_that_stalls_ends_with_its_time() -> None:
     gateway.clock.pump([0.5] * 8)
     (reset,) = again.take(events.CallReset)
     assert reset.status == Status.DEADLINE
+
+
+@pytest.mark.parametrize(("route", "refused"), [(DURABLE, True), (MEMORY, True), (IDEMPOTENT, False)])
+def test_early_data_is_served_on_idempotent_routes_only(route: RouteSettings, refused: bool) -> None:
+    gateway = gateway_of(route)
+    gateway.device()
+    session = gateway.sessions.registry.by_device("d1")
+    assert session is not None
+    responder = FakeResponder()
+    call = Call("get", session.identity, 5, [], early=True, received_at=gateway.clock.seconds())
+    gateway.calls.start(call, responder)
+    if refused:
+        assert responder.log == [("reset", Status.EARLY_DATA_REFUSED)]
+        assert not gateway.upstreams.exchanges
+        assert not gateway.store.claims
+    else:
+        assert ("early-data", "1") in gateway.upstreams.last.request.headers
+
+
+def test_a_memory_claim_whose_answer_is_not_kept_still_tells_bodies_apart() -> None:
+    gateway = gateway_of(MEMORY, calls=CallSettings(max_kept_answer=1))
+    gateway.device(call_base=7).call("pay", b"one")
+    gateway.upstreams.last.answer(200, b"too large to keep")
+    assert answer_of(repeat(gateway, 7, b"two")) == (Status.DUPLICATE, b"")
+    assert answer_of(repeat(gateway, 7, b"one")) == (Status.OUTCOME_UNKNOWN, b"")
+    assert len(gateway.upstreams.exchanges) == 1
