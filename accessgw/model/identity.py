@@ -31,6 +31,9 @@ class Credentials(Struct, frozen=True):
 
     device: str
     token: str = ""
+    """A bearer token; of MQTT the password."""
+    username: str = ""
+    """Of MQTT; empty elsewhere."""
     app: str = ""
     app_version: str = ""
     certificate_identity: str = ""

@@ -8,22 +8,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct, field
+from msgspec import Meta, field
 
-Port = Annotated[int, Meta(ge=0, le=65535, extra={"expected": "an integer in 1..65535"})]
-"""A TCP port. 0, which the message does not offer, lets the kernel choose: for tests."""
-Count = Annotated[int, Meta(ge=1)]
-Amount = Annotated[int, Meta(ge=0)]
-Seconds = Annotated[float, Meta(gt=0)]
-SecondsOrZero = Annotated[float, Meta(ge=0)]
-Rate = Annotated[float, Meta(gt=0)]
-Share = Annotated[float, Meta(ge=0, le=1)]
-Secret = Annotated[str, Meta(extra={"secret": True})]
-"""Never shown: `config` masks it wherever it prints the configuration."""
-
-
-class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of all settings: unknown keys are errors."""
+from accessgw.model.mqtt_settings import MqttSettings
+from accessgw.model.setting_types import (
+    Amount,
+    Count,
+    Port,
+    Rate,
+    Seconds,
+    SecondsOrZero,
+    Secret,
+    Settings,
+    Share,
+)
 
 
 class ListenerSettings(Settings, frozen=True, kw_only=True):
@@ -42,8 +40,8 @@ class ListenerSettings(Settings, frozen=True, kw_only=True):
     mode: Annotated[int, Meta(ge=0, le=0o777, extra={"expected": "a file mode in 0o000..0o777"})] = 0o600
     """File mode of the Unix socket."""
     protocols: tuple[str, ...] = ("mmtp/1",)
-    """What it speaks: `mmtp/1`, `http/1.1`. On tls they are the ALPN offers, best first; on tcp and
-    unix with both, the first byte decides."""
+    """What it speaks: `mmtp/1`, `mqtt`, `http/1.1` (with WebSocket on /mmtp and /mqtt). On tls they are the ALPN
+    offers, best first; a client without ALPN, and everyone on tcp and unix with several, is told by its first byte."""
     proxy_protocol_from: tuple[str, ...] = ()
     """Networks whose PROXY v1/v2 header is believed and required. From anyone else a PROXY header
     closes the connection. On a Unix socket, `unix` trusts its peers."""
@@ -148,8 +146,10 @@ class StaticTokenSettings(Settings, frozen=True, kw_only=True):
 class AuthenticatorSettings(Settings, frozen=True, kw_only=True):
     """One link of the authenticator chain; the first that knows the credentials decides."""
 
-    kind: Literal["jwt", "static"]
-    """jwt: bearer JSON Web Tokens; static: tokens of this file."""
+    kind: Literal["jwt", "static", "file", "http", "certificate", "scram", "anonymous"]
+    """jwt: bearer JSON Web Tokens; static: tokens of this file; file: user names and passwords of a password file;
+    http: a service is asked; certificate: a verified client certificate alone; scram: SCRAM-SHA-256 by MQTT 5's
+    enhanced authentication; anonymous: who shows neither user name nor password."""
     name: str = ""
     """Name in logs; the kind when empty."""
     tokens: tuple[StaticTokenSettings, ...] = ()
@@ -176,6 +176,18 @@ class AuthenticatorSettings(Settings, frozen=True, kw_only=True):
     """jwt: claims copied to the identity's attributes."""
     leeway: SecondsOrZero = 30.0
     """jwt: clock difference tolerated for exp, nbf and iat."""
+    file: str = ""
+    """file: lines `user:hash` with argon2 (PHC strings) or mosquitto's PBKDF2 ($7$) and SHA-512 ($6$) hashes; scram: lines
+    `user:SCRAM-SHA-256$...`. Read again when it changes or at reload."""
+    url: str = ""
+    """http: gets a POST with {"device", "username", "password", "token", "app", "peer"...}; 200 with {"result": "allow" | "deny" |
+    "ignore", "user"?, "attributes"?, "expires_at"?} decides, anything else means unavailable."""
+    timeout: Seconds = 3.0
+    """http: of one request."""
+    cache: SecondsOrZero = 0.0
+    """http: seconds that an `allow` for the same credentials is remembered."""
+    loopback_only: bool = False
+    """anonymous: accepted from loopback addresses only."""
 
 
 class SessionSettings(Settings, frozen=True, kw_only=True):
@@ -437,6 +449,8 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
     """Bounds on connections."""
     mmtp: MmtpSettings = field(default_factory=MmtpSettings)
     """Limits of the wire."""
+    mqtt: MqttSettings = field(default_factory=MqttSettings)
+    """MQTT."""
     authenticators: tuple[AuthenticatorSettings, ...] = ()
     """The chain that accepts devices; empty: nobody is accepted."""
     sessions: SessionSettings = field(default_factory=SessionSettings)
