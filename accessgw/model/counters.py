@@ -147,3 +147,73 @@ class WebhookCounters:
         self.failures = 0
         self.dropped = 0
         self.pending = 0
+
+
+class MqttCounters:
+    """Written by core.mqtt. What happens for every message is one attribute; a reason or a name is a key of a dict."""
+
+    __slots__ = (
+        "acknowledged", "calls", "connected", "connects", "connects_refused", "denied", "device_requests",
+        "dropped_messages", "expired", "flapping_bans", "inflight", "packets_received", "packets_sent", "queued",
+        "queued_bytes", "rate_pauses", "received_bytes", "received_qos0", "received_qos1", "received_qos2",
+        "redelivered", "retained", "retained_bytes", "rule_delivered", "rule_dropped", "rule_failed", "rule_queued",
+        "rule_taken", "sent_bytes", "sent_qos0", "sent_qos1", "sent_qos2", "sessions", "shared_subscriptions",
+        "subscriptions", "takeovers", "wills",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.connects: dict[str, int] = {}
+        """CONNECTs accepted, by version: 3.1, 3.1.1, 5."""
+        self.connects_refused: dict[str, int] = {}
+        """By reason code, its name in small letters."""
+        self.connected = 0
+        self.sessions = 0
+        """Remembered, connected or not."""
+        self.takeovers = 0
+        self.flapping_bans = 0
+        self.rate_pauses = 0
+        """Times a connection was not read for a while because of its rate."""
+        self.packets_received = 0
+        self.packets_sent = 0
+        """Control packets of every type."""
+        self.received_qos0 = 0
+        self.received_qos1 = 0
+        self.received_qos2 = 0
+        self.received_bytes = 0
+        """Payloads of PUBLISH packets received."""
+        self.sent_qos0 = 0
+        self.sent_qos1 = 0
+        self.sent_qos2 = 0
+        self.sent_bytes = 0
+        """Payloads of PUBLISH packets sent."""
+        self.redelivered = 0
+        self.acknowledged = 0
+        """QoS 1 and 2 messages that their receivers have acknowledged."""
+        self.inflight = 0
+        self.queued = 0
+        self.queued_bytes = 0
+        self.expired = 0
+        """Messages not delivered because their expiry had passed."""
+        self.dropped_messages: dict[str, int] = {}
+        """Deliveries that did not happen, by reason: slow_reader, queue_full, too_large, disconnected, ..."""
+        self.denied: dict[str, int] = {}
+        """Refusals of the ACL, by action: publish, subscribe."""
+        self.subscriptions = 0
+        self.shared_subscriptions = 0
+        self.retained = 0
+        self.retained_bytes = 0
+        self.wills = 0
+        """Wills published."""
+        self.rule_taken: dict[str, int] = {}
+        self.rule_delivered: dict[str, int] = {}
+        """Messages that the service has answered with 2xx."""
+        self.rule_failed: dict[str, int] = {}
+        """POSTs that failed, retries included."""
+        self.rule_dropped: dict[str, int] = {}
+        """Messages refused because the queue was full, or given up after the last attempt."""
+        self.rule_queued: dict[str, int] = {}
+        """Messages in the queue or on their way. All five by name of the rule."""
+        self.calls = 0
+        """Calls made over MQTT."""
+        self.device_requests: dict[str, int] = {}
+        """Requests to devices, by outcome: answered, offline, timeout, disconnected."""

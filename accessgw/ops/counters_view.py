@@ -13,6 +13,7 @@ from typing import Any
 from accessgw.core.interfaces import MetricFamily
 from accessgw.model.counters import (
     CallCounters,
+    MqttCounters,
     PushCounters,
     SessionCounters,
     StoreCounters,
@@ -105,8 +106,57 @@ ACCESS_LOG: Table = {
     "dropped": ("access_log_dropped_total", "Lines lost because the queue was full."),
     "errors": ("access_log_errors_total", "Lines lost because they could not be written."),
 }
-LABELS = {"refused": "reason", "closed": "reason", "auth_failures": "authenticator", "finished": "status"}
+MQTT: Table = {
+    "connected": ("mqtt_clients_connected", "MQTT clients connected."),
+    "sessions": ("mqtt_sessions", "MQTT sessions remembered, connected or not."),
+    "connects": ("mqtt_connects_total", "CONNECTs accepted, by version."),
+    "connects_refused": ("mqtt_connects_refused_total", "CONNECTs refused, by reason."),
+    "takeovers": ("mqtt_takeovers_total", "Connections replaced by another one of the same client id."),
+    "flapping_bans": ("mqtt_flapping_bans_total", "Client ids banned for a while because they connected too often."),
+    "rate_pauses": ("mqtt_rate_pauses_total", "Times a connection was not read for a while because of its rate."),
+    "packets_received": ("mqtt_packets_received_total", "Control packets received."),
+    "packets_sent": ("mqtt_packets_sent_total", "Control packets sent."),
+    "received_qos0": ("mqtt_publishes_received_total", "Messages received, by QoS."),
+    "received_qos1": ("mqtt_publishes_received_total", "Messages received, by QoS."),
+    "received_qos2": ("mqtt_publishes_received_total", "Messages received, by QoS."),
+    "received_bytes": ("mqtt_publishes_received_bytes_total", "Payload bytes of messages received."),
+    "sent_qos0": ("mqtt_publishes_sent_total", "Messages sent, by QoS."),
+    "sent_qos1": ("mqtt_publishes_sent_total", "Messages sent, by QoS."),
+    "sent_qos2": ("mqtt_publishes_sent_total", "Messages sent, by QoS."),
+    "sent_bytes": ("mqtt_publishes_sent_bytes_total", "Payload bytes of messages sent."),
+    "redelivered": ("mqtt_publishes_redelivered_total", "Messages sent again after a reconnect."),
+    "acknowledged": ("mqtt_publishes_acknowledged_total", "QoS 1 and 2 messages acknowledged by their receivers."),
+    "inflight": ("mqtt_inflight", "Messages sent and not yet acknowledged."),
+    "queued": ("mqtt_queued", "Messages that wait for their receivers."),
+    "queued_bytes": ("mqtt_queued_bytes", "Payload bytes of messages that wait for their receivers."),
+    "expired": ("mqtt_publishes_expired_total", "Messages not delivered because their expiry had passed."),
+    "dropped_messages": ("mqtt_publishes_dropped_total", "Deliveries that did not happen, by reason."),
+    "denied": ("mqtt_acl_denied_total", "Refusals of the topic rules, by action."),
+    "subscriptions": ("mqtt_subscriptions", "Subscriptions, shared ones included."),
+    "shared_subscriptions": ("mqtt_shared_subscriptions", "Shared subscriptions."),
+    "retained": ("mqtt_retained", "Retained messages."),
+    "retained_bytes": ("mqtt_retained_bytes", "Bytes of topics and payloads of retained messages."),
+    "wills": ("mqtt_wills_total", "Wills published."),
+    "rule_taken": ("mqtt_rule_taken_total", "Messages taken for a service, by rule."),
+    "rule_delivered": ("mqtt_rule_delivered_total", "Messages that a service has accepted, by rule."),
+    "rule_failed": ("mqtt_rule_failed_total", "POSTs to a service that failed, retries included, by rule."),
+    "rule_dropped": ("mqtt_rule_dropped_total", "Messages refused (queue full) or given up, by rule."),
+    "rule_queued": ("mqtt_rule_queued", "Messages that wait for a service or are on their way to it, by rule."),
+    "calls": ("mqtt_calls_total", "Calls made over MQTT."),
+    "device_requests": ("mqtt_requests_total", "Requests to devices, by outcome."),
+}
+LABELS = {
+    "refused": "reason", "closed": "reason", "auth_failures": "authenticator", "finished": "status",
+    "connects": "version", "connects_refused": "reason", "dropped_messages": "reason", "denied": "action",
+    "rule_taken": "rule", "rule_delivered": "rule", "rule_failed": "rule", "rule_dropped": "rule",
+    "rule_queued": "rule", "device_requests": "outcome",
+}  # fmt: skip
 """Slots that are dicts, and the label that their keys become."""
+FIXED_LABELS = {
+    **{f"received_qos{qos}": {"qos": str(qos)} for qos in range(3)},
+    **{f"sent_qos{qos}": {"qos": str(qos)} for qos in range(3)},
+}
+"""Slots that are one value of a label each, because a slot is counted faster than a key."""
 
 
 @dataclass(slots=True)
@@ -124,6 +174,7 @@ class GatewayCounters:
     webhook: WebhookCounters | None = None
     access_log: AccessLog | None = None
     ticks: ReactorTicks | None = None
+    mqtt: MqttCounters | None = None
 
 
 def families(counters: GatewayCounters) -> list[MetricFamily]:
@@ -138,6 +189,7 @@ def families(counters: GatewayCounters) -> list[MetricFamily]:
         (STORE, counters.store),
         (WEBHOOK, counters.webhook),
         (ACCESS_LOG, counters.access_log),
+        (MQTT, counters.mqtt),
     ):
         if slots is not None:
             found += _rows(table, slots, {})
@@ -197,7 +249,9 @@ def _rows(table: Table, slots: object, labels: dict[str, str]) -> Iterator[Metri
             continue
         value = getattr(slots, slot)
         kind = "counter" if name.endswith("_total") else "gauge"
-        yield MetricFamily(f"accessgw_{name}", kind, help_, list(_samples(slot, value, labels)))
+        yield MetricFamily(
+            f"accessgw_{name}", kind, help_, list(_samples(slot, value, {**labels, **FIXED_LABELS.get(slot, {})}))
+        )
 
 
 def _samples(slot: str, value: Any, labels: dict[str, str]) -> Iterable[tuple[str, dict[str, str], float]]:

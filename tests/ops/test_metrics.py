@@ -88,6 +88,7 @@ def everything() -> GatewayCounters:
     return GatewayCounters(
         {"tls": transport, 'pl"ain': slots.TransportCounters()}, sessions, calls, slots.PushCounters(),
         {"demo": slots.UpstreamCounters()}, slots.StoreCounters(), slots.WebhookCounters(), AccessLog(LogSettings()), ticks,
+        slots.MqttCounters(),
     )  # fmt: skip
 
 
@@ -122,6 +123,7 @@ def test_every_name_keeps_the_promise() -> None:
         (counters_view.UPSTREAM, slots.UpstreamCounters),
         (counters_view.STORE, slots.StoreCounters),
         (counters_view.WEBHOOK, slots.WebhookCounters),
+        (counters_view.MQTT, slots.MqttCounters),
     ],
 )
 def test_every_slot_is_shown(table: dict[str, Any], counters: type) -> None:
@@ -130,10 +132,20 @@ def test_every_slot_is_shown(table: dict[str, Any], counters: type) -> None:
         assert isinstance(getattr(counters(), slot), dict) == (slot in counters_view.LABELS)
 
 
+def test_messages_of_mqtt_are_one_metric_with_a_label_for_the_qos() -> None:
+    counters = slots.MqttCounters()
+    counters.received_qos0, counters.received_qos2, counters.rule_taken["orders"] = 5, 1, 3
+    page = parse(render(families(GatewayCounters(mqtt=counters))))
+    assert page["accessgw_mqtt_publishes_received_total"][2] == [
+        ("", {"qos": "0"}, 5), ("", {"qos": "1"}, 0), ("", {"qos": "2"}, 1),
+    ]  # fmt: skip
+    assert page["accessgw_mqtt_rule_taken_total"][2] == [("", {"rule": "orders"}, 3)]
+
+
 def test_every_counters_class_is_shown() -> None:
     named = {value for name, value in vars(slots).items() if name.endswith("Counters")}
     shown = {type(value) for value in (everything().sessions, everything().calls, everything().pushes)}
-    shown |= {slots.TransportCounters, slots.UpstreamCounters, slots.StoreCounters, slots.WebhookCounters}
+    shown |= {slots.TransportCounters, slots.UpstreamCounters, slots.StoreCounters, slots.WebhookCounters, slots.MqttCounters}
     assert named == shown
 
 
