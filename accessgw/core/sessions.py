@@ -33,7 +33,10 @@ class Introduction:
     """What a device says of itself: in a HELLO, or in the long form of a short request."""
 
     credentials: Credentials
-    generation: Generation = field(default_factory=lambda: Generation(0, 0))
+    generation: Generation | None = field(default_factory=lambda: Generation(0, 0))
+    """None: the protocol has no generations, the newest connection takes over."""
+    proven: Identity | None = None
+    """Who it is, when that was proved before: no authenticator is asked again."""
     attributes: dict[str, str] = field(default_factory=dict)
 
 
@@ -83,7 +86,7 @@ class SessionManager:
 
     async def _admit(self, introduction: Introduction, info: ConnectionInfo, link: Link | None) -> DeviceSession:
         _check(introduction)
-        identity = await self._chain.require(introduction.credentials)
+        identity = introduction.proven or await self._chain.require(introduction.credentials)
         identity = replace(identity, attributes={**introduction.attributes, **identity.attributes})
         try:
             await self._filters.connection(identity, info)
@@ -92,8 +95,11 @@ class SessionManager:
             raise AdmissionRefused(error.status, reason, str(error)) from None
         # Nothing waits from here on: two admissions of one device cannot interleave.
         existing = self.registry.by_device(identity.device)
+        generation = introduction.generation
+        if generation is None:
+            generation = Generation(0, 0) if existing is None else existing.generation
         if existing is not None and existing.link is not None:
-            self._compete(existing, identity, introduction.generation, link)
+            self._compete(existing, identity, generation, link)
         if existing is not None and not _same_person(existing.identity, identity):
             # Another user, app or strength: nothing of the old session may reach the new one.
             self._end(existing, CloseReason.REPLACED, Status.REPLACED)
@@ -102,7 +108,7 @@ class SessionManager:
         session.identity = identity
         self._watch_token(session)
         if link is not None:
-            self._connect(session, link, introduction.generation)
+            self._connect(session, link, generation)
         elif session.link is None:
             self._park(session)
         return session

@@ -189,9 +189,6 @@ class MqttSettings(Settings, frozen=True, kw_only=True):
     """Seconds."""
     assigned_prefix: str = "auto-"
     """Beginning of client ids that we assign."""
-    username_as_device: bool = False
-    """Take the user name for the device id of the gateway's other rooms and keep the client id for MQTT alone. Off: the
-    client id is the device id."""
     shared_strategy: Literal["round_robin", "sticky", "hash_client", "hash_topic", "random"] = "round_robin"
     """How a shared subscription chooses the member that gets a message."""
     push_topic: str = "$push/{biz}"

@@ -1,0 +1,157 @@
+"""What the broker keeps of one MQTT client, connected or not."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from accessgw.core.interfaces.mqtt_state import Message, QueuedMessage, StoredWill
+from accessgw.model.identity import Identity
+from protocols.mmtp.nothing import NOTHING
+from protocols.mqtt.packets import V5, SubscriptionRequest
+
+if TYPE_CHECKING:
+    from accessgw.core.registry import DeviceSession
+
+MAX_PACKET_ID = 65535
+
+# What a packet id waits for, the low two bits of its entry in `inflight`; the rest is its number in the store.
+PUSH = 0
+"""PUBACK of a push of the gateway's streams."""
+PUBACK = 1
+PUBREC = 2
+PUBCOMP = 3
+KIND = 3
+NUMBER = 2
+"""Bits to shift by."""
+
+
+class Outlet(Protocol):
+    """Where messages for a connected client go: its binding, or a bridge."""
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that the kernel has not taken yet."""
+
+    def put(self, frame: bytes) -> None:
+        """Send an encoded packet, in order, at the end of the reactor's turn."""
+
+    def pubrel(self, packet_id: int, reason: int = 0) -> None: ...
+
+    def displace(self, reason: int) -> None:
+        """End the connection, telling the client why."""
+
+
+class Waiting(NamedTuple):
+    """A message that waits for room in the window of a client whose session ends with its connection."""
+
+    message: Message
+    qos: int
+    retain: bool
+    identifiers: tuple[int, ...]
+
+
+class MqttSession:
+    """The state of a session (section 4.1). A receiver of the subscription tree."""
+
+    __slots__ = (
+        "aliases", "behind", "client_id", "connection", "device", "durable", "expires_at", "expiry", "feed", "filters",
+        "identity", "inflight", "max_packet", "next_id", "outlet", "parked", "parked_bytes", "pushes", "reading",
+        "read_after", "received", "resend", "user", "v5", "version", "will", "will_due", "window",
+    )  # fmt: skip
+
+    def __init__(self, client_id: str, identity: Identity | None, user: str) -> None:
+        self.client_id = client_id
+        self.identity = identity
+        self.user = user
+        self.version = V5
+        self.v5 = True
+        self.expiry = 0.0
+        """Seconds that it outlives its connection."""
+        self.durable = False
+        """It is in the store."""
+        self.expires_at = 0.0
+        """Wall-clock second, meaningful without an outlet."""
+        self.outlet: Outlet | None = None
+        self.connection = 0
+        """Grows with each connection, so that what began on an earlier one can tell."""
+        self.device: DeviceSession | None = None
+        self.filters: dict[str, tuple[SubscriptionRequest, int]] = NOTHING
+        """Subscriptions with their identifiers."""
+        self.window = 0
+        """Messages of QoS 1 and 2 that may be in flight to it."""
+        self.max_packet = 0
+        """Largest packet that it takes, 0: any."""
+        self.aliases: dict[int, str] | None = None
+        """Topic aliases that were introduced to it; None when it allows none."""
+        self.inflight: dict[int, int] = NOTHING
+        """Packet id -> number << NUMBER | what it waits for. Of a durable session a number of 0 says that it was
+        not sent on this connection yet."""
+        self.next_id = 1
+        self.pushes: dict[int, tuple[int, int]] = NOTHING
+        """Packet id -> (alias, seq) of pushes in flight."""
+        self.received: set[int] | frozenset[int] = frozenset()
+        """Packet ids of QoS 2 messages of the client that it has not released."""
+        self.parked: deque[Waiting] | None = None
+        self.parked_bytes = 0
+        self.behind = False
+        """Messages wait in the store."""
+        self.reading = False
+        """They are being read, or sent again: new ones queue behind them."""
+        self.read_after = 0
+        """Number of the last one read."""
+        self.resend: deque[QueuedMessage] | None = None
+        """Read in answer to a reconnect, to be sent as the window allows."""
+        self.feed: Iterator[Any] | None = None
+        """Retained messages still to be sent for its subscriptions."""
+        self.will: StoredWill | None = None
+        self.will_due: float | None = None
+        """Wall-clock second of a delayed will."""
+
+    def allocate(self, entry: int) -> int:
+        """A packet id that is not in use, now in flight with this entry (section 2.2.1). The caller has seen to it
+        that fewer than the window's are."""
+        inflight = self.inflight
+        if inflight is NOTHING:
+            inflight = self.inflight = {}
+        packet_id = self.next_id
+        while packet_id in inflight:
+            packet_id = packet_id % MAX_PACKET_ID + 1
+        inflight[packet_id] = entry
+        self.next_id = packet_id % MAX_PACKET_ID + 1
+        return packet_id
+
+    def remember(self, packet_id: int) -> None:
+        """The client has published with QoS 2 under this id."""
+        if isinstance(self.received, frozenset):
+            self.received = set()
+        self.received.add(packet_id)
+
+    def release(self, packet_id: int) -> bool:
+        """The client has released it; False when it was not known."""
+        if packet_id not in self.received or isinstance(self.received, frozenset):
+            return False
+        self.received.discard(packet_id)
+        if not self.received:
+            self.received = frozenset()
+        return True
+
+    def forget_transient(self) -> None:
+        """The connection is gone: what belonged to it alone goes too."""
+        self.outlet = None
+        self.aliases = None
+        self.parked = None
+        self.parked_bytes = 0
+        self.resend = None
+        self.feed = None
+        self.reading = False
+        self.read_after = 0
+        pushes, self.pushes = self.pushes, NOTHING
+        if not self.durable:
+            self.inflight = NOTHING
+            return
+        for packet_id in pushes:
+            self.inflight.pop(packet_id, None)
+        # Numbers are learnt again when the store is asked what was in flight.
+        self.inflight = {id: entry & KIND for id, entry in self.inflight.items()} or NOTHING
