@@ -72,7 +72,9 @@ def _descend(data: Any, key: Any, kind: inspect.Type, variable: str, path: str) 
 
 
 def _value(kind: inspect.Type, text: str) -> Any:
-    if isinstance(bare(kind), inspect.StrType | inspect.LiteralType):
+    declared = bare(kind)
+    words = isinstance(declared, inspect.LiteralType) and all(isinstance(one, str) for one in declared.values)
+    if words or isinstance(declared, inspect.StrType):
         return text
     try:
         return tomllib.loads(f"value = {text}")["value"]

@@ -87,7 +87,7 @@ def _fits(value: Any, kind: inspect.Type) -> bool:
     if isinstance(kind, inspect.BoolType):
         return isinstance(value, bool)
     if isinstance(kind, inspect.LiteralType):
-        return isinstance(value, str) and value in kind.values
+        return isinstance(value, str | int) and not isinstance(value, bool) and value in kind.values
     return isinstance(kind, inspect.AnyType)
 
 
@@ -110,7 +110,7 @@ def describe(kind: inspect.Type) -> str:
             return f"{noun} of at least {kind.ge}"
         return f"{noun} greater than {kind.gt}" if kind.gt is not None else noun
     if isinstance(kind, inspect.LiteralType):
-        return "one of " + ", ".join(f'"{value}"' for value in kind.values)
+        return "one of " + ", ".join(map(shown, kind.values))
     if isinstance(kind, inspect.VarTupleType):
         return "a list"
     if isinstance(kind, inspect.StructType | inspect.DictType):

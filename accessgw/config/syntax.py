@@ -11,6 +11,7 @@ _OPERATION = re.compile(r"\*|[A-Za-z0-9_][A-Za-z0-9_.\-/]*\*?")
 _PLACEHOLDER = re.compile(r"operation|device|user|app|header:[a-z0-9\-]+")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_\-.]*[A-Za-z0-9])?\.?")
 _VERSION = re.compile(r"(>=|<=|==|>|<|=)?\d+(\.\d+)*")
+_TOPIC_PLACEHOLDERS = ("{device}", "{user}", "{app}")
 
 ENDPOINT = '"http://address:port" with an IP address (names go into dns) or "unix:/path"'
 HOST_PORT = '"host:port"'
@@ -82,6 +83,50 @@ def unknown_placeholder(template: str) -> str:
             return str(part)
     rest = re.sub(r"\{[^{}]*\}", "", template)
     return next((brace for brace in "{}" if brace in rest), "")
+
+
+def is_topic_name(text: str) -> bool:
+    """A topic to publish to: 1 to 65535 bytes, no wildcard, no U+0000 (MQTT 5, section 4.7)."""
+    return _is_topic_text(text) and "+" not in text and "#" not in text
+
+
+def is_topic_filter(text: str) -> bool:
+    """A topic filter: `+` alone in its level, `#` alone in the last; `$share/group/filter` as well (sections 4.7, 4.8.2)."""
+    if text.startswith("$share/"):
+        _, _, rest = text.partition("/")
+        group, _, text = rest.partition("/")
+        if not group or "+" in group or "#" in group:
+            return False
+    if not _is_topic_text(text):
+        return False
+    *levels, last = text.split("/")
+    return all("#" not in level and ("+" not in level or level == "+") for level in levels) and (
+        last in ("+", "#") or ("+" not in last and "#" not in last)
+    )
+
+
+def is_topic_rule(text: str) -> bool:
+    """A filter that may have placeholders, whole levels or parts of one."""
+    return is_topic_filter(_filled(text)) and not text.startswith("$share/")
+
+
+def unknown_topic_placeholder(text: str) -> str:
+    """The first part in braces that no identity can fill; empty when all are known. Other braces are text."""
+    return next((part for part in re.findall(r"\{[^{}/]*\}", text) if part not in _TOPIC_PLACEHOLDERS), "")
+
+
+def _filled(text: str) -> str:
+    for placeholder in _TOPIC_PLACEHOLDERS:
+        text = text.replace(placeholder, "x")
+    return text
+
+
+def _is_topic_text(text: str) -> bool:
+    """Neither empty nor too long, and encodable: half of a surrogate pair is not (section 1.5.4)."""
+    try:
+        return 0 < len(text.encode()) <= 65535 and "\0" not in text
+    except UnicodeEncodeError:
+        return False
 
 
 def _host_and_port(text: str, default: int) -> tuple[str, int]:

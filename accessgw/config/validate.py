@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import os
 import ssl
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 
 from accessgw.config import syntax
 from accessgw.config.errors import Problem
+from accessgw.config.files import readable
 from accessgw.config.structure import shown
+from accessgw.config.validate_mqtt import check_mqtt
 from accessgw.model.settings import (
     AuthenticatorSettings,
     CertificateSettings,
@@ -50,6 +50,7 @@ def validate(settings: GatewaySettings) -> list[Problem]:
     for index, one in enumerate(settings.filters):
         if not one.name:
             problems.append(Problem(f"filters[{index}].name", "expected the name of a filter, got an empty one"))
+    problems += check_mqtt(settings.mqtt, settings.limits, known)
     problems += _control(settings.control)
     problems += _addresses(settings)
     problems += _orders(settings)
@@ -99,7 +100,7 @@ def _listener(path: str, listener: ListenerSettings) -> Iterator[Problem]:
 
 
 def _certificate(path: str, certificate: CertificateSettings, index: int) -> Iterator[Problem]:
-    unreadable = [*_readable(f"{path}.chain", certificate.chain), *_readable(f"{path}.key", certificate.key)]
+    unreadable = [*readable(f"{path}.chain", certificate.chain), *readable(f"{path}.key", certificate.key)]
     yield from unreadable
     if not unreadable:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -114,14 +115,6 @@ def _certificate(path: str, certificate: CertificateSettings, index: int) -> Ite
 
 def _no_password() -> str:
     raise ValueError("the key is encrypted")
-
-
-def _readable(path: str, file: str) -> Iterator[Problem]:
-    try:
-        with Path(file).open("rb"):
-            pass
-    except OSError as error:
-        yield Problem(path, f'cannot read "{file}": {os.strerror(error.errno or 0)}')
 
 
 def _same_address(listeners: tuple[ListenerSettings, ...], control: ControlSettings) -> Iterator[Problem]:
@@ -167,9 +160,9 @@ def _authenticator(path: str, authenticator: AuthenticatorSettings) -> Iterator[
     if authenticator.secret and not symmetric:
         yield Problem(f"{path}.secret", "is used by HS256, HS384 and HS512 only, and algorithms has none of them")
     for key, file in authenticator.keys.items():
-        yield from _readable(f"{path}.keys.{key}", file)
+        yield from readable(f"{path}.keys.{key}", file)
     if authenticator.jwks_file:
-        yield from _readable(f"{path}.jwks_file", authenticator.jwks_file)
+        yield from readable(f"{path}.jwks_file", authenticator.jwks_file)
 
 
 def _control(control: ControlSettings) -> Iterator[Problem]:
