@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from types import MappingProxyType
 from typing import Any
 
 V31 = 3
@@ -70,7 +69,21 @@ Properties = Mapping[int, Any]
 """Property -> value: int for the numbers, str for the strings, bytes for binary data; USER_PROPERTY has a list of
 (name, value) in order, SUBSCRIPTION_IDENTIFIER of a PUBLISH a list of ints (of a SUBSCRIBE one int)."""
 
-NO_PROPERTIES: Properties = MappingProxyType({})
+
+class _Nothing(dict[int, Any]):
+    """An empty dict that stays empty. Not a MappingProxyType: before Python 3.12 those have no hash, and dataclasses
+    refuse defaults without one."""
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError("NO_PROPERTIES stays empty: make a dict of your own")
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return 0
+
+
+NO_PROPERTIES: Properties = _Nothing()
 """Of every packet without any, and of all packets before MQTT 5."""
 
 
