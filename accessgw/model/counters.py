@@ -217,3 +217,7 @@ class MqttCounters:
         """Calls made over MQTT."""
         self.device_requests: dict[str, int] = {}
         """Requests to devices, by outcome: answered, offline, timeout, disconnected."""
+
+    def drop(self, reason: str) -> None:
+        """A delivery that did not happen."""
+        self.dropped_messages[reason] = self.dropped_messages.get(reason, 0) + 1

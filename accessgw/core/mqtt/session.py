@@ -56,9 +56,9 @@ class MqttSession:
     """The state of a session (section 4.1). A receiver of the subscription tree."""
 
     __slots__ = (
-        "aliases", "behind", "client_id", "connection", "device", "durable", "expires_at", "expiry", "feed", "filters",
+        "alias_maximum", "aliases", "behind", "client_id", "connection", "device", "durable", "expires_at", "expiry", "feed", "filters",
         "identity", "inflight", "max_packet", "next_id", "outlet", "parked", "parked_bytes", "pushes", "reading",
-        "read_after", "received", "resend", "user", "v5", "version", "will", "will_due", "window",
+        "read_after", "received", "resend", "unknown", "user", "v5", "version", "will", "window",
     )  # fmt: skip
 
     def __init__(self, client_id: str, identity: Identity | None, user: str) -> None:
@@ -83,6 +83,7 @@ class MqttSession:
         """Messages of QoS 1 and 2 that may be in flight to it."""
         self.max_packet = 0
         """Largest packet that it takes, 0: any."""
+        self.alias_maximum = 0
         self.aliases: dict[int, str] | None = None
         """Topic aliases that were introduced to it; None when it allows none."""
         self.inflight: dict[int, int] = NOTHING
@@ -105,9 +106,10 @@ class MqttSession:
         """Read in answer to a reconnect, to be sent as the window allows."""
         self.feed: Iterator[Any] | None = None
         """Retained messages still to be sent for its subscriptions."""
+        self.unknown = False
+        """It was restored from the store, and what was in flight has not been read yet."""
         self.will: StoredWill | None = None
-        self.will_due: float | None = None
-        """Wall-clock second of a delayed will."""
+        """Of the present connection, or of the last one until it was published."""
 
     def allocate(self, entry: int) -> int:
         """A packet id that is not in use, now in flight with this entry (section 2.2.1). The caller has seen to it
@@ -121,6 +123,12 @@ class MqttSession:
         inflight[packet_id] = entry
         self.next_id = packet_id % MAX_PACKET_ID + 1
         return packet_id
+
+    def allocate_as(self, packet_id: int, entry: int) -> None:
+        """This packet id is in use."""
+        if self.inflight is NOTHING:
+            self.inflight = {}
+        self.inflight[packet_id] = entry
 
     def remember(self, packet_id: int) -> None:
         """The client has published with QoS 2 under this id."""

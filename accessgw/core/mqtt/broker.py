@@ -1,0 +1,298 @@
+"""The broker: takes each message to all who are to get it, and says when the gateway answers for it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Protocol
+
+from twisted.internet.defer import Deferred, DeferredList, succeed
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from accessgw.core.interfaces import Clock
+from accessgw.core.interfaces.mqtt import MessageRules, MqttStore
+from accessgw.core.interfaces.mqtt_state import Message
+from accessgw.core.mqtt.outbound import Outbound
+from accessgw.core.mqtt.publication import Publication
+from accessgw.core.mqtt.session import MqttSession
+from accessgw.core.mqtt.topic_trace import TopicTrace
+from accessgw.model.counters import MqttCounters
+from accessgw.model.mqtt_settings import MqttSettings
+from protocols.mqtt.reasons import FAILURE, Reason
+from protocols.mqtt.retained import RetainedStore
+from protocols.mqtt.topics import Group, Plan, TopicTree
+
+log = Logger()
+
+SLICE = 2000
+"""Receivers that one turn of the reactor serves: about two milliseconds."""
+
+
+class Local(Protocol):
+    """A part of the gateway that subscribes."""
+
+    def deliver(self, message: Message, qos: int, retain: bool) -> None:
+        """`retain`: it was retained before; `qos` is what this subscription gets."""
+
+
+class LocalReceiver:
+    """A receiver of the subscription tree that is no client."""
+
+    __slots__ = ("client_id", "deliver")
+
+    outlet = None
+    """It has no connection: this sends the hot path to where local receivers are looked for."""
+    durable = False
+
+    def __init__(self, client_id: str, deliver: Callable[[Message, int, bool], None]) -> None:
+        self.client_id = client_id
+        self.deliver = deliver
+
+
+Receiver = MqttSession | LocalReceiver
+
+
+class Broker:
+    """Messages in, messages out. Sessions come and go by `sessions` (see session_keeper)."""
+
+    def __init__(
+        self,
+        settings: MqttSettings,
+        *,
+        store: MqttStore,
+        outbound: Outbound,
+        clock: Clock,
+        wall: Callable[[], float],
+        random: Callable[[], float],
+        counters: MqttCounters,
+        trace: TopicTrace,
+        rules: MessageRules | None = None,
+    ) -> None:
+        self.settings = settings
+        self.store = store
+        self.outbound = outbound
+        self.clock = clock
+        self.wall = wall
+        self.random = random
+        self.counters = counters
+        self.trace = trace
+        self.rules = rules
+        self.sessions: dict[str, MqttSession] = {}
+        self.tree: TopicTree[Receiver] = TopicTree()
+        self.retained = RetainedStore(settings.max_retained, settings.max_retained_bytes)
+        self.published: Callable[[Message], None] | None = None
+        """Told of every message, when somebody wants to know who talks most."""
+        self._backlog: deque[tuple[Publication, Iterator[None], Deferred[int]]] = deque()
+        """Fan-outs too large for one turn, and what came after them."""
+
+    # ---------------------------------------------------------------- publishing
+
+    def publish(
+        self, message: Message, received: tuple[str, int] | None = None, will_of: str = ""
+    ) -> int | Deferred[int]:
+        """A reason code when the gateway answers for the message already, else a Deferred of it, which does not fail.
+
+        0: somebody gets it, 0x10: nobody does; 0x97: a bound was met, 0x80: it could not be stored; then nobody is
+        sent it. With `received` the client id and packet id of a QoS 2 message become durable with it, with
+        `will_of` that client's will is gone once it is.
+        """
+        if self.rules is not None:
+            taken = self.rules.offer(message)
+            if not isinstance(taken, int):
+                return self._after_rules(taken, message, received, will_of)
+            if taken >= FAILURE:
+                return taken
+        return self._publish(message, received, will_of)
+
+    def _after_rules(
+        self, taken: Deferred[int], message: Message, received: tuple[str, int] | None, will_of: str
+    ) -> Deferred[int]:
+        """Subscribers do not wait for the service, its sender does."""
+        reason = self._publish(message, received, will_of)
+        ours = succeed(reason) if isinstance(reason, int) else reason
+        both: Deferred[list[tuple[bool, int]]] = DeferredList([ours, taken])  # type: ignore[assignment]
+        return both.addCallback(_worst)
+
+    def _publish(self, message: Message, received: tuple[str, int] | None, will_of: str) -> int | Deferred[int]:
+        now = self.wall()
+        if message.retain and not self._retain(message, now):
+            return Reason.QUOTA_EXCEEDED
+        if self.published is not None:
+            self.published(message)
+        if self.trace.watched:
+            self.trace.tell(message, "published")
+        pub = Publication(message, now)
+        plan = self.tree.plan(message.topic)
+        if self._backlog or plan.receiver_count > SLICE:
+            return self._publish_in_slices(pub, plan, received, will_of)
+        for group in plan.groups:
+            self._to_group(pub, group, group.receivers)
+        if plan.shared:
+            self._to_shared(pub, plan)
+        if pub.enqueues is None and received is None and not will_of and not (message.retain and message.qos):
+            return Reason.SUCCESS if pub.reached else Reason.NO_MATCHING_SUBSCRIBERS
+        return self._commit(pub, message.retain and message.qos > 0, received, will_of)
+
+    def deliver_retained(self, message: Message, session: MqttSession, qos: int, identifiers: tuple[int, ...]) -> None:
+        """A retained message for a new subscription of a session that has room for it."""
+        pub = Publication(message, self.wall())
+        self.outbound.send(pub, session, qos, True, identifiers)
+        if pub.enqueues is not None:
+            self._commit(pub, False, None, "")
+
+    def _retain(self, message: Message, now: float) -> bool:
+        """Make it the retained message of its topic (section 3.3.1.3). False when there is no room for another."""
+        retained = self.retained
+        if not message.payload:
+            retained.remove(message.topic)
+        elif not retained.set(message, now):
+            return False
+        if not message.qos:
+            self.store.retain(message)
+        self.counters.retained = len(retained)
+        self.counters.retained_bytes = retained.bytes
+        return True
+
+    def _commit(
+        self, pub: Publication, retained: bool, received: tuple[str, int] | None, will_of: str
+    ) -> Deferred[int]:
+        stored = self.store.publish(
+            pub.message, pub.enqueues or (), retained=retained, received=received, will_of=will_of
+        )
+        return stored.addCallbacks(self._stored, self._not_stored, (pub,), errbackArgs=(pub,))
+
+    def _stored(self, numbers: list[int], pub: Publication) -> int:
+        if pub.enqueues is not None:
+            self.outbound.stored(pub, numbers)
+        return Reason.SUCCESS if pub.reached else Reason.NO_MATCHING_SUBSCRIBERS
+
+    def _not_stored(self, failure: Failure, pub: Publication) -> int:
+        log.error("a message of {topic} cannot be stored: {error}", topic=pub.message.topic, error=failure.value)
+        self.outbound.not_stored(pub)
+        self.counters.drop("store_unavailable")
+        return Reason.UNSPECIFIED
+
+    # ---------------------------------------------------------------- to the receivers
+
+    def _to_group(self, pub: Publication, group: Group[Receiver], receivers: Iterable[Receiver]) -> None:
+        """Send to receivers with the same options. The first branches are those of devices that are connected and read."""
+        message = pub.message
+        qos = group.qos if group.qos < message.qos else message.qos
+        retain = message.retain and group.retain_as_published
+        identifiers = group.identifiers
+        publisher = message.publisher if group.no_local else None
+        send = self.outbound.send
+        if qos:
+            for receiver in receivers:
+                if receiver.client_id == publisher:
+                    continue
+                if type(receiver) is MqttSession:
+                    send(pub, receiver, qos, retain, identifiers)
+                else:
+                    self._to_local(pub, receiver, qos, retain)
+            return
+        limit = self.settings.max_qos0_buffer
+        newer: bytes | None = None
+        older: bytes | None = None
+        sent = 0
+        for receiver in receivers:
+            outlet = receiver.outlet
+            if receiver.client_id == publisher:
+                continue
+            if outlet is None:
+                if type(receiver) is LocalReceiver:
+                    self._to_local(pub, receiver, qos, retain)
+                continue
+            assert type(receiver) is MqttSession
+            if receiver.aliases is not None or receiver.max_packet or outlet.buffered > limit:
+                send(pub, receiver, 0, retain, identifiers)
+                continue
+            if receiver.v5:
+                if newer is None:
+                    newer = pub.parts(True, 0, retain, identifiers)[0]
+                outlet.put(newer)
+            else:
+                if older is None:
+                    older = pub.parts(False, 0, retain, ())[0]
+                outlet.put(older)
+            sent += 1
+        pub.reached += sent
+        self.counters.sent_qos0 += sent
+
+    def _to_local(self, pub: Publication, receiver: Receiver, qos: int, retain: bool) -> None:
+        pub.reached += 1
+        assert isinstance(receiver, LocalReceiver)
+        receiver.deliver(pub.message, qos, retain)
+
+    def _to_shared(self, pub: Publication, plan: Plan[Receiver]) -> None:
+        """To one member of each group of shared subscribers (section 4.8.2)."""
+        message = pub.message
+        strategy = self.settings.shared_strategy
+        key = message.publisher if strategy == "hash_client" else message.topic
+        for shared in plan.shared:
+            receiver = shared.choose(strategy, key, _usable, random=self.random, allow_unusable=True)
+            if receiver is None:
+                continue
+            options = shared.options(receiver)
+            qos = min(options.qos, message.qos)
+            retain = message.retain and options.retain_as_published
+            if isinstance(receiver, MqttSession):
+                identifiers = (options.identifier,) if options.identifier else ()
+                self.outbound.send(pub, receiver, qos, retain, identifiers)
+            else:
+                self._to_local(pub, receiver, qos, retain)
+
+    # ---------------------------------------------------------------- large fan-outs
+
+    def _publish_in_slices(
+        self, pub: Publication, plan: Plan[Receiver], received: tuple[str, int] | None, will_of: str
+    ) -> Deferred[int]:
+        done: Deferred[int] = Deferred()
+        begin = not self._backlog
+        self._backlog.append((pub, self._sliced(pub, plan), done))
+
+        def commit(_: int) -> int | Deferred[int]:
+            if pub.enqueues is None and received is None and not will_of and not (pub.message.retain and pub.message.qos):
+                return Reason.SUCCESS if pub.reached else Reason.NO_MATCHING_SUBSCRIBERS
+            return self._commit(pub, pub.message.retain and pub.message.qos > 0, received, will_of)
+
+        done.addCallback(commit)
+        if begin:
+            self._go_on()
+        return done
+
+    def _sliced(self, pub: Publication, plan: Plan[Receiver]) -> Iterator[None]:
+        for group in plan.groups:
+            receivers = iter(list(group.receivers))
+            while part := list(islice(receivers, SLICE)):
+                self._to_group(pub, group, part)
+                yield
+        self._to_shared(pub, plan)
+
+    def _go_on(self) -> None:
+        _, steps, done = self._backlog[0]
+        if next(steps, done) is done:
+            self._backlog.popleft()
+            done.callback(0)
+        if self._backlog:
+            self.clock.callLater(0, self._go_on)
+
+    # ---------------------------------------------------------------- parts of the gateway that subscribe
+
+    def sweep(self) -> None:
+        """Forget retained messages that have expired, a bounded batch."""
+        self.retained.sweep(self.wall())
+        self.counters.retained = len(self.retained)
+        self.counters.retained_bytes = self.retained.bytes
+
+
+def _usable(receiver: Receiver) -> bool:
+    if isinstance(receiver, LocalReceiver):
+        return True
+    return receiver.outlet is not None and len(receiver.inflight) < receiver.window and receiver.parked is None
+
+
+def _worst(results: list[tuple[bool, int]]) -> int:
+    return max((value for worked, value in results if worked), default=Reason.UNSPECIFIED)

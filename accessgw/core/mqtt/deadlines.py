@@ -1,0 +1,72 @@
+"""Deadlines of many that mostly do not come: sessions that expire, wills that are due."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable
+
+from accessgw.core.interfaces import Timer, Timers
+
+LONGEST = 3600.0
+"""Seconds; the wall clock may be set meanwhile: look again at least this often."""
+BATCH = 200
+"""Keys that one look hands out, so that the reactor is not held."""
+
+
+class Deadlines:
+    """Keys by the second in which they are due. Adding and removing are O(1) but for the first of a second."""
+
+    def __init__(self, timers: Timers, wall: Callable[[], float], due: Callable[[str], None]) -> None:
+        """`due(key)` is called once when its time has come; never early."""
+        self._timers = timers
+        self._wall = wall
+        self._due = due
+        self._seconds: dict[int, dict[str, None]] = {}
+        self._order: list[int] = []
+        self._timer: Timer | None = None
+        self._looks_at = math.inf
+
+    def __len__(self) -> int:
+        return sum(map(len, self._seconds.values()))
+
+    def add(self, key: str, at: float) -> None:
+        """`at` is a wall-clock second; infinity is never."""
+        if math.isinf(at):
+            return
+        second = math.ceil(at)
+        keys = self._seconds.get(second)
+        if keys is None:
+            keys = self._seconds[second] = {}
+            heapq.heappush(self._order, second)
+        keys[key] = None
+        self._watch()
+
+    def remove(self, key: str, at: float) -> None:
+        """With the time that it was added with."""
+        if not math.isinf(at):
+            self._seconds.get(math.ceil(at), {}).pop(key, None)
+
+    def _watch(self) -> None:
+        if not self._order or self._order[0] >= self._looks_at:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._looks_at = self._order[0]
+        self._timer = self._timers.schedule(min(LONGEST, max(0.0, self._looks_at - self._wall())), self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        self._looks_at = math.inf
+        now = self._wall()
+        left = BATCH
+        while self._order and self._order[0] <= now and left:
+            keys = self._seconds[self._order[0]]
+            while keys and left:
+                key = next(iter(keys))
+                del keys[key]
+                left -= 1
+                self._due(key)
+            if not keys:
+                del self._seconds[heapq.heappop(self._order)]
+        self._watch()

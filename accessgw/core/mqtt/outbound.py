@@ -1,0 +1,381 @@
+"""Messages on their way to clients: the window of each, what waits for it, and acknowledgements.
+
+A session that ends with its connection keeps what waits in memory. One that outlives it has a queue in
+the store: every message of QoS 1 and 2 is a row there before it is sent, with its packet id when there
+was room in the window. Rows without one are read again when there is; nothing but packet ids is held
+in memory, for connected and absent clients alike.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from accessgw.core.interfaces.mqtt import MqttStore
+from accessgw.core.interfaces.mqtt_state import Enqueue, Message, QueuedMessage
+from accessgw.core.mqtt.publication import PACKET_IDS, Parts, Publication
+from accessgw.core.mqtt.session import KIND, NUMBER, PUBACK, PUBCOMP, PUBREC, MqttSession, Waiting
+from accessgw.model.counters import MqttCounters
+from accessgw.model.mqtt_settings import MqttSettings
+from protocols.mqtt.encoding import mark_dup
+from protocols.mqtt.reasons import FAILURE, Reason
+
+log = Logger()
+
+READ_BYTES = 256 * 1024
+"""Bytes of queued messages asked of the store at a time."""
+QOS_KINDS = (0, PUBACK, PUBREC)
+"""What a message of each QoS waits for first."""
+
+
+class Outbound:
+    """Sends messages to sessions, and takes their acknowledgements."""
+
+    def __init__(
+        self, settings: MqttSettings, store: MqttStore, wall: Callable[[], float], counters: MqttCounters
+    ) -> None:
+        self.settings = settings
+        self._store = store
+        self._wall = wall
+        self._counters = counters
+        self.feed: Callable[[MqttSession], None] = lambda session: None
+        """Called when a session with retained messages to come has room; set by whoever feeds them."""
+
+    # ---------------------------------------------------------------- one receiver
+
+    def send(self, pub: Publication, session: MqttSession, qos: int, retain: bool, identifiers: tuple[int, ...]) -> None:
+        """Send it now, or see to it that it is sent when there is room. `qos` is what this receiver gets."""
+        if not qos:
+            self._send_at_most_once(pub, session, retain, identifiers)
+        elif session.durable:
+            self._enqueue(pub, session, qos, retain, identifiers)
+        elif session.outlet is not None:
+            if session.parked is None and len(session.inflight) < session.window:
+                pub.reached += 1
+                self._put(session, session.outlet, pub.parts_for(session, qos, retain, identifiers), QOS_KINDS[qos])
+            else:
+                self._park(pub, session, Waiting(pub.message, qos, retain, identifiers))
+
+    def _send_at_most_once(
+        self, pub: Publication, session: MqttSession, retain: bool, identifiers: tuple[int, ...]
+    ) -> None:
+        outlet = session.outlet
+        if outlet is None:
+            return
+        if outlet.buffered > self.settings.max_qos0_buffer:
+            self._counters.drop("slow_reader")
+            return
+        frame = pub.parts_for(session, 0, retain, identifiers)[0]
+        if session.max_packet and len(frame) > session.max_packet:
+            self._too_large(session)
+            return
+        pub.reached += 1
+        self._counters.sent_qos0 += 1
+        outlet.put(frame)
+
+    def _put(self, session: MqttSession, outlet: Any, parts: Parts, entry: int) -> bool:
+        """Send under a new packet id. False when the client does not take packets of this size."""
+        head, tail = parts
+        if session.max_packet and len(head) + 2 + len(tail) > session.max_packet:
+            self._too_large(session)
+            return False
+        if entry & KIND == PUBACK:
+            self._counters.sent_qos1 += 1
+        else:
+            self._counters.sent_qos2 += 1
+        outlet.put(head + PACKET_IDS[session.allocate(entry)] + tail)
+        return True
+
+    def _too_large(self, session: MqttSession) -> None:
+        """As if it had been sent (section 3.1.2.11.4). An alias that would have come with it is not known there."""
+        self._counters.drop("too_large")
+        if session.aliases:
+            session.aliases.clear()
+
+    def _park(self, pub: Publication, session: MqttSession, waiting: Waiting) -> None:
+        """Keep it until the window has room, within bounds."""
+        settings = self.settings
+        parked = session.parked
+        if parked is None:
+            parked = session.parked = deque()
+        size = _size(waiting.message)
+        while parked and (len(parked) >= settings.max_queued or session.parked_bytes + size > settings.max_queued_bytes):
+            if settings.queue_overflow == "disconnect":
+                self._counters.drop("queue_full")
+                if session.outlet is not None:
+                    session.outlet.displace(Reason.QUOTA_EXCEEDED)
+                return
+            self._counters.drop("queue_full")
+            if settings.queue_overflow == "drop_new":
+                return
+            session.parked_bytes -= _size(parked.popleft().message)
+        parked.append(waiting)
+        session.parked_bytes += size
+        pub.reached += 1
+
+    def _enqueue(
+        self, pub: Publication, session: MqttSession, qos: int, retain: bool, identifiers: tuple[int, ...]
+    ) -> None:
+        """A row in the store, with a packet id when it can be sent as soon as it is durable."""
+        pub.reached += 1
+        packet_id = 0
+        parts: Parts | None = None
+        if (
+            session.outlet is not None
+            and not (session.behind or session.reading)
+            and len(session.inflight) < session.window
+        ):
+            packet_id = session.allocate(QOS_KINDS[qos])
+            parts = pub.parts(session.v5, qos, retain, identifiers)
+        else:
+            session.behind = True
+        if pub.enqueues is None:
+            pub.enqueues = []
+        pub.enqueues.append(Enqueue(session.client_id, qos, packet_id, retain, identifiers))
+        pub.targets.append((session, parts))
+
+    # ---------------------------------------------------------------- what the store says
+
+    def stored(self, pub: Publication, numbers: Sequence[int]) -> None:
+        """The message is durable under these numbers: send it to those who have room."""
+        assert pub.enqueues is not None
+        for (session, parts), enqueue, number in zip(pub.targets, pub.enqueues, numbers, strict=True):
+            packet_id = enqueue.packet_id
+            if not packet_id:
+                if number:
+                    session.behind = True
+                    self.pull(session)
+                elif self.settings.queue_overflow == "disconnect" and session.outlet is not None:
+                    session.outlet.displace(Reason.QUOTA_EXCEEDED)
+                continue
+            entry = session.inflight.get(packet_id)
+            if entry is None or entry >> NUMBER:
+                continue  # the session has ended, or was sent it when its client came back meanwhile
+            if not number:
+                del session.inflight[packet_id]
+                self.pull(session)
+                continue
+            outlet = session.outlet
+            if outlet is not None and parts is not None and not session.unknown:
+                self._put_stored(session, outlet, parts, packet_id, number << NUMBER | entry)
+
+    def not_stored(self, pub: Publication) -> None:
+        """The store refused: nobody has it in its queue."""
+        for (session, _), enqueue in zip(pub.targets, pub.enqueues or (), strict=True):
+            if enqueue.packet_id:
+                session.inflight.pop(enqueue.packet_id, None)
+                self.pull(session)
+
+    def _put_stored(
+        self, session: MqttSession, outlet: Any, parts: Parts, packet_id: int, entry: int, dup: bool = False
+    ) -> None:
+        head, tail = parts
+        if session.max_packet and len(head) + 2 + len(tail) > session.max_packet:
+            self._too_large(session)
+            session.inflight.pop(packet_id, None)
+            self._store.acknowledged(session.client_id, entry >> NUMBER)
+            self.pull(session)
+            return
+        session.inflight[packet_id] = entry
+        frame = head + PACKET_IDS[packet_id] + tail
+        if entry & KIND == PUBACK:
+            self._counters.sent_qos1 += 1
+        else:
+            self._counters.sent_qos2 += 1
+        self._counters.redelivered += dup
+        outlet.put(mark_dup(frame) if dup else frame)
+
+    # ---------------------------------------------------------------- room in the window
+
+    def pull(self, session: MqttSession) -> None:
+        """There may be room: send what waits."""
+        outlet = session.outlet
+        if outlet is None or session.reading:
+            return
+        if session.resend:
+            self._send_again(session, outlet)
+            if session.resend:
+                return
+        if session.parked:
+            self._unpark(session, outlet)
+        room = session.window - len(session.inflight)
+        # Not for every acknowledgement: reading costs more than a row.
+        if session.behind and room > 0 and (room * 2 >= session.window or not session.inflight):
+            self._read(session, room)
+        elif session.feed is not None and room > 0:
+            self.feed(session)
+
+    def _unpark(self, session: MqttSession, outlet: Any) -> None:
+        parked = session.parked
+        now = self._wall()
+        while parked and len(session.inflight) < session.window:
+            message, qos, retain, identifiers = parked.popleft()
+            session.parked_bytes -= _size(message)
+            if message.expires_at is not None and message.expires_at <= now:
+                self._counters.expired += 1
+                continue
+            self._put(
+                session, outlet, Publication(message, now).parts_for(session, qos, retain, identifiers), QOS_KINDS[qos]
+            )
+        if not parked:
+            session.parked = None
+
+    def _read(self, session: MqttSession, room: int) -> None:
+        session.reading = True
+        session.behind = False
+        self._store.read(session.client_id, session.read_after, room, READ_BYTES).addCallbacks(
+            self._have_read, self._cannot, (session, session.connection), errbackArgs=(session, session.connection)
+        )
+
+    def _have_read(self, rows: list[QueuedMessage], session: MqttSession, connection: int) -> None:
+        if session.connection != connection or session.outlet is None:
+            return
+        if not rows:
+            session.reading = False
+            self.pull(session)
+            return
+        session.behind = True
+        session.read_after = rows[-1].number
+        waiting = [row for row in rows if not row.packet_id]
+        for row in waiting:
+            row.packet_id = session.allocate(QOS_KINDS[row.qos])
+        if not waiting:
+            self._sent(None, session, connection, [])
+            return
+        self._store.assign(session.client_id, [(row.number, row.packet_id) for row in waiting]).addCallbacks(
+            self._sent, self._cannot, (session, connection, waiting), errbackArgs=(session, connection)
+        )
+
+    def _sent(self, _: None, session: MqttSession, connection: int, rows: Iterable[QueuedMessage]) -> None:
+        """Their packet ids are durable."""
+        outlet = session.outlet
+        if session.connection != connection or outlet is None:
+            return
+        now = self._wall()
+        for row in rows:
+            parts = Publication(row.message, now).parts(session.v5, row.qos, row.retain, row.identifiers)
+            self._put_stored(session, outlet, parts, row.packet_id, row.number << NUMBER | QOS_KINDS[row.qos])
+        session.reading = False
+        self.pull(session)
+
+    def _cannot(self, failure: Failure, session: MqttSession, connection: int) -> None:
+        """The store cannot be read: the client comes back, and finds all that was stored."""
+        log.error("the queue of {client} cannot be read: {error}", client=session.client_id, error=failure.value)
+        if session.connection == connection and session.outlet is not None:
+            session.outlet.displace(Reason.SERVER_UNAVAILABLE)
+
+    # ---------------------------------------------------------------- a client that comes back
+
+    def resume(self, session: MqttSession) -> None:
+        """Its session goes on: first what was in flight, under the same packet ids (section 4.4)."""
+        if not session.durable:
+            return
+        if not session.inflight and not session.unknown:
+            self.pull(session)
+            return
+        session.reading = True
+        self._store.inflight(session.client_id).addCallbacks(
+            self._resume, self._cannot, (session, session.connection), errbackArgs=(session, session.connection)
+        )
+
+    def _resume(self, rows: list[QueuedMessage], session: MqttSession, connection: int) -> None:
+        if session.connection != connection or session.outlet is None:
+            return
+        session.unknown = False
+        resend: deque[QueuedMessage] = deque()
+        for row in rows:
+            kind = PUBCOMP if row.received else QOS_KINDS[row.qos]
+            entry = row.number << NUMBER | kind
+            if session.inflight.get(row.packet_id) != entry:
+                session.allocate_as(row.packet_id, kind)
+                resend.append(row)
+        session.resend = resend or None
+        session.reading = False
+        # Rows may wait beyond those in flight: the store knows.
+        session.behind = True
+        self.pull(session)
+
+    def _send_again(self, session: MqttSession, outlet: Any) -> None:
+        resend = session.resend
+        now = self._wall()
+        sent = sum(1 for entry in session.inflight.values() if entry >> NUMBER)
+        while resend and sent < session.window:
+            row = resend.popleft()
+            sent += 1
+            if row.received:
+                session.inflight[row.packet_id] = row.number << NUMBER | PUBCOMP
+                outlet.pubrel(row.packet_id)
+                continue
+            parts = Publication(row.message, now).parts(session.v5, row.qos, row.retain, row.identifiers)
+            entry = row.number << NUMBER | QOS_KINDS[row.qos]
+            self._put_stored(session, outlet, parts, row.packet_id, entry, dup=True)
+        if not resend:
+            session.resend = None
+
+    # ---------------------------------------------------------------- acknowledgements
+
+    def puback(self, session: MqttSession, packet_id: int) -> None:
+        """QoS 1 has arrived (or was refused: it is not sent again either way, section 4.4)."""
+        entry = session.inflight.get(packet_id, 0)
+        if entry & KIND != PUBACK:
+            return
+        self._finish(session, packet_id, entry)
+
+    def pubrec(self, session: MqttSession, packet_id: int, reason: int) -> None:
+        """QoS 2 has arrived, or was refused (section 4.3.3)."""
+        entry = session.inflight.get(packet_id, 0)
+        kind = entry & KIND
+        outlet = session.outlet
+        if kind not in (PUBREC, PUBCOMP) or (session.durable and not entry >> NUMBER):
+            if outlet is not None and reason < FAILURE:
+                outlet.pubrel(packet_id, Reason.PACKET_ID_NOT_FOUND)
+            return
+        if reason >= FAILURE:
+            self._finish(session, packet_id, entry)
+            return
+        if kind == PUBCOMP:
+            if outlet is not None:
+                outlet.pubrel(packet_id)
+            return
+        session.inflight[packet_id] = entry >> NUMBER << NUMBER | PUBCOMP
+        if not session.durable:
+            if outlet is not None:
+                outlet.pubrel(packet_id)
+            return
+        # The client may forget the message at PUBREL: it must not be sent again after that.
+        noted: Deferred[None] = self._store.pubrec(session.client_id, entry >> NUMBER)
+        noted.addCallbacks(
+            self._pubrec_noted,
+            self._cannot,
+            (session, session.connection, packet_id),
+            errbackArgs=(session, session.connection),
+        )
+
+    def _pubrec_noted(self, _: None, session: MqttSession, connection: int, packet_id: int) -> None:
+        if session.connection == connection and session.outlet is not None:
+            session.outlet.pubrel(packet_id)
+
+    def pubcomp(self, session: MqttSession, packet_id: int) -> None:
+        """QoS 2 is complete."""
+        entry = session.inflight.get(packet_id, 0)
+        if entry & KIND == PUBCOMP:
+            self._finish(session, packet_id, entry)
+
+    def _finish(self, session: MqttSession, packet_id: int, entry: int) -> None:
+        if session.durable:
+            if not entry >> NUMBER:
+                return  # it was not sent on this connection: the client makes it up
+            self._store.acknowledged(session.client_id, entry >> NUMBER)
+        self._counters.acknowledged += 1
+        del session.inflight[packet_id]
+        if session.behind or session.parked or session.resend or session.feed is not None:
+            self.pull(session)
+
+
+def _size(message: Message) -> int:
+    return len(message.topic) + len(message.payload)

@@ -1,0 +1,162 @@
+"""SUBSCRIBE and UNSUBSCRIBE: who gets what from now on, and retained messages for new subscriptions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
+from typing import NamedTuple
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from accessgw.core.interfaces import Clock
+from accessgw.core.interfaces.mqtt import MqttStore
+from accessgw.core.interfaces.mqtt_state import Message, StoredSubscription
+from accessgw.core.mqtt.broker import Broker
+from accessgw.core.mqtt.session import MqttSession
+from protocols.mmtp.nothing import NOTHING
+from protocols.mqtt.names import split_shared
+from protocols.mqtt.packets import SubscriptionRequest
+from protocols.mqtt.reasons import FAILURE, Reason
+
+log = Logger()
+
+FEED = 100
+"""Retained messages of QoS 0 that one turn of the reactor sends to a session."""
+ON_NEW = 1
+NEVER = 2
+"""Retain handling (section 3.8.3.1)."""
+
+Check = Callable[[SubscriptionRequest], int]
+"""The QoS to grant, or a reason code from 0x80 on."""
+
+
+class Retained(NamedTuple):
+    """A retained message for one subscription."""
+
+    message: Message
+    qos: int
+    identifiers: tuple[int, ...]
+
+
+class Subscriptions:
+    """Subscribes and unsubscribes sessions."""
+
+    def __init__(self, broker: Broker, store: MqttStore, clock: Clock) -> None:
+        self._broker = broker
+        self._store = store
+        self._clock = clock
+        self._feeding: set[MqttSession] = set()
+        broker.outbound.feed = self.feed
+
+    def subscribe(
+        self, session: MqttSession, requests: Sequence[SubscriptionRequest], identifier: int, check: Check
+    ) -> list[int] | Deferred[list[int]]:
+        """Reason codes in the order of the requests. A Deferred, which does not fail, when they are durable."""
+        reasons: list[int] = []
+        granted: list[StoredSubscription] = []
+        limit = self._broker.settings.max_subscriptions
+        fresh = 0
+        for request in requests:
+            reason = check(request)
+            if reason < FAILURE and request.filter not in session.filters:
+                fresh += 1
+                if len(session.filters) + fresh > limit:
+                    reason = Reason.QUOTA_EXCEEDED
+            reasons.append(reason)
+            if reason < FAILURE:
+                granted.append(StoredSubscription(replace(request, qos=reason), identifier))
+        if not session.durable or not granted:
+            self._apply(session, granted)
+            return reasons
+        stored = self._store.subscribe(session.client_id, granted)
+
+        def failed(failure: Failure) -> list[int]:
+            log.error("subscriptions of {client} cannot be stored: {e}", client=session.client_id, e=failure.value)
+            return [reason if reason >= FAILURE else Reason.UNSPECIFIED for reason in reasons]
+
+        def done(_: None) -> list[int]:
+            self._apply(session, granted)
+            return reasons
+
+        return stored.addCallbacks(done, failed)
+
+    def _apply(self, session: MqttSession, granted: Sequence[StoredSubscription]) -> None:
+        broker = self._broker
+        if broker.sessions.get(session.client_id) is not session:
+            return
+        feeds: list[Iterator[Retained]] = []
+        for one in granted:
+            request, identifier = one.request, one.identifier
+            if session.filters is NOTHING:
+                session.filters = {}
+            known = request.filter in session.filters
+            session.filters[request.filter] = (request, identifier)
+            broker.tree.subscribe(session, request, identifier)
+            handling = request.retain_handling
+            if len(broker.retained) and handling != NEVER and not (handling == ON_NEW and known):
+                group, _ = split_shared(request.filter)
+                if not group:
+                    feeds.append(self._retained(request, identifier))
+        broker.counters.subscriptions = len(broker.tree)
+        if feeds and session.outlet is not None:
+            session.feed = chain(session.feed or (), *feeds)
+
+    def _retained(self, request: SubscriptionRequest, identifier: int) -> Iterator[Retained]:
+        """Found as they are sent: what was replaced meanwhile is sent as it is then."""
+        identifiers = (identifier,) if identifier else ()
+        for message in self._broker.retained.match(request.filter, self._broker.wall()):
+            yield Retained(message, min(request.qos, message.qos), identifiers)
+
+    def feed(self, session: MqttSession) -> None:
+        """Send retained messages while the session has room; it is called again when it has more."""
+        feed = session.feed
+        outlet = session.outlet
+        if feed is None or outlet is None:
+            return
+        limit = self._broker.settings.max_qos0_buffer // 2
+        for _ in range(FEED):
+            if (
+                outlet.buffered > limit
+                or session.behind
+                or session.reading
+                or session.parked is not None
+                or len(session.inflight) >= session.window
+            ):
+                return
+            found = next(feed, None)
+            if found is None:
+                session.feed = None
+                return
+            self._broker.deliver_retained(found.message, session, found.qos, found.identifiers)
+        if session not in self._feeding:
+            self._feeding.add(session)
+            self._clock.callLater(0, self._feed_on, session)
+
+    def _feed_on(self, session: MqttSession) -> None:
+        self._feeding.discard(session)
+        self.feed(session)
+
+    def unsubscribe(self, session: MqttSession, filters: Sequence[str]) -> list[int] | Deferred[list[int]]:
+        """As subscribe."""
+        if not session.durable:
+            return self._remove(session, filters)
+        stored = self._store.unsubscribe(session.client_id, filters)
+
+        def failed(failure: Failure) -> list[int]:
+            log.error("subscriptions of {client} cannot be stored: {e}", client=session.client_id, e=failure.value)
+            return [Reason.UNSPECIFIED] * len(filters)
+
+        return stored.addCallbacks(lambda _: self._remove(session, filters), failed)
+
+    def _remove(self, session: MqttSession, filters: Sequence[str]) -> list[int]:
+        reasons: list[int] = []
+        for filter in filters:
+            known = session.filters.pop(filter, None) is not None if session.filters else False
+            if known:
+                self._broker.tree.unsubscribe(session, filter)
+            reasons.append(Reason.SUCCESS if known else Reason.NO_SUBSCRIPTION_EXISTED)
+        self._broker.counters.subscriptions = len(self._broker.tree)
+        return reasons
