@@ -84,13 +84,13 @@ def towards_upstream(call: Call, zone: str, now: float, random_bytes: Callable[[
         headers.append((name, value))
     identity = call.identity
     if identity.device:
-        headers.append(("x-device-id", _visible(identity.device)))
+        headers.append(("x-device-id", visible(identity.device)))
     if identity.user:
-        headers.append(("x-user-id", _visible(identity.user)))
+        headers.append(("x-user-id", visible(identity.user)))
     if identity.app:
-        headers.append(("x-app", _visible(identity.app)))
+        headers.append(("x-app", visible(identity.app)))
     if identity.app_version:
-        headers.append(("x-app-version", _visible(identity.app_version)))
+        headers.append(("x-app-version", visible(identity.app_version)))
     if not call.http_method:
         headers.append(("x-call-id", f"{call.call_id:016x}"))
     elif call.connection is not None and call.connection.peer:
@@ -122,7 +122,7 @@ def _listed(headers: Headers, wanted: str) -> frozenset[str]:
     return frozenset(token.strip().lower() for name, value in headers if name == wanted for token in value.split(","))
 
 
-def _visible(value: str) -> str:
+def visible(value: str) -> str:
     """Identities may hold any text; in a header all but visible ASCII is percent-encoded (and `%` itself)."""
     if _VISIBLE.fullmatch(value):
         return value

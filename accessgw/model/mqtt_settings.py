@@ -54,6 +54,8 @@ class MessageRuleSettings(Settings, frozen=True, kw_only=True):
     queue: Count = 10_000
     """Messages waiting; past it QoS 1 and 2 are refused with 0x97 (a connection of MQTT 3.1.1 is closed) and QoS 0
     dropped and counted."""
+    queue_bytes: Count = 64 * 1024 * 1024
+    """Bytes of their topics and payloads; the same past it."""
     batch: Count = 100
     """Messages in one POST (raw: always 1)."""
     linger: SecondsOrZero = 0.01
