@@ -18,7 +18,7 @@ from accessgw.config.diff import applicable, diff
 from accessgw.config.errors import ConfigError
 from accessgw.config.load import load
 from accessgw.core.interfaces import ControlError
-from accessgw.crypto.contexts import CertificateError
+from accessgw.crypto.pem import CertificateError
 from accessgw.model.settings import GatewaySettings
 from accessgw.rooms import Prepared, Rooms
 from accessgw.stores.sqlite_schema import StoreError

@@ -52,6 +52,7 @@ from accessgw.core.tracing import Tracing
 from accessgw.core.turns import TurnFlusher
 from accessgw.core.webhook import Webhook
 from accessgw.crypto.authenticators import from_settings as make_authenticators
+from accessgw.crypto.client_certificates import ClientCertificates
 from accessgw.crypto.contexts import ServerContexts
 from accessgw.crypto.development import ensure_development_certificate
 from accessgw.model.calls import CallRecord
@@ -79,6 +80,7 @@ from accessgw.stores.sqlite_streams import SqliteStreamStore
 from accessgw.transports.build import build_listener
 from accessgw.transports.http import HttpBindingFactory
 from accessgw.transports.services import TransportServices
+from accessgw.transports.websocket import WebSocketEndpoint
 from accessgw.upstreams.client import HttpUpstreams
 from accessgw.upstreams.post import Poster, cluster_of
 from protocols.http import backend as http_backend
@@ -297,11 +299,25 @@ class Rooms:
             clock=reactor,
             describe=self._describe,
         )
-        self.http = HttpBindingFactory(routes, settings.limits)
+        self.http = HttpBindingFactory(
+            routes,
+            settings.limits,
+            websockets={
+                "/mmtp": WebSocketEndpoint(self.mmtp, ("mmtp", "mmtp/1")),
+            },
+            origins={listener.name: listener.websocket_origins for listener in settings.listeners},
+        )
         factories: dict[str, BindingFactory] = {"mmtp/1": self.mmtp, "http/1.1": self.http}
         for listener in settings.listeners:
             if listener.transport == "tls":
-                self.contexts[listener.name] = ServerContexts(self._certificates(listener), listener.protocols)
+                self.contexts[listener.name] = ServerContexts(
+                    self._certificates(listener),
+                    listener.protocols,
+                    minimum=listener.tls_minimum,
+                    clients=ClientCertificates(
+                        listener.client_certificates, listener.client_ca, listener.certificate_identity
+                    ),
+                )
             self.listeners.append(
                 build_listener(listener, self.transports, factories, self.contexts.get(listener.name))
             )

@@ -43,6 +43,17 @@ def is_url(text: str) -> bool:
         return False
 
 
+def is_origin(text: str) -> bool:
+    """`https://app.example.com` or with a port, as a browser sends it (RFC 6454): lower case, no path; or `null`."""
+    scheme, separator, authority = text.partition("://")
+    if not separator:
+        return text == "null"
+    host, port = _host_and_port(authority, 1)
+    return (
+        scheme.isalpha() and text == text.lower() and bool(port) and (is_address(host) or bool(_HOST.fullmatch(host)))
+    )
+
+
 def is_address(text: str) -> bool:
     """An IPv4 or IPv6 address."""
     try:

@@ -21,7 +21,7 @@ from accessgw.model.settings import (
     RouteSettings,
 )
 
-PROTOCOLS = ("mmtp/1", "http/1.1")
+PROTOCOLS = ("mmtp/1", "mqtt", "http/1.1")
 """What a listener can serve."""
 ALGORITHMS = (
     "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "PS256", "PS384", "PS512", "EdDSA"
@@ -97,6 +97,36 @@ def _listener(path: str, listener: ListenerSettings) -> Iterator[Problem]:
     else:
         for index, certificate in enumerate(listener.certificates):
             yield from _certificate(f"{path}.certificates[{index}]", certificate, index)
+    yield from _clients(path, listener)
+    expected = 'an origin such as "https://app.example.com", without a path'
+    yield from _each(f"{path}.websocket_origins", listener.websocket_origins, syntax.is_origin, expected)
+    if listener.websocket_origins and "http/1.1" not in listener.protocols:
+        yield Problem(f"{path}.websocket_origins", 'WebSockets need the protocol "http/1.1", which is not served here')
+
+
+def _clients(path: str, listener: ListenerSettings) -> Iterator[Problem]:
+    """Client certificates."""
+    if listener.client_certificates == "off":
+        if listener.client_ca:
+            yield Problem(f"{path}.client_ca", 'is used with client_certificates "request" or "require" only')
+        return
+    if listener.transport != "tls":
+        got = listener.transport
+        yield Problem(f"{path}.client_certificates", f"only transport tls has client certificates, this is {got}")
+    if not listener.client_ca:
+        mode = listener.client_certificates
+        yield Problem(
+            f"{path}.client_ca", f'required for client_certificates "{mode}", expected a PEM file, got nothing'
+        )
+        return
+    unreadable = list(readable(f"{path}.client_ca", listener.client_ca))
+    yield from unreadable
+    if not unreadable:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(listener.client_ca)
+        except (ssl.SSLError, ValueError) as error:
+            reason = getattr(error, "reason", None) or str(error)
+            yield Problem(f"{path}.client_ca", f"expected PEM certificates of CAs, OpenSSL says: {reason}")
 
 
 def _certificate(path: str, certificate: CertificateSettings, index: int) -> Iterator[Problem]:

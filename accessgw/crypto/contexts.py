@@ -12,23 +12,17 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from OpenSSL import SSL
 
+from accessgw.crypto.client_certificates import NO_CLIENT_CERTIFICATES, ClientCertificates, asker, identity_in
+from accessgw.crypto.pem import CertificateError, read_file
 from accessgw.model.settings import CertificateSettings
 from protocols.errors import RemoteError
-from protocols.tls.alerts import NO_APPLICATION_PROTOCOL
+from protocols.tls.alerts import BAD_CERTIFICATE, NO_APPLICATION_PROTOCOL
 
 ALLOWED_BELOW_1_3 = frozenset({"http/1.1", "mqtt"})
 """Protocols whose clients may be too old for TLS 1.3."""
 
 _TLS_1_2_CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
 _PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey
-
-
-class CertificateError(Exception):
-    """A certificate or key cannot be used; the message begins with the path of the file."""
-
-    def __init__(self, path: str, message: str) -> None:
-        super().__init__(f"{path}: {message}")
-        self.path = path
 
 
 @dataclass(slots=True, frozen=True)
@@ -54,17 +48,26 @@ class _Certificate:
 class ServerContexts:
     """The TlsContexts of one listener.
 
-    TLS 1.3, and 1.2 where a protocol allows it (that one is then the only choice over 1.2). A
+    TLS 1.3, and 1.2 where a protocol and `minimum` allow it (that one is then the only choice over 1.2). A
     client whose ALPN has nothing in common with `protocols` is refused with alert 120; one without
     ALPN gets through, and the listener decides. Contexts in use are never changed.
     """
 
-    def __init__(self, certificates: Sequence[CertificateSettings], protocols: Sequence[str]) -> None:
+    def __init__(
+        self,
+        certificates: Sequence[CertificateSettings],
+        protocols: Sequence[str],
+        *,
+        minimum: str = "1.2",
+        clients: ClientCertificates = NO_CLIENT_CERTIFICATES,
+    ) -> None:
         """`protocols` best first. The first certificate serves who asks for no other. Raises CertificateError."""
         if not certificates:
             raise ValueError("a TLS listener needs a certificate")
         self._settings = tuple(certificates)
         self._protocols = tuple(protocols)
+        self._minimum = minimum
+        self._clients = clients
         self._default, self._expiry = self._build()
 
     def context(self) -> SSL.Context:
@@ -82,11 +85,21 @@ class ServerContexts:
     def expires_at(self) -> Mapping[str, float]:
         return self._expiry
 
+    def identify(self, certificate: bytes) -> str:
+        identity = identity_in(certificate, self._clients.identity)
+        if not identity and self._clients.mode == "require":
+            raise RemoteError(BAD_CERTIFICATE, f"the client certificate has no usable {self._clients.identity}")
+        return identity
+
     def _build(self) -> tuple[SSL.Context, dict[str, float]]:
         loaded = [_load(settings) for settings in self._settings]
         select = _alpn_selector(self._protocols)
-        lowest = SSL.TLS1_2_VERSION if ALLOWED_BELOW_1_3.intersection(self._protocols) else SSL.TLS1_3_VERSION
+        old = self._minimum == "1.2" and ALLOWED_BELOW_1_3.intersection(self._protocols)
+        lowest = SSL.TLS1_2_VERSION if old else SSL.TLS1_3_VERSION
         contexts = [_context(certificate, lowest, select) for certificate in loaded]
+        ask = asker(self._clients)
+        for context in contexts:
+            ask(context)
         by_name: dict[str, SSL.Context] = {}
         for certificate, context in zip(loaded, contexts, strict=True):
             for name in certificate.names:
@@ -161,11 +174,11 @@ def _sni_switch(by_name: Mapping[str, SSL.Context]) -> Any:
 
 def _load(settings: CertificateSettings) -> _Certificate:
     try:
-        chain = x509.load_pem_x509_certificates(_read(settings.chain))
+        chain = x509.load_pem_x509_certificates(read_file(settings.chain))
     except ValueError as error:
         raise CertificateError(settings.chain, "expected a PEM certificate chain, leaf first") from error
     try:
-        key = load_pem_private_key(_read(settings.key), password=None)
+        key = load_pem_private_key(read_file(settings.key), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise CertificateError(settings.key, "expected an unencrypted PEM private key") from error
     if not isinstance(key, _PrivateKey):
@@ -178,11 +191,3 @@ def _load(settings: CertificateSettings) -> _Certificate:
 def _public(key: Any) -> bytes:
     encoded: bytes = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return encoded
-
-
-def _read(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise CertificateError(path, error.strerror or str(error)) from error

@@ -40,6 +40,8 @@ class Credentials(Struct, frozen=True):
     """Device named by a verified client certificate, empty when there was none."""
     loopback: bool = False
     """The peer's address is a loopback address (development credentials are accepted only then)."""
+    peer: str = ""
+    """Address of the peer, as ConnectionInfo has it."""
 
 
 class Identity(Struct, frozen=True, gc=False):
@@ -82,3 +84,5 @@ class ConnectionInfo(Struct, gc=False):
     device: str = ""
     """Who was welcomed on it, for logs; empty before, and where several devices share a connection."""
     user: str = ""
+    websocket: bool = False
+    """It was upgraded: the protocol rides in WebSocket messages."""

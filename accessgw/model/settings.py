@@ -50,6 +50,20 @@ class ListenerSettings(Settings, frozen=True, kw_only=True):
     certificates: tuple[CertificateSettings, ...] = ()
     """Certificates of a tls listener, the first is the default, others are chosen by SNI. Empty: the
     development certificate of the state directory."""
+    tls_minimum: Literal["1.2", "1.3"] = "1.2"
+    """Lowest TLS version of a tls listener. Over 1.2 only `mqtt` and `http/1.1` are spoken: MMTP needs 1.3, and a
+    listener that serves nothing else takes no less."""
+    client_certificates: Literal["off", "request", "require"] = "off"
+    """Whether a tls listener asks for client certificates. request: a client may come without one; require: it must
+    not. One that does not verify (chain to `client_ca`, validity, purpose) ends the hand-shake in both."""
+    client_ca: str = ""
+    """PEM file of the CAs that client certificates must come from; a reload reads it again."""
+    certificate_identity: Literal["cn", "san_dns", "san_uri", "san_email"] = "cn"
+    """What in a client certificate names the device: the common name of its subject, or its first alternative name of
+    a kind. With `require` a certificate without it is refused; with `request` it counts as none."""
+    websocket_origins: tuple[str, ...] = ()
+    """Origins of web pages that may open a WebSocket here, such as `https://app.example.com`; others get 403. A client
+    that sends no Origin is no browser and is not asked. Empty: any."""
 
 
 class CertificateSettings(Settings, frozen=True, kw_only=True):
@@ -174,18 +188,21 @@ class AuthenticatorSettings(Settings, frozen=True, kw_only=True):
     """jwt: claim that names the user."""
     attribute_claims: tuple[str, ...] = ()
     """jwt: claims copied to the identity's attributes."""
+    username_must_match: bool = False
+    """jwt: an MQTT user name, when there is one, must equal the user that the token names. Off: it does not matter."""
     leeway: SecondsOrZero = 30.0
     """jwt: clock difference tolerated for exp, nbf and iat."""
     file: str = ""
     """file: lines `user:hash` with argon2 (PHC strings) or mosquitto's PBKDF2 ($7$) and SHA-512 ($6$) hashes; scram: lines
     `user:SCRAM-SHA-256$...`. Read again when it changes or at reload."""
     url: str = ""
-    """http: gets a POST with {"device", "username", "password", "token", "app", "peer"...}; 200 with {"result": "allow" | "deny" |
-    "ignore", "user"?, "attributes"?, "expires_at"?} decides, anything else means unavailable."""
-    timeout: Seconds = 3.0
+    """http: `http://HOST[:PORT]/PATH` that gets a POST with {"device", "username", "password", "token", "app",
+    "app_version", "certificate", "peer"}; 200 with {"result": "allow" | "deny" | "ignore", "user"?, "attributes"?,
+    "expires_at"?} decides, anything else means unavailable. `user` is the user name when the answer has none."""
+    timeout: Annotated[float, Meta(gt=0, le=4)] = 3.0
     """http: of one request."""
     cache: SecondsOrZero = 0.0
-    """http: seconds that an `allow` for the same credentials is remembered."""
+    """http, file: seconds that a success of the same credentials is remembered; 0: not at all."""
     loopback_only: bool = False
     """anonymous: accepted from loopback addresses only."""
 
@@ -306,7 +323,8 @@ class RouteSettings(Settings, frozen=True, kw_only=True):
     max_response_body: Count = 16 * 1024 * 1024
     """Larger response bodies are cut off with status 15."""
     require: Literal["none", "token", "certificate"] = "token"
-    """Least strength of authentication. No listener of this version asks for a certificate: `certificate` refuses everybody."""
+    """Least strength of authentication. `certificate`: a client certificate, which a listener has to ask for
+    (`client_certificates`)."""
 
 
 class HealthCheckSettings(Settings, frozen=True, kw_only=True):

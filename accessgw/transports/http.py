@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import json
 from collections import deque
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from http import HTTPStatus
+from types import MappingProxyType
 
 from accessgw.core.interfaces import Connection, HttpHandler, HttpUpload
 from accessgw.model.calls import Headers
 from accessgw.model.http import HttpRequest
 from accessgw.model.reasons import CloseReason
 from accessgw.model.settings import TransportLimits
+from accessgw.transports.websocket import WebSocketConnection, WebSocketEndpoint
 from protocols.errors import RemoteError
 from protocols.http.events import DataReceived, HttpEvent, MessageComplete, RequestReceived
 from protocols.http.limits import DEFAULT_LIMITS, HttpLimits
 from protocols.http.server import ServerConnection
+from protocols.http.websocket_handshake import answer_upgrade, expectation
 
 PIECE = 64 * 1024
 """A large answer goes to the connection in pieces of this size, the next when the kernel took the last."""
+
+
+NO_WEBSOCKETS: Mapping[str, WebSocketEndpoint] = MappingProxyType({})
+NO_ORIGINS: Mapping[str, Collection[str]] = MappingProxyType({})
 
 
 class HttpBindingFactory:
@@ -26,35 +34,61 @@ class HttpBindingFactory:
 
     `limits` has http_idle_timeout between requests; hello_timeout bounds every request head, and the
     write_buffer a handler that writes without looking at `buffered`. `wire` bounds what the peer may
-    make the parser keep.
+    make the parser keep. GET on a path of `websockets` is an upgrade or an error, never a request for
+    the handler; `origins` maps names of listeners to the only Origins from which they take upgrades.
     """
 
-    def __init__(self, handler: HttpHandler, limits: TransportLimits, wire: HttpLimits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self,
+        handler: HttpHandler,
+        limits: TransportLimits,
+        wire: HttpLimits = DEFAULT_LIMITS,
+        *,
+        websockets: Mapping[str, WebSocketEndpoint] = NO_WEBSOCKETS,
+        origins: Mapping[str, Collection[str]] = NO_ORIGINS,
+    ) -> None:
         self._handler = handler
         self._limits = limits
         self._wire = wire
+        self._websockets = websockets
+        self._origins = origins
 
     def replace_limits(self, limits: TransportLimits) -> None:
         """Use these for connections from now on."""
         self._limits = limits
 
     def __call__(self, connection: Connection) -> HttpBinding:
-        return HttpBinding(connection, self._handler, self._limits, ServerConnection(limits=self._wire))
+        return HttpBinding(
+            connection,
+            self._handler,
+            self._limits,
+            ServerConnection(limits=self._wire),
+            self._websockets,
+            self._origins.get(connection.info.listener, ()),
+        )
 
 
 class HttpBinding:
     """One HTTP connection: at most one exchange at a time, pipelined requests wait."""
 
     __slots__ = ("_backlog", "_backlog_size", "_connection", "_ending", "_exchange", "_handler", "_http",
-                 "_in_head", "_limits", "_paused", "_pumping", "_upload")  # fmt: skip
+                 "_in_head", "_limits", "_origins", "_paused", "_pumping", "_upload", "_websockets")  # fmt: skip
 
-    def __init__(
-        self, connection: Connection, handler: HttpHandler, limits: TransportLimits, http: ServerConnection
+    def __init__(  # noqa: PLR0917  # made by its factory alone
+        self,
+        connection: Connection,
+        handler: HttpHandler,
+        limits: TransportLimits,
+        http: ServerConnection,
+        websockets: Mapping[str, WebSocketEndpoint],
+        origins: Collection[str],
     ) -> None:
         self._connection = connection
         self._handler = handler
         self._limits = limits
         self._http = http
+        self._websockets = websockets
+        self._origins = origins
         self._exchange: Exchange | None = None
         self._upload: HttpUpload | None = None
         self._backlog: deque[memoryview] = deque()
@@ -64,7 +98,7 @@ class HttpBinding:
         self._paused = False
         self._pumping = False
         self._ending: tuple[CloseReason, str] | None = None
-        """Close with this once the backlog is empty; nothing is read any more."""
+        """Close with this once the backlog is empty; nothing is read any more. After an upgrade just the latter."""
 
     # ------------------------------------------------------------------ Binding
 
@@ -146,6 +180,11 @@ class HttpBinding:
 
     def _start(self, head: RequestReceived) -> None:
         self._in_head = False
+        if head.method == "GET" and self._websockets:
+            endpoint = self._websockets.get(head.target.partition("?")[0])
+            if endpoint is not None:
+                self._upgrade(head, endpoint)
+                return
         self._connection.set_idle(self._limits.http_idle_timeout)
         request = HttpRequest(head.method, head.target, head.headers, self._connection.info, head.version)
         self._exchange = exchange = Exchange(self, request)
@@ -154,6 +193,30 @@ class HttpBinding:
             self._upload = upload
             if head.expect_continue and self._http.answerable:
                 self._write(self._http.continue_100())
+
+    def _upgrade(self, head: RequestReceived, endpoint: WebSocketEndpoint) -> None:
+        """Hand the connection to a WebSocket, or answer why not and close."""
+        try:
+            origins = [value for name, value in head.headers if name == "origin"]
+            if origins and self._origins and (len(origins) > 1 or origins[0] not in self._origins):
+                raise RemoteError(403, f"Origin {origins[0][:200]} may not open a WebSocket here")
+            headers, _ = answer_upgrade(head, endpoint.subprotocols, required=endpoint.required)
+            if not self._http.upgradable:
+                raise RemoteError(400, "expected an upgrade request of HTTP/1.1 without a body")
+        except RemoteError as error:
+            self._answer_error(error.code, str(error), expectation(error.code))
+            reason = CloseReason.FORBIDDEN if error.code == 403 else CloseReason.PROTOCOL_ERROR
+            self._end(reason, f"{error.code}: {error}")
+            return
+        answer, rest = self._http.upgrade(headers)
+        connection = self._connection
+        self._ending = (CloseReason.FINISHED, "upgraded")
+        while self._backlog:
+            connection.write(bytes(self._backlog.popleft()))
+        self._backlog_size = 0
+        connection.write(answer)
+        connection.resume()
+        WebSocketConnection(connection, endpoint.max_message).open(endpoint.factory, rest)
 
     def _excuse(self) -> None:
         """A handler raised: answer 500 if that is still possible; the connection closes with INTERNAL."""
@@ -171,11 +234,12 @@ class HttpBinding:
         else:
             self._connection.abort(CloseReason.PROTOCOL_ERROR, f"{error.code}: {error}")
 
-    def _answer_error(self, status: int, message: str) -> None:
+    def _answer_error(self, status: int, message: str, headers: Headers | None = None) -> None:
         self._http.stop_keep_alive()
         code = HTTPStatus(status).phrase.lower().replace(" ", "_").replace("-", "_")
         body = json.dumps({"error": {"code": code, "message": message}}).encode()
-        self._write(self._http.send_response(status, [("content-type", "application/json")], body))
+        fields = [("content-type", "application/json"), *(headers or [])]
+        self._write(self._http.send_response(status, fields, body))
 
     def _drop_exchange(self) -> None:
         exchange, upload = self._exchange, self._upload

@@ -10,7 +10,7 @@ from accessgw.model.reasons import CloseReason
 from accessgw.transports.stream import StreamConnection
 from protocols.errors import RemoteError
 from protocols.proxyproto import V1_PREFIX, V2_SIGNATURE, ProxyHeader, ProxyHeaderParser, starts_proxy_header
-from protocols.sniff import sniff
+from protocols.sniff import PROTOCOL, sniff
 
 
 class TrustedNetworks:
@@ -87,6 +87,15 @@ class Opening:
         return True
 
 
+def chosen(factories: Mapping[str, BindingFactory], data: bytes) -> BindingFactory:
+    """The factory of the protocol that begins with `data`. RemoteError when it is none of them."""
+    protocol = sniff(data)
+    factory = factories.get(protocol)
+    if factory is None:
+        raise RemoteError(PROTOCOL, f"expected {' or '.join(factories)}, got what looks like {protocol}")
+    return factory
+
+
 class Chooser:
     """Makes the binding of a plain connection: the only one configured, or the one its first byte asks for."""
 
@@ -102,7 +111,7 @@ class Chooser:
             (factory,) = self._factories.values()
         else:
             try:
-                factory = self._factories[sniff(data)]
+                factory = chosen(self._factories, data)
             except RemoteError as error:
                 self._connection.close(CloseReason.PROTOCOL_ERROR, str(error))
                 return

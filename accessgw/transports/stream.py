@@ -46,7 +46,7 @@ class StreamConnection(StreamDescriptor):
     """
 
     __slots__ = (
-        "_address", "_age_timer", "_binding", "_detail", "_eof", "_idle", "_opened_at", "_paused", "_phase",
+        "_address", "_age_timer", "_binding", "_detail", "_eof", "_farewell", "_idle", "_opened_at", "_paused", "_phase",
         "_reason", "_receiver", "_services", "_timer", "bytes_in", "info",
     )  # fmt: skip
 
@@ -64,6 +64,7 @@ class StreamConnection(StreamDescriptor):
         self._eof = False
         self._reason: CloseReason | None = None
         self._detail = ""
+        self._farewell: Callable[[CloseReason], bytes] | None = None
         self._idle = 0.0
         self._timer: Timer | None = None
         self._age_timer: Timer | None = None
@@ -134,6 +135,9 @@ class StreamConnection(StreamDescriptor):
         if self._phase >= FLUSHING:
             return
         self._reason, self._detail = reason, detail
+        farewell, self._farewell = self._farewell, None
+        if farewell is not None:
+            self.write(farewell(reason))
         self._say_goodbye()
         if self._phase == CLOSED:
             return
@@ -185,6 +189,16 @@ class StreamConnection(StreamDescriptor):
             self._phase = HELLO
             self._arm(self._services.limits.hello_timeout)
 
+    def hand_over(self, binding: Binding, farewell: Callable[[CloseReason], bytes]) -> None:
+        if self._phase < FLUSHING:
+            self._binding = binding
+            self._farewell = farewell
+            self._receiver = binding.data_received
+
+    def touch(self) -> None:
+        if self._phase == ESTABLISHED and self._idle and self._timer is not None:
+            self._timer.touch(self._idle)
+
     # ------------------------------------------------------------------ StreamDescriptor
 
     def doRead(self) -> None:
@@ -201,7 +215,7 @@ class StreamConnection(StreamDescriptor):
         size = len(data)
         self.bytes_in += size
         self._counters.bytes_in += size
-        if self._phase == ESTABLISHED and self._idle and self._timer is not None:
+        if self._phase == ESTABLISHED and self._idle and self._timer is not None and self._farewell is None:
             self._timer.touch(self._idle)
         try:
             self._receiver(data)
@@ -322,6 +336,7 @@ class StreamConnection(StreamDescriptor):
         services = self._services
         self._close_socket()
         self._receiver = ignore
+        self._farewell = None
         for timer in (self._timer, self._age_timer):
             if timer is not None:
                 timer.cancel()

@@ -6,12 +6,12 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from accessgw.core.interfaces import BindingFactory, TlsContexts
+from accessgw.core.interfaces import Binding, BindingFactory, TlsContexts
 from accessgw.model.identity import ConnectionInfo
 from accessgw.model.reasons import CloseReason
 from accessgw.model.settings import ListenerSettings
 from accessgw.transports.listener import SocketListener
-from accessgw.transports.opening import Opening
+from accessgw.transports.opening import Opening, chosen
 from accessgw.transports.services import TransportServices
 from accessgw.transports.stream import FLUSHING, HANDSHAKE, StreamConnection, ignore
 from protocols.errors import LocalError, RemoteError
@@ -20,8 +20,8 @@ from protocols.tls.pyopenssl_engine import PyOpenSSLEngine
 
 EngineFactory = Callable[[Any], TlsEngine]
 """Makes the server side of one connection from a context of TlsContexts."""
-WITHOUT_ALPN = "http/1.1"
-"""What a client speaks that offers no ALPN."""
+NEEDS_ALPN = frozenset({"mmtp/1", "h2"})
+"""Protocols that a client must ask for by ALPN; without it one of the others is meant."""
 _FAILED_HANDSHAKES = (CloseReason.HANDSHAKE_FAILED, CloseReason.HANDSHAKE_TIMEOUT)
 
 
@@ -32,18 +32,21 @@ def _server_engine(context: Any) -> TlsEngine:
 class TlsConnection(StreamConnection):
     """A Connection whose bytes are TLS records on the wire. Byte counters count the wire."""
 
-    __slots__ = ("_engine", "_factories", "_plaintext")
+    __slots__ = ("_engine", "_factories", "_identify", "_plaintext")
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  # made by its listener alone
         self,
         sock: socket.socket,
         info: ConnectionInfo,
         services: TransportServices,
         address: str,
         factories: Mapping[str, BindingFactory],
+        identify: Callable[[bytes], str],
     ) -> None:
+        """`identify` is TlsContexts.identify."""
         super().__init__(sock, info, services, address)
         self._factories = factories
+        self._identify = identify
         self._engine: TlsEngine | None = None
         self._plaintext: Callable[[bytes], None] = ignore
         self._phase = HANDSHAKE
@@ -64,6 +67,12 @@ class TlsConnection(StreamConnection):
             # The peer broke TLS in the bytes that are being worked through; the close is about to come.
             return
         self._send(engine.to_send())
+
+    def hand_over(self, binding: Binding, farewell: Callable[[CloseReason], bytes]) -> None:
+        if self._phase < FLUSHING:
+            self._binding = binding
+            self._farewell = farewell
+            self._plaintext = binding.data_received
 
     def _ciphertext(self, data: bytes) -> None:
         engine = self._engine
@@ -94,14 +103,39 @@ class TlsConnection(StreamConnection):
         info = self.info
         info.alpn, info.tls_version = event.alpn, event.version
         info.cipher, info.server_name = event.cipher, event.server_name
-        factory = self._factories.get(event.alpn or WITHOUT_ALPN)
-        if factory is None:
-            self.close(CloseReason.HANDSHAKE_FAILED, "no ALPN, and http/1.1 is not served here")
+        if event.peer_certificate:
+            try:
+                info.certificate_identity = self._identify(event.peer_certificate)
+            except RemoteError as error:
+                self.close(CloseReason.HANDSHAKE_FAILED, str(error))
+                return
+        if event.alpn:
+            self.await_hello()
+            self._speak(self._factories[event.alpn])
+            return
+        # Many MQTT libraries offer no ALPN at all.
+        meant = {name: factory for name, factory in self._factories.items() if name not in NEEDS_ALPN}
+        if not meant:
+            self.close(CloseReason.HANDSHAKE_FAILED, f"no ALPN, and {', '.join(self._factories)} needs it")
             return
         self.await_hello()
+        if len(meant) == 1:
+            self._speak(*meant.values())
+        else:
+            self._plaintext = lambda data: self._sniffed(meant, data)
+
+    def _sniffed(self, meant: Mapping[str, BindingFactory], data: bytes) -> None:
+        try:
+            factory = chosen(meant, data)
+        except RemoteError as error:
+            self.close(CloseReason.PROTOCOL_ERROR, f"without ALPN: {error}")
+            return
+        self._speak(factory)
+        self._plaintext(data)
+
+    def _speak(self, factory: BindingFactory) -> None:
         binding = self._start_binding(factory)
-        if binding is not None:
-            self._plaintext = binding.data_received
+        self._plaintext = ignore if binding is None else binding.data_received
 
     def _refuse(self, engine: TlsEngine, error: RemoteError) -> None:
         if engine.handshaken:
@@ -156,7 +190,7 @@ class TlsListener(SocketListener):
         self._engine = engine
 
     def _begin(self, sock: socket.socket, info: ConnectionInfo, key: str, trusted: bool) -> None:
-        connection = TlsConnection(sock, info, self._services, key, self._factories)
+        connection = TlsConnection(sock, info, self._services, key, self._factories, self._contexts.identify)
 
         def hello(data: bytes) -> None:
             connection.begin_tls(self._engine(self._contexts.context()), data)

@@ -91,6 +91,11 @@ class ServerConnection:
         """An answer may be started: a request waits for one, or the peer erred while none was underway."""
         return self._writing is _Writing.WAITED or (self._reading is _Reading.CLOSED and self._writing is _Writing.IDLE)
 
+    @property
+    def upgradable(self) -> bool:
+        """The request to answer is a complete one of HTTP/1.1 without a body that is still coming."""
+        return self._reading is _Reading.DONE and self._writing is _Writing.WAITED and not self._old
+
     def stop_keep_alive(self) -> None:
         """The answer that is started next says `Connection: close`."""
         self._keep_alive = False
@@ -222,6 +227,16 @@ class ServerConnection:
             raise LocalError("100 Continue: there is no request that waits for an answer")
         return b"HTTP/1.1 100 Continue\r\n\r\n"
 
+    def upgrade(self, headers: Headers) -> tuple[bytes, bytes]:
+        """101 Switching Protocols, and the bytes of the next protocol that have come already. HTTP ends here."""
+        if not self.upgradable:
+            raise LocalError("there is no request that could be upgraded")
+        answer = HeadWriter("HTTP/1.1 101 Switching Protocols\r\n", headers).encode()
+        rest = bytes(self._buffer)
+        self._fail()
+        self._writing = _Writing.DONE
+        return answer, rest
+
     def send_response(self, status: int, headers: Headers, body: bytes) -> bytes:
         """A whole answer. Content-Length is added; to HEAD, and with 204 and 304, the body is left out."""
         head = self._head(status, headers, bodiless=True)
@@ -267,8 +282,8 @@ class ServerConnection:
             raise LocalError("there is no request that waits for an answer")
         head = HeadWriter(status_line(status), headers, without_length=status == 204)  # RFC 9110 8.6
         if head.connection:
-            if head.connection.lower() != "close":
-                raise LocalError(f"connection: only close may be asked for, got {head.connection!r}")
+            if head.connection.lower() not in {"close", "close, upgrade"}:
+                raise LocalError(f"connection: only close (with upgrade) may be asked for, got {head.connection!r}")
         elif not self._keep_alive or self._reading is not _Reading.DONE:
             head.connection = "close"
             head.lines.append("connection: close\r\n")

@@ -8,18 +8,22 @@ UNEXPECTED_MESSAGE = 10
 BAD_RECORD_MAC = 20
 RECORD_OVERFLOW = 22
 HANDSHAKE_FAILURE = 40
+BAD_CERTIFICATE = 42
 ILLEGAL_PARAMETER = 47
 DECODE_ERROR = 50
 DECRYPT_ERROR = 51
 PROTOCOL_VERSION = 70
 INTERNAL_ERROR = 80
 MISSING_EXTENSION = 109
+CERTIFICATE_REQUIRED = 116
 NO_APPLICATION_PROTOCOL = 120
 UNEXPECTED_EOF = UNEXPECTED_MESSAGE
 """TLS has no alert for a missing close_notify, and nobody is left to hear one."""
 
 _BY_TEXT = (
     ("no application protocol", NO_APPLICATION_PROTOCOL),
+    ("peer did not return a certificate", CERTIFICATE_REQUIRED),
+    ("certificate verify failed", BAD_CERTIFICATE),
     ("bad record mac", BAD_RECORD_MAC),
     ("bad decrypt", BAD_RECORD_MAC),
     ("data length too long", RECORD_OVERFLOW),

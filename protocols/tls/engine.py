@@ -14,6 +14,8 @@ class HandshakeCompleted:
     version: str
     cipher: str
     server_name: str
+    peer_certificate: bytes = b""
+    """The peer's verified certificate in DER, empty when it showed none."""
 
 
 @dataclass(slots=True, frozen=True)

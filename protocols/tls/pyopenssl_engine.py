@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 
 from protocols.errors import LocalError, RemoteError
@@ -119,12 +120,16 @@ class PyOpenSSLEngine:
         self.handshaken = True
         connection = self._connection
         name = connection.get_servername() if self._is_server else None
+        # Without a request for a certificate there is none, and without verification it would prove nothing.
+        asked = connection.get_context().get_verify_mode() & SSL.VERIFY_PEER
+        certificate = connection.get_peer_certificate(as_cryptography=True) if asked else None
         self._events.append(
             HandshakeCompleted(
                 alpn=connection.get_alpn_proto_negotiated().decode("latin-1"),
                 version=connection.get_protocol_version_name(),
                 cipher=connection.get_cipher_name() or "",
                 server_name=name.decode("latin-1") if name else "",
+                peer_certificate=certificate.public_bytes(Encoding.DER) if certificate else b"",
             )
         )
 

@@ -35,7 +35,7 @@ def test_a_gateway_needs_a_listener() -> None:
         ('[[listeners]]\nname = "u"\ntransport = "unix"', "listeners[1].path: required for transport unix, expected a path, got nothing"),
         ('[[listeners]]\nname = "u"\npath = "/x"', "listeners[1].path: only transport unix has a path, this is tcp"),
         ('[[listeners]]\nname = "u"\naddress = "localhost"', 'listeners[1].address: expected an IPv4 or IPv6 address, got "localhost"'),
-        ('[[listeners]]\nname = "u"\nprotocols = ["h2"]', 'listeners[1].protocols[0]: expected one of "mmtp/1", "http/1.1", got "h2"'),
+        ('[[listeners]]\nname = "u"\nprotocols = ["h2"]', 'listeners[1].protocols[0]: expected one of "mmtp/1", "mqtt", "http/1.1", got "h2"'),
         ('[[listeners]]\nname = "u"\nprotocols = []', "listeners[1].protocols: expected at least one protocol, got none"),
         ('[[listeners]]\nname = "u"\nproxy_protocol_from = ["10.0.0.1/8"]',
          "listeners[1].proxy_protocol_from[0]: expected a network such as 10.0.0.0/8: 10.0.0.1/8 has host bits set"),

@@ -27,8 +27,10 @@ class Connection(Protocol):
     """One transport connection, as the binding on it sees it."""
 
     info: ConnectionInfo
-    buffered: int
-    """Bytes taken by write() that the kernel has not taken yet."""
+
+    @property
+    def buffered(self) -> int:
+        """Bytes taken by write() that the kernel has not taken yet."""
 
     def write(self, data: bytes) -> None:
         """Send now, keep what does not fit. Past the write_buffer limit the connection is aborted
@@ -59,6 +61,13 @@ class Connection(Protocol):
 
     def await_hello(self) -> None:
         """Undo established(): another request head has begun and must be complete within hello_timeout."""
+
+    def hand_over(self, binding: Binding, farewell: Callable[[CloseReason], bytes]) -> None:
+        """Another protocol begins here (an HTTP upgrade): all later calls go to `binding`. close(), whoever calls it,
+        writes last what `farewell` gives. From now on idle time is counted from touch(), not from any byte."""
+
+    def touch(self) -> None:
+        """After hand_over(): something came that counts as activity."""
 
 
 class Binding(Protocol):
@@ -602,6 +611,10 @@ class TlsContexts(Protocol):
 
     def expires_at(self) -> Mapping[str, float]:
         """Certificate name -> wall-clock second of notAfter."""
+
+    def identify(self, certificate: bytes) -> str:
+        """Who a verified client certificate (DER) names, by the listener's rule; empty when it names nobody.
+        RemoteError (a TLS alert) where that is not allowed."""
 
 
 # ------------------------------------------------------------------ control

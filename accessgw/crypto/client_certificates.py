@@ -1,0 +1,86 @@
+"""Client certificates of a listener: asking for them, verifying them, and whom they name."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+from OpenSSL import SSL, crypto
+
+from accessgw.crypto.pem import CertificateError, read_file
+
+MAX_IDENTITY = 256
+"""Characters; a longer name is none."""
+
+_KINDS: dict[str, type[x509.GeneralName]] = {
+    "san_dns": x509.DNSName,
+    "san_uri": x509.UniformResourceIdentifier,
+    "san_email": x509.RFC822Name,
+}
+
+
+@dataclass(slots=True, frozen=True)
+class ClientCertificates:
+    """What a listener wants of them; see the settings of the same names."""
+
+    mode: str = "off"
+    """off | request | require."""
+    ca: str = ""
+    """PEM file of the trusted CAs."""
+    identity: str = "cn"
+    """cn | san_dns | san_uri | san_email."""
+
+
+NO_CLIENT_CERTIFICATES = ClientCertificates()
+
+
+def asker(clients: ClientCertificates) -> Callable[[SSL.Context], None]:
+    """What makes a new server context ask for certificates as `clients` says. CertificateError for the CA file.
+
+    OpenSSL verifies chain, validity and purpose (clientAuth, where the certificate restricts its use).
+    """
+    if clients.mode == "off":
+        return lambda context: None
+    pem = read_file(clients.ca)
+    try:
+        authorities = x509.load_pem_x509_certificates(pem)
+    except ValueError as error:
+        raise CertificateError(clients.ca, "expected PEM certificates of CAs") from error
+    mode = SSL.VERIFY_PEER | (SSL.VERIFY_FAIL_IF_NO_PEER_CERT if clients.mode == "require" else 0)
+    scope = hashlib.sha256(pem).digest()
+
+    def ask(context: SSL.Context) -> None:
+        store = context.get_cert_store()
+        if store is None:
+            raise CertificateError(clients.ca, "OpenSSL gives no store for it")
+        try:
+            for authority in authorities:
+                store.add_cert(crypto.X509.from_cryptography(authority))
+            context.load_client_ca(clients.ca.encode())
+        except (SSL.Error, crypto.Error) as error:
+            raise CertificateError(clients.ca, f"OpenSSL refuses it: {error}") from error
+        context.set_verify(mode)
+        # A resumed session would carry the certificate of an earlier connection past expiry and revocation.
+        context.set_options(SSL.OP_NO_TICKET)
+        context.set_session_id(scope)
+
+    return ask
+
+
+def identity_in(certificate: bytes, rule: str) -> str:
+    """The name in a DER certificate by `rule`, empty when there is none, or no single one where it has to be."""
+    try:
+        parsed = x509.load_der_x509_certificate(certificate)
+        if rule == "cn":
+            names = [str(name.value) for name in parsed.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+            if len(names) != 1:
+                return ""
+        else:
+            extension = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+            names = [str(name) for name in extension.value.get_values_for_type(_KINDS[rule])]
+    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+        return ""
+    return names[0] if names and names[0].isprintable() and len(names[0]) <= MAX_IDENTITY else ""
