@@ -101,6 +101,7 @@ class HttpRoutes:
                     token=token.strip(),
                     certificate_identity=request.connection.certificate_identity,
                     loopback=request.connection.loopback,
+                    peer=request.connection.peer,
                 )
             )
             if identity is not None:

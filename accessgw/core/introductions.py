@@ -20,6 +20,7 @@ def introduction_of(hello: Hello, info: ConnectionInfo) -> Introduction:
             app_version=hello.app_version,
             certificate_identity=info.certificate_identity,
             loopback=info.loopback,
+            peer=info.peer,
         ),
         Generation(hello.boot, hello.counter),
         dict(hello.attributes),

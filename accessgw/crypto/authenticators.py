@@ -1,4 +1,4 @@
-"""Authenticators of devices: static tokens for development, JSON Web Tokens for everything else."""
+"""The authenticators of the configuration; static tokens and JSON Web Tokens themselves."""
 
 from __future__ import annotations
 
@@ -15,30 +15,67 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from twisted.internet.defer import Deferred, fail, succeed
 
 from accessgw.core.interfaces import AuthenticationFailed, Authenticator
+from accessgw.core.interfaces.mqtt import EnhancedAuthenticator
+from accessgw.crypto.http_authenticator import HttpAuthenticator
+from accessgw.crypto.password_file import FileAuthenticator
+from accessgw.crypto.passwordless import AnonymousAuthenticator, CertificateAuthenticator
+from accessgw.crypto.scram import ScramAuthenticator
+from accessgw.crypto.services import AuthenticatorServices
+from accessgw.crypto.users import checked_user
 from accessgw.model.identity import Credentials, Identity, Strength
 from accessgw.model.settings import AuthenticatorSettings, StaticTokenSettings
 
 ANY_KEY = "*"
 """Key id that serves tokens which name none."""
-MAX_USER = 256
 LATEST = 1e15
 """Seconds; no token's time is beyond it."""
 SYMMETRIC = frozenset({"HS256", "HS384", "HS512"})
 
 
-def from_settings(settings: Sequence[AuthenticatorSettings], wall: Callable[[], float]) -> list[Authenticator]:
-    """The links of the chain, in order. `wall` gives the wall-clock second.
+def from_settings(
+    settings: Sequence[AuthenticatorSettings],
+    wall: Callable[[], float],
+    services: AuthenticatorServices | None = None,
+) -> list[Authenticator]:
+    """The links of the chain, in order; those of kind scram are no links of it. `wall` gives the wall-clock second;
+    `services` may be bound later.
 
     Raises ValueError with the path of what is wrong, such as `authenticators[0].keys.k1: ...`.
     """
+    services = services or AuthenticatorServices()
     chain: list[Authenticator] = []
     for index, one in enumerate(settings):
         path = f"authenticators[{index}]"
-        if one.kind == "static":
-            chain.append(StaticAuthenticator(one.tokens, name=one.name or "static", path=path))
-        else:
-            chain.append(JwtAuthenticator(one, wall, path=path))
+        match one.kind:
+            case "static":
+                chain.append(StaticAuthenticator(one.tokens, name=one.name or "static", path=path))
+            case "jwt":
+                chain.append(JwtAuthenticator(one, wall, path=path))
+            case "file":
+                chain.append(FileAuthenticator(one, services, path=path))
+            case "http":
+                chain.append(HttpAuthenticator(one, services, wall))
+            case "certificate":
+                chain.append(CertificateAuthenticator(one))
+            case "anonymous":
+                chain.append(AnonymousAuthenticator(one))
     return chain
+
+
+def enhanced_from_settings(
+    settings: Sequence[AuthenticatorSettings], services: AuthenticatorServices | None = None
+) -> dict[str, EnhancedAuthenticator]:
+    """Authenticators of enhanced authentication by the name of their method. Raises ValueError as from_settings does."""
+    services = services or AuthenticatorServices()
+    methods: dict[str, EnhancedAuthenticator] = {}
+    for index, one in enumerate(settings):
+        if one.kind != "scram":
+            continue
+        made = ScramAuthenticator(one, services, path=f"authenticators[{index}]")
+        if made.method in methods:
+            raise ValueError(f"authenticators[{index}].kind: expected one of kind scram, got another")
+        methods[made.method] = made
+    return methods
 
 
 class StaticAuthenticator:
@@ -170,9 +207,12 @@ class JwtAuthenticator:
             raise AuthenticationFailed(f"the token lacks the claim {settings.device_claim!r}")
         if device is not None and credentials.device and device != credentials.device:
             raise AuthenticationFailed(f"the token belongs to another device than {credentials.device!r}")
+        user = checked_user(claims.get(settings.user_claim), "token")
+        if settings.username_must_match and credentials.username and credentials.username != user:
+            raise AuthenticationFailed(f"the token belongs to another user than {credentials.username!r}")
         return Identity(
             device=credentials.device or ("" if device is None else str(device)),
-            user=_user(claims.get(settings.user_claim)),
+            user=user,
             app=credentials.app,
             app_version=credentials.app_version,
             strength=Strength.TOKEN,
@@ -196,16 +236,6 @@ def _moment(claims: Mapping[str, Any], name: str) -> float | None:
     if not -LATEST < value < LATEST:
         raise AuthenticationFailed(f"expected seconds since 1970 in the claim {name!r}, got another number")
     return float(value)
-
-
-def _user(value: object) -> str:
-    """A user's name goes into headers, logs and keys of streams: only harmless text passes."""
-    if value is None or value == "":
-        return ""
-    name = str(value) if isinstance(value, str | int) else ""
-    if not 1 <= len(name) <= MAX_USER or not name.isprintable():
-        raise AuthenticationFailed(f"expected a user of 1 to {MAX_USER} printable characters in the token")
-    return name
 
 
 def _load_keys(settings: AuthenticatorSettings, path: str) -> dict[str, Any]:
