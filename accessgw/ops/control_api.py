@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
@@ -9,12 +10,15 @@ from urllib.parse import quote
 from twisted.internet.defer import Deferred
 
 from accessgw.core.interfaces import Clock, Control, ControlError
+from accessgw.core.interfaces.mqtt import MqttControl
 from accessgw.model.pushes import PushResult, Scope, StreamKey
 from accessgw.model.settings import ControlSettings, PushSettings
 from accessgw.ops import dashboard
 from accessgw.ops.http_api import HttpApi, Reply, Request, Route, check_key
 from accessgw.ops.metrics import CONTENT_TYPE, render
+from accessgw.ops.mqtt_api import MqttApi
 from accessgw.ops.push_request import parse_pushes
+from accessgw.ops.queries import one_of, only, only_keys, page_limit
 
 NOT_BUILT = (
     ("POST", "/v1/upgrade", "operate"),
@@ -24,7 +28,6 @@ NOT_BUILT = (
     ("POST", "/v1/dictionaries/{id}/rollback", "operate"),
     ("POST", "/v1/keys/rotate", "operate"),
     ("POST", "/v1/keys/revoke", "operate"),
-    ("POST", "/v1/mqtt/publish", "operate"),
 )
 """Paths that are promised but answer 501."""
 
@@ -32,7 +35,8 @@ NOT_BUILT = (
 class ControlApi(HttpApi):
     """The HttpHandler of the control listener. It acts only through `control`.
 
-    `describe` makes the body of /.well-known/accessgw; without it the path does not exist here.
+    Without `mqtt` the paths under /v1/mqtt answer 404 `not_enabled`. `describe` makes the body of
+    /.well-known/accessgw; without it the path does not exist here. `wall` is the wall clock.
     """
 
     def __init__(
@@ -42,7 +46,9 @@ class ControlApi(HttpApi):
         pushes: PushSettings,
         clock: Clock,
         *,
+        mqtt: MqttControl | None = None,
         describe: Callable[[], dict[str, object]] | None = None,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._control = control
         self.pushes = pushes
@@ -64,6 +70,7 @@ class ControlApi(HttpApi):
             Route("GET", "/v1/workers", "read", lambda request: Reply({"workers": control.workers()})),
             Route("GET", "/v1/top", "read", self._top),
             Route("GET", "/v1/events", "read", subscribe=self._events),
+            *MqttApi(mqtt, lambda: self.pushes.max_batch, wall).routes(),
             *(Route(method, path, role, _not_built) for method, path, role in NOT_BUILT),
         ]
         if describe is not None:
@@ -91,12 +98,9 @@ class ControlApi(HttpApi):
     # ------------------------------------------------------------------ devices and streams
 
     def _devices(self, request: Request) -> Reply:
-        query = _only(request.query, "user", "connected", "after", "limit")
-        connected = query.get("connected", "")
-        if connected not in ("", "true", "false"):
-            raise ControlError(400, "invalid", f'connected: expected true or false, got "{connected}"', "connected")
-        limit = _limit(query, 100, 1000)
-        wanted = {"": None, "true": True, "false": False}[connected]
+        query = only(request.query, "user", "connected", "after", "limit")
+        wanted = one_of(query, "connected", {"": None, "true": True, "false": False})
+        limit = page_limit(query, 100, 1000)
         found = self._control.devices(query.get("user", ""), wanted, query.get("after", ""), limit)
         more = found[-1].get("device") if len(found) == limit else None
         return Reply({"devices": found, "next": more})
@@ -107,7 +111,7 @@ class ControlApi(HttpApi):
     def _close(self, request: Request) -> Reply:
         device = request.params["id"]
         body = request.json()
-        _only_keys(body, "revoke")
+        only_keys(body, "revoke")
         revoke = body.get("revoke", False)
         if not isinstance(revoke, bool):
             raise ControlError(400, "invalid", f"revoke: expected true or false, got {revoke!r}", "revoke")
@@ -132,14 +136,14 @@ class ControlApi(HttpApi):
 
     def _drain(self, request: Request) -> Reply:
         body = request.json()
-        _only_keys(body, "seconds")
+        only_keys(body, "seconds")
         seconds = body.get("seconds", 0)
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= 86400:
             raise ControlError(400, "invalid", f"seconds: expected a number in 0..86400, got {seconds}", "seconds")
         return Reply(self._control.drain(float(seconds)))
 
     def _top(self, request: Request) -> Reply:
-        return Reply(self._control.top(_limit(_only(request.query, "limit"), 20, 1000)))
+        return Reply(self._control.top(page_limit(only(request.query, "limit"), 20, 1000)))
 
     def _live(self, _request: Request) -> Reply:
         return Reply({"status": "live"})
@@ -174,23 +178,3 @@ def _result(result: PushResult) -> dict[str, Any]:
 def stream_name(key: StreamKey) -> str:
     """A stream as its path under /v1/streams/: `user/alice/orders`, `broadcast/-/news`."""
     return "/".join((key.scope.value, quote(key.id, safe="") or "-", quote(key.biz, safe="")))
-
-
-def _only(query: dict[str, str], *known: str) -> dict[str, str]:
-    for key in query:
-        if key not in known:
-            raise ControlError(400, "invalid", f"{key}: unknown parameter, expected {', '.join(known)}", key)
-    return query
-
-
-def _only_keys(body: dict[str, Any], known: str) -> None:
-    for key in body:
-        if key != known:
-            raise ControlError(400, "invalid", f"{key}: unknown key, expected {known}", key)
-
-
-def _limit(query: dict[str, str], default: int, most: int) -> int:
-    text = query.get("limit", str(default))
-    if not (text.isascii() and text.isdecimal() and len(text) < 9 and 1 <= int(text) <= most):
-        raise ControlError(400, "invalid", f'limit: expected an integer in 1..{most}, got "{text}"', "limit")
-    return int(text)

@@ -14,6 +14,9 @@ KEEP_ALIVE = 15.0
 MAX_BUFFERED = 256 * 1024
 """Unsent bytes past which events are dropped; the reader is told how many."""
 
+MAX_EARLY = 10_000
+"""Events that a subscription may begin with; the reader is told how many more there were."""
+
 Emit = Callable[[dict[str, Any]], None]
 
 
@@ -38,16 +41,20 @@ class EventStream:
         def emit(event: dict[str, Any]) -> None:
             if started:
                 self.emit(event)
-            else:
+            elif len(early) < MAX_EARLY:
                 early.append(event)
+            else:
+                self._dropped += 1
 
         self._cancel = subscribe(emit)
         headers = [("content-type", "text/event-stream"), ("cache-control", "no-store"), ("x-accel-buffering", "no")]
         self._exchange.start(200, headers)
         self._exchange.write(b": connected\n\n")
         started = True
+        lost, self._dropped = self._dropped, 0
         for event in early:
             self.emit(event)
+        self._dropped += lost
         self._keep_alive = self._clock.callLater(KEEP_ALIVE, self._still_here)
 
     def emit(self, event: dict[str, Any]) -> None:

@@ -197,10 +197,12 @@ class HttpApi:
         handle = route.handle
         assert handle is not None
         key = request.idempotency_key
-        if request.http.method != "POST" or route.own_idempotency:
+        if request.http.method not in ("POST", "DELETE") or route.own_idempotency:
             return _run(handle, request)
         who = request.http.connection.peer or "a Unix socket"
-        log.info("control API: {method} {target} from {who}", method="POST", target=request.http.target, who=who)
+        log.info(
+            "control API: {method} {target} from {who}", method=request.http.method, target=request.http.target, who=who
+        )
         if not request.has_idempotency_key:
             return _run(handle, request)
         check_key(key)

@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
 from accessgw.core.interfaces import ControlError, HttpUpload, MetricFamily
+from accessgw.core.interfaces.mqtt import MqttControl
 from accessgw.model.calls import Headers
 from accessgw.model.http import HttpRequest
 from accessgw.model.identity import ConnectionInfo
@@ -151,10 +152,14 @@ class FakeExchange:
 class Api:
     """A ControlApi over a FakeControl, with a way to ask it."""
 
-    def __init__(self, settings: ControlSettings = SETTINGS, pushes: PushSettings | None = None) -> None:
+    def __init__(
+        self, settings: ControlSettings = SETTINGS, pushes: PushSettings | None = None, mqtt: MqttControl | None = None
+    ) -> None:
         self.clock = Clock()
         self.control = FakeControl()
-        self.handler = ControlApi(self.control, settings, pushes or PushSettings(), self.clock)
+        self.handler = ControlApi(
+            self.control, settings, pushes or PushSettings(), self.clock, mqtt=mqtt, wall=lambda: 1000.0
+        )
 
     def open(
         self, method: str, target: str, body: Any = b"", token: str = "", loopback: bool = True, **headers: str

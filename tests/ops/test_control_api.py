@@ -128,7 +128,6 @@ def test_a_wrong_method_says_what_is_allowed(api: Api) -> None:
         ("POST", "/v1/dictionaries/7/rollback", "dev-operate"),
         ("POST", "/v1/keys/rotate", "dev-operate"),
         ("POST", "/v1/keys/revoke", "dev-operate"),
-        ("POST", "/v1/mqtt/publish", "dev-operate"),
     ],
 )
 def test_what_is_not_built_says_so(api: Api, method: str, path: str, token: str) -> None:

@@ -140,7 +140,7 @@ class MqttControl(Protocol):
         """Messages of a filter as they are published, retained ones first; returns what ends it."""
 
     def clients(self, after: str, limit: int, connected: bool | None) -> list[dict[str, Any]]:
-        """By client id: connection, version, subscriptions, queue, in flight."""
+        """By client id: connection, version, subscriptions, queue, in flight. `client` is the id."""
 
     def client(self, client_id: str) -> dict[str, Any]:
         """The same for one, with its subscriptions; 404 when unknown."""
@@ -149,10 +149,14 @@ class MqttControl(Protocol):
         """Disconnect it (reason 0x98); with `discard` its session ends too. False when there is nothing to end."""
 
     def subscriptions(self, filter: str, after: str, limit: int) -> list[dict[str, Any]]:
-        """Who subscribes: to this very filter, or to any when it is empty; ordered by (filter, client)."""
+        """Who subscribes: to this very filter, or to any when it is empty; ordered by (filter, client).
+
+        Rows have `filter` and `client`; `after` is filter + U+0000 + client of the last row seen (neither can have
+        U+0000, so that it sorts as the pair does), or empty."""
 
     def retained(self, filter: str, after: str, limit: int) -> list[dict[str, Any]]:
-        """Retained messages whose topics match, ordered by topic, topics > after."""
+        """Retained messages whose topics match, ordered by topic, topics > after. Rows have `topic`, and `payload`
+        as bytes."""
 
     def remove_retained(self, topic: str) -> Deferred[bool]: ...
 
