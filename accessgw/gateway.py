@@ -191,6 +191,7 @@ class Gateway(Service):
         rooms.upstreams.stop()
         await rooms.control_listener.stop()
         rooms.control_api.close()
+        rooms.password_workers.stop()
         for connection in rooms.control_transports.table.snapshot():
             connection.retire()
         if rooms.database is not None:

@@ -40,6 +40,7 @@ from accessgw.core.interfaces import (
     PresenceSink,
     StreamStore,
 )
+from accessgw.core.interfaces.mqtt import EnhancedAuthenticator
 from accessgw.core.mmtp_binding import MmtpServices, wire_limits
 from accessgw.core.presence import NoPresence, Presence
 from accessgw.core.pushes import Pushes
@@ -51,10 +52,14 @@ from accessgw.core.top import TopTalkers
 from accessgw.core.tracing import Tracing
 from accessgw.core.turns import TurnFlusher
 from accessgw.core.webhook import Webhook
+from accessgw.crypto.authenticators import enhanced_from_settings
 from accessgw.crypto.authenticators import from_settings as make_authenticators
 from accessgw.crypto.client_certificates import ClientCertificates
 from accessgw.crypto.contexts import ServerContexts
+from accessgw.crypto.decoy_key import DecoyKey
 from accessgw.crypto.development import ensure_development_certificate
+from accessgw.crypto.services import AuthenticatorServices
+from accessgw.crypto.workers import Workers
 from accessgw.model.calls import CallRecord
 from accessgw.model.counters import (
     CallCounters,
@@ -65,7 +70,7 @@ from accessgw.model.counters import (
     UpstreamCounters,
     WebhookCounters,
 )
-from accessgw.model.settings import CertificateSettings, GatewaySettings, ListenerSettings
+from accessgw.model.settings import CertificateSettings, ClusterSettings, GatewaySettings, ListenerSettings
 from accessgw.ops.access_log import AccessLog
 from accessgw.ops.collector import CollectorPauses
 from accessgw.ops.control_api import ControlApi
@@ -83,6 +88,7 @@ from accessgw.transports.services import TransportServices
 from accessgw.transports.websocket import WebSocketEndpoint
 from accessgw.upstreams.client import HttpUpstreams
 from accessgw.upstreams.post import Poster, cluster_of
+from accessgw.upstreams.questions import Questions, clusters_of_questions
 from protocols.http import backend as http_backend
 
 
@@ -93,15 +99,21 @@ class Prepared:
     routes: RouteTable
     authenticators: list[Authenticator]
     filters: list[tuple[str, Filter]]
+    enhanced: dict[str, EnhancedAuthenticator]
+    services: AuthenticatorServices
+    """What the authenticators need of rooms; bound by those."""
 
     @classmethod
     def of(cls, settings: GatewaySettings) -> Prepared:
         """Raises ConfigError."""
+        services = AuthenticatorServices()
         try:
             return cls(
                 RouteTable(settings.routes),
-                make_authenticators(settings.authenticators, time.time),
+                make_authenticators(settings.authenticators, time.time, services),
                 load_filters(settings.filters),
+                enhanced_from_settings(settings.authenticators, services),
+                services,
             )
         except (RouteError, ValueError) as error:
             path, _, message = str(error).partition(": ")
@@ -183,8 +195,19 @@ class Rooms:
         self.filters = FilterChain(prepared.filters, reactor, counters.calls, counters.pushes)
         self.chain = AuthenticatorChain(prepared.authenticators, counters.sessions, reactor)
         self.upstreams = HttpUpstreams(
-            reactor, settings.clusters, random=random.random, counters=self.upstream_counters
+            reactor, _clusters(settings), random=random.random, counters=self.upstream_counters
         )
+        self.password_workers = Workers(reactor.callFromThread)
+        self.authenticator_services = AuthenticatorServices(
+            reactor.seconds,
+            self.password_workers.run,
+            Questions(self.upstreams, reactor),
+            os.urandom,
+            DecoyKey(settings.state_dir),
+        )
+        prepared.services.bind(self.authenticator_services)
+        self.enhanced = dict(prepared.enhanced)
+        """By method; changed in place by a reload."""
         self._build_presence()
         self.happenings = Happenings(self.presence, self.timers, wall)
         self.sessions = SessionManager(
@@ -379,10 +402,13 @@ class Rooms:
             listener.apply_limits()
         self.mmtp.addresses = settings.alternate_addresses
         self.filters.replace(prepared.filters)
+        prepared.services.bind(self.authenticator_services)
         self.chain.replace(prepared.authenticators)
+        self.enhanced.clear()
+        self.enhanced.update(prepared.enhanced)
         self.calls.settings = settings.calls
         self.calls.routes = prepared.routes
-        self.upstreams.reconfigure(settings.clusters)
+        self.upstreams.reconfigure(_clusters(settings))
         self.access_log.reconfigure(settings.log)
         self.pushes.replace_bounds(settings.pushes)
         self.control_api.pushes = settings.pushes
@@ -443,6 +469,11 @@ class _Later:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._room(), name)
+
+
+def _clusters(settings: GatewaySettings) -> list[ClusterSettings]:
+    """Those of calls, and those that authenticators ask."""
+    return [*settings.clusters, *clusters_of_questions(settings.authenticators)]
 
 
 def _version() -> str:

@@ -1,4 +1,4 @@
-"""One POST to one URL at a time of need, on the same kept-alive connections as calls (for webhooks)."""
+"""One POST to one URL at a time of need, on the same kept-alive connections as calls (webhooks, authenticators)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from twisted.internet.defer import Deferred
 
-from accessgw.core.interfaces import Clock, UpstreamClient, UpstreamFailure, UpstreamRequest
+from accessgw.core.interfaces import Clock, UpstreamClient, UpstreamExchange, UpstreamFailure, UpstreamRequest
 from accessgw.model.calls import Headers
 from accessgw.model.settings import ClusterSettings
 
@@ -42,6 +42,13 @@ class Poster:
 
     def __call__(self, url: str, headers: Headers, body: bytes, timeout: float) -> Deferred[int]:
         """HTTP status of the answer; PostFailed when there was none."""
+        return self.ask(url, headers, body, timeout).addCallback(lambda answer: answer[0])
+
+    def ask(
+        self, url: str, headers: Headers, body: bytes, timeout: float, *, retries: int = 0
+    ) -> Deferred[tuple[int, bytes]]:
+        """HTTP status and body of the answer; PostFailed when there was none. With `retries` the request may
+        reach the server more than once."""
         parts = urlsplit(url)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         request = UpstreamRequest(
@@ -50,31 +57,39 @@ class Poster:
             headers,
             body,
             deadline=self._clock.seconds() + timeout,
+            retries=retries,
+            idempotent=retries > 0,
             max_response_body=MAX_ANSWER,
         )
         answer = _Answer()
-        self._upstreams.request(self._cluster, request, answer)
-        return answer.status
+        answer.exchange = self._upstreams.request(self._cluster, request, answer)
+        return answer.result
 
 
 class _Answer:
-    """An UpstreamSink that is interested in the status alone."""
+    """An UpstreamSink that gathers a small answer; whoever cancels `result` takes the request back."""
 
     def __init__(self) -> None:
-        self.status: Deferred[int] = Deferred()
+        self.result: Deferred[tuple[int, bytes]] = Deferred(self._cancel)
+        self.exchange: UpstreamExchange | None = None
         self._status = 0
+        self._body = b""
 
     def started(self, status: int, headers: Headers, endpoint: str, attempts: int) -> None:
         self._status = status
 
     def data(self, data: bytes) -> None:
-        """Nobody reads it."""
+        self._body += data
 
     def finished(self) -> None:
-        self.status.callback(self._status)
+        self.result.callback((self._status, self._body))
 
     def failed(self, failure: UpstreamFailure) -> None:
-        self.status.errback(PostFailed(f"{failure.kind}: {failure.message}"))
+        self.result.errback(PostFailed(f"{failure.kind}: {failure.message}"))
 
     def upload_sent(self, size: int) -> None:
         """The body went in one piece."""
+
+    def _cancel(self, _: Deferred[tuple[int, bytes]]) -> None:
+        if self.exchange is not None:
+            self.exchange.cancel()

@@ -1,0 +1,37 @@
+"""Questions of authenticators to the services that know their users: one POST each, on connections as calls have them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from twisted.internet.defer import Deferred
+
+from accessgw.core.interfaces import Clock, UpstreamClient
+from accessgw.model.settings import AuthenticatorSettings, ClusterSettings
+from accessgw.upstreams.post import Poster, cluster_of
+
+
+def clusters_of_questions(settings: Sequence[AuthenticatorSettings]) -> list[ClusterSettings]:
+    """A cluster per host that authenticators ask. Its name has a colon, so that no route can name it."""
+    clusters = [cluster_of(one.url, _name(one.url)) for one in settings if one.kind == "http"]
+    return list({cluster.name: cluster for cluster in clusters}.values())
+
+
+class Questions:
+    """Callable as crypto.services.Post. `upstreams` has the clusters of `clusters_of_questions`."""
+
+    def __init__(self, upstreams: UpstreamClient, clock: Clock) -> None:
+        self._upstreams = upstreams
+        self._clock = clock
+
+    def __call__(self, settings: AuthenticatorSettings, body: bytes) -> Deferred[tuple[int, bytes]]:
+        """Asking twice is as good as asking once: a connection that broke is no failure yet."""
+        poster = Poster(self._upstreams, _name(settings.url), self._clock)
+        headers = [("content-type", "application/json"), ("accept", "application/json")]
+        return poster.ask(settings.url, headers, body, settings.timeout, retries=1)
+
+
+def _name(url: str) -> str:
+    parts = urlsplit(url)
+    return f"authenticator:{parts.hostname}:{parts.port or 80}"
