@@ -1,0 +1,596 @@
+"""One MQTT connection, either role: bytes and the time in, packets and bytes out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from protocols.errors import LocalError, RemoteError
+from protocols.mqtt.decoding import connect_level, decode_body
+from protocols.mqtt.encoding import PINGREQ, encode
+from protocols.mqtt.keep_alive import KeepAlive
+from protocols.mqtt.limits import DEFAULT_LIMITS, Limits, Terms, terms_of
+from protocols.mqtt.packets import (
+    NO_PROPERTIES,
+    V5,
+    Connack,
+    Connect,
+    Disconnect,
+    Packet,
+    PacketType,
+    Pingresp,
+    Properties,
+    Property,
+    Puback,
+    Pubcomp,
+    Publish,
+    Pubrec,
+    Subscribe,
+)
+from protocols.mqtt.peer import UNTOLD, Peer, check_publish, check_subscribe, limit_properties, peer_of
+from protocols.mqtt.properties import read_varint, without_problem_information
+from protocols.mqtt.reasons import FAILURE, Reason, return_code
+from protocols.mqtt.rules import check_direction, connack_reason, disconnect_reason, input_of, type_of
+from protocols.mqtt.state import LIVE, MAY_SEND, TABLE, Role, State
+
+_OPEN = State.OPEN
+_CLOSED = State.CLOSED
+_BEFORE_CONNACK = (State.CONNECTING, State.AUTHENTICATING)
+_WITH_PROBLEM_INFORMATION = (PacketType.PUBLISH, PacketType.CONNACK, PacketType.DISCONNECT)
+
+__all__ = ["Connection", "Role"]
+
+
+class Connection:
+    """The protocol's connection object.
+
+    After a RemoteError, a refusal, a DISCONNECT of either side or the end of the transport it is `closed`: then
+    `receive`, the short forms of `send`, `refuse` and `disconnect` do nothing, and `send` and `accept` raise
+    LocalError.
+    """
+
+    __slots__ = (
+        "_aliases",
+        "_events",
+        "_keep",
+        "_max_in",
+        "_needed",
+        "_out",
+        "_outstanding",
+        "_peer",
+        "_pending",
+        "_state",
+        "_terms",
+        "_unanswered",
+        "keep_alive",
+        "role",
+        "version",
+    )
+
+    def __init__(self, role: Role, *, limits: Limits = DEFAULT_LIMITS, now: float) -> None:
+        self.role = role
+        self.version = 0
+        """3, 4 or 5; 0 before CONNECT."""
+        self.keep_alive = 0
+        """Seconds, as it was agreed; 0: none."""
+        self._state = State.START
+        self._terms: Terms = terms_of(limits)
+        self._max_in = limits.max_connect if role is Role.SERVER else limits.max_packet
+        self._peer: Peer = UNTOLD
+        self._events: list[Packet] | None = None
+        self._out: list[bytes] | None = None
+        self._pending: bytearray | None = None
+        """The beginning of a packet, when there is one."""
+        self._needed = 0
+        """Bytes that it must have before it is worth another look."""
+        self._aliases: dict[int, str] | None = None
+        self._unanswered = 0
+        """The peer's PUBLISHes of QoS 1 and 2 that we have not answered (MQTT 5)."""
+        self._outstanding = 0
+        """Ours by `send` that the peer has not answered (MQTT 5)."""
+        self._keep = KeepAlive(now) if role is Role.CLIENT else None
+
+    # --- what was agreed
+
+    @property
+    def state(self) -> State:
+        """Where the connection stands."""
+        return self._state
+
+    @property
+    def closed(self) -> bool:
+        """Nothing more is received; what to_send() still has should be written before the transport ends."""
+        return self._state is _CLOSED
+
+    @property
+    def peer_receive_maximum(self) -> int:
+        """QoS 1 and 2 messages that the peer takes at once."""
+        return self._peer.receive_maximum
+
+    @property
+    def peer_max_packet(self) -> int:
+        """Bytes of the largest packet that the peer takes."""
+        return self._peer.max_packet
+
+    @property
+    def peer_topic_alias_maximum(self) -> int:
+        """The largest topic alias that we may use."""
+        return self._peer.topic_alias_maximum
+
+    @property
+    def peer(self) -> Peer:
+        """All that the peer allows."""
+        return self._peer
+
+    # --- bytes and time in
+
+    def receive(self, data: bytes, now: float) -> None:
+        """Feed bytes. Packets queue up, see events().
+
+        Raises RemoteError with a reason code; what came before the violation is still in events(), and what the peer
+        is to be told is in to_send() (sections 4.13 and 3.2.2.2; a return code or nothing before MQTT 5).
+        """
+        if self._state is _CLOSED:
+            return
+        if self._keep is not None:
+            self._keep.received_at = now
+        if self._pending is not None:
+            self._pending += data
+            if len(self._pending) < self._needed:
+                return
+            data = bytes(self._pending)
+            self._pending = None
+        events = self._events
+        if events is None:
+            events = self._events = []
+        pos = 0
+        size = len(data)
+        publish_qos = self._terms.publish_qos
+        version = self.version
+        try:
+            while pos < size:
+                start = pos + 2
+                if start > size:
+                    self._needed = 2
+                    break
+                first = data[pos]
+                length = data[pos + 1]
+                if length > 127:
+                    length, start = self._long_length(data, pos + 1, size)
+                    if not start:
+                        self._needed = size - pos + 1
+                        break
+                end = start + length
+                if end - pos > self._max_in:
+                    raise RemoteError(
+                        Reason.PACKET_TOO_LARGE, f"expected a packet of at most {self._max_in} bytes, got {end - pos}"
+                    )
+                if end > size:
+                    self._needed = end - pos
+                    break
+                if self._state is _OPEN:
+                    qos = publish_qos[first]
+                    if qos >= 0 and length > 4:
+                        name = start + 2
+                        stop = name + (data[start] << 8 | data[start + 1])
+                        body = stop + 2 if qos else stop
+                        if version == V5:
+                            plain = body < end and not data[body] and stop > name
+                            body += 1
+                        else:
+                            plain = body <= end
+                        if plain:
+                            topic = self._terms.topics[data[name:stop]]
+                            if qos:
+                                packet_id = data[stop] << 8 | data[stop + 1]
+                                if not packet_id:
+                                    raise RemoteError(Reason.PROTOCOL_ERROR, "expected a packet id of 1..65535, got 0")
+                                if version == V5:
+                                    self._count_unanswered()
+                                events.append(
+                                    Publish(topic, data[body:end], qos, first & 1 == 1, first & 8 == 8, packet_id)
+                                )
+                            else:
+                                events.append(Publish(topic, data[body:end], 0, first & 1 == 1))
+                            pos = end
+                            continue
+                    elif first == 0x40 and length == 2:
+                        packet_id = data[start] << 8 | data[start + 1]
+                        if packet_id:
+                            if self._outstanding:
+                                self._outstanding -= 1
+                            events.append(Puback(packet_id))
+                            pos = end
+                            continue
+                self._packet(first, data, start, end, events)
+                version = self.version
+                pos = end
+                if self._state is _CLOSED:
+                    return
+            if pos < size:
+                self._keep_rest(data, pos)
+        except RemoteError as error:
+            self._fail(error.code, connect_level(data, pos) if self._state is State.START else self.version)
+            raise
+
+    def _long_length(self, data: bytes, pos: int, size: int) -> tuple[int, int]:
+        """(remaining length, position behind it); (0, 0) while it is not whole."""
+        stop = pos
+        while data[stop] > 127:
+            stop += 1
+            if stop - pos == 4:
+                raise RemoteError(
+                    Reason.MALFORMED_PACKET, "expected a remaining length of at most four bytes, got more"
+                )
+            if stop == size:
+                return 0, 0
+        return read_varint(data, pos, stop + 1)
+
+    def _keep_rest(self, data: bytes, pos: int) -> None:
+        if self._state is State.START:
+            self._check_first(data[pos])
+        self._pending = bytearray(data if pos == 0 else data[pos:])
+
+    def _check_first(self, first: int) -> None:
+        kind = first >> 4
+        if kind not in MAY_SEND[self._state, self.role.peer]:
+            raise RemoteError(Reason.PROTOCOL_ERROR, f"expected no packet of type {kind} while {self._state.name}")
+
+    def _count_unanswered(self) -> None:
+        if self._unanswered >= self._terms.receive_maximum:
+            raise RemoteError(
+                Reason.RECEIVE_MAXIMUM_EXCEEDED, f"expected at most {self._unanswered} messages before an answer"
+            )
+        self._unanswered += 1
+
+    def _packet(self, first: int, data: bytes, start: int, end: int, events: list[Packet]) -> None:
+        self._check_first(first)
+        packet = decode_body(first, data, start, end, self.version, self._terms.limits)
+        kind = first >> 4
+        if kind == PacketType.PUBLISH:
+            self._published(packet)  # type: ignore[arg-type]
+        else:
+            move = TABLE.get((self._state, self.role.peer, input_of(packet)))
+            if move is None:
+                raise RemoteError(
+                    Reason.PROTOCOL_ERROR, f"expected no such {type_of(packet).name} while {self._state.name}"
+                )
+            if self.version == V5:
+                check_direction(packet, self.role.peer, self._peer, RemoteError)
+            self._apply(packet)
+            self._state = move
+        events.append(packet)
+
+    def _apply(self, packet: Packet) -> None:
+        """What a packet of the peer changes beside the state."""
+        if isinstance(packet, Connect):
+            self.version = packet.version
+            self.keep_alive = packet.keep_alive
+            self._max_in = self._terms.limits.max_packet
+            self._peer = peer_of(packet.properties)
+        elif isinstance(packet, Connack):
+            if packet.reason == 0:
+                self._connected(packet)
+        elif isinstance(packet, Puback | Pubcomp) or (isinstance(packet, Pubrec) and packet.reason >= FAILURE):
+            if self._outstanding:
+                self._outstanding -= 1
+        elif isinstance(packet, Pingresp) and self._keep is not None:
+            self._keep.pinged_at = None
+
+    def _connected(self, connack: Connack) -> None:
+        self._peer = peer_of(connack.properties, self._peer)
+        self.keep_alive = connack.properties.get(Property.SERVER_KEEP_ALIVE, self.keep_alive)
+        if self._keep is not None:
+            self._keep.interval = self.keep_alive
+
+    def _published(self, publish: Publish) -> None:
+        """A PUBLISH of the peer: its alias, and how many are unanswered."""
+        if self.version == V5:
+            if publish.properties:
+                self._resolve(publish)
+            if publish.qos:
+                self._count_unanswered()
+
+    def _resolve(self, publish: Publish) -> None:
+        """Put the topic for the alias (section 3.3.2.3.4), which is of no use behind this connection."""
+        properties = dict(publish.properties)
+        if self.role is Role.SERVER and Property.SUBSCRIPTION_IDENTIFIER in properties:
+            raise RemoteError(Reason.PROTOCOL_ERROR, "expected no subscription identifier from a client")
+        alias = properties.pop(Property.TOPIC_ALIAS, 0)
+        if not alias:
+            return
+        maximum = self._terms.limits.topic_alias_maximum
+        if alias > maximum:
+            raise RemoteError(Reason.TOPIC_ALIAS_INVALID, f"expected a topic alias of 1..{maximum}, got {alias}")
+        if self._aliases is None:
+            self._aliases = {}
+        if publish.topic:
+            self._aliases[alias] = publish.topic
+        else:
+            topic = self._aliases.get(alias)
+            if topic is None:
+                raise RemoteError(Reason.PROTOCOL_ERROR, f"expected a topic for the new topic alias {alias}, got none")
+            publish.topic = topic
+        publish.properties = properties or NO_PROPERTIES
+
+    def receive_eof(self) -> None:
+        """The transport has ended."""
+        self._close()
+
+    def _fail(self, code: int, version: int) -> None:
+        """Tell the peer, where the protocol has words for it, and close."""
+        state = self._state
+        self._close()
+        if self.role is Role.SERVER and state not in LIVE:
+            if version:
+                self._refuse(code, version, NO_PROPERTIES)
+        elif self.version == V5 and state is not State.START:
+            reason = disconnect_reason(code, self.role)
+            self._write(encode(Disconnect(reason), V5))
+
+    def _close(self) -> None:
+        self._state = _CLOSED
+        self._pending = self._aliases = self._keep = None
+
+    # --- packets and bytes out
+
+    def events(self) -> list[Packet]:
+        """The packets that have come since the last call."""
+        events = self._events
+        if events is None:
+            return []
+        self._events = None
+        return events
+
+    def to_send(self, now: float) -> bytes:
+        """All that is to be written now."""
+        out = self._out
+        if out is None:
+            return b""
+        self._out = None
+        if self._keep is not None:
+            self._keep.sent_at = now
+        return out[0] if len(out) == 1 else b"".join(out)
+
+    def _write(self, frame: bytes) -> None:
+        if self._out is None:
+            self._out = [frame]
+        else:
+            self._out.append(frame)
+
+    def send(self, packet: Packet) -> None:
+        """Any packet. The properties of CONNECT and CONNACK that tell limits are added from ours where they are absent.
+
+        Raises LocalError when the role, the state, the version or the peer's maxima do not allow it. A PUBLISH with an
+        empty topic must have an alias that was told before.
+        """
+        if isinstance(packet, Connack):
+            if packet.reason == 0:
+                self.accept(packet)
+            else:
+                self._check_may_send(packet)
+                self.refuse(packet.reason, packet.properties)
+            return
+        if isinstance(packet, Disconnect) and self.version != V5 and self.role is Role.SERVER:
+            raise LocalError("DISCONNECT: only a server of MQTT 5 sends it")
+        move = self._check_may_send(packet)
+        if isinstance(packet, Connect):
+            self._send_connect(packet)
+        else:
+            if self.version == V5:
+                check_direction(packet, self.role, self._peer, LocalError)
+            if isinstance(packet, Publish):
+                self._send_publish(packet)
+            else:
+                if isinstance(packet, Subscribe):
+                    check_subscribe(packet, self._peer)
+                self._write(self._encoded(packet))
+                if isinstance(packet, Puback | Pubcomp) or (isinstance(packet, Pubrec) and packet.reason >= FAILURE):
+                    self._answered()
+        self._state = move
+        if move is _CLOSED:
+            self._close()
+
+    def _check_may_send(self, packet: Packet) -> State:
+        move = TABLE.get((self._state, self.role, input_of(packet)))
+        if move is None:
+            raise LocalError(f"{type_of(packet).name}: a {self.role.value} does not send it while {self._state.name}")
+        return move
+
+    def _encoded(self, packet: Packet) -> bytes:
+        """The packet's bytes, without problem information where the peer does not want it or it would be too much
+        (sections 3.1.2.11.4 and 3.1.2.11.7)."""
+        kind = type_of(packet)
+        optional = kind not in (PacketType.PUBLISH, PacketType.SUBSCRIBE, PacketType.UNSUBSCRIBE)
+        if (
+            optional
+            and self.role is Role.SERVER
+            and not self._peer.problem_information
+            and kind not in _WITH_PROBLEM_INFORMATION
+        ):
+            packet = _without_problem_information(packet)
+        frame = encode(packet, self.version)
+        if len(frame) > self._peer.max_packet and optional:
+            frame = encode(_without_problem_information(packet), self.version)
+        if len(frame) > self._peer.max_packet:
+            raise LocalError(f"{kind.name}: the peer takes {self._peer.max_packet} bytes at most, got {len(frame)}")
+        return frame
+
+    def _send_connect(self, connect: Connect) -> None:
+        if connect.version == V5:
+            connect = replace(connect, properties=self._with_limits(connect.properties, PacketType.CONNECT))
+        self._write(encode(connect, connect.version))
+        self.version = connect.version
+        self.keep_alive = connect.keep_alive
+        told = connect.properties
+        self._peer = peer_of(
+            {key: told[key] for key in (Property.SESSION_EXPIRY, Property.AUTHENTICATION_METHOD,
+             Property.REQUEST_PROBLEM_INFORMATION, Property.REQUEST_RESPONSE_INFORMATION) if key in told}
+        )  # fmt: skip
+
+    def _with_limits(self, properties: Properties, kind: PacketType) -> Properties:
+        """`properties` with those that tell our limits; the former win, and become our limits."""
+        limits = self._terms.limits
+        stated = {
+            field: properties[key]
+            for key, field in (
+                (Property.RECEIVE_MAXIMUM, "receive_maximum"),
+                (Property.MAXIMUM_PACKET_SIZE, "max_packet"),
+                (Property.TOPIC_ALIAS_MAXIMUM, "topic_alias_maximum"),
+            )
+            if key in properties
+        }
+        if stated:
+            self._terms = terms_of(replace(limits, **stated))
+            limits = self._terms.limits
+            self._max_in = limits.max_packet
+        return {**limit_properties(limits, kind), **properties}
+
+    def _send_publish(self, publish: Publish) -> None:
+        check_publish(publish, self._peer, self.role is Role.CLIENT)
+        counts = publish.qos > 0 and self.version == V5
+        if counts and self._outstanding >= self._peer.receive_maximum:
+            raise LocalError(f"PUBLISH: the peer takes {self._peer.receive_maximum} messages before an answer")
+        self._write(self._encoded(publish))
+        self._outstanding += counts
+
+    def send_frame(self, frame: bytes) -> None:
+        """An encoded PUBLISH. Raises LocalError when the connection is not open or the peer takes no such size; who
+        sends in this way heeds the peer's other maxima."""
+        if self._state is not _OPEN and self._state not in LIVE:
+            if self._state is _CLOSED:
+                return
+            raise LocalError(f"PUBLISH: not while {self._state.name}")
+        if len(frame) > self._peer.max_packet:
+            raise LocalError(f"PUBLISH: the peer takes {self._peer.max_packet} bytes at most, got {len(frame)}")
+        if self._out is None:
+            self._out = [frame]
+        else:
+            self._out.append(frame)
+
+    def puback(self, packet_id: int, reason: int = 0) -> None:
+        """PUBACK; a reason is left out before MQTT 5."""
+        if self._acknowledge(0x40, packet_id, reason) and self._unanswered:
+            self._unanswered -= 1
+
+    def pubrec(self, packet_id: int, reason: int = 0) -> None:
+        """PUBREC; a reason is left out before MQTT 5."""
+        if self._acknowledge(0x50, packet_id, reason) and reason >= FAILURE:
+            self._answered()
+
+    def pubrel(self, packet_id: int, reason: int = 0) -> None:
+        """PUBREL; a reason is left out before MQTT 5."""
+        self._acknowledge(0x62, packet_id, reason)
+
+    def pubcomp(self, packet_id: int, reason: int = 0) -> None:
+        """PUBCOMP; a reason is left out before MQTT 5."""
+        if self._acknowledge(0x70, packet_id, reason):
+            self._answered()
+
+    def _answered(self) -> None:
+        if self._unanswered:
+            self._unanswered -= 1
+
+    def _acknowledge(self, first: int, packet_id: int, reason: int) -> bool:
+        """Whether it is written: it is not when the connection is closed. (Five bytes fit whoever took a CONNACK.)"""
+        if self._state is not _OPEN and self._state not in LIVE:
+            if self._state is _CLOSED:
+                return False
+            raise LocalError(f"acknowledgement: not while {self._state.name}")
+        if not 0 < packet_id < 65536 or not 0 <= reason < 256:
+            raise LocalError(f"expected a packet id of 1..65535 and a reason, got {packet_id} and {reason}")
+        if reason and self.version == V5:
+            frame = bytes((first, 3, packet_id >> 8, packet_id & 255, reason))
+        else:
+            frame = bytes((first, 2, packet_id >> 8, packet_id & 255))
+        if self._out is None:
+            self._out = [frame]
+        else:
+            self._out.append(frame)
+        return True
+
+    # --- the server's answer to CONNECT, and the end
+
+    def accept(self, connack: Connack) -> None:
+        """Answer CONNECT with success. The properties of MQTT 5 that tell our limits are added where they are absent, so
+        is the Authentication Method of CONNECT. Raises LocalError when there is nothing to answer."""
+        if self.role is not Role.SERVER or self._state not in _BEFORE_CONNACK or connack.reason:
+            raise LocalError(f"CONNACK: nothing to accept by a {self.role.value} while {self._state.name}")
+        terms = self._terms, self._max_in
+        if self.version == V5:
+            properties = dict(self._with_limits(connack.properties, PacketType.CONNACK))
+            if self._peer.method is not None:
+                properties.setdefault(Property.AUTHENTICATION_METHOD, self._peer.method)
+            connack = replace(connack, properties=properties)
+        try:
+            if self.version == V5:
+                check_direction(connack, self.role, self._peer, LocalError)
+            frame = self._encoded(connack)
+        except LocalError:
+            self._terms, self._max_in = terms
+            raise
+        self._write(frame)
+        self.keep_alive = connack.properties.get(Property.SERVER_KEEP_ALIVE, self.keep_alive)
+        self._state = TABLE[self._state, self.role, PacketType.CONNACK]
+
+    def refuse(self, reason: int, properties: Properties = NO_PROPERTIES) -> None:
+        """Answer CONNECT with a reason other than success (before MQTT 5 its return code, or nothing where there is
+        none) and close. Raises LocalError when there is nothing to answer; does nothing when it is closed."""
+        if self._state is _CLOSED:
+            return
+        if self.role is not Role.SERVER or self._state not in _BEFORE_CONNACK or not reason:
+            raise LocalError(f"CONNACK: nothing to refuse by a {self.role.value} while {self._state.name}")
+        self._refuse(reason, self.version, properties)
+        self._close()
+
+    def _refuse(self, reason: int, version: int, properties: Properties) -> None:
+        if version < V5:
+            code = return_code(reason)
+            if code:
+                self._write(bytes((0x20, 2, 0, code)))
+            return
+        packet = Connack(False, connack_reason(reason), properties)
+        for attempt in (packet, _without_problem_information(packet)):
+            frame = encode(attempt, V5)
+            if len(frame) <= self._peer.max_packet:
+                self._write(frame)
+                return
+
+    def disconnect(self, reason: int = 0, properties: Properties = NO_PROPERTIES) -> None:
+        """Close; with a DISCONNECT where there is one to send (by a client, and by a server of MQTT 5), with a CONNACK
+        where CONNECT is not answered. Raises LocalError for a reason or properties that it cannot have."""
+        if self._state is _CLOSED:
+            return
+        packet = Disconnect(reason, properties)
+        if self.version == V5:
+            check_direction(packet, self.role, self._peer, LocalError)
+        if (self._state, self.role, PacketType.DISCONNECT) in TABLE and (
+            self.role is Role.CLIENT or self.version == V5
+        ):
+            self._write(self._encoded(packet))
+        elif self.role is Role.SERVER and self._state in _BEFORE_CONNACK and reason:
+            self._refuse(reason, self.version, NO_PROPERTIES)
+        self._close()
+
+    # --- time
+
+    def next_timer(self) -> float | None:
+        """When handle_timer() is wanted; None: never. (A server's transport watches the client's keep alive.)"""
+        return None if self._keep is None else self._keep.due()
+
+    def handle_timer(self, now: float) -> None:
+        """Client: send a PINGREQ when it is due. Raises RemoteError(KEEP_ALIVE_TIMEOUT), and closes, when the answer to
+        the last one is missing."""
+        keep = self._keep
+        due = None if keep is None else keep.due()
+        if keep is None or due is None or now < due:
+            return
+        if keep.pinged_at is not None:
+            self._close()
+            raise RemoteError(Reason.KEEP_ALIVE_TIMEOUT, f"expected PINGRESP within {keep.interval} s, got none")
+        keep.pinged_at = now
+        self._write(PINGREQ)
+
+
+def _without_problem_information(packet: Packet) -> Packet:
+    properties = getattr(packet, "properties", NO_PROPERTIES)
+    return replace(packet, properties=without_problem_information(properties)) if properties else packet  # type: ignore[arg-type]
