@@ -10,9 +10,9 @@ from accessgw.config import syntax
 from accessgw.config.errors import Problem
 from accessgw.config.files import readable
 from accessgw.config.structure import shown
+from accessgw.config.validate_authenticators import check_authenticators
 from accessgw.config.validate_mqtt import check_mqtt
 from accessgw.model.settings import (
-    AuthenticatorSettings,
     CertificateSettings,
     ClusterSettings,
     ControlSettings,
@@ -23,9 +23,6 @@ from accessgw.model.settings import (
 
 PROTOCOLS = ("mmtp/1", "mqtt", "http/1.1")
 """What a listener can serve."""
-ALGORITHMS = (
-    "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "PS256", "PS384", "PS512", "EdDSA"
-)  # fmt: skip
 CONDITIONS = ("app", "app_version", "user")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
@@ -39,8 +36,7 @@ def validate(settings: GatewaySettings) -> list[Problem]:
     for index, listener in enumerate(settings.listeners):
         problems += _listener(f"listeners[{index}]", listener)
     problems += _same_address(settings.listeners, settings.control)
-    for index, authenticator in enumerate(settings.authenticators):
-        problems += _authenticator(f"authenticators[{index}]", authenticator)
+    problems += check_authenticators(settings.authenticators)
     problems += _unique("clusters", [cluster.name for cluster in settings.clusters])
     for index, cluster in enumerate(settings.clusters):
         problems += _cluster(f"clusters[{index}]", cluster)
@@ -164,35 +160,6 @@ def _same_address(listeners: tuple[ListenerSettings, ...], control: ControlSetti
 
 
 # ------------------------------------------------------------------ who may do what
-
-
-def _authenticator(path: str, authenticator: AuthenticatorSettings) -> Iterator[Problem]:
-    if authenticator.kind == "static":
-        if not authenticator.tokens:
-            yield Problem(f"{path}.tokens", "required for kind static, expected at least one token, got none")
-        for index, token in enumerate(authenticator.tokens):
-            if not token.token:
-                yield Problem(f"{path}.tokens[{index}].token", "expected a token, got an empty one")
-        return
-    if authenticator.tokens:
-        yield Problem(f"{path}.tokens", "only kind static has tokens, this is jwt")
-    if not (authenticator.keys or authenticator.jwks_file or authenticator.secret):
-        yield Problem(f"{path}.keys", "required for kind jwt, expected keys, jwks_file or secret, got none of them")
-    if not authenticator.algorithms:
-        yield Problem(f"{path}.algorithms", "expected at least one algorithm, got none")
-    for index, algorithm in enumerate(authenticator.algorithms):
-        where = f"{path}.algorithms[{index}]"
-        if algorithm not in ALGORITHMS:
-            yield Problem(where, f"expected one of {', '.join(ALGORITHMS)}, got {shown(algorithm)}")
-        elif algorithm.startswith("HS") and not authenticator.secret:
-            yield Problem(where, f"{algorithm} needs secret, which is not set")
-    symmetric = any(algorithm.startswith("HS") for algorithm in authenticator.algorithms)
-    if authenticator.secret and not symmetric:
-        yield Problem(f"{path}.secret", "is used by HS256, HS384 and HS512 only, and algorithms has none of them")
-    for key, file in authenticator.keys.items():
-        yield from readable(f"{path}.keys.{key}", file)
-    if authenticator.jwks_file:
-        yield from readable(f"{path}.jwks_file", authenticator.jwks_file)
 
 
 def _control(control: ControlSettings) -> Iterator[Problem]:
