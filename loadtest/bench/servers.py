@@ -96,10 +96,22 @@ class Gateway(Server):
 
     def start(self) -> None:
         self.port, self.control_port, tls_port = free_ports(3)
-        state = self.directory / "state"
         config = self.directory / "accessgw.toml"
-        config.write_text(
-            f"""
+        config.write_text(self.settings(tls_port))
+        twistd = Path(sys.executable).with_name("twistd")
+        log = (self.directory / "gateway.log").open("w")
+        self.process = subprocess.Popen(
+            [twistd, "--nodaemon", "--pidfile=", "accessgw", "--config", config],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        wait_for_port(self.port, self.process, self.directory / "gateway.log")
+
+    def settings(self, tls_port: int) -> str:
+        """Its configuration file."""
+        state = self.directory / "state"
+        return f"""
 state_dir = "{state}"
 
 [[listeners]]
@@ -128,16 +140,6 @@ tokens = [{{ token = "bench-device" }}]
 port = {self.control_port}
 tokens = [{{ token = "bench", roles = ["push", "read", "operate"] }}]
 """
-        )
-        twistd = Path(sys.executable).with_name("twistd")
-        log = (self.directory / "gateway.log").open("w")
-        self.process = subprocess.Popen(
-            [twistd, "--nodaemon", "--pidfile=", "accessgw", "--config", config],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        wait_for_port(self.port, self.process, self.directory / "gateway.log")
 
     def backends(self) -> dict[str, str]:
         """What runs in it, as it says itself."""
