@@ -173,6 +173,9 @@ class MmtpBinding:
             # The transport counts from the accept, the wire from the first byte.
             self._run_batch(lambda now: self.wire.handle_timer(max(now, due)))
 
+    def expired(self) -> None:
+        """The device was told the idle time in WELCOME, and does not listen now."""
+
     def connection_lost(self, reason: CloseReason, detail: str) -> None:
         if self._peer_leaves and reason is CloseReason.PEER_CLOSED:
             reason = CloseReason.PEER_GOAWAY

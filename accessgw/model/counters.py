@@ -157,7 +157,7 @@ class MqttCounters:
         "dropped_messages", "expired", "flapping_bans", "inflight", "packets_received", "packets_sent", "queued",
         "queued_bytes", "rate_pauses", "received_bytes", "received_qos0", "received_qos1", "received_qos2",
         "redelivered", "retained", "retained_bytes", "rule_delivered", "rule_dropped", "rule_failed", "rule_queued",
-        "rule_taken", "sent_bytes", "sent_qos0", "sent_qos1", "sent_qos2", "sessions", "shared_subscriptions",
+        "rule_taken", "sent_bytes", "sent_qos0", "sent_qos1", "sent_qos2", "sessions", "sessions_expired", "shared_subscriptions",
         "subscriptions", "takeovers", "wills",
     )  # fmt: skip
 
@@ -169,6 +169,7 @@ class MqttCounters:
         self.connected = 0
         self.sessions = 0
         """Remembered, connected or not."""
+        self.sessions_expired = 0
         self.takeovers = 0
         self.flapping_bans = 0
         self.rate_pauses = 0

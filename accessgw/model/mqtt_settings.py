@@ -127,8 +127,9 @@ class BridgeSettings(Settings, frozen=True, kw_only=True):
 class MqttSettings(Settings, frozen=True, kw_only=True):
     """MQTT: limits of the wire, sessions, queues, and what messages may do."""
 
-    max_packet: Annotated[int, Meta(ge=1024, le=268_435_455)] = 1024 * 1024
-    """Largest packet that a client may send (Maximum Packet Size)."""
+    max_packet: Annotated[int, Meta(ge=1024, le=268_435_455)] = 256 * 1024
+    """Largest packet that a client may send (Maximum Packet Size); at most half of limits.write_buffer, so that those who
+    get it are no slow readers for it."""
     max_connect: Annotated[int, Meta(ge=256)] = 64 * 1024
     """Largest CONNECT, before anybody is known."""
     max_qos: Qos = 2

@@ -139,6 +139,9 @@ class HttpBinding:
             self._answer_error(408, "the request head did not come in time")
         self._end(CloseReason.HELLO_TIMEOUT)
 
+    def expired(self) -> None:
+        """HTTP has no word for it."""
+
     def connection_lost(self, reason: CloseReason, detail: str) -> None:
         self._ending = (reason, detail)
         self._backlog.clear()

@@ -293,9 +293,17 @@ class StreamConnection(StreamDescriptor):
             if self._paused:
                 self._arm(self._idle)
             else:
-                self.close(CloseReason.IDLE)
+                self._expired()
         else:
             self.abort(self._reason or CloseReason.INTERNAL)
+
+    def _expired(self) -> None:
+        if self._binding is not None:
+            try:
+                self._binding.expired()
+            except Exception:
+                self._failed("expired")
+        self.close(CloseReason.IDLE)
 
     def _too_late(self) -> None:
         if self._binding is not None:

@@ -86,6 +86,9 @@ class Binding(Protocol):
         """hello_timeout has passed without established(): say so and close with HELLO_TIMEOUT. The
         transport aborts what is still open when this returns."""
 
+    def expired(self) -> None:
+        """Nothing has arrived for the idle time: say so. The transport closes with IDLE when this returns."""
+
     def connection_lost(self, reason: CloseReason, detail: str) -> None:
         """The last call; `detail` is for the log."""
 

@@ -81,7 +81,7 @@ class Broker:
         self.rules = rules
         self.sessions: dict[str, MqttSession] = {}
         self.tree: TopicTree[Receiver] = TopicTree()
-        self.retained = RetainedStore(settings.max_retained, settings.max_retained_bytes)
+        self.retained: RetainedStore[Message] = RetainedStore(settings.max_retained, settings.max_retained_bytes)
         self.published: Callable[[Message], None] | None = None
         """Told of every message, when somebody wants to know who talks most."""
         self._backlog: deque[tuple[Publication, Iterator[None], Deferred[int]]] = deque()
@@ -112,12 +112,12 @@ class Broker:
         """Subscribers do not wait for the service, its sender does."""
         reason = self._publish(message, received, will_of)
         ours = succeed(reason) if isinstance(reason, int) else reason
-        both: Deferred[list[tuple[bool, int]]] = DeferredList([ours, taken])  # type: ignore[assignment]
+        both: Deferred[list[tuple[bool, int]]] = DeferredList([ours, taken])
         return both.addCallback(_worst)
 
     def _publish(self, message: Message, received: tuple[str, int] | None, will_of: str) -> int | Deferred[int]:
         now = self.wall()
-        if message.retain and not self._retain(message, now):
+        if message.retain and not self._retain(message):
             return Reason.QUOTA_EXCEEDED
         if self.published is not None:
             self.published(message)
@@ -142,12 +142,12 @@ class Broker:
         if pub.enqueues is not None:
             self._commit(pub, False, None, "")
 
-    def _retain(self, message: Message, now: float) -> bool:
+    def _retain(self, message: Message) -> bool:
         """Make it the retained message of its topic (section 3.3.1.3). False when there is no room for another."""
         retained = self.retained
         if not message.payload:
             retained.remove(message.topic)
-        elif not retained.set(message, now):
+        elif not retained.set(message):
             return False
         if not message.qos:
             self.store.retain(message)
@@ -254,7 +254,12 @@ class Broker:
         self._backlog.append((pub, self._sliced(pub, plan), done))
 
         def commit(_: int) -> int | Deferred[int]:
-            if pub.enqueues is None and received is None and not will_of and not (pub.message.retain and pub.message.qos):
+            if (
+                pub.enqueues is None
+                and received is None
+                and not will_of
+                and not (pub.message.retain and pub.message.qos)
+            ):
                 return Reason.SUCCESS if pub.reached else Reason.NO_MATCHING_SUBSCRIBERS
             return self._commit(pub, pub.message.retain and pub.message.qos > 0, received, will_of)
 

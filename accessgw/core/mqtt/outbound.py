@@ -43,19 +43,27 @@ class Outbound:
         self._store = store
         self._wall = wall
         self._counters = counters
+        self.max_buffer = 256 * 1024
+        """Unsent bytes of a connection past which its window counts as full."""
         self.feed: Callable[[MqttSession], None] = lambda session: None
         """Called when a session with retained messages to come has room; set by whoever feeds them."""
 
     # ---------------------------------------------------------------- one receiver
 
-    def send(self, pub: Publication, session: MqttSession, qos: int, retain: bool, identifiers: tuple[int, ...]) -> None:
+    def send(
+        self, pub: Publication, session: MqttSession, qos: int, retain: bool, identifiers: tuple[int, ...]
+    ) -> None:
         """Send it now, or see to it that it is sent when there is room. `qos` is what this receiver gets."""
         if not qos:
             self._send_at_most_once(pub, session, retain, identifiers)
         elif session.durable:
             self._enqueue(pub, session, qos, retain, identifiers)
         elif session.outlet is not None:
-            if session.parked is None and len(session.inflight) < session.window:
+            if (
+                session.parked is None
+                and len(session.inflight) < session.window
+                and session.outlet.buffered <= self.max_buffer
+            ):
                 pub.reached += 1
                 self._put(session, session.outlet, pub.parts_for(session, qos, retain, identifiers), QOS_KINDS[qos])
             else:
@@ -104,7 +112,9 @@ class Outbound:
         if parked is None:
             parked = session.parked = deque()
         size = _size(waiting.message)
-        while parked and (len(parked) >= settings.max_queued or session.parked_bytes + size > settings.max_queued_bytes):
+        while parked and (
+            len(parked) >= settings.max_queued or session.parked_bytes + size > settings.max_queued_bytes
+        ):
             if settings.queue_overflow == "disconnect":
                 self._counters.drop("queue_full")
                 if session.outlet is not None:
@@ -129,6 +139,7 @@ class Outbound:
             session.outlet is not None
             and not (session.behind or session.reading)
             and len(session.inflight) < session.window
+            and session.outlet.buffered <= self.max_buffer
         ):
             packet_id = session.allocate(QOS_KINDS[qos])
             parts = pub.parts(session.v5, qos, retain, identifiers)
@@ -172,7 +183,7 @@ class Outbound:
                 self.pull(session)
 
     def _put_stored(
-        self, session: MqttSession, outlet: Any, parts: Parts, packet_id: int, entry: int, dup: bool = False
+        self, session: MqttSession, outlet: Any, parts: Parts, packet_id: int, entry: int, *, dup: bool = False
     ) -> None:
         head, tail = parts
         if session.max_packet and len(head) + 2 + len(tail) > session.max_packet:
@@ -203,6 +214,8 @@ class Outbound:
                 return
         if session.parked:
             self._unpark(session, outlet)
+        if outlet.buffered > self.max_buffer:
+            return
         room = session.window - len(session.inflight)
         # Not for every acknowledgement: reading costs more than a row.
         if session.behind and room > 0 and (room * 2 >= session.window or not session.inflight):
@@ -213,7 +226,7 @@ class Outbound:
     def _unpark(self, session: MqttSession, outlet: Any) -> None:
         parked = session.parked
         now = self._wall()
-        while parked and len(session.inflight) < session.window:
+        while parked and len(session.inflight) < session.window and outlet.buffered <= self.max_buffer:
             message, qos, retain, identifiers = parked.popleft()
             session.parked_bytes -= _size(message)
             if message.expires_at is not None and message.expires_at <= now:
@@ -304,7 +317,7 @@ class Outbound:
         resend = session.resend
         now = self._wall()
         sent = sum(1 for entry in session.inflight.values() if entry >> NUMBER)
-        while resend and sent < session.window:
+        while resend and sent < session.window and outlet.buffered <= self.max_buffer:
             row = resend.popleft()
             sent += 1
             if row.received:

@@ -37,7 +37,7 @@ class Publication:
         self._parts: dict[tuple[bool, int, bool, tuple[int, ...], int, bool], Parts] = {}
         self._hash = -1
 
-    def parts(
+    def parts(  # noqa: PLR0917 - the hot path
         self,
         v5: bool,
         qos: int,

@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from twisted.internet.defer import Deferred
+
 from accessgw.core.interfaces.mqtt_state import Message, QueuedMessage, StoredWill
 from accessgw.model.identity import Identity
 from protocols.mmtp.nothing import NOTHING
@@ -56,9 +58,36 @@ class MqttSession:
     """The state of a session (section 4.1). A receiver of the subscription tree."""
 
     __slots__ = (
-        "alias_maximum", "aliases", "behind", "client_id", "connection", "device", "durable", "expires_at", "expiry", "feed", "filters",
-        "identity", "inflight", "max_packet", "next_id", "outlet", "parked", "parked_bytes", "pushes", "reading",
-        "read_after", "received", "resend", "unknown", "user", "v5", "version", "will", "window",
+        "alias_maximum",
+        "aliases",
+        "behind",
+        "client_id",
+        "connection",
+        "device",
+        "durable",
+        "expires_at",
+        "expiry",
+        "feed",
+        "filters",
+        "identity",
+        "inflight",
+        "max_packet",
+        "next_id",
+        "outlet",
+        "parked",
+        "parked_bytes",
+        "pushes",
+        "read_after",
+        "reading",
+        "received",
+        "receiving",
+        "resend",
+        "unknown",
+        "user",
+        "v5",
+        "version",
+        "will",
+        "window",
     )  # fmt: skip
 
     def __init__(self, client_id: str, identity: Identity | None, user: str) -> None:
@@ -94,6 +123,8 @@ class MqttSession:
         """Packet id -> (alias, seq) of pushes in flight."""
         self.received: set[int] | frozenset[int] = frozenset()
         """Packet ids of QoS 2 messages of the client that it has not released."""
+        self.receiving: dict[int, list[Deferred[int]]] = NOTHING
+        """Those of them that are not durable yet, with who waits for it."""
         self.parked: deque[Waiting] | None = None
         self.parked_bytes = 0
         self.behind = False

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from accessgw.core.interfaces import Timers
@@ -34,8 +34,6 @@ class Opening(NamedTuple):
     expiry: float
     """Seconds, as granted."""
     will: StoredWill | None
-    window: int
-    """Messages in flight that it takes."""
     max_packet: int = 0
     alias_maximum: int = 0
 
@@ -99,7 +97,7 @@ class SessionKeeper:
         session.expiry = opening.expiry if session.durable else 0.0
         session.connection += 1
         session.outlet = outlet
-        session.window = opening.window
+        session.window = 0  # nothing is sent before CONNACK: whoever sends that opens the window
         session.max_packet = opening.max_packet
         session.alias_maximum = opening.alias_maximum
         session.aliases = {} if opening.alias_maximum else None
@@ -225,7 +223,7 @@ class SessionKeeper:
         """Take over what was stored when the process began; connections of then have ended without DISCONNECT."""
         now = self._wall()
         for message in state.retained:
-            self._broker.retained.set(message, now)
+            self._broker.retained.set(message)
         for stored in state.sessions:
             self._restore(stored, now)
         for client_id, will in state.wills.items():
@@ -278,19 +276,15 @@ class SessionKeeper:
 
 
 def _all(saved: list[Deferred[None]]) -> Deferred[None]:
-    """Fires when all have; fails with the first failure."""
-    if len(saved) == 1:
-        return saved[0]
+    """Fires when all have; fails as the first does."""
 
-    def done(_: object) -> None:
-        return None
+    async def wait() -> None:
+        for one in saved:
+            await one
 
-    def first(failure: object) -> object:
-        return failure.value.subFailure  # type: ignore[attr-defined]
-
-    return DeferredList(saved, fireOnOneErrback=True, consumeErrors=True).addCallbacks(done, first)  # type: ignore[return-value]
+    return Deferred.fromCoroutine(wait())
 
 
 def granted_expiry(asked: float, limit: float) -> float:
     """0xFFFFFFFF asks for a session without end (section 3.1.2.11.2)."""
-    return min(math.inf if asked >= 0xFFFFFFFF else asked, limit)  # noqa: PLR2004 - the number is the standard's
+    return min(math.inf if asked >= 0xFFFFFFFF else asked, limit)

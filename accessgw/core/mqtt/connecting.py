@@ -1,0 +1,100 @@
+"""From CONNECT to CONNACK: what a client asks for, what it is granted."""
+
+from __future__ import annotations
+
+from accessgw.core.interfaces.mqtt_state import StoredWill
+from accessgw.core.mqtt.session import MqttSession
+from accessgw.core.mqtt.session_keeper import Opening, granted_expiry
+from accessgw.core.sessions import Introduction
+from accessgw.model.identity import ConnectionInfo, Credentials, Identity
+from accessgw.model.mqtt_settings import MqttSettings
+from protocols.mqtt.packets import NO_PROPERTIES, V5, Connack, Connect, Properties, Property
+
+KEEP_ALIVE_GRACE = 1.5
+"""Section 3.1.2.10."""
+MAX_PACKET_ID = 65535
+
+
+def introduction_of(connect: Connect, info: ConnectionInfo, proven: Identity | None) -> Introduction:
+    """The client as the gateway's sessions take it: client id = device id, password = token."""
+    password = connect.password or b""
+    credentials = Credentials(
+        device=connect.client_id,
+        # What is not text is no token that anybody knows; it stays distinct.
+        token=password.decode("utf-8", "surrogateescape"),
+        username=connect.username or "",
+        certificate_identity=info.certificate_identity,
+        loopback=info.loopback,
+    )
+    return Introduction(credentials, generation=None, proven=proven)
+
+
+def opening_of(
+    connect: Connect, identity: Identity, settings: MqttSettings, *, alias_maximum: int, max_packet: int
+) -> Opening:
+    """The session that it asks for, within our limits."""
+    if connect.version == V5:
+        expiry = granted_expiry(connect.properties.get(Property.SESSION_EXPIRY, 0), settings.max_session_expiry)
+    else:
+        expiry = 0.0 if connect.clean_start else settings.max_session_expiry
+    will: StoredWill | None = None
+    if connect.will is not None:
+        delay = float(connect.will.properties.get(Property.WILL_DELAY, 0))
+        will = StoredWill(connect.will, min(delay, settings.max_will_delay))
+    return Opening(
+        client_id=connect.client_id,
+        identity=identity,
+        user=identity.user,
+        version=connect.version,
+        clean_start=connect.clean_start,
+        expiry=expiry,
+        will=will,
+        max_packet=max_packet,
+        alias_maximum=min(alias_maximum, settings.topic_alias_maximum),
+    )
+
+
+def keep_alive_of(connect: Connect, settings: MqttSettings) -> int:
+    """Seconds between packets that the client is held to, 0 for none."""
+    limit = settings.max_keep_alive
+    if limit and (not connect.keep_alive or connect.keep_alive > limit):
+        return limit
+    return connect.keep_alive
+
+
+def connack_of(
+    connect: Connect,
+    session: MqttSession,
+    present: bool,
+    settings: MqttSettings,
+    *,
+    keep_alive: int,
+    assigned: bool,
+    authentication: Properties = NO_PROPERTIES,
+) -> Connack:
+    """What we tell the client: all that differs from what it asked or from the standard's defaults (section 3.2.2.3)."""
+    if connect.version != V5:
+        return Connack(present, 0)
+    properties: dict[int, object] = dict(authentication)
+    if session.expiry != connect.properties.get(Property.SESSION_EXPIRY, 0):
+        properties[Property.SESSION_EXPIRY] = int(min(session.expiry, 0xFFFFFFFF))
+    if settings.receive_maximum != MAX_PACKET_ID:
+        properties[Property.RECEIVE_MAXIMUM] = settings.receive_maximum
+    if settings.max_qos < 2:
+        properties[Property.MAXIMUM_QOS] = settings.max_qos
+    properties[Property.MAXIMUM_PACKET_SIZE] = settings.max_packet
+    if settings.topic_alias_maximum:
+        properties[Property.TOPIC_ALIAS_MAXIMUM] = settings.topic_alias_maximum
+    if assigned:
+        properties[Property.ASSIGNED_CLIENT_ID] = connect.client_id
+    if keep_alive != connect.keep_alive:
+        properties[Property.SERVER_KEEP_ALIVE] = keep_alive
+    for available, name in (
+        (settings.retain_available, Property.RETAIN_AVAILABLE),
+        (settings.wildcard_available, Property.WILDCARD_AVAILABLE),
+        (settings.shared_available, Property.SHARED_AVAILABLE),
+        (settings.subscription_identifiers_available, Property.SUBSCRIPTION_IDENTIFIERS_AVAILABLE),
+    ):
+        if not available:
+            properties[name] = 0
+    return Connack(present, 0, properties)

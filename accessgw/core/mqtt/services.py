@@ -1,0 +1,127 @@
+"""What every MQTT connection of a worker shares. Calling it makes the binding of a connection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from accessgw.core.bounded import bounded
+from accessgw.core.interfaces import Clock, Connection, PushService, Timers
+from accessgw.core.interfaces.mqtt import EnhancedAuthenticator, MqttStore
+from accessgw.core.mqtt.broker import Broker
+from accessgw.core.mqtt.flapping import Flapping
+from accessgw.core.mqtt.outbound import Outbound
+from accessgw.core.mqtt.session_keeper import SessionKeeper
+from accessgw.core.mqtt.subscriptions import Subscriptions
+from accessgw.core.sessions import SessionManager
+from accessgw.core.tracing import Tracing
+from accessgw.core.turns import TurnFlusher
+from accessgw.model.counters import MqttCounters
+from accessgw.model.identity import Identity
+from accessgw.model.mqtt_settings import MqttSettings
+from accessgw.policy.topic_rules import Decision, TopicRules
+from protocols.mqtt.limits import Limits
+
+if TYPE_CHECKING:
+    from accessgw.core.mqtt.binding import MqttBinding
+
+log = Logger()
+
+AUTHENTICATION_TIMEOUT = 5.0
+"""Seconds for one step of an enhanced authentication."""
+
+
+def wire_limits(settings: MqttSettings) -> Limits:
+    """The limits of the wire from the configuration."""
+    return Limits(
+        max_packet=settings.max_packet,
+        max_connect=settings.max_connect,
+        receive_maximum=settings.receive_maximum,
+        topic_alias_maximum=settings.topic_alias_maximum,
+        max_qos=settings.max_qos,
+        retain_available=settings.retain_available,
+        wildcard_available=settings.wildcard_available,
+        shared_available=settings.shared_available,
+        subscription_identifiers_available=settings.subscription_identifiers_available,
+        max_topic_length=settings.max_topic_length,
+        max_topic_levels=settings.max_topic_levels,
+    )
+
+
+@dataclass(slots=True)
+class MqttServices:
+    """A BindingFactory."""
+
+    settings: MqttSettings
+    limits: Limits
+    sessions: SessionManager
+    keeper: SessionKeeper
+    broker: Broker
+    outbound: Outbound
+    subscriptions: Subscriptions
+    store: MqttStore
+    pushes: PushService
+    access: TopicRules
+    timers: Timers
+    clock: Clock
+    wall: Callable[[], float]
+    flusher: TurnFlusher
+    tracing: Tracing
+    counters: MqttCounters
+    random_bytes: Callable[[int], bytes]
+    enhanced: Mapping[str, EnhancedAuthenticator] = field(default_factory=dict)
+    """By authentication method."""
+    calls: Any = None
+    requests: Any = None
+    flapping: Flapping | None = None
+    draining: bool = False
+    """The worker is being emptied."""
+    leave_for: str = ""
+    """host:port told to clients that are asked to leave; empty: the configured server reference, or none."""
+
+    def __call__(self, connection: Connection) -> MqttBinding:
+        from accessgw.core.mqtt.binding import MqttBinding
+
+        return MqttBinding(connection, self)
+
+    def new_client_id(self) -> str:
+        """For a client that leaves it to us (section 3.1.3.1)."""
+        return f"{self.settings.assigned_prefix}{self.random_bytes(12).hex()}"
+
+    def bounded(self, step: Deferred[Any]) -> Deferred[Any]:
+        """An authenticator's answer, or its failure after a time."""
+        return bounded(step, AUTHENTICATION_TIMEOUT, self.clock, "enhanced authentication")
+
+    def may_publish(self, identity: Identity, topic: str, qos: int, retain: bool) -> Decision:
+        """What the topic rules say of a message."""
+        decision = self.access.check_publish(identity, topic, qos, retain)
+        if self.settings.acl_log == "all":
+            self._log_decision(decision, "publish", identity, topic)
+        return decision
+
+    def denied(self, action: str, identity: Identity | None, topic: str) -> None:
+        """Count and log a refusal of the topic rules."""
+        self.counters.denied[action] = self.counters.denied.get(action, 0) + 1
+        if self.settings.acl_log != "none":
+            log.info(
+                "denied: {device} (user {user}) may not {action} {topic}",
+                device=identity.device if identity else "",
+                user=identity.user if identity else "",
+                action=action,
+                topic=topic,
+            )
+
+    def _log_decision(self, decision: Decision, action: str, identity: Identity, topic: str) -> None:
+        log.info(
+            "{verdict}: {device} (user {user}) {action} {topic}, rule {rule}",
+            verdict="allowed" if decision.allowed else "denied",
+            device=identity.device,
+            user=identity.user,
+            action=action,
+            topic=topic,
+            rule=decision.rule,
+        )
