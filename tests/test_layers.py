@@ -60,6 +60,7 @@ RULES: dict[str, set[str]] = {
         "zope",
         "msgspec",
         "rich",
+        "argon2",
     },
     "accessgw.plugins": {
         CORE_INTERFACES,
