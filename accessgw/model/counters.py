@@ -217,7 +217,7 @@ class MqttCounters:
         self.calls = 0
         """Calls made over MQTT."""
         self.device_requests: dict[str, int] = {}
-        """Requests to devices, by outcome: answered, offline, timeout, disconnected."""
+        """Requests to devices, by outcome: answered, offline, timeout."""
 
     def drop(self, reason: str) -> None:
         """A delivery that did not happen."""
