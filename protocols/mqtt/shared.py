@@ -70,7 +70,7 @@ class SharedGroup(Generic[R]):
         if place < len(self._members):
             self._members[place] = last
             self._places[last] = place
-        if self._favourite is receiver:
+        if self._favourite == receiver:
             self._favourite = None
         return True
 

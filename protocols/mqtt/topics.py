@@ -149,6 +149,17 @@ class TopicTree(Generic[R]):
 
     # ------------------------------------------------------------------ plans
 
+    def branches(self) -> int:
+        """Branches of the tree, by going through all of it; 1 when no filter has wildcards."""
+        count, pending = 0, [self._root]
+        while pending:
+            branch = pending.pop()
+            count += 1
+            pending.extend(branch.below.values())
+            if branch.plus is not None:
+                pending.append(branch.plus)
+        return count
+
     def plan(self, topic: str) -> Plan[R]:
         """Who gets a message of this topic. Valid until the next change of subscriptions; cheap to ask for again."""
         plan = self._plans.get(topic)
