@@ -149,6 +149,8 @@ def test_encoding_refuses_what_it_cannot_say() -> None:
 def test_the_first_byte_decides(data: bytes) -> None:
     if 0x80 <= data[0] <= 0x8F or data[0] in {0x00, 0x01, 0xF0, 0xF1}:
         assert sniff(data) == "mmtp/1"
+    elif data[0] == 0x10:
+        assert sniff(data) == "mqtt"
     elif data[:1].isalpha() and data[:1].isupper():
         assert sniff(data) == "http/1.1"
     else:
