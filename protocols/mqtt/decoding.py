@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from protocols.errors import RemoteError
 from protocols.mqtt.limits import STANDARD_LIMITS, Limits
-from protocols.mqtt.names import check_topic_filter, check_topic_name, is_shared
+from protocols.mqtt.names import check_topic_filter, check_topic_name, is_shared, topic_names
 from protocols.mqtt.packets import (
     NO_PROPERTIES,
     V5,
@@ -250,9 +250,8 @@ def _publish(first: int, data: bytes, pos: int, end: int, version: int, limits: 
         raise _malformed("PUBLISH with QoS 0..2, got 3")
     if first & 8 and not qos and version != V31:
         raise _malformed("PUBLISH of QoS 0 without DUP")
-    topic, pos = read_string(data, pos, end)
-    if topic or version < V5:
-        check_topic_name(topic, limits.max_topic_length, limits.max_topic_levels)
+    raw, pos = read_binary(data, pos, end)
+    topic = topic_names(limits.max_topic_length, limits.max_topic_levels)[raw] if raw or version < V5 else ""
     packet_id = 0
     if qos:
         packet_id = _read_id(data, pos, end)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from protocols.errors import LocalError
-from protocols.mqtt.names import is_topic_filter, is_topic_name
+from protocols.mqtt.names import CACHED_TOPIC_LENGTH, CACHED_TOPICS, is_topic_filter, is_topic_name
 from protocols.mqtt.packets import (
     V5,
     V31,
@@ -44,6 +44,30 @@ from protocols.mqtt.properties import (
 
 PINGREQ = b"\xc0\x00"
 PINGRESP = b"\xd0\x00"
+
+
+_SHORT_HEADS = [[bytes((0x30 | flags, size)) for size in range(128)] for flags in range(6)]
+"""Fixed headers of small PUBLISHes."""
+
+
+class _Topics(dict[str, bytes]):
+    """Topic names that were sent -> their bytes with the length; looking up others checks them. Bounded: it starts anew
+    when it is full."""
+
+    __slots__ = ()
+
+    def __missing__(self, topic: str) -> bytes:
+        if not is_topic_name(topic):
+            raise LocalError(f"expected a topic name, got {topic[:80]!r}")
+        name = encode_string(topic)
+        if len(name) <= CACHED_TOPIC_LENGTH:
+            if len(self) >= CACHED_TOPICS:
+                self.clear()
+            self[topic] = name
+        return name
+
+
+_TOPICS = _Topics()
 
 
 def encode(packet: Packet, version: int) -> bytes:
@@ -91,19 +115,9 @@ def publish_parts(
     left empty and the alias stands for it. Raises LocalError for what cannot be sent.
     """
     if with_topic:
-        if not topic or "+" in topic or "#" in topic or "\0" in topic:
-            raise LocalError(f"expected a topic name, got {topic[:80]!r}")
-        try:
-            name = topic.encode()
-        except UnicodeEncodeError:
-            raise LocalError("expected a topic name without surrogates") from None
-        size = len(name)
-        if size > 65535:
-            raise LocalError(f"expected a topic name of at most 65535 bytes, got {size}")
-        name = size.to_bytes(2, "big") + name
+        name = _TOPICS[topic]
     else:
         name = b"\0\0"
-        size = 0
         if version != V5 or not (alias or Property.TOPIC_ALIAS in properties):
             raise LocalError("expected a topic name, got neither it nor an alias for it")
     if version != V5:
@@ -112,18 +126,18 @@ def publish_parts(
         fields = _publish_properties(properties, identifiers, alias)
     else:
         fields = b"\0"
-    size += 2 + len(fields) + len(payload)
+    size = len(name) + len(fields) + len(payload)
+    first = qos << 1 | retain
     if qos:
         if qos not in (1, 2):
             raise LocalError(f"expected QoS 0..2, got {qos}")
         size += 2
-        first = 0x30 | qos << 1 | retain
         if size < 128:
-            return bytes((first, size)) + name, fields + payload
-        return bytes((first,)) + encode_varint(size) + name, fields + payload
+            return _SHORT_HEADS[first][size] + name, fields + payload
+        return bytes((0x30 | first,)) + encode_varint(size) + name, fields + payload
     if size < 128:
-        return bytes((0x30 | retain, size)) + name + fields + payload, b""
-    return bytes((0x30 | retain,)) + encode_varint(size) + name + fields + payload, b""
+        return _SHORT_HEADS[first][size] + name + fields + payload, b""
+    return bytes((0x30 | first,)) + encode_varint(size) + name + fields + payload, b""
 
 
 def _publish_properties(properties: Properties, identifiers: Sequence[int], alias: int) -> bytes:

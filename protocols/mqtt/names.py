@@ -63,9 +63,8 @@ def is_topic_filter(topic_filter: str) -> bool:
 
 
 def _wildcards_in_place(topic_filter: str) -> bool:
-    if "#" in topic_filter and topic_filter != "#" and (
-        not topic_filter.endswith("/#") or topic_filter.index("#") != len(topic_filter) - 1
-    ):  # fmt: skip
+    hash_at = topic_filter.find("#")
+    if hash_at >= 0 and (hash_at != len(topic_filter) - 1 or (hash_at and topic_filter[hash_at - 1] != "/")):
         return False
     return "+" not in topic_filter or all(level == "+" or "+" not in level for level in topic_filter.split("/"))
 

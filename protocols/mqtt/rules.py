@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from protocols.errors import LocalError, ProtocolError, RemoteError
 from protocols.mqtt.decoding import REASONS
 from protocols.mqtt.packets import (
+    NO_PROPERTIES,
     Auth,
     Connack,
     Connect,
@@ -13,6 +16,7 @@ from protocols.mqtt.packets import (
     PacketType,
     Pingreq,
     Pingresp,
+    Properties,
     Property,
     Puback,
     Pubcomp,
@@ -25,6 +29,7 @@ from protocols.mqtt.packets import (
     Unsubscribe,
 )
 from protocols.mqtt.peer import Peer
+from protocols.mqtt.properties import without_problem_information
 from protocols.mqtt.reasons import Reason
 from protocols.mqtt.state import Input, Role, Variant
 
@@ -99,7 +104,7 @@ def check_direction(packet: Packet, sender: Role, peer: Peer, error: type[Protoc
 
 
 def _wrong(packet: Packet, sender: Role, peer: Peer) -> str:
-    properties = getattr(packet, "properties", None)
+    properties: Properties = getattr(packet, "properties", NO_PROPERTIES)
     if isinstance(packet, Auth):
         return _wrong_auth(packet, peer)
     if isinstance(packet, Disconnect):
@@ -113,8 +118,6 @@ def _wrong(packet: Packet, sender: Role, peer: Peer) -> str:
         elif Property.SESSION_EXPIRY in packet.properties:
             return "expected no session expiry from a server in DISCONNECT"
         return ""
-    if not properties:
-        return ""
     if isinstance(packet, Connack):
         if Property.RESPONSE_INFORMATION in properties and not peer.response_information:
             return "expected no response information where CONNECT asked for none"
@@ -122,7 +125,8 @@ def _wrong(packet: Packet, sender: Role, peer: Peer) -> str:
         if method != peer.method and (method is not None or not packet.reason):
             return f"expected the authentication method {peer.method!r} of CONNECT, got {method!r}"
     elif (
-        sender is Role.SERVER
+        properties
+        and sender is Role.SERVER
         and not peer.problem_information
         and not isinstance(packet, _ALWAYS_WITH_PROBLEM)
         and any(each in properties for each in _PROBLEM)
@@ -139,3 +143,11 @@ def _wrong_auth(packet: Auth, peer: Peer) -> str:
     if method != peer.method and (method is not None or packet.reason):
         return f"expected the authentication method {peer.method!r} of CONNECT, got {method!r}"
     return ""
+
+
+def spared(packet: Packet) -> Packet:
+    """The packet without Reason String and User Properties, which the peer does not want, or has no room for."""
+    properties: Properties = getattr(packet, "properties", NO_PROPERTIES)
+    if not properties:
+        return packet
+    return replace(packet, properties=without_problem_information(properties))  # type: ignore[arg-type]
