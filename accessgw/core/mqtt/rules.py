@@ -101,6 +101,10 @@ class ServiceRules:
                     waits.append(answered)
         return first_failure(waits) if waits else Reason.SUCCESS
 
+    def takes(self, topic: str) -> bool:
+        """Whether a rule matches: then a message without subscribers is not one that nobody gets (0x10)."""
+        return self.active and bool(self._tree.plan(topic).groups)
+
     def consumes(self, topic: str) -> bool:
         """Subscribers do not get messages of this topic: a rule of it says `local = false`."""
         return self.active and any(

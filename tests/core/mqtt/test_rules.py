@@ -357,6 +357,9 @@ def test_subscribers_are_left_out_where_a_rule_says_so() -> None:
     assert not world.rules.consumes("t/1")
     assert world.rules.consumes("t/only")
     assert not world.rules.consumes("x")
+    assert world.rules.takes("t/1")
+    assert not world.rules.takes("x")
+    assert not World().rules.takes("x")
 
 
 def test_a_session_that_ends_is_numbered_anew() -> None:
