@@ -203,7 +203,8 @@ class Rooms:
             self.password_workers.run,
             Questions(self.upstreams, reactor),
             os.urandom,
-            DecoyKey(settings.state_dir),
+            decoy_key=DecoyKey(settings.state_dir),
+            failed=self.chain.count_failure,
         )
         prepared.services.bind(self.authenticator_services)
         self.enhanced = dict(prepared.enhanced)

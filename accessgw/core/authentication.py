@@ -61,10 +61,12 @@ class AuthenticatorChain:
             except CancelledError:
                 raise  # the device went away meanwhile: no verdict
             except AuthenticationFailed as error:
-                self._count(authenticator.name)
+                self.count_failure(authenticator.name)
                 raise AdmissionRefused(Status.AUTH, CloseReason.AUTH_FAILED, str(error)) from None
             except Exception as error:
-                self._count(authenticator.name)
+                self.count_failure(authenticator.name)
+                unavailable = self._counters.auth_unavailable
+                unavailable[authenticator.name] = unavailable.get(authenticator.name, 0) + 1
                 log.error(
                     "authenticator {name} is unavailable: {error!r}, {device} is refused",
                     name=authenticator.name,
@@ -76,7 +78,7 @@ class AuthenticatorChain:
                 ) from None
             if identity is not None:
                 return self._with_certificate(credentials, identity)
-        self._count("none")
+        self.count_failure("none")
         return None
 
     async def require(self, credentials: Credentials) -> Identity:
@@ -92,12 +94,13 @@ class AuthenticatorChain:
         if not certificate:
             return identity
         if certificate != identity.device:
-            self._count("certificate")
+            self.count_failure("certificate")
             raise AdmissionRefused(
                 Status.AUTH, CloseReason.AUTH_FAILED, "the client certificate belongs to another device"
             )
         return replace(identity, strength=Strength.CERTIFICATE)
 
-    def _count(self, name: str) -> None:
+    def count_failure(self, name: str) -> None:
+        """One more that `name` refused; also those that no chain was asked about."""
         failures = self._counters.auth_failures
         failures[name] = failures.get(name, 0) + 1

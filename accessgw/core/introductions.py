@@ -23,7 +23,7 @@ def introduction_of(hello: Hello, info: ConnectionInfo) -> Introduction:
             peer=info.peer,
         ),
         Generation(hello.boot, hello.counter),
-        dict(hello.attributes),
+        attributes=dict(hello.attributes),
     )
 
 

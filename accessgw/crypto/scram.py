@@ -79,8 +79,11 @@ class ScramExchange:
                 self._over = False
                 return answer
             return self._final.finish(data), self._identity()
-        except ScramError as error:
-            raise AuthenticationFailed(f"{error.value}: {error}") from None
+        except (ScramError, AuthenticationFailed) as error:
+            self._authenticator.services.failed(self._authenticator.name)
+            if isinstance(error, ScramError):
+                raise AuthenticationFailed(f"{error.value}: {error}") from None
+            raise
 
     async def _challenge(self, first: ServerFirst) -> bytes:
         shown = self._credentials.username

@@ -43,6 +43,8 @@ class AuthenticatorServices:
     run: Run = _not_running
     post: Post = _not_running
     random_bytes: Callable[[int], bytes] = _not_running
+    failed: Callable[[str], None] = lambda name: None
+    """Counts a refusal by the name of the authenticator, where no chain does."""
     decoy_key: Callable[[], bytes] = _not_running
     """A secret that outlives the process: what unknown users are shown must not change with a restart."""
 
@@ -53,3 +55,4 @@ class AuthenticatorServices:
         self.post = other.post
         self.random_bytes = other.random_bytes
         self.decoy_key = other.decoy_key
+        self.failed = other.failed

@@ -32,7 +32,16 @@ class TransportCounters:
 class SessionCounters:
     """Written by core.sessions."""
 
-    __slots__ = ("auth_failures", "connected", "expired", "replaced", "sessions", "stale_generations", "welcomed")
+    __slots__ = (
+        "auth_failures",
+        "auth_unavailable",
+        "connected",
+        "expired",
+        "replaced",
+        "sessions",
+        "stale_generations",
+        "welcomed",
+    )
 
     def __init__(self) -> None:
         self.welcomed = 0
@@ -43,6 +52,8 @@ class SessionCounters:
         self.expired = 0
         self.auth_failures: dict[str, int] = {}
         """By authenticator name, or `none` when nobody knew the credentials."""
+        self.auth_unavailable: dict[str, int] = {}
+        """Those of them that were refused because the authenticator could not say, by its name."""
 
 
 class CallCounters:

@@ -51,6 +51,7 @@ SESSION: Table = {
     "stale_generations": ("sessions_stale_generations_total", "HELLOs refused for an old generation."),
     "expired": ("sessions_expired_total", "Sessions forgotten."),
     "auth_failures": ("auth_failures_total", "Credentials refused, by authenticator."),
+    "auth_unavailable": ("auth_unavailable_total", "Of those, the ones whose authenticator could not say."),
 }
 CALL: Table = {
     "open": ("calls_open", "Calls in progress."),
@@ -147,6 +148,7 @@ MQTT: Table = {
 }
 LABELS = {
     "refused": "reason", "closed": "reason", "auth_failures": "authenticator", "finished": "status",
+    "auth_unavailable": "authenticator",
     "connects": "version", "connects_refused": "reason", "dropped_messages": "reason", "denied": "action",
     "rule_taken": "rule", "rule_delivered": "rule", "rule_failed": "rule", "rule_dropped": "rule",
     "rule_queued": "rule", "device_requests": "outcome",

@@ -287,6 +287,7 @@ def test_the_chain_fails_closed(chain: list[object], status: int, reason: CloseR
     assert welcome_of(device).result == status
     assert device.connection.closed is reason
     assert gateway.session_counters.auth_failures == counted
+    assert bool(gateway.session_counters.auth_unavailable) == (reason is CloseReason.AUTH_UNAVAILABLE)
 
 
 def test_an_authenticator_that_never_answers_is_unavailable() -> None:

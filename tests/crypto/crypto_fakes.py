@@ -26,12 +26,14 @@ class World:
         self.posts: list[tuple[AuthenticatorSettings, bytes, Deferred[tuple[int, bytes]]]] = []
         self.answer: tuple[int, bytes] | Exception | None = None
         self._random = 0
+        self.failures: list[str] = []
         self.services = AuthenticatorServices(
             seconds=self.clock.seconds,
             run=self.run,
             post=self.post,
             random_bytes=self.random_bytes,
             decoy_key=lambda: b"decoy",
+            failed=self.failures.append,
         )
 
     def run(self, work: Callable[[], Any]) -> Deferred[Any]:

@@ -68,6 +68,7 @@ def test_who_is_refused(house: House) -> None:
     assert house.login("carol", "secret") == house.login("alice", "hunter2")
     assert "user name" in house.login("alice", "secret", username="bob")
     assert "certificate" in house.login("alice", "secret", certificate_identity="d2")
+    assert house.world.failures == ["scram"] * 5
 
 
 def challenge_of(one: ScramAuthenticator, user: str) -> tuple[str, str]:
