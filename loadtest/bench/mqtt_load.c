@@ -363,6 +363,12 @@ static void on_readable(struct client *c) {
 
 static void turn(uint64_t until) {
     struct epoll_event events[TURN];
+    /* Before the wait, so that nothing said since the last one waits with it. */
+    for (size_t i = 0; i < dirty_count; i++) {
+        dirty[i]->dirty = false;
+        flush(dirty[i]);
+    }
+    dirty_count = 0;
     now = read_clock(CLOCK_MONOTONIC);
     int wait = until > now ? (int)((until - now) / 1000000 + 1) : 0;
     int count = epoll_wait(poller, events, TURN, wait < 100 ? wait : 100);
@@ -381,11 +387,6 @@ static void turn(uint64_t until) {
         }
         if (events[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR)) on_readable(c);
     }
-    for (size_t i = 0; i < dirty_count; i++) {
-        dirty[i]->dirty = false;
-        flush(dirty[i]);
-    }
-    dirty_count = 0;
     now = read_clock(CLOCK_MONOTONIC);
 }
 

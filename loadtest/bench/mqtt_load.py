@@ -328,6 +328,10 @@ class Load:
             self.ready += 1
 
     def turn(self, until: int) -> None:
+        # Before the wait, so that nothing said since the last one waits with it.
+        for client in self.dirty:
+            self.flush(client)
+        self.dirty.clear()
         wait = min(max(until - time.monotonic_ns(), 0) / 1e9, 0.1)
         for fd, events in self.poller.poll(wait):
             client = self.by_fd[fd]
@@ -337,9 +341,6 @@ class Load:
                 self.flush(client)
             if events & ~select.EPOLLOUT:
                 self.on_readable(client)
-        for client in self.dirty:
-            self.flush(client)
-        self.dirty.clear()
         self.now = time.monotonic_ns()
 
     def run_until(self, end: int) -> None:
