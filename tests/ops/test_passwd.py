@@ -12,7 +12,7 @@ from typing import Any
 import argon2.low_level
 import pytest
 
-from accessgw.ops import passwd
+from accessgw.ops import ctl, passwd
 from protocols.passwords import PasswordHash, parse_lines
 from protocols.scram import Verifier
 
@@ -145,3 +145,12 @@ def test_a_failure_half_way_leaves_no_trace(shell: Shell, monkeypatch: pytest.Mo
 def test_a_directory_that_is_not_there(shell: Shell) -> None:
     shell.file = shell.file / "deeper" / "still"
     assert shell.fails("alice", "--stdin") == "FILE: No such file or directory"
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"secret\n")))
+    file = str(tmp_path / "passwords")
+    assert ctl.main(["passwd", file, "alice", "--stdin"]) == 0
+    assert capsys.readouterr().out == "alice was added\n"
+    assert ctl.main(["passwd", file, "bob", "--delete"]) == 1
+    assert capsys.readouterr().err == f"accessgwctl: {file}: there is no user bob\n"
