@@ -46,6 +46,37 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ),
     # devices whose last event, delivered or not, was a connect
     ("CREATE TABLE connected (device TEXT PRIMARY KEY, user TEXT NOT NULL)",),
+    (
+        # expiry in microseconds, NULL: never
+        """CREATE TABLE mqtt_session (number INTEGER PRIMARY KEY, client TEXT NOT NULL, user TEXT NOT NULL,
+            version INTEGER NOT NULL, expiry INTEGER, disconnected_at INTEGER)""",
+        "CREATE UNIQUE INDEX mqtt_session_key ON mqtt_session (client)",
+        """CREATE TABLE mqtt_subscription (session INTEGER NOT NULL, filter TEXT NOT NULL, qos INTEGER NOT NULL,
+            no_local INTEGER NOT NULL, as_published INTEGER NOT NULL, handling INTEGER NOT NULL,
+            identifier INTEGER NOT NULL, PRIMARY KEY (session, filter)) WITHOUT ROWID""",
+        # packet ids of a client that it has not released
+        """CREATE TABLE mqtt_received (session INTEGER NOT NULL, packet_id INTEGER NOT NULL,
+            PRIMARY KEY (session, packet_id)) WITHOUT ROWID""",
+        # bodies of queued messages, one for all queues
+        """CREATE TABLE mqtt_message (number INTEGER PRIMARY KEY, topic TEXT NOT NULL, payload BLOB NOT NULL,
+            qos INTEGER NOT NULL, retain INTEGER NOT NULL, properties BLOB, at INTEGER NOT NULL, expires_at INTEGER,
+            publisher TEXT NOT NULL)""",
+        # message is NULL once the client has said PUBREC; shared: other rows may have the same message
+        """CREATE TABLE mqtt_queue (session INTEGER NOT NULL, number INTEGER NOT NULL, message INTEGER,
+            shared INTEGER NOT NULL, qos INTEGER NOT NULL, packet_id INTEGER NOT NULL, retain INTEGER NOT NULL,
+            identifiers TEXT, size INTEGER NOT NULL, expires_at INTEGER, PRIMARY KEY (session, number)) WITHOUT ROWID""",
+        "CREATE INDEX mqtt_queue_shared ON mqtt_queue (message) WHERE shared = 1",
+        "CREATE INDEX mqtt_queue_expiry ON mqtt_queue (expires_at) WHERE expires_at IS NOT NULL AND packet_id = 0",
+        """CREATE TABLE mqtt_will (number INTEGER PRIMARY KEY, client TEXT NOT NULL, topic TEXT NOT NULL,
+            payload BLOB NOT NULL, qos INTEGER NOT NULL, retain INTEGER NOT NULL, properties BLOB,
+            delay INTEGER NOT NULL, due_at INTEGER)""",
+        "CREATE UNIQUE INDEX mqtt_will_key ON mqtt_will (client)",
+        """CREATE TABLE mqtt_retained (number INTEGER PRIMARY KEY, topic TEXT NOT NULL, payload BLOB NOT NULL,
+            qos INTEGER NOT NULL, retain INTEGER NOT NULL, properties BLOB, at INTEGER NOT NULL, expires_at INTEGER,
+            publisher TEXT NOT NULL)""",
+        "CREATE UNIQUE INDEX mqtt_retained_key ON mqtt_retained (topic)",
+        "CREATE INDEX mqtt_retained_expiry ON mqtt_retained (expires_at) WHERE expires_at IS NOT NULL",
+    ),
 )
 """Statements that lead from one schema version (PRAGMA user_version) to the next; the first makes an empty file."""
 
@@ -169,6 +200,11 @@ def migrate(connection: sqlite3.Connection, migrations: Sequence[Sequence[str]])
 
 def _check_tables(connection: sqlite3.Connection) -> None:
     """Touch the first and the last leaf of every table: finds a truncated file without reading it all."""
-    for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall():
-        connection.execute(f"SELECT * FROM {name} ORDER BY rowid LIMIT 1").fetchall()
-        connection.execute(f"SELECT * FROM {name} ORDER BY rowid DESC LIMIT 1").fetchall()
+    for name, sql in connection.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'table'").fetchall():
+        columns = ["rowid"]
+        if sql.endswith("WITHOUT ROWID"):
+            key = connection.execute("SELECT name FROM pragma_table_info(?) WHERE pk > 0 ORDER BY pk", (name,))
+            columns = [column for (column,) in key.fetchall()]
+        for direction in ("ASC", "DESC"):
+            order = ", ".join(f"{column} {direction}" for column in columns)
+            connection.execute(f"SELECT * FROM {name} ORDER BY {order} LIMIT 1").fetchall()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from twisted.internet.defer import Deferred, succeed
 
@@ -19,6 +20,8 @@ from accessgw.stores.sqlite_answers import SqliteAnswerStore
 from accessgw.stores.sqlite_database import SqliteDatabase
 from accessgw.stores.sqlite_outbox import SqliteOutboxStore
 from accessgw.stores.sqlite_streams import SqliteStreamStore
+from tests.stores.mqtt_stores import SETTINGS as MQTT
+from tests.stores.mqtt_stores import MqttStores
 
 
 def _load(name: str) -> Any:
@@ -121,3 +124,24 @@ def make_memory() -> Any:
 @pytest.fixture
 def make_sqlite() -> Any:
     return sqlite
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def open_mqtt(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    """Opens an MqttStore of either kind with the settings that the test likes."""
+    opened = []
+
+    def open_(**settings: Any) -> MqttStores:
+        path = None if request.param == "memory" else tmp_path / f"mqtt{len(opened)}.sqlite"
+        made = MqttStores(path, msgspec.structs.replace(MQTT, **settings))
+        opened.append(made)
+        return made
+
+    yield open_
+    for made in opened:
+        made.stop()
+
+
+@pytest.fixture
+def mqtt(open_mqtt: Any) -> Any:
+    return open_mqtt()
