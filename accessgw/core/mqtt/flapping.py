@@ -63,6 +63,11 @@ class Flapping:
         self._counters.flapping_bans += 1
         return settings.flapping_ban
 
+    def banned_for(self, client_id: str) -> float:
+        """Seconds left of its ban, 0 for none; counts nothing. For a CONNECT of which nobody knows yet whose it is:
+        counting those would let anybody ban anybody."""
+        return max(0.0, self._bans.get(client_id, 0.0) - self._now())
+
     def lift(self, client_id: str) -> bool:
         """End a ban; False when there is none."""
         return self._bans.pop(client_id, 0.0) > self._now()

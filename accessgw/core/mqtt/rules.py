@@ -84,9 +84,10 @@ class ServiceRules:
         again; at QoS 0 each rule takes or drops it by itself."""
         if not self.active:
             return Reason.SUCCESS
-        found = [worker for group in self._tree.plan(message.topic).groups for worker in group.receivers]
-        if not found:
+        groups = self._tree.plan(message.topic).groups
+        if not groups:
             return Reason.SUCCESS
+        found = [worker for group in groups for worker in group.receivers]
         size = len(message.payload) + len(message.topic)
         full = [worker for worker in found if not worker.has_room(size)]
         for worker in full:

@@ -146,6 +146,7 @@ def test_who_connects_too_often_is_banned_for_a_while() -> None:
     clock.advance(29)
     assert guard.connected("a") == 1
     assert guard.banned() == {"a": 1}
+    assert (guard.banned_for("a"), guard.banned_for("b")) == (1, 0)
     clock.advance(1)
     assert guard.connected("a") == 0
     assert guard._counters.flapping_bans == 1

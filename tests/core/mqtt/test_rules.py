@@ -5,6 +5,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, globalLogPublisher
@@ -386,6 +388,51 @@ def test_only_so_many_numberings_are_remembered() -> None:
         queue.put(Message("t", b"", publisher=f"d{number}"), 1)
         queue.done(queue.take(1, 1000))
     assert len(queue._lanes) == 3
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("put"), st.integers(0, 3)),
+            st.tuples(st.just("take"), st.integers(1, 4)),
+            st.tuples(st.just("done"), st.integers(0, 5)),
+            st.tuples(st.just("forget"), st.integers(0, 3)),
+        ),
+        max_size=80,
+    )
+)
+def test_whatever_happens_each_publisher_is_served_in_order_and_once_at_a_time(steps: list[tuple[str, int]]) -> None:
+    queue = RuleQueue(20, 10_000, lambda: WALL, max_lanes=2)
+    put: dict[str, list[int]] = {}
+    served: dict[str, list[int]] = {}
+    batches: list[list[Any]] = []
+    number = 0
+    for step, argument in steps:
+        if step == "put" and queue.has_room(1):
+            number += 1
+            put.setdefault(f"d{argument}", []).append(number)
+            queue.put(Message("t", b"%d" % number, publisher=f"d{argument}"), 1)
+        elif step == "take":
+            batch = queue.take(argument, 10_000)
+            assert len(batch) <= argument
+            busy = {taken.message.publisher for other in batches for taken in other}
+            assert not busy & {taken.message.publisher for taken in batch}
+            for taken in batch:
+                served.setdefault(taken.message.publisher, []).append(int(taken.message.payload))
+            if batch:
+                batches.append(batch)
+        elif step == "done" and batches:
+            queue.done(batches.pop(argument % len(batches)))
+        elif step == "forget":
+            queue.forget(f"d{argument}")
+    while batches or queue.available:
+        while batches:
+            queue.done(batches.pop())
+        for taken in queue.take(100, 10_000):
+            served.setdefault(taken.message.publisher, []).append(int(taken.message.payload))
+            batches.append([taken])
+    assert served == put
+    assert (len(queue), queue.bytes, queue.available) == (0, 0, 0)
 
 
 def test_posts_are_bounded_in_bytes() -> None:
