@@ -21,18 +21,25 @@ class Gone(Exception):
     """The gateway ended the connection."""
 
 
+def open_socket(port: int, ca: Path | None, *alpn: str) -> socket.socket:
+    """A connection to the gateway, by TLS when its CA is given."""
+    plain = socket.create_connection(("127.0.0.1", port), TIMEOUT)
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if ca is None:
+        return plain
+    context = ssl.create_default_context(cafile=str(ca))
+    if alpn:
+        context.set_alpn_protocols(list(alpn))
+    return context.wrap_socket(plain, server_hostname="localhost")
+
+
 class Device:
     """One connection of one device. Events that nobody asked for yet wait in `seen`."""
 
     def __init__(
         self, port: int, device: str = "d1", token: str = "device-token", ca: Path | None = None, **hello: Any
     ) -> None:
-        self.socket: Any = socket.create_connection(("127.0.0.1", port), TIMEOUT)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if ca is not None:
-            context = ssl.create_default_context(cafile=str(ca))
-            context.set_alpn_protocols(["mmtp/1"])
-            self.socket = context.wrap_socket(self.socket, server_hostname="localhost")
+        self.socket: Any = self.open_socket(port, ca)
         self.wire = Connection(Role.CLIENT, limits=Limits(), now=time.monotonic())
         self.seen: list[Event] = []
         self.pushes: list[PushReceived] = []
@@ -40,6 +47,9 @@ class Device:
         hello.setdefault("call_base", time.time_ns() & (2**63 - 1))
         self.wire.send_hello(Hello(device=device, token=token, **hello))
         self.flush()
+
+    def open_socket(self, port: int, ca: Path | None) -> Any:
+        return open_socket(port, ca, "mmtp/1")
 
     def flush(self) -> None:
         data = self.wire.to_send(time.monotonic())
