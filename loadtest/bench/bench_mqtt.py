@@ -56,7 +56,7 @@ class Case:
 
 
 RULES, DURABLE = Setup(acl=True), Setup(acl=True, durable=True)
-FAN_NOTES = {Mosquitto.name: "without ACL"}
+FAN_NOTES = {Mosquitto.name: "without ACL", MqttGateway.name: "ACL on"}
 PAIR_NOTES = {Mosquitto.name: "ACL on", MqttGateway.name: "ACL on"}
 DURABLE_NOTES = {Mosquitto.name: NOT_DURABLE, MqttGateway.name: "committed before it is acknowledged"}
 CONNECT_NOTES = {Mosquitto.name: NO_PASSWORD, MqttGateway.name: "static token"}
@@ -179,7 +179,7 @@ def generator(directory: Path) -> tuple[list[str], str]:
     """The command of the load generator, and the language that it is written in."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
-        return [sys.executable, "-m", "loadtest.bench.mqtt_load"], "Python (no gcc)"
+        return [sys.executable, "-m", "loadtest.bench.mqtt_load"], "Python, no gcc"
     program = directory / "mqtt_load"
     subprocess.run([compiler, "-O2", "-o", program, Path(__file__).with_name("mqtt_load.c")], check=True)
     return [str(program)], "C"
@@ -321,7 +321,7 @@ class Bench:
         withheld = {name: sum(a["withheld"] for a in answers) for name, answers in self.answers.items()}
         notes += [f"{name} lagged: {count} messages withheld" for name, count in withheld.items() if count]
         highest = max(own for own, _broker in shares.values())
-        report.add(f"{self.case.title}: load's CPU", self.language, highest * 100, "%", "; ".join(notes))
+        report.add(f"{self.case.title}: load's CPU", f"load ({self.language})", highest * 100, "%", "; ".join(notes))
 
 
 def handled(answer: Mapping[str, Any]) -> int:

@@ -13,6 +13,7 @@
  * 2 when the broker refused something or did not get ready. mqtt_load.py is its twin.
  */
 #define _GNU_SOURCE
+#include "mqtt_measure.h"
 #include "mqtt_wire.h"
 
 #include <arpa/inet.h>
@@ -20,23 +21,21 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { IN_PROGRESS = 32, TURN = 256, BLOCK = 256 * 1024, MAX_PACKET = 1 << 20, MAX_TEXT = 128, STAMP = 16 };
-enum { WARM = 200, SUBSTEPS = 64, STEPS = 60 * SUBSTEPS };
-static const uint64_t SECOND = 1000000000, SETTLE = SECOND / 5;
+enum { WARM = 200 };
+static const uint64_t SETTLE = SECOND / 5;
 
 static struct {
     const char *command, *host, *prefix, *user, *password, *pids;
-    long port, count, size, qos, inflight, clean, version, concurrency, subscribe, timeout;
-    double rate, duration;
+    long port, count, size, qos, inflight, clean, version, concurrency, subscribe;
+    double rate, duration, timeout;
 } o = {.host = "127.0.0.1", .prefix = "load", .user = "", .password = "", .pids = "", .port = 1883, .count = 10,
        .size = 100, .inflight = 1, .clean = 1, .version = 4, .concurrency = 20, .timeout = 30, .duration = 1};
 
@@ -65,90 +64,6 @@ static size_t dirty_count;
 static int poller, timer;
 static bool publishing;
 static uint64_t now, deliveries, messages, duplicates, misordered, altered, withheld, cycles;
-static uint64_t histogram[STEPS], slowest;
-
-static void fail(const char *format, ...) {
-    va_list values;
-    va_start(values, format);
-    fputs("mqtt_load: ", stderr);
-    vfprintf(stderr, format, values);
-    fputc('\n', stderr);
-    va_end(values);
-    exit(2);
-}
-
-static uint64_t read_clock(clockid_t which) {
-    struct timespec t;
-    clock_gettime(which, &t);
-    return (uint64_t)t.tv_sec * SECOND + (uint64_t)t.tv_nsec;
-}
-
-/* -- latencies: 64 steps per power of two, so within 2 % of the truth in bounded memory -------------------------- */
-
-static unsigned step_of(uint64_t ns) {
-    if (ns < SUBSTEPS) return (unsigned)ns;
-    unsigned shift = 57u - (unsigned)__builtin_clzll(ns);
-    unsigned step = shift * SUBSTEPS + (unsigned)(ns >> shift);
-    return step < STEPS ? step : STEPS - 1;
-}
-
-static double step_value(unsigned step) { /* the step's middle, ns */
-    if (step < 2 * SUBSTEPS) return step;
-    unsigned shift = step / SUBSTEPS - 1;
-    return ((double)(step - shift * SUBSTEPS) + 0.5) * (double)(1ull << shift);
-}
-
-static void note_latency(uint64_t ns) {
-    histogram[step_of(ns)]++;
-    if (ns > slowest) slowest = ns;
-}
-
-static double percentile(double part) { /* microseconds */
-    uint64_t total = 0, below = 0;
-    for (unsigned i = 0; i < STEPS; i++) total += histogram[i];
-    for (unsigned i = 0; i < STEPS; i++) {
-        below += histogram[i];
-        if (total && (double)below >= part * (double)total) return step_value(i) / 1e3;
-    }
-    return 0;
-}
-
-/* -- the broker's processes -------------------------------------------------------------------------------------- */
-
-static double broker_cpu(void) { /* seconds, user and system, with the children it has waited for */
-    double seconds = 0;
-    char path[64], line[2048];
-    for (const char *p = o.pids; *p; p += strcspn(p, ","), p += *p == ',') {
-        snprintf(path, sizeof path, "/proc/%ld/stat", strtol(p, NULL, 10));
-        FILE *file = fopen(path, "r");
-        if (!file || !fgets(line, sizeof line, file)) fail("cannot read %s", path);
-        fclose(file);
-        char *at = strrchr(line, ')'); /* the name before it may hold anything */
-        unsigned long user, system;
-        long children_user, children_system;
-        if (!at || sscanf(at + 2, "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu %ld %ld", &user, &system,
-                          &children_user, &children_system) != 4)
-            fail("%s reads otherwise than expected", path);
-        seconds += (double)(user + system) + (double)(children_user + children_system);
-    }
-    return seconds / (double)sysconf(_SC_CLK_TCK);
-}
-
-static long broker_memory(void) { /* resident bytes; smaps_rollup is exact where statm lags behind */
-    long bytes = 0;
-    char path[64], line[256];
-    for (const char *p = o.pids; *p; p += strcspn(p, ","), p += *p == ',') {
-        snprintf(path, sizeof path, "/proc/%ld/smaps_rollup", strtol(p, NULL, 10));
-        FILE *file = fopen(path, "r");
-        if (!file) fail("cannot read %s", path);
-        long kilobytes = 0;
-        while (fgets(line, sizeof line, file))
-            if (sscanf(line, "Rss: %ld kB", &kilobytes) == 1) break;
-        fclose(file);
-        bytes += kilobytes * 1024;
-    }
-    return bytes;
-}
 
 /* -- sockets ----------------------------------------------------------------------------------------------------- */
 
@@ -156,8 +71,10 @@ static void flush(struct client *c) {
     if (!c->unsent.size || c->blocked) return;
     ssize_t sent = send(c->fd, c->unsent.bytes, c->unsent.size, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (sent < 0 && errno != EAGAIN) return; /* the next read meets the error */
-    if (sent > 0) c->unsent.size == (size_t)sent ? (void)(c->unsent.size = 0) : drop(&c->unsent, (size_t)sent);
-    if (c->unsent.size) {
+    if (sent == (ssize_t)c->unsent.size) {
+        c->unsent.size = 0; /* keeps its memory: there will be more to send */
+    } else {
+        if (sent > 0) drop(&c->unsent, (size_t)sent);
         c->blocked = true;
         struct epoll_event e = {.events = EPOLLIN | EPOLLOUT, .data.ptr = c};
         epoll_ctl(poller, EPOLL_CTL_MOD, c->fd, &e);
@@ -400,11 +317,11 @@ static void run_until(uint64_t end) {
 /* Opens clients up to number `count`, never more at once than an accept queue holds. */
 static void set_up(uint32_t count) {
     now = read_clock(CLOCK_MONOTONIC);
-    uint64_t end = now + (uint64_t)o.timeout * SECOND;
+    uint64_t end = now + (uint64_t)(o.timeout * 1e9);
     while (ready_count < count) {
         while (client_count < count && client_count - ready_count < IN_PROGRESS) open_client(&clients[client_count++]);
         turn(end);
-        if (now > end) fail("%u of %u clients are ready after %ld s", ready_count, count, o.timeout);
+        if (now > end) fail("%u of %u clients are ready after %g s", ready_count, count, o.timeout);
     }
 }
 
@@ -439,7 +356,7 @@ static void run_messages(void) {
     else
         run_until(end);
     publishing = false;
-    for (last = now + (uint64_t)o.timeout * SECOND; !all_arrived() && now < last;) turn(now + SECOND / 1000);
+    for (last = now + (uint64_t)(o.timeout * 1e9); !all_arrived() && now < last;) turn(now + SECOND / 1000);
 }
 
 static void run_connects(void) {
@@ -449,7 +366,7 @@ static void run_connects(void) {
     for (uint32_t i = 0; i < client_count; i++) open_client(&clients[i]);
     run_until(end);
     publishing = false;
-    for (last = now + (uint64_t)o.timeout * SECOND; ready_count < client_count && now < last;) turn(now + SECOND / 1000);
+    for (last = now + (uint64_t)(o.timeout * 1e9); ready_count < client_count && now < last;) turn(now + SECOND / 1000);
 }
 
 static void arrange(void) {
@@ -498,9 +415,9 @@ static void parse(int argc, char **argv) {
         {"version", NULL, &o.version, 4, 5, NULL},
         {"concurrency", NULL, &o.concurrency, 1, 1000, NULL},
         {"subscribe", NULL, &o.subscribe, 0, 1, NULL},
-        {"timeout", NULL, &o.timeout, 1, 600, NULL},
         {"rate", NULL, NULL, 0, 0, &o.rate},
         {"duration", NULL, NULL, 0, 0, &o.duration},
+        {"timeout", NULL, NULL, 0, 0, &o.timeout},
     };
     static const char *commands[] = {"fanout", "pairs", "connect", "idle"};
     for (size_t i = 0; argc > 1 && i < sizeof commands / sizeof *commands; i++)
@@ -540,8 +457,8 @@ int main(int argc, char **argv) {
 
     arrange();
     run_until(read_clock(CLOCK_MONOTONIC) + SETTLE); /* the broker may still have work of the set-up */
-    long memory = broker_memory();
-    double cpu = broker_cpu();
+    long memory = broker_memory(o.pids);
+    double cpu = broker_cpu(o.pids);
     uint64_t start = now, own = read_clock(CLOCK_PROCESS_CPUTIME_ID);
     if (idle)
         set_up((uint32_t)o.count + WARM);
@@ -564,7 +481,7 @@ int main(int argc, char **argv) {
            o.command, o.version, o.qos, o.count, (unsigned long long)messages, (unsigned long long)expected,
            (unsigned long long)deliveries, (unsigned long long)duplicates, (unsigned long long)misordered,
            (unsigned long long)altered, (unsigned long long)withheld, (unsigned long long)cycles, seconds, own_cpu,
-           broker_cpu() - cpu, percentile(0.5), percentile(0.9), percentile(0.99), (double)slowest / 1e3, memory,
-           broker_memory());
+           broker_cpu(o.pids) - cpu, percentile(0.5), percentile(0.9), percentile(0.99), (double)slowest / 1e3, memory,
+           broker_memory(o.pids));
     return right ? 0 : 1;
 }

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import select
 import socket
 import sys
 import time
-from pathlib import Path
 from struct import Struct
 from typing import NoReturn
+
+from loadtest.bench.mqtt_measure import Histogram, broker_cpu, broker_memory
 
 CONNACK, PUBLISH, PUBACK, PUBREC, PUBREL, PUBCOMP, SUBACK, DISCONNECT = 2, 3, 4, 5, 6, 7, 9, 14
 CONNECTING, SUBSCRIBING, READY, LEAVING = range(4)
@@ -30,38 +30,11 @@ WARM = 200
 BLOCK = 256 * 1024
 MAX_PACKET = 1 << 20
 SETTLE = 0.2
-SUBSTEPS = 64
 
 
 def fail(message: str) -> NoReturn:
     print(f"mqtt_load: {message}", file=sys.stderr)
     sys.exit(2)
-
-
-class Histogram:
-    """Latencies in 64 steps per power of two: within 2 % of the truth in bounded memory."""
-
-    def __init__(self) -> None:
-        self.steps: dict[int, int] = {}
-        self.slowest = 0
-
-    def add(self, ns: int) -> None:
-        shift = max(ns.bit_length() - 7, 0)
-        step = shift * SUBSTEPS + (ns >> shift)
-        self.steps[step] = self.steps.get(step, 0) + 1
-        self.slowest = max(self.slowest, ns)
-
-    def percentile(self, part: float) -> float:
-        """Microseconds."""
-        total, below = sum(self.steps.values()), 0
-        for step in sorted(self.steps):
-            below += self.steps[step]
-            if below >= part * total:
-                if step < 2 * SUBSTEPS:
-                    return step / 1e3
-                shift = step // SUBSTEPS - 1
-                return (step - shift * SUBSTEPS + 0.5) * (1 << shift) / 1e3
-        return 0.0
 
 
 class Flow:
@@ -117,24 +90,6 @@ class Load:
             if not client.subscriber:
                 self.flows[client.flow].publisher = client
         self.missing = [0] * o.inflight if fanout else []  # receivers that are still without message seq % inflight
-
-    # -- the broker's processes
-
-    def broker_cpu(self) -> float:
-        """Seconds, user and system, with the children it has waited for."""
-        ticks = 0
-        for pid in self.pids:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            ticks += sum(int(field) for field in fields[11:15])
-        return ticks / os.sysconf("SC_CLK_TCK")
-
-    def broker_memory(self) -> int:
-        """Resident bytes; smaps_rollup is exact where statm lags behind."""
-        kilobytes = 0
-        for pid in self.pids:
-            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-            kilobytes += next(int(line.split()[1]) for line in lines if line.startswith("Rss:"))
-        return kilobytes * 1024
 
     # -- sockets
 
@@ -352,14 +307,14 @@ class Load:
 
     def set_up(self, count: int) -> None:
         """Open clients up to number `count`, never more at once than an accept queue holds."""
-        end = time.monotonic_ns() + self.o.timeout * 10**9
+        end = time.monotonic_ns() + int(self.o.timeout * 1e9)
         while self.ready < count:
             while self.opened < count and self.opened - self.ready < IN_PROGRESS:
                 self.open(self.clients[self.opened])
                 self.opened += 1
             self.turn(end)
             if self.now > end:
-                fail(f"{self.ready} of {count} clients are ready after {self.o.timeout} s")
+                fail(f"{self.ready} of {count} clients are ready after {self.o.timeout:g} s")
 
     def publish_by_clock(self, start: int, end: int) -> None:
         due, sent = start, 0
@@ -393,7 +348,7 @@ class Load:
         else:
             self.run_until(end)
         self.publishing = False
-        last = self.now + self.o.timeout * 10**9
+        last = self.now + int(self.o.timeout * 1e9)
         while self.now < last and not (self.ready == self.opened if connects else self.all_arrived()):
             self.turn(self.now + 10**6)
 
@@ -432,10 +387,10 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     for name, words in defaults.items():
         parser.add_argument(f"--{name}", default=words)
     numbers = {"port": 1883, "count": 10, "size": 100, "qos": 0, "inflight": 1, "clean": 1, "version": 4}
-    for name, number in {**numbers, "concurrency": 20, "subscribe": 0, "timeout": 30}.items():
+    for name, number in {**numbers, "concurrency": 20, "subscribe": 0}.items():
         parser.add_argument(f"--{name}", type=int, default=number)
-    parser.add_argument("--rate", type=float, default=0.0)
-    parser.add_argument("--duration", type=float, default=1.0)
+    for name, seconds in {"rate": 0.0, "duration": 1.0, "timeout": 30.0}.items():
+        parser.add_argument(f"--{name}", type=float, default=seconds)
     return parser.parse_args(arguments)
 
 
@@ -446,7 +401,7 @@ def main() -> None:
     if not connects:
         load.set_up(WARM if idle else len(load.clients))
     load.run_until(time.monotonic_ns() + int(SETTLE * 1e9))  # the broker may still have work of the set-up
-    memory, cpu = load.broker_memory(), load.broker_cpu()
+    memory, cpu = broker_memory(load.pids), broker_cpu(load.pids)
     start, own = load.now, time.process_time()
     if idle:
         load.set_up(len(load.clients))
@@ -473,13 +428,13 @@ def main() -> None:
         "cycles": load.cycles,
         "seconds": seconds,
         "own_cpu": own_cpu,
-        "broker_cpu": load.broker_cpu() - cpu,
+        "broker_cpu": broker_cpu(load.pids) - cpu,
         "p50": load.latencies.percentile(0.5),
         "p90": load.latencies.percentile(0.9),
         "p99": load.latencies.percentile(0.99),
         "max": load.latencies.slowest / 1e3,
         "memory_before": memory,
-        "memory_after": load.broker_memory(),
+        "memory_after": broker_memory(load.pids),
     }
     print(json.dumps(answer))
     sys.exit(1 if wrong or unfinished else 0)

@@ -91,13 +91,13 @@ def test_rows_of_a_case_are_medians_with_their_range() -> None:
 
 def test_a_load_generator_that_was_busy_is_told() -> None:
     case = next(case for case in CASES if case.name == "rate-q1")
-    bench = Bench(case, [Mosquitto, Amqtt], ["load"], language="Python (no gcc)", quick=False, descriptors=20_000)
+    bench = Bench(case, [Mosquitto, Amqtt], ["load"], language="Python, no gcc", quick=False, descriptors=20_000)
     bench.answers["mosquitto"] = [answered(broker_cpu=0.5, own_cpu=0.95, p50=1.0, p99=2.0, withheld=7)]
     bench.answers["amqtt"] = [answered(broker_cpu=0.9, p50=1.0, p99=2.0)]
     report = Report("")
     bench.tell(report)
     row = report.rows[-1]
-    assert (row.who, row.value) == ("Python (no gcc)", pytest.approx(95.0))
+    assert (row.who, row.value) == ("load (Python, no gcc)", pytest.approx(95.0))
     assert "the load may be the limit of mosquitto" in row.note
     assert "the load may be the limit of amqtt" not in row.note
     assert "mosquitto lagged: 7 messages withheld" in row.note

@@ -151,7 +151,7 @@ def test_a_broker_that_delivers_wrongly_is_noticed(
     load: list[str], answer: Callable[[list[bytes]], bytes], what: str
 ) -> None:
     broker = WrongBroker(answer)
-    options = {"count": 1, "inflight": 2, "duration": 0.1, "timeout": 1, "user": "", "password": ""}
+    options = {"count": 1, "inflight": 2, "duration": 0.1, "timeout": 0.3, "user": "", "password": ""}
     with broker.listener, pytest.raises(bench_mqtt.LoadFailed, match=what):
         bench_mqtt.generated(load, "pairs", broker, options)  # type: ignore[arg-type]
     broker.thread.join(5)
