@@ -110,6 +110,10 @@ ACCESS_LOG: Table = {
 MQTT: Table = {
     "connected": ("mqtt_clients_connected", "MQTT clients connected."),
     "sessions": ("mqtt_sessions", "MQTT sessions remembered, connected or not."),
+    "sessions_expired": (
+        "mqtt_sessions_expired_total",
+        "MQTT sessions that ended because their clients did not return.",
+    ),
     "connects": ("mqtt_connects_total", "CONNECTs accepted, by version."),
     "connects_refused": ("mqtt_connects_refused_total", "CONNECTs refused, by reason."),
     "takeovers": ("mqtt_takeovers_total", "Connections replaced by another one of the same client id."),

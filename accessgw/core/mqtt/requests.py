@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from accessgw.core.interfaces import ControlError, Timer, Timers
 from accessgw.model.counters import MqttCounters
 from protocols.mqtt.packets import NO_PROPERTIES, V5, Properties, Property
+from protocols.mqtt.reasons import Reason
 
 PREFIX = "$response/"
 MAX_PENDING = 10_000
@@ -101,17 +102,17 @@ class Requests:
         """Whether messages of this topic are answers: give them to `answered`, and to nobody else."""
         return topic.startswith(PREFIX)
 
-    def answered(self, client_id: str, topic: str, payload: bytes, properties: Properties) -> bool:
-        """An answer came. False when nobody waits for it (any more), at least not from this client."""
+    def answered(self, client_id: str, topic: str, payload: bytes, properties: Properties) -> int:
+        """An answer came: success, or 0x10 when nobody waits for it (any more), at least not from this client."""
         token = topic[len(PREFIX) :]
         waiting = self._waiting.get(token)
         if waiting is None or waiting.client_id != client_id:
-            return False
+            return Reason.NO_MATCHING_SUBSCRIBERS
         answer: dict[str, Any] = {"payload": payload}
         if Property.CONTENT_TYPE in properties:
             answer["content_type"] = properties[Property.CONTENT_TYPE]
         self._end(token, "answered", answer)
-        return True
+        return Reason.SUCCESS
 
     def close(self) -> None:
         """The gateway stops: nobody is answered any more."""

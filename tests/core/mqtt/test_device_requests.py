@@ -12,6 +12,7 @@ from accessgw.core.mqtt.requests import Requests
 from accessgw.core.timers import TimingWheel
 from accessgw.model.counters import MqttCounters
 from protocols.mqtt.packets import V5, V311, Property
+from protocols.mqtt.reasons import Reason
 
 
 class World:
@@ -54,9 +55,9 @@ def test_a_client_of_mqtt_5_is_told_where_to_answer() -> None:
     assert world.requests.is_answer(response)
     assert found == []
     properties = {Property.CONTENT_TYPE: "text/plain"}
-    assert world.requests.answered("new", response, b"done", properties)
+    assert world.requests.answered("new", response, b"done", properties) == Reason.SUCCESS
     assert found == [{"status": "answered", "payload": b"done", "content_type": "text/plain"}]
-    assert not world.requests.answered("new", response, b"again", {})
+    assert world.requests.answered("new", response, b"again", {}) == Reason.NO_MATCHING_SUBSCRIBERS
     assert world.counters.device_requests == {"answered": 1}
     assert len(world.requests) == 0
 
@@ -87,20 +88,20 @@ def test_no_answer_in_time() -> None:
     for _ in range(3):
         world.clock.advance(0.25)
     assert found == [{"status": "timeout"}]
-    assert not world.requests.answered("new", f"$response/{token(1)}", b"", {})
+    assert world.requests.answered("new", f"$response/{token(1)}", b"", {}) == Reason.NO_MATCHING_SUBSCRIBERS
 
 
 def test_nobody_answers_for_another() -> None:
     world = World()
     found = world.ask()
-    assert not world.requests.answered("old", f"$response/{token(1)}", b"", {})
+    assert world.requests.answered("old", f"$response/{token(1)}", b"", {}) == Reason.NO_MATCHING_SUBSCRIBERS
     assert found == []
 
 
 def test_an_answer_may_come_at_once() -> None:
     world = World()
     world.send = lambda client, topic, payload, properties: (  # type: ignore[method-assign]
-        world.requests.answered(client, properties[Property.RESPONSE_TOPIC], b"!", {})
+        world.requests.answered(client, properties[Property.RESPONSE_TOPIC], b"!", {}) == Reason.SUCCESS
     )
     assert world.ask() == [{"status": "answered", "payload": b"!"}]
 
