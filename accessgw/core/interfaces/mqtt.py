@@ -116,6 +116,12 @@ class EnhancedAuthenticator(Protocol):
 class MessageRules(Protocol):
     """Hands messages on to services."""
 
+    active: bool
+    """There are rules; nobody need ask otherwise."""
+
+    def consumes(self, topic: str) -> bool:
+        """Subscribers do not get messages of this topic."""
+
     def offer(self, message: Message) -> int | Deferred[int]:
         """A reason code of MQTT 5: 0 when every rule that matches has taken it (or none does); 0x97 when a
         queue is full. A Deferred of it where a rule acknowledges on the service's answer. Never fails."""

@@ -15,6 +15,7 @@ from accessgw.core.authentication import AdmissionRefused
 from accessgw.core.interfaces import AuthenticationFailed, Connection, OutgoingPush, Timer
 from accessgw.core.interfaces.mqtt import EnhancedExchange
 from accessgw.core.interfaces.mqtt_state import Message
+from accessgw.core.mqtt.calls import ConnectionCalls
 from accessgw.core.mqtt.connecting import (
     KEEP_ALIVE_GRACE,
     connack_of,
@@ -86,7 +87,7 @@ class MqttBinding:
         """Acknowledgements that wait, in the order of the messages (section 4.6)."""
         self._decisions: dict[tuple[str, int, bool], Decision] = NOTHING
         self._decided_by: object = None
-        self._calls: Any = None
+        self._calls: ConnectionCalls | None = None
         self._assigned = False
         self._closed = False
         self._in_batch = False
@@ -206,6 +207,11 @@ class MqttBinding:
         if not self._dirty and not self._in_batch:
             self._dirty = True
             self._services.flusher.add(self)
+
+    def reply(self, topic: str, payload: bytes, qos: int, properties: packets.Properties) -> None:
+        """The answer to a call."""
+        if self.session is not None and not self._closed:
+            self._services.direct.to_session(self.session, topic, payload, qos, properties)
 
     # ---------------------------------------------------------------- Link: what the gateway's session uses
 
@@ -585,9 +591,9 @@ class MqttBinding:
                 self._calls = services.calls.connection(session, self)
             self._answer_special(packet, session, self._calls.start(packet))
             return True
-        if topic.startswith("$response/") and services.requests is not None:
-            found = services.requests.answered(session.client_id, topic, packet.payload, packet.properties)
-            self._answer_special(packet, session, Reason.SUCCESS if found else Reason.NO_MATCHING_SUBSCRIBERS)
+        if services.requests is not None and services.requests.is_answer(topic):
+            reason = services.requests.answered(session.client_id, topic, packet.payload, packet.properties)
+            self._answer_special(packet, session, reason)
             return True
         self._denied(packet)
         return True

@@ -52,6 +52,7 @@ class LocalReceiver:
 
 
 Receiver = MqttSession | LocalReceiver
+NOBODY: Plan[Receiver] = Plan(())
 
 
 class Broker:
@@ -79,6 +80,8 @@ class Broker:
         self.counters = counters
         self.trace = trace
         self.rules = rules
+        self.reached = 0
+        """Receivers of all messages so far."""
         self.sessions: dict[str, MqttSession] = {}
         self.tree: TopicTree[Receiver] = TopicTree()
         self.retained: RetainedStore[Message] = RetainedStore(settings.max_retained, settings.max_retained_bytes)
@@ -98,13 +101,21 @@ class Broker:
         sent it. With `received` the client id and packet id of a QoS 2 message become durable with it, with
         `will_of` that client's will is gone once it is.
         """
-        if self.rules is not None:
+        if self.rules is not None and self.rules.active:
             taken = self.rules.offer(message)
             if not isinstance(taken, int):
                 return self._after_rules(taken, message, received, will_of)
             if taken >= FAILURE:
                 return taken
         return self._publish(message, received, will_of)
+
+    def publish_counted(self, message: Message) -> Deferred[tuple[int, int]]:
+        """As publish: the reason code, and how many it reached or waits for."""
+        before = self.reached
+        outcome = self.publish(message)
+        reached = self.reached - before
+        whole = succeed(int(outcome)) if isinstance(outcome, int) else outcome
+        return whole.addCallback(lambda reason: (reason, reached))
 
     def _after_rules(
         self, taken: Deferred[int], message: Message, received: tuple[str, int] | None, will_of: str
@@ -125,20 +136,29 @@ class Broker:
             self.trace.tell(message, "published")
         pub = Publication(message, now)
         plan = self.tree.plan(message.topic)
+        if self.rules is not None and self.rules.consumes(message.topic):
+            plan = NOBODY
         if self._backlog or plan.receiver_count > SLICE:
             return self._publish_in_slices(pub, plan, received, will_of)
-        for group in plan.groups:
-            self._to_group(pub, group, group.receivers)
-        if plan.shared:
-            self._to_shared(pub, plan)
+        self._deliver(pub, plan)
         if pub.enqueues is None and received is None and not will_of and not (message.retain and message.qos):
             return Reason.SUCCESS if pub.reached else Reason.NO_MATCHING_SUBSCRIBERS
         return self._commit(pub, message.retain and message.qos > 0, received, will_of)
 
-    def deliver_retained(self, message: Message, session: MqttSession, qos: int, identifiers: tuple[int, ...]) -> None:
-        """A retained message for a new subscription of a session that has room for it."""
+    def _deliver(self, pub: Publication, plan: Plan[Receiver]) -> None:
+        for group in tuple(plan.groups):
+            # A copy: what happens to a receiver may change who they are.
+            self._to_group(pub, group, tuple(group.receivers))
+        if plan.shared:
+            self._to_shared(pub, plan)
+        self.reached += pub.reached
+
+    def deliver_alone(
+        self, message: Message, session: MqttSession, qos: int, identifiers: tuple[int, ...] = (), retain: bool = False
+    ) -> None:
+        """To one session only: a retained message for a new subscription, an answer."""
         pub = Publication(message, self.wall())
-        self.outbound.send(pub, session, qos, True, identifiers)
+        self.outbound.send(pub, session, qos, retain, identifiers)
         if pub.enqueues is not None:
             self._commit(pub, False, None, "")
 
@@ -275,6 +295,7 @@ class Broker:
                 self._to_group(pub, group, part)
                 yield
         self._to_shared(pub, plan)
+        self.reached += pub.reached
 
     def _go_on(self) -> None:
         _, steps, done = self._backlog[0]

@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from accessgw.core.interfaces import Clock
 from accessgw.core.interfaces.mqtt import MqttStore
 from accessgw.core.interfaces.mqtt_state import Enqueue, Message, QueuedMessage
 from accessgw.core.mqtt.publication import PACKET_IDS, Parts, Publication
@@ -37,10 +38,16 @@ class Outbound:
     """Sends messages to sessions, and takes their acknowledgements."""
 
     def __init__(
-        self, settings: MqttSettings, store: MqttStore, wall: Callable[[], float], counters: MqttCounters
+        self,
+        settings: MqttSettings,
+        store: MqttStore,
+        clock: Clock,
+        wall: Callable[[], float],
+        counters: MqttCounters,
     ) -> None:
         self.settings = settings
         self._store = store
+        self._clock = clock
         self._wall = wall
         self._counters = counters
         self.max_buffer = 256 * 1024
@@ -117,8 +124,7 @@ class Outbound:
         ):
             if settings.queue_overflow == "disconnect":
                 self._counters.drop("queue_full")
-                if session.outlet is not None:
-                    session.outlet.displace(Reason.QUOTA_EXCEEDED)
+                self._overflown(session)
                 return
             self._counters.drop("queue_full")
             if settings.queue_overflow == "drop_new":
@@ -127,6 +133,14 @@ class Outbound:
         parked.append(waiting)
         session.parked_bytes += size
         pub.reached += 1
+
+    def _overflown(self, session: MqttSession) -> None:
+        """In a later turn: whoever delivers now is not to lose receivers under its hands."""
+        self._clock.callLater(0, self._displace, session, session.connection)
+
+    def _displace(self, session: MqttSession, connection: int) -> None:
+        if session.connection == connection and session.outlet is not None:
+            session.outlet.displace(Reason.QUOTA_EXCEEDED)
 
     def _enqueue(
         self, pub: Publication, session: MqttSession, qos: int, retain: bool, identifiers: tuple[int, ...]
@@ -161,8 +175,8 @@ class Outbound:
                 if number:
                     session.behind = True
                     self.pull(session)
-                elif self.settings.queue_overflow == "disconnect" and session.outlet is not None:
-                    session.outlet.displace(Reason.QUOTA_EXCEEDED)
+                elif self.settings.queue_overflow == "disconnect":
+                    self._overflown(session)
                 continue
             entry = session.inflight.get(packet_id)
             if entry is None or entry >> NUMBER:

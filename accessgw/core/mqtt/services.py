@@ -13,8 +13,11 @@ from accessgw.core.bounded import bounded
 from accessgw.core.interfaces import Clock, Connection, PushService, Timers
 from accessgw.core.interfaces.mqtt import EnhancedAuthenticator, MqttStore
 from accessgw.core.mqtt.broker import Broker
+from accessgw.core.mqtt.calls import MqttCalls
+from accessgw.core.mqtt.direct import Direct
 from accessgw.core.mqtt.flapping import Flapping
 from accessgw.core.mqtt.outbound import Outbound
+from accessgw.core.mqtt.requests import Requests
 from accessgw.core.mqtt.session_keeper import SessionKeeper
 from accessgw.core.mqtt.subscriptions import Subscriptions
 from accessgw.core.sessions import SessionManager
@@ -63,6 +66,7 @@ class MqttServices:
     broker: Broker
     outbound: Outbound
     subscriptions: Subscriptions
+    direct: Direct
     store: MqttStore
     pushes: PushService
     access: TopicRules
@@ -75,8 +79,8 @@ class MqttServices:
     random_bytes: Callable[[int], bytes]
     enhanced: Mapping[str, EnhancedAuthenticator] = field(default_factory=dict)
     """By authentication method."""
-    calls: Any = None
-    requests: Any = None
+    calls: MqttCalls | None = None
+    requests: Requests | None = None
     flapping: Flapping | None = None
     draining: bool = False
     """The worker is being emptied."""

@@ -130,7 +130,7 @@ class Subscriptions:
             if found is None:
                 session.feed = None
                 return
-            self._broker.deliver_retained(found.message, session, found.qos, found.identifiers)
+            self._broker.deliver_alone(found.message, session, found.qos, found.identifiers, retain=True)
         if session not in self._feeding:
             self._feeding.add(session)
             self._clock.callLater(0, self._feed_on, session)
