@@ -21,7 +21,7 @@ from accessgw.core.call_headers import BUSY, TRY_AGAIN
 from accessgw.core.interfaces import CallService, CallUpload, Clock
 from accessgw.model.calls import Call, Headers
 from accessgw.model.counters import MqttCounters
-from accessgw.model.identity import ConnectionInfo, Identity
+from accessgw.model.identity import ConnectionInfo, Identity, Strength
 from protocols.mmtp.statuses import Status
 from protocols.mqtt.names import is_string, is_topic_name
 from protocols.mqtt.packets import NO_PROPERTIES, V5, Properties, Property, Publish
@@ -37,19 +37,32 @@ _DECIMAL_ID = re.compile(r"0|[1-9][0-9]{0,19}")
 _NAMES: dict[int, str] = {status: status.name.lower() for status in Status}
 
 
-class Caller(Protocol):
-    """The connection that a call comes by."""
+class Client(Protocol):
+    """The session that makes calls."""
 
-    client_id: str
-    version: int
-    """3, 4 or 5."""
-    max_packet: int
-    """Largest packet that the client takes; 0: any."""
-    identity: Identity
-    info: ConnectionInfo
+    @property
+    def client_id(self) -> str: ...
+
+    @property
+    def version(self) -> int:
+        """Protocol level: 3, 4 or 5."""
+
+    @property
+    def max_packet(self) -> int:
+        """Largest packet that the client takes; 0: any."""
+
+    @property
+    def identity(self) -> Identity | None: ...
+
+
+class ReplyTo(Protocol):
+    """The connection that calls come by."""
+
+    @property
+    def info(self) -> ConnectionInfo: ...
 
     def reply(self, topic: str, payload: bytes, qos: int, properties: Properties) -> None:
-        """Send it to this client, subscribed or not. Not called after `CallerCalls.lost`."""
+        """A PUBLISH to this client, subscribed or not, QoS 0 or 1. Not called after `ConnectionCalls.detach`."""
 
 
 class MqttCalls:
@@ -79,29 +92,30 @@ class MqttCalls:
         """Whether messages of this topic are calls: nobody else gets them, nor are they retained."""
         return topic.startswith(PREFIX)
 
-    def attach(self, caller: Caller) -> CallerCalls:
+    def connection(self, client: Client, link: ReplyTo) -> ConnectionCalls:
         """The calls of a connection; made at its first one."""
-        return CallerCalls(self, caller)
+        return ConnectionCalls(self, client, link)
 
 
-class CallerCalls:
+class ConnectionCalls:
     """The open calls of one connection."""
 
-    __slots__ = ("_open", "_shared", "caller")
+    __slots__ = ("_open", "_shared", "client", "link")
 
-    def __init__(self, shared: MqttCalls, caller: Caller) -> None:
-        self.caller = caller
+    def __init__(self, shared: MqttCalls, client: Client, link: ReplyTo) -> None:
+        self.client = client
+        self.link = link
         self._shared = shared
         self._open: set[_MqttCall] = set()
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def call(self, publish: Publish) -> int:
+    def start(self, publish: Publish) -> int:
         """Begin the call. The reason code for its acknowledgement: success when it has begun or was answered with an
         error, 0x90 for a topic that is no call, 0x97 past the limit of open calls (QoS 0 and MQTT 3.1.1 get an
         error as the answer instead, since nothing else could tell them)."""
-        shared, caller, properties = self._shared, self.caller, publish.properties
+        shared, client, properties = self._shared, self.client, publish.properties
         operation, slash, name = publish.topic[len(PREFIX) :].partition("/")
         response_topic = properties.get(Property.RESPONSE_TOPIC)
         if not operation or "/" in name or bool(slash) != bool(name):
@@ -110,7 +124,7 @@ class CallerCalls:
             return Reason.TOPIC_NAME_INVALID
         responder = _MqttCall(self, name, min(publish.qos, 1), shared.max_answer, properties)
         if len(self._open) >= shared.max_open:
-            if publish.qos and caller.version >= V5:
+            if publish.qos and client.version >= V5:
                 return Reason.QUOTA_EXCEEDED
             responder.reset(Status.OVERLOAD)
             return Reason.SUCCESS
@@ -118,14 +132,14 @@ class CallerCalls:
         expiry = properties.get(Property.MESSAGE_EXPIRY)
         call = Call(
             operation=operation,
-            identity=caller.identity,
+            identity=client.identity or Identity(client.client_id, strength=Strength.ANONYMOUS),
             call_id=self._call_id(name, properties),
             headers=_headers(properties),
             body=publish.payload,
             deadline=None if expiry is None else now + expiry,
             resent=publish.dup,
             binding="mqtt",
-            connection=caller.info,
+            connection=self.link.info,
             received_at=now,
         )
         shared.counters.calls += 1
@@ -133,7 +147,7 @@ class CallerCalls:
         responder.upload = shared.calls.start(call, responder)
         return Reason.SUCCESS
 
-    def lost(self) -> None:
+    def detach(self) -> None:
         """The connection is gone: calls go on, and a repetition finds their answers."""
         open_, self._open = self._open, set()
         for responder in open_:
@@ -158,7 +172,7 @@ class CallerCalls:
         if not name and len(key) < UNIQUE:
             return int.from_bytes(self._shared.random_bytes(8), "big")
         kind = b"\0name\0" if name else b"\0correlation\0"
-        return int.from_bytes(sha256(self.caller.client_id.encode() + kind + key).digest()[:8], "big")
+        return int.from_bytes(sha256(self.client.client_id.encode() + kind + key).digest()[:8], "big")
 
 
 class _MqttCall:
@@ -167,11 +181,11 @@ class _MqttCall:
     __slots__ = ("_calls", "_correlation", "_headers", "_limit", "_name", "_over", "_parts", "_qos", "_response_topic",
                  "_size", "_status", "upload")  # fmt: skip
 
-    def __init__(self, calls: CallerCalls, name: str, qos: int, max_answer: int, properties: Properties) -> None:
+    def __init__(self, calls: ConnectionCalls, name: str, qos: int, max_answer: int, properties: Properties) -> None:
         self._calls = calls
         self._name = name
         self._qos = qos
-        self._limit = min(max_answer, calls.caller.max_packet or max_answer)
+        self._limit = min(max_answer, calls.client.max_packet or max_answer)
         self._response_topic: str | None = properties.get(Property.RESPONSE_TOPIC)
         self._correlation: bytes | None = properties.get(Property.CORRELATION_DATA)
         self._status = 0
@@ -224,11 +238,11 @@ class _MqttCall:
         self._over = True
         self._parts.clear()
         self._calls.over(self)
-        caller = self._calls.caller
-        if caller.version >= V5:
+        client = self._calls.client
+        if client.version >= V5:
             for told in (headers, []):
                 topic, payload, properties = self._answer(status, told, body)
-                if not caller.max_packet or _size(topic, payload, properties) <= caller.max_packet:
+                if not client.max_packet or _size(topic, payload, properties) <= client.max_packet:
                     break
             else:
                 # Even without headers it is more than the client takes.
@@ -236,7 +250,7 @@ class _MqttCall:
         else:
             topic, payload, _ = self._answer(status, headers, body)
             properties = NO_PROPERTIES
-        caller.reply(topic, payload, self._qos, properties)
+        self._calls.link.reply(topic, payload, self._qos, properties)
 
     def _answer(self, status: int, headers: Headers, body: bytes) -> tuple[str, bytes, Properties]:
         content_type = next((value for name, value in headers if name == "content-type" and is_string(value)), "")

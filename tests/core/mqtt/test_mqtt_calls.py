@@ -17,7 +17,7 @@ from tests.core.gateway_fakes import Gateway
 
 
 class Client:
-    """A client's connection: a Caller whose answers a test reads."""
+    """A client's connection: whose answers a test reads."""
 
     def __init__(self, world: World, version: int, client_id: str = "d1", max_packet: int = 0) -> None:
         self.client_id = client_id
@@ -26,14 +26,16 @@ class Client:
         self.identity = Identity(device=client_id, user="u1")
         self.info = ConnectionInfo(id=1, listener="mqtt", transport="tcp", peer="127.0.0.1")
         self.heard: list[tuple[str, bytes, int, Any]] = []
-        self.calls = world.mqtt.attach(self)
+        self.calls = world.mqtt.connection(self, self)
 
     def reply(self, topic: str, payload: bytes, qos: int, properties: Any) -> None:
         self.heard.append((topic, payload, qos, properties))
 
     def call(self, topic: str, payload: bytes = b"{}", qos: int = 1, dup: bool = False, **properties: Any) -> int:
         told = {getattr(Property, name.upper()): value for name, value in properties.items()}
-        return self.calls.call(Publish(topic, payload, qos=qos, dup=dup, packet_id=1, properties=told or NO_PROPERTIES))
+        return self.calls.start(
+            Publish(topic, payload, qos=qos, dup=dup, packet_id=1, properties=told or NO_PROPERTIES)
+        )
 
 
 class World(Gateway):
@@ -208,7 +210,7 @@ def test_a_repetition_on_another_connection_gets_the_kept_answer() -> None:
     world.clock.advance(3600)
     first = world.client(V311)
     first.call("$call/pay/abc")
-    first.calls.lost()
+    first.calls.detach()
     world.upstreams.last.answer(200, b"paid")
     assert first.heard == []
     second = world.client(V311)
@@ -324,3 +326,11 @@ def test_an_unknown_operation_is_answered_in_the_same_turn() -> None:
     assert client.call("$call/pay/1") == Reason.SUCCESS
     assert json.loads(client.heard[0][1])["name"] == "unknown_operation"
     assert len(client.calls) == 0
+
+
+def test_a_client_that_nobody_knows_calls_as_nobody() -> None:
+    world = World(RouteSettings(operation="*", cluster="c", require="token"))
+    client = world.client(V311)
+    client.identity = None  # type: ignore[assignment]
+    client.call("$call/pay/1")
+    assert json.loads(client.heard[0][1])["name"] == "auth"
