@@ -59,6 +59,11 @@ def _limits(mqtt: MqttSettings, limits: TransportLimits) -> Iterator[Problem]:
         if least > most:
             extra = f", and {PACKET_OVERHEAD} bytes around it" if larger == "mqtt.max_packet" else ""
             yield Problem(larger, f"expected at least {smaller} ({least}{extra}), got {most}")
+    if mqtt.max_packet * 2 > limits.write_buffer:
+        yield Problem(
+            "limits.write_buffer",
+            f"expected at least twice mqtt.max_packet ({mqtt.max_packet * 2}), got {limits.write_buffer}",
+        )
     if mqtt.max_retained and mqtt.max_retained_bytes < mqtt.max_topic_length:
         least = mqtt.max_topic_length
         yield Problem(

@@ -12,18 +12,16 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
-from rich.console import Console
-
+from accessgw.ops import ctl_import, ctl_mqtt, passwd
 from accessgw.ops.ctl_client import ControlClient, Refused, Unreachable
-from accessgw.ops.ctl_view import event_line, printable, show
+from accessgw.ops.ctl_session import FAILED, OK, UNREACHABLE, Session, Usage, complain, quoted
+from accessgw.ops.ctl_view import printable
 
 DEFAULT_URL = "http://127.0.0.1:7900"
-PIPE_WIDTH = 400
 KINDS = ("connect", "disconnect", "push", "push refused", "status")
 """Kinds of events."""
-OK, FAILED, USAGE, UNREACHABLE = 0, 1, 2, 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,15 +34,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         client = ControlClient(url, token)
     except ValueError as error:
         parser.error(f"--url: {error}")
-    session = _Session(client, getattr(options, "json", False))
+    session = Session(client, getattr(options, "json", False))
     try:
         options.run(session, options)
-    except _Usage as error:
+    except Usage as error:
         parser.error(str(error))
     except Refused as error:
-        return _complain(str(error), FAILED)
+        return complain(str(error), FAILED)
     except Unreachable as error:
-        return _complain(str(error), UNREACHABLE)
+        return complain(str(error), UNREACHABLE)
     except KeyboardInterrupt:
         return OK
     except BrokenPipeError:
@@ -54,60 +52,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return session.code
 
 
-class _Usage(Exception):
-    """Arguments that fit the parser but make no sense."""
-
-
-class _Session:
-    """One run: the client and the way to print."""
-
-    def __init__(self, client: ControlClient, as_json: bool) -> None:
-        self.client = client
-        self.as_json = as_json
-        self.code = OK
-        # a pipe has no width that a table would have to fit
-        wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
-        self._console = _Console(width=wide, highlight=False)
-
-    def show(self, answer: Any, *, title: str = "") -> None:
-        if self.as_json:
-            print(json.dumps(answer, ensure_ascii=False, indent=2))
-        else:
-            show(self._console, answer, title)
-
-    def show_events(self, path: str, wanted: Callable[[dict[str, Any]], bool] = lambda event: True) -> None:
-        for event in self.client.events(path):
-            if not wanted(event):
-                continue
-            if self.as_json:
-                print(json.dumps(event, ensure_ascii=False), flush=True)
-            else:
-                self._console.print(event_line(event), soft_wrap=True)
-
-
-class _Console(Console):
-    """Rich's own handling of a reader that went away ends the process with 1."""
-
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError
-
-
-def _complain(message: str, code: int) -> int:
-    for line in message.splitlines():
-        print(f"accessgwctl: {printable(line)}", file=sys.stderr)
-    return code
-
-
 # ------------------------------------------------------------------ commands
 
 
-def _status(session: _Session, options: argparse.Namespace) -> None:
+def _status(session: Session, options: argparse.Namespace) -> None:
     session.show(session.client.request("GET", "/v1/status", role="read"))
 
 
-def _devices(session: _Session, options: argparse.Namespace) -> None:
+def _devices(session: Session, options: argparse.Namespace) -> None:
     if options.id:
-        session.show(session.client.request("GET", f"/v1/devices/{_quoted(options.id)}", role="read"))
+        session.show(session.client.request("GET", f"/v1/devices/{quoted(options.id)}", role="read"))
         return
     query = {"user": options.user, "connected": options.connected, "after": options.after, "limit": options.limit}
     given = urlencode({name: value for name, value in query.items() if value not in (None, "")})
@@ -120,7 +74,7 @@ def _devices(session: _Session, options: argparse.Namespace) -> None:
         print(f"more: --after {printable(answer['next'])}", file=sys.stderr)
 
 
-def _push(session: _Session, options: argparse.Namespace) -> None:
+def _push(session: Session, options: argparse.Namespace) -> None:
     to: dict[str, Any] = {}
     for scope in ("device", "user", "topic"):
         if getattr(options, scope) is not None:
@@ -149,7 +103,7 @@ def _payload(options: argparse.Namespace) -> str:
         try:
             text = sys.stdin.read() if options.file == "-" else Path(options.file).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise _Usage(f"--file: {error}") from None
+            raise Usage(f"--file: {error}") from None
         name = "--file"
     else:
         text, name = options.payload, "PAYLOAD"
@@ -162,44 +116,44 @@ def _json(name: str, text: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         hint = "; give plain text with --text" if name == "PAYLOAD" else ""
-        raise _Usage(f"{name}: expected JSON: {error}{hint}") from None
+        raise Usage(f"{name}: expected JSON: {error}{hint}") from None
 
 
-def _close(session: _Session, options: argparse.Namespace) -> None:
-    path = f"/v1/devices/{_quoted(options.id)}/close"
+def _close(session: Session, options: argparse.Namespace) -> None:
+    path = f"/v1/devices/{quoted(options.id)}/close"
     body = json.dumps({"revoke": True}) if options.revoke else ""
     answer = session.client.request("POST", path, body, role="operate")
     session.show(answer)
     if not answer["closed"]:
         missing = "had no session" if options.revoke else "was not connected"
-        session.code = _complain(f"{options.id} {missing}", FAILED)
+        session.code = complain(f"{options.id} {missing}", FAILED)
 
 
-def _drain(session: _Session, options: argparse.Namespace) -> None:
+def _drain(session: Session, options: argparse.Namespace) -> None:
     body = "" if options.seconds is None else json.dumps({"seconds": options.seconds})
     session.show(session.client.request("POST", "/v1/drain", body, role="operate"))
 
 
-def _reload(session: _Session, options: argparse.Namespace) -> None:
+def _reload(session: Session, options: argparse.Namespace) -> None:
     session.show(session.client.request("POST", "/v1/reload", role="operate"))
 
 
-def _config(session: _Session, options: argparse.Namespace) -> None:
+def _config(session: Session, options: argparse.Namespace) -> None:
     answer = session.client.request("GET", "/v1/config", role="read")
     print(json.dumps(answer, ensure_ascii=False, indent=2))
 
 
-def _workers(session: _Session, options: argparse.Namespace) -> None:
+def _workers(session: Session, options: argparse.Namespace) -> None:
     answer = session.client.request("GET", "/v1/workers", role="read")
     session.show(answer if session.as_json else answer["workers"])
 
 
-def _top(session: _Session, options: argparse.Namespace) -> None:
+def _top(session: Session, options: argparse.Namespace) -> None:
     session.show(session.client.request("GET", f"/v1/top?limit={options.limit}", role="read"))
 
 
-def _trace(session: _Session, options: argparse.Namespace) -> None:
-    path = f"/v1/devices/{_quoted(options.id)}"
+def _trace(session: Session, options: argparse.Namespace) -> None:
+    path = f"/v1/devices/{quoted(options.id)}"
     try:
         connected = bool(session.client.request("GET", path, role="read").get("connected"))
     except Refused as error:
@@ -211,7 +165,7 @@ def _trace(session: _Session, options: argparse.Namespace) -> None:
     session.show_events(f"{path}/trace")
 
 
-def _events(session: _Session, options: argparse.Namespace) -> None:
+def _events(session: Session, options: argparse.Namespace) -> None:
     def wanted(event: dict[str, Any]) -> bool:
         kind = event.get("type")
         if kind == "status":
@@ -222,15 +176,18 @@ def _events(session: _Session, options: argparse.Namespace) -> None:
     session.show_events("/v1/events", wanted)
 
 
-def _streams(session: _Session, options: argparse.Namespace) -> None:
+def _streams(session: Session, options: argparse.Namespace) -> None:
     if (options.scope == "broadcast") != (options.id == "-"):
-        raise _Usage("ID: a broadcast has the id -, and nothing else has")
-    path = f"/v1/streams/{options.scope}/{_quoted(options.id)}/{_quoted(options.biz)}"
+        raise Usage("ID: a broadcast has the id -, and nothing else has")
+    path = f"/v1/streams/{options.scope}/{quoted(options.id)}/{quoted(options.biz)}"
     session.show(session.client.request("GET", path, role="read"))
 
 
-def _quoted(part: str) -> str:
-    return quote(part, safe="")
+def _passwd(session: Session, options: argparse.Namespace) -> None:
+    try:
+        print(printable(passwd.run(options)))
+    except passwd.PasswdError as error:
+        session.code = complain(str(error), FAILED)
 
 
 # ------------------------------------------------------------------ arguments
@@ -250,7 +207,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def command(name: str, run: Callable[[_Session, argparse.Namespace], None], help_: str) -> argparse.ArgumentParser:
+    def command(name: str, run: Callable[[Session, argparse.Namespace], None], help_: str) -> argparse.ArgumentParser:
         one = commands.add_parser(name, parents=[common], help=help_, description=help_[0].upper() + help_[1:] + ".")
         one.set_defaults(run=run)
         return one
@@ -283,6 +240,9 @@ def _parser() -> argparse.ArgumentParser:
     streams.add_argument("scope", choices=("device", "user", "topic", "broadcast"))
     streams.add_argument("id", metavar="ID", help="device, user or topic; - for a broadcast")
     streams.add_argument("biz", metavar="BIZ")
+    passwd.add_arguments(command("passwd", _passwd, "put a user into a password file, or take one out"))
+    ctl_mqtt.add_commands(commands, common)
+    ctl_import.add_command(commands, common)
     return parser
 
 

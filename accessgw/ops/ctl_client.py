@@ -48,9 +48,12 @@ class ControlClient:
         except ValueError:
             return False
 
-    def request(self, method: str, path: str, body: str = "", *, role: str, key: str = "") -> Any:
-        """The JSON (or text) of the answer. Raises Refused or Unreachable."""
-        connection, answer = self._send(method, path, body, role, key=key, timeout=self._timeout)
+    def request(
+        self, method: str, path: str, body: str = "", *, role: str, key: str = "", timeout: float | None = None
+    ) -> Any:
+        """The JSON (or text) of the answer, `timeout` in seconds. Raises Refused or Unreachable."""
+        timeout = self._timeout if timeout is None else timeout
+        connection, answer = self._send(method, path, body, role, key=key, timeout=timeout)
         try:
             text = answer.read().decode("utf-8", "replace")
         except (OSError, http.client.HTTPException) as error:

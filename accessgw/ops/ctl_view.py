@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-FIRST = ("device", "operation", "user", "connected", "app", "app_version")
+FIRST = ("device", "filter", "client", "topic", "name", "operation", "user", "connected", "app", "app_version")
 """Columns that come first, in this order, when rows have them."""
 
 

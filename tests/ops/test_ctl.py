@@ -6,9 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
@@ -17,41 +15,7 @@ from twisted.internet.defer import fail
 from accessgw.core.interfaces import ControlError
 from accessgw.ops import ctl
 from accessgw.ops.ctl_view import event_line, printable, show
-from tests.ops.control_fakes import Api, FakeExchange
-
-
-class Gateway:
-    """A ControlApi behind a real HTTP server on loopback."""
-
-    def __init__(self) -> None:
-        self.api = Api()
-        self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
-        gateway = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def answer(self) -> None:
-                body = self.rfile.read(int(self.headers.get("content-length", 0)))
-                fields = [(name.lower(), value) for name, value in self.headers.items()]
-                gateway.requests.append((self.command, self.path, dict(fields), body))
-                exchange = FakeExchange(self.command, self.path, fields)
-                upload = gateway.api.handler(exchange)
-                upload.data(body)
-                upload.finished()
-                if not exchange.finished and gateway.api.control.emit is not None:
-                    gateway.api.control.emit({"at": 1.5, "kind": "frame", "name": "PING\x1b[2J", "size": 1})
-                    upload.aborted()
-                self.send_response(exchange.status)
-                for name, value in exchange.headers.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(exchange.body)
-
-            do_GET = do_POST = answer
-
-            def log_message(self, *arguments: Any) -> None: ...
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+from tests.ops.ctl_gateway import Gateway
 
 
 @pytest.fixture

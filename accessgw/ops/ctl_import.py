@@ -1,0 +1,52 @@
+"""accessgwctl import FILE: a configuration of mosquitto becomes one of ours."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from accessgw.ops.ctl_session import FAILED, OK, Session, complain
+from accessgw.ops.ctl_view import printable
+from accessgw.ops.import_mosquitto import convert
+from accessgw.ops.mosquitto_conf import ImportFailed, read
+
+INCOMPLETE = 3
+"""Exit code when something was left out."""
+
+
+def _run(session: Session, options: argparse.Namespace) -> None:
+    try:
+        imported = convert(read(options.file), os.path.basename(options.file))
+        if options.output is None or options.output == "-":
+            sys.stdout.write(imported.toml)
+        else:
+            Path(options.output).write_text(imported.toml, encoding="utf-8")
+    except ImportFailed as error:
+        session.code = complain(str(error), FAILED)
+        return
+    except OSError as error:
+        session.code = complain(f"--output: {error}", FAILED)
+        return
+    for note in imported.notes:
+        print(f"note: {printable(note)}", file=sys.stderr)
+    for loss in imported.losses:
+        print(f"not carried over: {printable(str(loss))}", file=sys.stderr)
+    session.code = INCOMPLETE if imported.losses else OK
+
+
+def add_command(commands: Any, common: argparse.ArgumentParser) -> None:
+    """Add `import` to the subparsers of accessgwctl."""
+    one = commands.add_parser(
+        "import",
+        parents=[common],
+        help="turn a mosquitto.conf into a configuration of the gateway",
+        description="Turn a mosquitto.conf into a configuration of the gateway; needs no running gateway.",
+        epilog="Exit codes: 0 all was carried over, 1 it could not be read, 3 something was left out (standard error"
+        " and the end of the output say what).",
+    )
+    one.add_argument("file", metavar="mosquitto.conf")
+    one.add_argument("-o", "--output", metavar="accessgw.toml", help="write here; standard output when left out")
+    one.set_defaults(run=_run)

@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+from twisted.internet.defer import fail
+
+from accessgw.core.interfaces import ControlError
+from accessgw.core.interfaces.mqtt_state import Message
+from accessgw.ops import ctl
+from protocols.mqtt.packets import Property
+from tests.ops.control_fakes import SETTINGS, Api
+from tests.ops.ctl_gateway import Gateway
+from tests.ops.mqtt_fakes import FakeMqtt
+
+
+class MqttGateway(Gateway):
+    def __init__(self) -> None:
+        self.mqtt = FakeMqtt()
+        self.seen: list[Any] = [
+            Message("a/1", b"old", retain=True),
+            Message("a/\x1b[2J", b'{"n": 1}', qos=1, publisher="d1", properties={Property.CONTENT_TYPE: "json"}),
+            Message("a/3", b"\xff"),
+        ]
+        super().__init__(Api(replace(SETTINGS, max_body=65536), mqtt=self.mqtt))
+
+    def happen(self) -> None:
+        for one in self.seen:
+            if self.mqtt.emit is not None:
+                self.mqtt.emit(one)
+
+
+@pytest.fixture
+def gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[MqttGateway]:
+    gateway = MqttGateway()
+    thread = threading.Thread(target=gateway.server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    monkeypatch.setenv("ACCESSGW_URL", gateway.url)
+    monkeypatch.delenv("ACCESSGW_TOKEN", raising=False)
+    monkeypatch.setenv("COLUMNS", "120")
+    yield gateway
+    gateway.server.shutdown()
+    gateway.server.server_close()
+    thread.join()
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def run(*arguments: str) -> tuple[int, str, str]:
+        try:
+            code = ctl.main(["mqtt", *arguments])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+def test_every_command_answers(gateway: MqttGateway, run: Run) -> None:
+    for arguments, shown in (
+        (["publish", "-t", "a/b", "-m", "on"], "receivers"),
+        (["request", "--device", "d1", "-t", "cmd", "-m", "on"], "answered"),
+        (["clients"], "c2"),
+        (["clients", "--away"], "c2"),
+        (["client", "c/1"], "c/1"),
+        (["kick", "c1"], "kicked"),
+        (["kick", "c1", "--discard"], "discarded"),
+        (["subscriptions"], "a/+"),
+        (["retained"], "a/2"),
+        (["retained", "a/#"], "a/2"),
+        (["remove-retained", "a/b"], "removed"),
+        (["top"], "clients"),
+        (["bridges"], "cloud"),
+        (["stats"], "retained"),
+        (["subscribe", "a/+"], "old"),
+    ):
+        code, out, err = run(*arguments)
+        assert (code, err) == (0, ""), arguments
+        assert shown in out, arguments
+
+
+def test_a_message_with_everything(gateway: MqttGateway, run: Run) -> None:
+    code, out, _ = run(
+        "--json", "publish", "-t", "a/b", "-m", "", "-q", "2", "-r", "--expiry", "60", "--content-type", "c",
+        "--response-topic", "r", "--correlation-data", "x", "--user-property", "k", "v", "--user-property", "k", "w",
+        "--key", "once",
+    )  # fmt: skip
+    assert (code, json.loads(out)) == (0, {"receivers": 2})
+    (message,) = gateway.mqtt.published
+    assert (message.topic, message.payload, message.qos, message.retain, message.expires_at) == (
+        "a/b", b"", 2, True, 1060.0,
+    )  # fmt: skip
+    assert message.properties == {
+        Property.CONTENT_TYPE: "c",
+        Property.RESPONSE_TOPIC: "r",
+        Property.CORRELATION_DATA: b"x",
+        Property.USER_PROPERTY: [("k", "v"), ("k", "w")],
+    }
+    assert gateway.requests[0][2]["idempotency-key"] == "once"
+    assert gateway.requests[0][2]["authorization"] == "Bearer dev-push"
+
+
+def test_payloads(gateway: MqttGateway, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "p").write_bytes(b"\0\xff")
+    run("publish", "-t", "t", "-f", str(tmp_path / "p"))
+    run("publish", "-t", "t", "-n", "-r")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"from a pipe\n")))
+    run("publish", "-t", "t", "-s")
+    run("publish", "-t", "t", "-m", "您好")
+    assert [message.payload for message in gateway.mqtt.published] == [
+        b"\0\xff", b"", b"from a pipe\n", "您好".encode(),
+    ]  # fmt: skip
+
+
+def test_a_message_for_each_line(gateway: MqttGateway, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"".join(b"%d\n" % number for number in range(250)) + b"last")
+    os.close(writing)
+    with os.fdopen(reading) as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        code, out, _ = run("--json", "publish", "-t", "t", "-l", "-q", "1")
+    assert (code, json.loads(out)) == (0, {"published": 251})
+    assert [message.payload for message in gateway.mqtt.published] == [b"%d" % n for n in range(250)] + [b"last"]
+    assert len(gateway.requests) >= 3
+
+
+def test_a_refused_line_is_told(gateway: MqttGateway, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    gateway.mqtt.publish_answer = lambda message: fail(ControlError(403, "refused", "not on this topic"))
+    reading, writing = os.pipe()
+    os.write(writing, b"x\n")
+    os.close(writing)
+    with os.fdopen(reading) as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        code, _, err = run("publish", "-t", "t", "-l")
+    assert (code, err) == (1, "accessgwctl: not on this topic\n")
+
+
+def test_what_makes_no_sense(gateway: MqttGateway, run: Run) -> None:
+    for wrong in (
+        ["publish", "-t", "t"],
+        ["publish", "-m", "x"],
+        ["publish", "-t", "t", "-m", "x", "-n"],
+        ["publish", "-t", "t", "-m", "x", "-q", "3"],
+        ["publish", "-t", "t", "-l", "--key", "k"],
+        ["publish", "-t", "t", "-f", "/no/such"],
+        ["request", "-t", "t", "-m", "x"],
+        [],
+    ):
+        assert run(*wrong)[0] == 2, wrong
+    assert gateway.requests == []
+    assert run("publish", "-t", "a/#", "-m", "x")[0] == 1
+
+
+def test_what_was_not_there_is_a_failure(gateway: MqttGateway, run: Run) -> None:
+    assert run("kick", "unknown")[::2] == (1, "accessgwctl: unknown was not connected\n")
+    assert run("kick", "unknown", "--discard")[::2] == (1, "accessgwctl: unknown had no session\n")
+    assert run("remove-retained", "absent")[::2] == (1, "accessgwctl: absent has no retained message\n")
+    code, out, _ = run("request", "--device", "nowhere", "-t", "cmd", "-n")
+    assert code == 1
+    assert "offline" in out
+    assert run("client", "unknown")[0] == 1
+
+
+def test_messages_as_lines(gateway: MqttGateway, run: Run) -> None:
+    code, out, _ = run("subscribe", "a/+", "-v")
+    assert code == 0
+    first, second, third = out.splitlines()
+    assert first.startswith("a/1 old")
+    assert second.startswith('a/\\x1b[2J {"n": 1}')
+    assert "publisher=d1" in second
+    assert "content_type" in second
+    assert third.startswith("a/3 base64:/w==")
+    assert run("subscribe", "a/+", "-C", "2")[1].count("\n") == 2
+    assert "old" not in run("subscribe", "a/+", "-R")[1]
+    assert json.loads(run("--json", "subscribe", "a/+", "-C", "1")[1]) | {"at": 0} == {
+        "type": "message", "topic": "a/1", "text": "old", "qos": 0, "retain": True, "at": 0,
+    }  # fmt: skip
+    assert set(gateway.mqtt.asked) == {("subscribe", "a/+")}
+
+
+def test_traces(gateway: MqttGateway, run: Run) -> None:
+    gateway.seen = [{"at": 1.5, "kind": "dropped", "topic": "a", "client": "c1"}]
+    code, out, _ = run("trace", "a/#")
+    assert (code, gateway.mqtt.asked) == (0, [("trace", "a/#")])
+    assert "dropped" in out
+    assert "client=c1" in out
+
+
+def test_pages(gateway: MqttGateway, run: Run) -> None:
+    assert "more: --after c1" in run("clients", "--limit", "2", "--connected")[2]
+    assert "more: --after a/+ c1" in run("subscriptions", "--limit", "2")[2]
+    assert "more: --after a/1" in run("retained", "--limit", "2", "--after", "a/0")[2]
+    run("subscriptions", "a/+", "--after", "a/+", "c 1")
+    assert gateway.mqtt.asked == [
+        ("clients", "", 2, True),
+        ("subscriptions", "", "", 2),
+        ("retained", "#", "a/0", 2),
+        ("subscriptions", "a/+", "a/+\0c 1", 100),
+    ]
+
+
+def test_a_request_sends_its_payload(gateway: MqttGateway, run: Run) -> None:
+    run("request", "--device", "d/1", "-t", "cmd", "-m", "on", "--timeout", "2")
+    assert gateway.mqtt.asked == [("request", "d/1", "cmd", b"on", 2.0)]
+    sent = json.loads(gateway.requests[0][3])
+    assert base64.b64decode(sent["payload_b64"]) == b"on"
