@@ -11,15 +11,18 @@ from typing import Any
 
 import argon2
 import pytest
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
 
+from accessgw.core.authentication import AuthenticatorChain
 from accessgw.crypto import credentials_file, password_file
 from accessgw.crypto.authenticators import from_settings
 from accessgw.crypto.password_file import FileAuthenticator
 from accessgw.crypto.services import AuthenticationUnavailable, AuthenticatorServices
 from accessgw.crypto.success_cache import SuccessCache, digest
 from accessgw.crypto.workers import Workers
+from accessgw.model.counters import SessionCounters
 from accessgw.model.identity import Credentials, Identity, Strength
+from accessgw.model.reasons import CloseReason
 from accessgw.model.settings import AuthenticatorSettings
 from protocols.passwords import PasswordHash
 from tests.crypto.crypto_fakes import World, ask, outcome
@@ -315,3 +318,41 @@ def test_stopping_drops_what_has_not_begun() -> None:
     threads.settle(2)
     assert outcome(first) == (None, True)
     assert isinstance(outcome(second), AuthenticationUnavailable)
+
+
+# ------------------------------------------------------------------ in the chain
+
+
+def test_the_chain_refuses_while_too_much_is_waiting_and_counts_it(house: House) -> None:
+    counters = SessionCounters()
+    chain = AuthenticatorChain([house.one], counters, house.world.clock)
+
+    def admitted(user: str, password: str) -> Any:
+        credentials = Credentials(device="d1", username=user, token=password)
+        return outcome(Deferred.fromCoroutine(chain.require(credentials)))
+
+    house.world.full = True
+    assert admitted("alice", "secret").reason is CloseReason.AUTH_UNAVAILABLE
+    assert counters.auth_unavailable == {"file": 1}
+    house.world.full = False
+    assert admitted("alice", "wrong").reason is CloseReason.AUTH_FAILED
+    assert admitted("carol", "secret").reason is CloseReason.AUTH_FAILED
+    assert admitted("alice", "secret").user == "alice"
+    assert counters.auth_failures == {"file": 2, "none": 1}
+    assert counters.auth_unavailable == {"file": 1}
+
+
+def test_who_waited_too_long_is_refused_and_its_check_not_begun(house: House) -> None:
+    threads = Threads(1, 10)
+    go, begun = threading.Event(), threading.Event()
+    busy = threads.workers.run(lambda: (begun.set(), go.wait()))
+    assert begun.wait(10)
+    house.one._services.run = threads.workers.run
+    chain = AuthenticatorChain([house.one], SessionCounters(), house.world.clock, timeout=4.0)
+    asked = Deferred.fromCoroutine(chain.require(Credentials(device="d1", username="alice", token="secret")))
+    house.world.clock.advance(4.1)
+    assert outcome(asked).reason is CloseReason.AUTH_UNAVAILABLE
+    go.set()
+    threads.settle(2)
+    assert threads.workers.pending == 0
+    assert outcome(busy) == (None, True)
