@@ -24,13 +24,14 @@ class _Branch:
     def __init__(self, least: int) -> None:
         self.least = least
         """First rule from here on."""
-        self.below: dict[str, _Branch] = {}
+        # Most branches have one of these; ten thousand rules make many branches.
+        self.below: dict[str, _Branch] | None = None
         self.plus: _Branch | None = None
-        self.templates: dict[str, tuple[_Template, _Branch]] = {}
+        self.templates: dict[str, tuple[_Template, _Branch]] | None = None
         """Levels with placeholders, as they are written."""
-        self.rules: list[int] = []
+        self.rules: list[int] | None = None
         """Of filters that end here."""
-        self.rest: list[int] = []
+        self.rest: list[int] | None = None
         """Of filters that go on with `#`."""
 
 
@@ -64,10 +65,12 @@ class _Template:
 class RuleTree:
     """Filters and the numbers of their rules. Filters of lower rules must be added first."""
 
-    __slots__ = ("_root",)
+    __slots__ = ("_root", "_wild")
 
     def __init__(self) -> None:
         self._root = _Branch(NONE)
+        self._wild = False
+        """Some filters begin with a wildcard or a placeholder."""
 
     def add(self, filter: str, rule: int) -> None:
         """Raises ValueError where a wildcard is not a level of its own, or `#` not the last."""
@@ -81,12 +84,13 @@ class RuleTree:
                 raise ValueError(f"expected # as the last level only, got {filter!r}")
         branch = self._root
         branch.least = min(branch.least, rule)
+        self._wild = self._wild or levels[0] in ("#", "+") or _PLACEHOLDER.search(levels[0]) is not None
         for place, level in enumerate(levels):
             if level == "#":
-                branch.rest.append(rule)
+                branch.rest = _appended(branch.rest, rule)
                 return
             branch = _below(branch, level, rule, first=place == 0)
-        branch.rules.append(rule)
+        branch.rules = _appended(branch.rules, rule)
 
     def covering(self, levels: list[str], identity: Identity, best: int, applies: Applies) -> int:
         """The first rule before `best` whose filter covers the asked one as a whole, else `best`.
@@ -95,25 +99,31 @@ class RuleTree:
         """
         if levels[0] == "#":
             levels = ["+", "#"]
-        if self._root.least >= best:
+        root = self._root
+        if root.least >= best:
             return best
-        branches = [self._root]
+        if root.below is not None and levels[0] not in root.below and not self._wild:
+            # The usual end: most of the rules that may be meant for somebody are about other topics.
+            return best
+        branches = [root]
         hidden = levels[0].startswith("$")
         for level in levels:
             following: list[_Branch] = []
             for branch in branches:
-                if branch.rest and not hidden:
+                if branch.rest is not None and not hidden:
                     best = _first(branch.rest, identity, best, applies)
                 if level == "#":
                     continue
-                if branch.plus is not None and not hidden and branch.plus.least < best:
-                    following.append(branch.plus)
+                plus = branch.plus
+                if plus is not None and plus.least < best and not hidden:
+                    following.append(plus)
                 if level == "+":
                     continue
-                below = branch.below.get(level)
-                if below is not None and below.least < best:
-                    following.append(below)
-                if branch.templates:
+                if branch.below is not None:
+                    below = branch.below.get(level)
+                    if below is not None and below.least < best:
+                        following.append(below)
+                if branch.templates is not None:
                     for template, other in branch.templates.values():
                         if other.least < best and template.expand(identity) == level:
                             following.append(other)
@@ -121,8 +131,10 @@ class RuleTree:
                 return best
             branches, hidden = following, False
         for branch in branches:
-            best = _first(branch.rules, identity, best, applies)
-            best = _first(branch.rest, identity, best, applies)
+            if branch.rules is not None:
+                best = _first(branch.rules, identity, best, applies)
+            if branch.rest is not None:
+                best = _first(branch.rest, identity, best, applies)
         return best
 
     def overlapping(self, levels: list[str], identity: Identity, best: int, applies: Applies) -> int:
@@ -141,9 +153,9 @@ class RuleTree:
                 pending.pop()
                 continue
             top_hidden = hidden and depth == 0
-            if branch.rest and not top_hidden:
+            if branch.rest is not None and not top_hidden:
                 best = _first(branch.rest, identity, best, applies)
-            if depth == end or levels[depth] == "#":
+            if branch.rules is not None and (depth == end or levels[depth] == "#"):
                 best = _first(branch.rules, identity, best, applies)
             if depth == end:
                 continue
@@ -151,14 +163,23 @@ class RuleTree:
             below = depth if level == "#" else depth + 1
             if branch.plus is not None and not top_hidden:
                 pending.append((iter((branch.plus,)), below))
-            if branch.templates:
-                expanded = _expanded(branch, level, identity, top=depth == 0)
+            if branch.templates is not None:
+                expanded = _expanded(branch.templates, level, identity, top=depth == 0)
                 pending.append((expanded, below))
+            if branch.below is None:
+                continue
             if level in ("#", "+"):
-                pending.append((_all_below(branch, top=depth == 0), below))
+                pending.append((_all_below(branch.below, top=depth == 0), below))
             elif (literal := branch.below.get(level)) is not None:
                 pending.append((iter((literal,)), below))
         return best
+
+
+def _appended(rules: list[int] | None, rule: int) -> list[int]:
+    if rules is None:
+        return [rule]
+    rules.append(rule)
+    return rules
 
 
 def _below(branch: _Branch, level: str, rule: int, *, first: bool) -> _Branch:
@@ -167,22 +188,28 @@ def _below(branch: _Branch, level: str, rule: int, *, first: bool) -> _Branch:
             branch.plus = _Branch(rule)
         return branch.plus
     if _PLACEHOLDER.search(level):
+        if branch.templates is None:
+            branch.templates = {}
         if level not in branch.templates:
             branch.templates[level] = (_Template(level, first=first), _Branch(rule))
         return branch.templates[level][1]
+    if branch.below is None:
+        branch.below = {}
     if level not in branch.below:
         branch.below[level] = _Branch(rule)
     return branch.below[level]
 
 
-def _all_below(branch: _Branch, *, top: bool) -> Iterator[_Branch]:
+def _all_below(branches: dict[str, _Branch], *, top: bool) -> Iterator[_Branch]:
     if not top:
-        return iter(branch.below.values())
-    return (below for level, below in branch.below.items() if not level.startswith("$"))
+        return iter(branches.values())
+    return (below for level, below in branches.items() if not level.startswith("$"))
 
 
-def _expanded(branch: _Branch, level: str, identity: Identity, *, top: bool) -> Iterator[_Branch]:
-    for template, below in branch.templates.values():
+def _expanded(
+    templates: dict[str, tuple[_Template, _Branch]], level: str, identity: Identity, *, top: bool
+) -> Iterator[_Branch]:
+    for template, below in templates.values():
         value = template.expand(identity)
         if value is None:
             continue

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 from accessgw.model.identity import Identity
 from accessgw.model.mqtt_settings import TopicRuleSettings
 from accessgw.policy.topic_rule_tree import NONE, RuleTree
 
-K = TypeVar("K")
+KNOWN_IDENTITIES = 8192
+"""Identities of which is remembered which rules may be meant for them."""
 
 
 class Decision(NamedTuple):
@@ -58,6 +59,9 @@ class TopicRules:
         self._default = Decision(default == "allow", -1)
         self._decisions = [Decision(rule.permit == "allow", index, rule.max_qos) for index, rule in enumerate(rules)]
         self._refusals = [Decision(False, index, rule.max_qos) for index, rule in enumerate(rules)]
+        # By id: an identity is not hashable, and that of a session stays the same object. It is kept, so that its id is
+        # nobody else's meanwhile.
+        self._known: dict[int, tuple[Identity, list[_Trees]]] = {}
         self._any = _Trees()
         self._by_device: dict[str, _Trees] = {}
         self._by_user: dict[str, _Trees] = {}
@@ -125,6 +129,16 @@ class TopicRules:
         return self._any
 
     def _meant_for(self, identity: Identity) -> list[_Trees]:
+        known = self._known.get(id(identity))
+        if known is not None:
+            return known[1]
+        if len(self._known) >= KNOWN_IDENTITIES:
+            self._known.clear()
+        found = self._find(identity)
+        self._known[id(identity)] = identity, found
+        return found
+
+    def _find(self, identity: Identity) -> list[_Trees]:
         found = [self._any]
         if self._by_device and (trees := self._by_device.get(identity.device)) is not None:
             found.append(trees)
@@ -133,11 +147,16 @@ class TopicRules:
         if self._by_app and (trees := self._by_app.get(identity.app)) is not None:
             found.append(trees)
         if self._by_attribute:
-            found += _known(self._by_attribute, iter(identity.attributes.items()))
-        if self._device_lengths:
-            found += _known(self._by_device_prefix, _prefixes(identity.device, self._device_lengths))
-        if self._user_lengths:
-            found += _known(self._by_user_prefix, _prefixes(identity.user, self._user_lengths))
+            for pair in identity.attributes.items():
+                if (trees := self._by_attribute.get(pair)) is not None:
+                    found.append(trees)
+        device, user = identity.device, identity.user
+        for length in self._device_lengths:
+            if (trees := self._by_device_prefix.get(device[:length])) is not None and length <= len(device):
+                found.append(trees)
+        for length in self._user_lengths:
+            if (trees := self._by_user_prefix.get(user[:length])) is not None and length <= len(user):
+                found.append(trees)
         return found
 
     def _applies(self, index: int, identity: Identity) -> bool:
@@ -164,14 +183,3 @@ def _add(tree: RuleTree, index: int, rule: TopicRuleSettings) -> None:
             tree.add(topic, index)
         except ValueError as error:
             raise ValueError(f"mqtt.acl[{index}].topics[{number}]: {error}") from None
-
-
-def _prefixes(value: str, lengths: tuple[int, ...]) -> Iterator[str]:
-    for length in lengths:
-        if length > len(value):
-            return
-        yield value[:length]
-
-
-def _known(trees: dict[K, _Trees], keys: Iterator[K]) -> list[_Trees]:
-    return [trees[key] for key in keys if key in trees]

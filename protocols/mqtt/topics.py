@@ -17,6 +17,9 @@ __all__ = ["Entry", "Group", "Options", "Plan", "SharedGroup", "TopicTree"]
 
 R = TypeVar("R", bound=Hashable)
 
+MANY_STALE = 256
+"""Past so many topics that a new or vanished filter matches, all cached plans go."""
+
 _SHARE = "$share/"
 
 
@@ -53,7 +56,7 @@ class TopicTree(Generic[R]):
     no more than the tree's own branches at each level of the topic, whatever the filters look like.
 
     The plans of the `max_plans` topics published to most lately for the first time are kept. A new or vanished filter
-    makes the plans of those topics stale that it matches; receivers that come to or leave a filter only make merged
+    makes the plans of those topics stale that it matches (of all when they are many); receivers that come to or leave a filter only make merged
     plans stale. Plans together merge at most about `max_merged` receivers; past it the oldest topics go.
     """
 
@@ -243,12 +246,22 @@ class TopicTree(Generic[R]):
             topics: Iterator[str] = self._topics.match(filter)
         else:
             topics = iter((filter,) if filter in self._plans else ())
-        for topic in topics:
+        for number, topic in enumerate(topics):
             self.visited += 1
+            if number >= MANY_STALE:
+                # To drop everything is quicker than to go on, and the worker must not stand still for one `#`.
+                self._forget_all()
+                return
             plan = self._plans[topic]
             if plan is not None:
                 self._plans[topic] = None
                 self._release(plan)
+
+    def _forget_all(self) -> None:
+        self._plans.clear()
+        self._topics = TopicIndex()
+        self._by_nodes.clear()
+        self._merged = 0
 
     # ------------------------------------------------------------------ filters
 

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from protocols.mqtt import groups, topics
 from protocols.mqtt.packets import SubscriptionRequest
 from protocols.mqtt.topics import Entry, Options, Plan, TopicTree
 from tests.naive_topics import all_filters, all_topics, matches
@@ -282,6 +283,17 @@ def test_shared_groups_are_beside_the_receivers():
     assert dict(tree.subscribers("$share/g/a/b"))[B] == Options(2, False, False, 4)
 
 
+def test_shared_groups_of_one_filter_go_in_any_order():
+    tree = TopicTree()
+    for name in "ghij":
+        tree.subscribe(A, request(f"$share/{name}/a"))
+    left = set("ghij")
+    for name in "hgji":
+        assert tree.unsubscribe(A, f"$share/{name}/a")
+        left.discard(name)
+        assert {shared.name for shared in tree.plan("a").shared} == left
+
+
 def test_many_identifiers_do_not_make_a_filter_slow_to_change():
     tree = TopicTree()
     crowd = [Receiver(str(number)) for number in range(300)]
@@ -293,7 +305,39 @@ def test_many_identifiers_do_not_make_a_filter_slow_to_change():
     for receiver in crowd[:-1]:
         assert tree.unsubscribe(receiver, "a")
     assert not tree.unsubscribe(crowd[0], "a")
+    tree.subscribe(crowd[5], request("a", 1), 295)
+    assert told(tree.plan("a"))[crowd[5]] == (1, False, False, (295,))
+    tree.unsubscribe(crowd[5], "a")
     assert told(tree.plan("a")) == {crowd[-1]: (1, False, False, (1,))}
+
+
+def test_a_new_shared_group_gets_into_a_merged_plan():
+    tree = TopicTree()
+    for filter in ("a/b", "a/+"):
+        tree.subscribe(A, request(filter))
+    assert tree.plan("a/b").shared == []
+    tree.subscribe(B, request("$share/g/a/+"))
+    assert [shared.name for shared in tree.plan("a/b").shared] == ["g"]
+    tree.unsubscribe(B, "$share/g/a/+")
+    assert tree.plan("a/b").shared == []
+
+
+def test_a_filter_that_matches_very_many_topics_makes_all_plans_anew():
+    tree = TopicTree()
+    tree.subscribe(A, request("t/1"))
+    for receiver in (A, B):
+        tree.subscribe(receiver, request("t/+/x"))
+        tree.subscribe(receiver, request("t/2/x"))
+    for number in range(1000):
+        tree.plan(f"t/{number}")
+        tree.plan(f"t/{number}/x")
+    before = tree.visited
+    tree.subscribe(C, request("#"))
+    assert tree.visited - before < 300 and tree.cached == 0 == tree.merged
+    assert receivers(tree, "t/1") == {A, C} and receivers(tree, "t/2/x") == {A, B, C}
+    assert receivers(tree, "t/999") == {C}
+    tree.unsubscribe(C, "#")
+    assert receivers(tree, "t/1") == {A} and receivers(tree, "t/999") == set()
 
 
 def test_listing():
@@ -385,8 +429,25 @@ class TreeAgainstList(RuleBasedStateMachine):
         assert self.tree.entries() == [Entry(*entry) for entry in sorted(by_filter.items())][:100]
 
 
-TreeAgainstList.TestCase.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+TreeAgainstList.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
 TestTreeAgainstList = TreeAgainstList.TestCase
+
+
+class IndexedTreeAgainstList(TreeAgainstList):
+    """The same where every filter with more than one group has indexes, and many topics go stale at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(groups, "FEW_GROUPS", 1)
+        self.patch.setattr(topics, "MANY_STALE", 2)
+
+    def teardown(self) -> None:
+        self.patch.undo()
+
+
+IndexedTreeAgainstList.TestCase.settings = TreeAgainstList.TestCase.settings
+TestIndexedTreeAgainstList = IndexedTreeAgainstList.TestCase
 
 
 @settings(max_examples=30, deadline=None)
