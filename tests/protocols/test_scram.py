@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocols.errors import LocalError
@@ -70,6 +70,23 @@ def test_both_sides_understand_each_other(user: str) -> None:
     first = ServerFirst(one.first())
     assert first.user == saslprep(user)
     final = first.challenge(Verifier.of("pässwörd", b"salt", 5000), SERVER_NONCE)
+    one.finish(final.finish(one.respond(final.message)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(min_size=1, max_size=8), st.text(max_size=8))
+def test_whatever_saslprep_lets_pass_logs_in(user: str, password: str) -> None:
+    try:
+        prepared = saslprep(user, stored=True)
+        verifier = Verifier.of(password, b"salt", 4096)
+    except ValueError:
+        return
+    if not prepared:
+        return
+    one = client(user, password)
+    first = ServerFirst(one.first())
+    assert first.user == prepared == saslprep(prepared, stored=True)
+    final = first.challenge(verifier, SERVER_NONCE)
     one.finish(final.finish(one.respond(final.message)))
 
 
