@@ -71,6 +71,7 @@ class Gateway(Service):
             rooms.webhook.start()
         rooms.claims.start()
         rooms.retention.start()
+        rooms.mqtt.start()
         rooms.control.running = True
         self.reactor.callWhenRunning(self._running)
 
@@ -188,6 +189,7 @@ class Gateway(Service):
         if rooms.webhook is not None and rooms.hooks is not None:
             rooms.webhook.stop()
             rooms.hooks.stop()
+        await rooms.mqtt.close()
         rooms.upstreams.stop()
         await rooms.control_listener.stop()
         rooms.control_api.close()

@@ -40,7 +40,7 @@ from accessgw.core.interfaces import (
     PresenceSink,
     StreamStore,
 )
-from accessgw.core.interfaces.mqtt import EnhancedAuthenticator
+from accessgw.core.interfaces.mqtt import EnhancedAuthenticator, MqttStore
 from accessgw.core.mmtp_binding import MmtpServices, wire_limits
 from accessgw.core.presence import NoPresence, Presence
 from accessgw.core.pushes import Pushes
@@ -63,6 +63,7 @@ from accessgw.crypto.workers import Workers
 from accessgw.model.calls import CallRecord
 from accessgw.model.counters import (
     CallCounters,
+    MqttCounters,
     PushCounters,
     SessionCounters,
     StoreCounters,
@@ -71,6 +72,7 @@ from accessgw.model.counters import (
     WebhookCounters,
 )
 from accessgw.model.settings import CertificateSettings, ClusterSettings, GatewaySettings, ListenerSettings
+from accessgw.mqtt_rooms import MqttRooms
 from accessgw.ops.access_log import AccessLog
 from accessgw.ops.collector import CollectorPauses
 from accessgw.ops.control_api import ControlApi
@@ -78,8 +80,10 @@ from accessgw.ops.counters_view import GatewayCounters, families, summary
 from accessgw.ops.reactor_ticks import ReactorTicks
 from accessgw.policy.routing import RouteError, RouteTable
 from accessgw.stores.memory import MemoryAnswerStore, MemoryOutboxStore, MemoryStreamStore
+from accessgw.stores.memory_mqtt import MemoryMqttStore
 from accessgw.stores.sqlite_answers import SqliteAnswerStore
 from accessgw.stores.sqlite_database import SqliteDatabase
+from accessgw.stores.sqlite_mqtt import SqliteMqttStore
 from accessgw.stores.sqlite_outbox import SqliteOutboxStore
 from accessgw.stores.sqlite_streams import SqliteStreamStore
 from accessgw.transports.build import build_listener
@@ -163,6 +167,7 @@ class Rooms:
             upstreams=self.upstream_counters,
             store=StoreCounters(),
             webhook=WebhookCounters(),
+            mqtt=MqttCounters(),
             access_log=self.access_log,
             ticks=self.ticks,
         )
@@ -176,12 +181,14 @@ class Rooms:
             self.streams: StreamStore = MemoryStreamStore(settings.pushes)
             self.answers: AnswerStore = MemoryAnswerStore(settings.calls.max_claims)
             self.outbox: OutboxStore = MemoryOutboxStore(settings.webhook, counters.webhook)
+            self.mqtt_store: MqttStore = MemoryMqttStore(settings.mqtt, time.time, counters.mqtt)
             return
         path = settings.store.path or str(Path(settings.state_dir) / "store.sqlite")
         self.database = SqliteDatabase(path, self.reactor, settings.store, counters.store)
         self.streams = SqliteStreamStore(self.database, settings.pushes)
         self.answers = SqliteAnswerStore(self.database, settings.calls.max_claims)
         self.outbox = SqliteOutboxStore(self.database, settings.webhook, counters.webhook, time.time)
+        self.mqtt_store = SqliteMqttStore(self.database, settings.mqtt, time.time, counters.mqtt)
 
     def _build_core(self, prepared: Prepared) -> None:
         settings, counters, reactor = self.settings, self.counters, self.reactor
@@ -316,6 +323,23 @@ class Rooms:
             compress_from=settings.pushes.compress_from,
             push_buffer=settings.limits.write_buffer // 2,
         )
+        assert self.counters.mqtt is not None
+        self.mqtt = MqttRooms(
+            settings,
+            reactor=reactor,
+            store=self.mqtt_store,
+            sessions=self.sessions,
+            calls=self.calls,
+            pushes=self.pushes,
+            upstreams=self.upstreams,
+            timers=self.timers,
+            flusher=self.flusher,
+            tracing=self.tracing,
+            enhanced=self.enhanced,
+            counters=self.counters.mqtt,
+            bytes_moved=self.counters.transports[""],
+            version=f"accessgw {self.version}",
+        )
         routes = HttpRoutes(
             short=ShortConnections(self.mmtp, settings.sessions.time_skew),
             calls=self.calls,
@@ -328,10 +352,15 @@ class Rooms:
             settings.limits,
             websockets={
                 "/mmtp": WebSocketEndpoint(self.mmtp, ("mmtp", "mmtp/1")),
+                "/mqtt": WebSocketEndpoint(self.mqtt.services, ("mqtt", "mqttv3.1"), required=True),
             },
             origins={listener.name: listener.websocket_origins for listener in settings.listeners},
         )
-        factories: dict[str, BindingFactory] = {"mmtp/1": self.mmtp, "http/1.1": self.http}
+        factories: dict[str, BindingFactory] = {
+            "mmtp/1": self.mmtp,
+            "mqtt": self.mqtt.services,
+            "http/1.1": self.http,
+        }
         for listener in settings.listeners:
             if listener.transport == "tls":
                 self.contexts[listener.name] = ServerContexts(
@@ -373,7 +402,14 @@ class Rooms:
         self.control_transports = TransportServices(
             reactor, self.timers, settings.limits, TransportCounters(), random.random
         )
-        self.control_api = ControlApi(self.control, settings.control, settings.pushes, reactor, describe=self._describe)
+        self.control_api = ControlApi(
+            self.control,
+            settings.control,
+            settings.pushes,
+            reactor,
+            mqtt=self.mqtt.control,
+            describe=self._describe,
+        )
         self.control_listener = build_listener(
             ListenerSettings(
                 name="control", address=settings.control.address, port=settings.control.port, protocols=("http/1.1",)
@@ -410,6 +446,7 @@ class Rooms:
         self.calls.settings = settings.calls
         self.calls.routes = prepared.routes
         self.upstreams.reconfigure(_clusters(settings))
+        self.mqtt.reconfigure(settings)
         self.access_log.reconfigure(settings.log)
         self.pushes.replace_bounds(settings.pushes)
         self.control_api.pushes = settings.pushes
@@ -460,6 +497,8 @@ class Rooms:
         self.mmtp.draining = True
         self.mmtp.leave_for = self.settings.drain.alternate
         self.mmtp.leave_spread = spread
+        self.mqtt.services.draining = True
+        self.mqtt.services.leave_for = self.settings.drain.alternate
 
 
 class _Later:

@@ -84,6 +84,7 @@ RULES: dict[str, set[str]] = {
     "accessgw.service": EVERYTHING,
     "accessgw.gateway": EVERYTHING,
     "accessgw.rooms": EVERYTHING,
+    "accessgw.mqtt_rooms": EVERYTHING,
     "accessgw": set(),
     "loadtest": {"loadtest", "accessgw.client", "protocols", "twisted", "zope", "rich", "locust", "asyncio"},
 }

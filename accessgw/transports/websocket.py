@@ -113,6 +113,10 @@ class WebSocketConnection:
         if self._binding is not None:
             self._binding.aged()
 
+    def expired(self) -> None:
+        if self._binding is not None:
+            self._binding.expired()
+
     def late(self) -> None:
         if self._binding is not None:
             self._binding.late()

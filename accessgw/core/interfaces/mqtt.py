@@ -119,6 +119,9 @@ class MessageRules(Protocol):
     active: bool
     """There are rules; nobody need ask otherwise."""
 
+    def takes(self, topic: str) -> bool:
+        """Some rule matches."""
+
     def consumes(self, topic: str) -> bool:
         """Subscribers do not get messages of this topic."""
 

@@ -51,6 +51,8 @@ MAX_HELD = 512
 """Packets of a client that did not wait for CONNACK."""
 LARGEST = 268_435_455
 """Bytes of a packet that the format allows: a client that takes so many sets no bound."""
+OWN = ("$reply/", "$response/", "$push/")
+"""Topics on which the gateway speaks to one client, subscribed or not; some libraries ask for them all the same."""
 MAX_DECISIONS = 64
 """Topics whose permission is remembered per connection."""
 
@@ -321,7 +323,7 @@ class MqttBinding:
                 return
             connect.client_id = services.new_client_id()
             self._assigned = True
-        if services.flapping is not None and services.flapping.connected(connect.client_id):
+        if services.flapping is not None and services.flapping.banned_for(connect.client_id):
             self._refuse(Reason.BANNED, CloseReason.FORBIDDEN, "it connects too often")
             return
         if services.tracing.watched:
@@ -423,6 +425,9 @@ class MqttBinding:
         if self._closed or connect is None or device is None or session.outlet is not self:
             return
         self._connect = None
+        if services.flapping is not None and services.flapping.connected(connect.client_id):
+            self._refuse(Reason.BANNED, CloseReason.FORBIDDEN, "it connects too often")
+            return
         settings = services.settings
         keep_alive = keep_alive_of(connect, settings)
         self.connection.set_idle(keep_alive * KEEP_ALIVE_GRACE)
@@ -599,10 +604,10 @@ class MqttBinding:
         return True
 
     def _answer_special(self, packet: packets.Publish, session: MqttSession, reason: int) -> None:
-        if packet.qos > 1:
+        if packet.qos > 1 and (reason < FAILURE or not session.v5):
             session.remember(packet.packet_id)
         if packet.qos:
-            self._answer(packet.packet_id, packet.qos, reason)
+            self._answer(packet.packet_id, packet.qos, reason if session.v5 else Reason.SUCCESS)
 
     def _receive_exactly_once(self, session: MqttSession, packet_id: int, message: Message) -> None:
         """QoS 2, method B of section 4.3.3: the message goes on at once, its id is kept until PUBREL."""
@@ -752,6 +757,8 @@ class MqttBinding:
             return Reason.SHARED_SUBSCRIPTIONS_NOT_SUPPORTED
         if not settings.wildcard_available and ("+" in filter or "#" in filter):
             return Reason.WILDCARD_SUBSCRIPTIONS_NOT_SUPPORTED
+        if filter.startswith(OWN):
+            return min(request.qos, 1)
         decision = services.access.check_subscribe(session.identity, filter)
         if not decision.allowed:
             services.denied("subscribe", session.identity, filter)

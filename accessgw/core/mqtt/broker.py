@@ -109,6 +109,11 @@ class Broker:
                 return taken
         return self._publish(message, received, will_of)
 
+    def announce(self, message: Message) -> None:
+        """A retained message of our own, of QoS 0, that is made anew after a restart: for subscribers alone."""
+        self.retained.set(message)
+        self._deliver(Publication(message, self.wall()), self.tree.plan(message.topic))
+
     def publish_counted(self, message: Message) -> Deferred[tuple[int, int]]:
         """As publish: the reason code, and how many it reached or waits for."""
         before = self.reached
@@ -142,7 +147,7 @@ class Broker:
             return self._publish_in_slices(pub, plan, received, will_of)
         self._deliver(pub, plan)
         if pub.enqueues is None and received is None and not will_of and not (message.retain and message.qos):
-            return Reason.SUCCESS if pub.reached else Reason.NO_MATCHING_SUBSCRIBERS
+            return self._outcome(pub)
         return self._commit(pub, message.retain and message.qos > 0, received, will_of)
 
     def _deliver(self, pub: Publication, plan: Plan[Receiver]) -> None:
@@ -186,7 +191,12 @@ class Broker:
     def _stored(self, numbers: list[int], pub: Publication) -> int:
         if pub.enqueues is not None:
             self.outbound.stored(pub, numbers)
-        return Reason.SUCCESS if pub.reached else Reason.NO_MATCHING_SUBSCRIBERS
+        return self._outcome(pub)
+
+    def _outcome(self, pub: Publication) -> int:
+        if pub.reached or (self.rules is not None and self.rules.active and self.rules.takes(pub.message.topic)):
+            return Reason.SUCCESS
+        return Reason.NO_MATCHING_SUBSCRIBERS
 
     def _not_stored(self, failure: Failure, pub: Publication) -> int:
         log.error("a message of {topic} cannot be stored: {error}", topic=pub.message.topic, error=failure.value)
@@ -280,7 +290,7 @@ class Broker:
                 and not will_of
                 and not (pub.message.retain and pub.message.qos)
             ):
-                return Reason.SUCCESS if pub.reached else Reason.NO_MATCHING_SUBSCRIBERS
+                return self._outcome(pub)
             return self._commit(pub, pub.message.retain and pub.message.qos > 0, received, will_of)
 
         done.addCallback(commit)
