@@ -120,7 +120,7 @@ class MqttRooms:
         self.sys = SysTopics(
             self._totals, self.broker.announce, clock=reactor, wall=wall, interval=mqtt.sys_interval, version=version
         )
-        self.control = BrokerControl(self.broker, self.keeper, self.requests, self.top, lambda: [])
+        self.control = BrokerControl(self.broker, self.keeper, self.requests, self.top, list)
         self.reconfigure(settings)
 
     def start(self) -> None:
