@@ -46,6 +46,15 @@ class _Trees:
             _add(self.subscribe_deny, index, rule)
 
 
+class _Meant(NamedTuple):
+    """The rules that may be meant for one identity."""
+
+    identity: Identity
+    publish: list[RuleTree]
+    subscribe_allow: list[RuleTree]
+    subscribe_deny: list[RuleTree]
+
+
 class TopicRules:
     """The rules in their order: the first that matches decides, and `default` where none does.
 
@@ -61,7 +70,7 @@ class TopicRules:
         self._refusals = [Decision(False, index, rule.max_qos) for index, rule in enumerate(rules)]
         # By id: an identity is not hashable, and that of a session stays the same object. It is kept, so that its id is
         # nobody else's meanwhile.
-        self._known: dict[int, tuple[Identity, list[_Trees]]] = {}
+        self._known: dict[int, _Meant] = {}
         self._any = _Trees()
         self._by_device: dict[str, _Trees] = {}
         self._by_user: dict[str, _Trees] = {}
@@ -86,9 +95,8 @@ class TopicRules:
         """Whether a message may be published. A rule that allows less QoS, or not to retain, refuses it."""
         levels = topic.split("/")
         best = NONE
-        for trees in self._meant_for(identity):
-            if trees.publish is not None:
-                best = trees.publish.covering(levels, identity, best, self._applies)
+        for tree in self._meant_for(identity).publish:
+            best = tree.covering(levels, identity, best, self._applies)
         if best == NONE:
             return self._default
         rule = self._rules[best]
@@ -104,11 +112,11 @@ class TopicRules:
         """
         levels = filter.split("/")
         best = NONE
-        for trees in self._meant_for(identity):
-            if trees.subscribe_allow is not None:
-                best = trees.subscribe_allow.covering(levels, identity, best, self._applies)
-            if trees.subscribe_deny is not None:
-                best = trees.subscribe_deny.overlapping(levels, identity, best, self._applies)
+        meant = self._meant_for(identity)
+        for tree in meant.subscribe_allow:
+            best = tree.covering(levels, identity, best, self._applies)
+        for tree in meant.subscribe_deny:
+            best = tree.overlapping(levels, identity, best, self._applies)
         return self._default if best == NONE else self._decisions[best]
 
     def _place(self, rule: TopicRuleSettings, common: Counter[tuple[str, str]]) -> _Trees:
@@ -128,15 +136,20 @@ class TopicRules:
             return self._by_app.setdefault(rule.app, _Trees())
         return self._any
 
-    def _meant_for(self, identity: Identity) -> list[_Trees]:
+    def _meant_for(self, identity: Identity) -> _Meant:
         known = self._known.get(id(identity))
         if known is not None:
-            return known[1]
+            return known
         if len(self._known) >= KNOWN_IDENTITIES:
             self._known.clear()
         found = self._find(identity)
-        self._known[id(identity)] = identity, found
-        return found
+        meant = self._known[id(identity)] = _Meant(
+            identity,
+            [trees.publish for trees in found if trees.publish is not None],
+            [trees.subscribe_allow for trees in found if trees.subscribe_allow is not None],
+            [trees.subscribe_deny for trees in found if trees.subscribe_deny is not None],
+        )
+        return meant
 
     def _find(self, identity: Identity) -> list[_Trees]:
         found = [self._any]
