@@ -23,7 +23,7 @@ from protocols.mqtt.packets import (
     Pubrec,
     Subscribe,
 )
-from protocols.mqtt.peer import Peer, check_publish, check_subscribe, limit_properties, peer_of
+from protocols.mqtt.peer import Peer, check_publish, check_subscribe, peer_of
 from protocols.mqtt.reasons import FAILURE, Reason
 from protocols.mqtt.receiver import Receiver
 from protocols.mqtt.rules import check_direction, input_of, spared, type_of
@@ -32,7 +32,19 @@ from protocols.mqtt.state import LIVE, TABLE, Role, State
 _OPEN = State.OPEN
 _CLOSED = State.CLOSED
 _BEFORE_CONNACK = (State.CONNECTING, State.AUTHENTICATING)
-_WITH_PROBLEM_INFORMATION = (PacketType.PUBLISH, PacketType.CONNACK, PacketType.DISCONNECT)
+_TOLD = {
+    Property.RECEIVE_MAXIMUM: "receive_maximum",
+    Property.MAXIMUM_PACKET_SIZE: "max_packet",
+    Property.TOPIC_ALIAS_MAXIMUM: "topic_alias_maximum",
+}
+_OF_CONNECT = (
+    Property.SESSION_EXPIRY,
+    Property.AUTHENTICATION_METHOD,
+    Property.REQUEST_PROBLEM_INFORMATION,
+    Property.REQUEST_RESPONSE_INFORMATION,
+)
+"""What CONNECT says that binds its sender as well."""
+_WITH_PROBLEM_INFORMATION = (Publish, Connack, Disconnect)
 
 __all__ = ["Connection", "Role"]
 
@@ -113,6 +125,7 @@ class Connection(Receiver):
             self._send_connect(packet)
         else:
             if self.version == V5:
+                packet = self._wanted(packet)
                 check_direction(packet, self.role, self._peer, LocalError)
             if isinstance(packet, Publish):
                 self._send_publish(packet)
@@ -132,18 +145,16 @@ class Connection(Receiver):
             raise LocalError(f"{type_of(packet).name}: a {self.role.value} does not send it while {self._state.name}")
         return move
 
+    def _wanted(self, packet: Packet) -> Packet:
+        """The packet without problem information where the client wants none (section 3.1.2.11.7)."""
+        if self._peer.problem_information or self.role is Role.CLIENT or isinstance(packet, _WITH_PROBLEM_INFORMATION):
+            return packet
+        return spared(packet)
+
     def _encoded(self, packet: Packet) -> bytes:
-        """The packet's bytes, without problem information where the peer does not want it or it would be too much
-        (sections 3.1.2.11.4 and 3.1.2.11.7)."""
+        """The packet's bytes, without problem information where it would be too much (section 3.1.2.11.4)."""
         kind = type_of(packet)
         optional = kind not in (PacketType.PUBLISH, PacketType.SUBSCRIBE, PacketType.UNSUBSCRIBE)
-        if (
-            optional
-            and self.role is Role.SERVER
-            and not self._peer.problem_information
-            and kind not in _WITH_PROBLEM_INFORMATION
-        ):
-            packet = spared(packet)
         frame = encode(packet, self.version)
         if len(frame) > self._peer.max_packet and optional:
             frame = encode(spared(packet), self.version)
@@ -153,33 +164,22 @@ class Connection(Receiver):
 
     def _send_connect(self, connect: Connect) -> None:
         if connect.version == V5:
-            connect = replace(connect, properties=self._with_limits(connect.properties, PacketType.CONNECT))
+            connect = replace(connect, properties={**self._terms.connect_properties, **connect.properties})
         self._write(encode(connect, connect.version))
+        if connect.version == V5:
+            self._hold_to(connect.properties)
         self.version = connect.version
         self.keep_alive = connect.keep_alive
         told = connect.properties
-        self._peer = peer_of(
-            {key: told[key] for key in (Property.SESSION_EXPIRY, Property.AUTHENTICATION_METHOD,
-             Property.REQUEST_PROBLEM_INFORMATION, Property.REQUEST_RESPONSE_INFORMATION) if key in told}
-        )  # fmt: skip
+        self._peer = peer_of({key: told[key] for key in _OF_CONNECT if key in told})
 
-    def _with_limits(self, properties: Properties, kind: PacketType) -> Properties:
-        """`properties` with those that tell our limits; the former win, and become our limits."""
+    def _hold_to(self, properties: Properties) -> None:
+        """The limits that we have told become ours."""
         limits = self._terms.limits
-        stated = {
-            field: properties[key]
-            for key, field in (
-                (Property.RECEIVE_MAXIMUM, "receive_maximum"),
-                (Property.MAXIMUM_PACKET_SIZE, "max_packet"),
-                (Property.TOPIC_ALIAS_MAXIMUM, "topic_alias_maximum"),
-            )
-            if key in properties
-        }
-        if stated:
+        stated = {name: properties[key] for key, name in _TOLD.items() if key in properties}
+        if any(getattr(limits, name) != value for name, value in stated.items()):
             self._terms = terms_of(replace(limits, **stated))
-            limits = self._terms.limits
-            self._max_in = limits.max_packet
-        return {**limit_properties(limits, kind), **properties}
+            self._max_in = self._terms.limits.max_packet
 
     def _send_publish(self, publish: Publish) -> None:
         check_publish(publish, self._peer, self.role is Role.CLIENT)
@@ -251,20 +251,15 @@ class Connection(Receiver):
         is the Authentication Method of CONNECT. Raises LocalError when there is nothing to answer."""
         if self.role is not Role.SERVER or self._state not in _BEFORE_CONNACK or connack.reason:
             raise LocalError(f"CONNACK: nothing to accept by a {self.role.value} while {self._state.name}")
-        terms = self._terms, self._max_in
         if self.version == V5:
-            properties = dict(self._with_limits(connack.properties, PacketType.CONNACK))
+            properties = {**self._terms.connack_properties, **connack.properties}
             if self._peer.method is not None:
                 properties.setdefault(Property.AUTHENTICATION_METHOD, self._peer.method)
             connack = replace(connack, properties=properties)
-        try:
-            if self.version == V5:
-                check_direction(connack, self.role, self._peer, LocalError)
-            frame = self._encoded(connack)
-        except LocalError:
-            self._terms, self._max_in = terms
-            raise
-        self._write(frame)
+            check_direction(connack, self.role, self._peer, LocalError)
+        self._write(self._encoded(connack))
+        if self.version == V5:
+            self._hold_to(connack.properties)
         self.keep_alive = connack.properties.get(Property.SERVER_KEEP_ALIVE, self.keep_alive)
         self._state = TABLE[self._state, self.role, PacketType.CONNACK]
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from protocols.mqtt.names import TopicNames, topic_names
-from protocols.mqtt.properties import NO_LIMIT
+from protocols.mqtt.packets import PacketType, Property
+from protocols.mqtt.properties import MAX_VARINT, NO_LIMIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,8 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 
 STANDARD_LIMITS = Limits(
-    max_packet=5 + 268_435_455,
-    max_connect=5 + 268_435_455,
+    max_packet=5 + MAX_VARINT,
+    max_connect=5 + MAX_VARINT,
     receive_maximum=65535,
     topic_alias_maximum=65535,
     max_topic_length=65535,
@@ -49,13 +50,33 @@ STANDARD_LIMITS = Limits(
 """No limits but those of the format."""
 
 
+def limit_properties(limits: Limits, kind: PacketType) -> dict[int, int]:
+    """The properties by which a CONNECT or CONNACK tells our limits: those that differ from what holds untold."""
+    told = {
+        Property.RECEIVE_MAXIMUM: (limits.receive_maximum, 65535),
+        Property.MAXIMUM_PACKET_SIZE: (limits.max_packet, 5 + MAX_VARINT),
+        Property.TOPIC_ALIAS_MAXIMUM: (limits.topic_alias_maximum, 0),
+    }
+    if kind is PacketType.CONNACK:
+        told |= {
+            Property.MAXIMUM_QOS: (limits.max_qos, 2),
+            Property.RETAIN_AVAILABLE: (limits.retain_available, 1),
+            Property.WILDCARD_AVAILABLE: (limits.wildcard_available, 1),
+            Property.SUBSCRIPTION_IDENTIFIERS_AVAILABLE: (limits.subscription_identifiers_available, 1),
+            Property.SHARED_AVAILABLE: (limits.shared_available, 1),
+        }
+    return {key: int(ours) for key, (ours, untold) in told.items() if ours != untold}
+
+
 class Terms:
     """Limits, prepared for the hot path; one object for all connections with the same limits."""
 
-    __slots__ = ("limits", "publish_qos", "receive_maximum", "topics")
+    __slots__ = ("connack_properties", "connect_properties", "limits", "publish_qos", "receive_maximum", "topics")
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
+        self.connect_properties = limit_properties(limits, PacketType.CONNECT)
+        self.connack_properties = limit_properties(limits, PacketType.CONNACK)
         self.receive_maximum = limits.receive_maximum
         self.topics: TopicNames = topic_names(limits.max_topic_length, limits.max_topic_levels)
         self.publish_qos = tuple(_qos_of(first, limits) for first in range(256))

@@ -7,9 +7,8 @@ from functools import lru_cache
 from typing import Any
 
 from protocols.errors import LocalError
-from protocols.mqtt.limits import Limits
 from protocols.mqtt.names import has_wildcards, is_shared
-from protocols.mqtt.packets import PacketType, Properties, Property, Publish, Subscribe
+from protocols.mqtt.packets import Properties, Property, Publish, Subscribe
 from protocols.mqtt.properties import MAX_VARINT
 
 
@@ -71,24 +70,6 @@ def peer_of(properties: Properties, before: Peer = UNTOLD) -> Peer:
     if Property.SESSION_EXPIRY in properties:
         values["keeps_session"] = properties[Property.SESSION_EXPIRY] != 0
     return _shared(tuple(values.values()))
-
-
-def limit_properties(limits: Limits, kind: PacketType) -> dict[int, int]:
-    """The properties by which a CONNECT or CONNACK tells our limits: those that differ from what holds untold."""
-    told = {
-        Property.RECEIVE_MAXIMUM: (limits.receive_maximum, 65535),
-        Property.MAXIMUM_PACKET_SIZE: (limits.max_packet, 5 + MAX_VARINT),
-        Property.TOPIC_ALIAS_MAXIMUM: (limits.topic_alias_maximum, 0),
-    }
-    if kind is PacketType.CONNACK:
-        told |= {
-            Property.MAXIMUM_QOS: (limits.max_qos, 2),
-            Property.RETAIN_AVAILABLE: (limits.retain_available, 1),
-            Property.WILDCARD_AVAILABLE: (limits.wildcard_available, 1),
-            Property.SUBSCRIPTION_IDENTIFIERS_AVAILABLE: (limits.subscription_identifiers_available, 1),
-            Property.SHARED_AVAILABLE: (limits.shared_available, 1),
-        }
-    return {key: int(ours) for key, (ours, untold) in told.items() if ours != untold}
 
 
 def check_publish(publish: Publish, peer: Peer, from_client: bool) -> None:

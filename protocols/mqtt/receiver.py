@@ -105,6 +105,8 @@ class Receiver:
                 return
             data = bytes(self._pending)
             self._pending = None
+        elif type(data) is not bytes:
+            data = bytes(data)
         events = self._events
         if events is None:
             events = self._events = []
@@ -176,6 +178,7 @@ class Receiver:
                 version = self.version
                 pos = end
                 if self._state is _CLOSED:
+                    self._close()
                     return
             if pos < size:
                 self._keep_rest(data, pos)
@@ -250,6 +253,8 @@ class Receiver:
                 )
             if self.version == V5:
                 check_direction(packet, self.role.peer, self._peer, RemoteError)
+            elif self.role is Role.CLIENT and isinstance(packet, Disconnect):
+                raise RemoteError(Reason.PROTOCOL_ERROR, "expected no DISCONNECT from a server before MQTT 5")
             self._apply(packet)
             self._state = move
         events.append(packet)
