@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-DEFAULT_PORTS = {"mmtps": 7443, "mmtp": 7080, "https": 7443, "http": 7080}
+DEFAULT_PORTS = {"mmtps": 7443, "mmtp": 7080, "https": 7443, "http": 7080, "wss": 7443, "ws": 7080}
+WEBSOCKET_PATH = "/mmtp"
 MAX_ADDRESSES = 8
 
 
@@ -16,16 +18,23 @@ class Address:
     """One way to reach a gateway."""
 
     scheme: str
-    """mmtps | mmtp for long connections, https | http for short ones."""
+    """mmtps | mmtp | wss | ws for long connections, https | http for short ones."""
     host: str
     port: int
     server_name: str = ""
     """Name that its certificate must have; empty: the host."""
+    path: str = ""
+    """Of WebSocket alone."""
 
     @property
     def secure(self) -> bool:
         """TLS is spoken there."""
-        return self.scheme in ("mmtps", "https")
+        return self.scheme in ("mmtps", "https", "wss")
+
+    @property
+    def websocket(self) -> bool:
+        """The long connection rides in WebSocket."""
+        return self.scheme in ("wss", "ws")
 
     @property
     def name(self) -> str:
@@ -38,21 +47,28 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def __str__(self) -> str:
-        return f"{self.scheme}://{self.authority}"
+        return f"{self.scheme}://{self.authority}{self.path}"
 
 
 def parse(url: str) -> Address:
-    """An address from `mmtps://host:port`; the port may be left out. ValueError says what is wrong."""
+    """An address from `mmtps://host:port`, `wss://host:port/mmtp`; port and path may be left out. ValueError says what
+    is wrong."""
     parts = urlsplit(url)
     if parts.scheme not in DEFAULT_PORTS:
-        raise ValueError(f"expected mmtps://, mmtp:// or https://, got {url!r}")
-    if not parts.hostname or parts.path not in ("", "/") or parts.query or parts.username is not None:
-        raise ValueError(f"expected {parts.scheme}://host:port, got {url!r}")
+        raise ValueError(f"expected mmtps://, mmtp://, wss:// or https://, got {url!r}")
+    websocket = parts.scheme in ("wss", "ws")
+    pathless = websocket or parts.path in ("", "/")
+    if not parts.hostname or not pathless or parts.query or parts.username is not None:
+        raise ValueError(f"expected {parts.scheme}://host:port{WEBSOCKET_PATH if websocket else ''}, got {url!r}")
+    path = parts.path if parts.path != "/" else ""
+    if websocket and not re.fullmatch(r"(/[!$-~]*)?", path):
+        raise ValueError(f"expected a path of ASCII without spaces, got {url!r}")
     try:
         port = parts.port
     except ValueError:
         raise ValueError(f"expected a port in 1..65535, got {url!r}") from None
-    return Address(parts.scheme, parts.hostname, port or DEFAULT_PORTS[parts.scheme])
+    where = (path or WEBSOCKET_PATH) if websocket else ""
+    return Address(parts.scheme, parts.hostname, port or DEFAULT_PORTS[parts.scheme], path=where)
 
 
 def is_ip(host: str) -> bool:
@@ -118,5 +134,9 @@ class AddressBook:
             return None
         # a certificate seldom names bare addresses: there the name that we were configured with is verified
         return Address(
-            address.scheme, address.host, address.port, server_name=first.name if is_ip(address.host) else ""
+            address.scheme,
+            address.host,
+            address.port,
+            server_name=first.name if is_ip(address.host) else "",
+            path=first.path,
         )

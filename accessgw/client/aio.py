@@ -203,13 +203,15 @@ class Client(BaseClient):
     # ------------------------------------------------------------------ transports
 
     def _open(self, attempt: int, address: Address) -> None:
+        alpn = ALPN_SHORT if address.websocket else ALPN_LONG
+
         async def connect() -> None:
             try:
                 await asyncio.get_running_loop().create_connection(
-                    lambda: _LongProtocol(self, attempt, address.secure),
+                    lambda: _LongProtocol(self, attempt, alpn if address.secure else ""),
                     address.host,
                     address.port,
-                    ssl=self._context(ALPN_LONG) if address.secure else None,
+                    ssl=self._context(alpn) if address.secure else None,
                     server_hostname=address.name if address.secure else None,
                 )
             except (OSError, ValueError) as error:
@@ -306,19 +308,20 @@ class Client(BaseClient):
 class _LongProtocol(asyncio.Protocol):
     """The bytes of one long connection."""
 
-    def __init__(self, client: Client, attempt: int, secure: bool) -> None:
+    def __init__(self, client: Client, attempt: int, alpn: str) -> None:
+        """`alpn` is what TLS must agree on; empty without TLS."""
         self._client = client
         self._attempt = attempt
-        self._secure = secure
+        self._alpn = alpn
         self._refusal = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._client._transports[self._attempt] = transport
-        if self._secure:
+        if self._alpn:
             chosen = transport.get_extra_info("ssl_object").selected_alpn_protocol()
-            if chosen != ALPN_LONG:
-                self._refusal = f"expected ALPN {ALPN_LONG}, the server chose {chosen!r}"
+            if chosen != self._alpn:
+                self._refusal = f"expected ALPN {self._alpn}, the server chose {chosen!r}"
                 transport.abort()
                 return
         self._client._opened(self._attempt)

@@ -69,7 +69,8 @@ class BaseClient(ABC):
     ) -> None:
         """Nothing happens before connect() or the first call.
 
-        `url`: `mmtps://host:port`, `mmtp://host:port` (plain) or `https://host:port` (short connections only); a list
+        `url`: `mmtps://host:port`, `mmtp://host:port` (plain), `wss://host:port/mmtp` (in WebSocket, where only
+        HTTP gets through; `ws://` without TLS) or `https://host:port` (short connections only); a list
         is raced. `ca`: PEM file of the only authorities to trust (the system's otherwise); `insecure=True` trusts
         anybody. `state_dir`: directory for cursors, which makes an acknowledgement mean "stored". `on_token` is asked
         for another token when the gateway refuses the present one. `bounds`: fields of ClientSettings. ValueError

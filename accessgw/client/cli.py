@@ -12,12 +12,14 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from accessgw.client import mqtt_command
 from accessgw.client.addresses import parse
 from accessgw.client.aio import Client
 from accessgw.client.model import CallFailed, CannotConnect, Note, Push, State
 from accessgw.client.trace import FrameTrace
 
 OK, FAILED, USAGE, UNREACHABLE = 0, 1, 2, 3
+DEFAULT_URL = "mmtps://127.0.0.1:7443"
 DEVELOPMENT_CA = os.path.join("var", "ca.pem")
 
 
@@ -25,6 +27,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; the exit code: 0 done, 1 the call failed, 2 usage, 3 cannot connect."""
     parser = make_parser()
     args = parser.parse_args(argv)
+    if args.command == "mqtt":
+        try:
+            mqtt_command.main(args, authorities(args), DEFAULT_URL)
+        except (ValueError, OSError) as error:
+            parser.error(str(error))
+        return
     try:
         if args.command == "call":
             args.payload = read_payload(args.payload)
@@ -46,7 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Options may stand before or after the command."""
     parser = argparse.ArgumentParser(
         prog="accessgw-client",
-        description="A device at the shell: call operations, listen to pushes.",
+        description="A device at the shell: call operations, listen to pushes, speak MQTT.",
         epilog="Exit codes: 0 done, 1 the call failed, 2 usage, 3 cannot connect.",
     )
     _common(parser, {})
@@ -65,6 +73,7 @@ def make_parser() -> argparse.ArgumentParser:
     listen.set_defaults(header=None)
     for command in (call, listen):
         _common(command, {"default": argparse.SUPPRESS})
+    mqtt_command.add_commands(commands, lambda command: _common(command, {"default": argparse.SUPPRESS}))
     return parser
 
 
@@ -72,14 +81,14 @@ def _common(parser: argparse.ArgumentParser, default: dict[str, Any]) -> None:
     def option(*names: str, value: Any = None, **more: Any) -> None:
         parser.add_argument(*names, **{"default": value, **more, **default})
 
-    option("--url", value="mmtps://127.0.0.1:7443", help="mmtps://, mmtp:// (plain) or https:// (short); %(default)s"
-           if not default else "mmtps://, mmtp:// (plain) or https:// (short)")  # fmt: skip
+    option("--url", value="mmtps://127.0.0.1:7443", help="mmtps://, mmtp:// (plain), wss:// (WebSocket) or https:// (short); %(default)s"
+           if not default else "mmtps://, mmtp:// (plain), wss:// (WebSocket) or https:// (short)")  # fmt: skip
     option("--device", value=socket.gethostname(), help="device id; the host name when left out")
     option("--user", value="", help="user, told to the gateway as an attribute")
     option("--token", value="dev-device", help="device token")
     option("--app", value="accessgw-client", help="application name")
     option("--ca", metavar="FILE", help=f"authorities to trust; {DEVELOPMENT_CA} when it is there")
-    option("--cert", metavar="FILE", help="own certificate; no listener of this version asks for one")
+    option("--cert", metavar="FILE", help="own certificate, for listeners that ask for one")
     option("--key", metavar="FILE", help="its private key")
     option("--insecure", action="store_true", value=False, help="trust any certificate")
     option("--state-dir", metavar="DIR", help="remember how far pushes were processed")
@@ -114,11 +123,7 @@ def make_client(args: argparse.Namespace) -> Client:
     if args.short:
         address = parse(url)
         url = f"{'https' if address.secure else 'http'}://{address.authority}"
-    ca = args.ca
-    if ca is None and not args.insecure and os.path.exists(DEVELOPMENT_CA):
-        ca = DEVELOPMENT_CA
-    if ca is not None and not os.path.exists(ca):
-        raise ValueError(f"--ca: there is no file {ca}")
+    ca = authorities(args)
     return Client(
         url,
         args.device,
@@ -131,6 +136,16 @@ def make_client(args: argparse.Namespace) -> Client:
         insecure=args.insecure,
         state_dir=args.state_dir,
     )
+
+
+def authorities(args: argparse.Namespace) -> str | None:
+    """The file of authorities to trust: the one that was named, or the development one where it is."""
+    ca: str | None = args.ca
+    if ca is None and not args.insecure and os.path.exists(DEVELOPMENT_CA):
+        ca = DEVELOPMENT_CA
+    if ca is not None and not os.path.exists(ca):
+        raise ValueError(f"--ca: there is no file {ca}")
+    return ca
 
 
 async def run(client: Client, args: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ from accessgw.client.link import Link
 from accessgw.client.model import CannotConnect, Note, State
 from accessgw.client.rtt import RoundTrip
 from accessgw.client.settings import ClientSettings
+from accessgw.client.tunnel import Tunnel
 from protocols.errors import RemoteError
 from protocols.mmtp import events as wire
 from protocols.mmtp.connection import Connection
@@ -121,8 +122,8 @@ class Connections:
         """Close everything, for good."""
         self._stopped = True
         self._dialer.stop()
-        for attempt in self.links:
-            self._owner.emit(Close(attempt))
+        for link in self.links.values():
+            self._close(link)
         self.links.clear()
         self.current = None
 
@@ -135,6 +136,8 @@ class Connections:
             return
         link = Link(attempt, address, self._make_connection(now), self._rtt, now)
         link.hello_deadline = now + self._settings.hello_timeout
+        if address.websocket:
+            link.tunnel = Tunnel(address, self._random.getrandbits(128))
         link.call_base = self._random.getrandbits(64)
         link.connection.send_hello(self._owner.hello(now, link.call_base, self._last_close))
         self.links[attempt] = self.current = link
@@ -146,6 +149,11 @@ class Connections:
             return
         error: RemoteError | None = None
         try:
+            if link.tunnel is not None:
+                waited = not link.tunnel.open
+                data = link.tunnel.receive(data)
+                if waited and link.tunnel.open:
+                    link.hello_sent = now
             link.connection.receive(data, now)
         except RemoteError as remote:
             error = remote
@@ -154,6 +162,10 @@ class Connections:
         if error is not None and attempt in self.links:
             self._owner.emit(Tell(Note("protocol_error", str(error), count=error.code)))
             self._last_close = error.code
+            if link.tunnel is not None and not link.welcomed:
+                # The way through HTTP may be what is wrong: another address is better.
+                self._book.failed(link.address)
+                self._dialer.last_error = f"{link.address}: {error}"
             self._flush_link(link, now)
             self._drop(link, now)
 
@@ -207,7 +219,12 @@ class Connections:
                 self._drop(link, now)
 
     def _flush_link(self, link: Link, now: float) -> None:
-        data = link.connection.to_send(now)
+        tunnel = link.tunnel
+        data = link.connection.to_send(now) if tunnel is None or tunnel.open else b""
+        if tunnel is not None:
+            if data:
+                tunnel.send(data)
+            data = tunnel.to_send()
         if data:
             self._owner.emit(Write(link.attempt, data))
 
@@ -345,7 +362,7 @@ class Connections:
         """The connection is over: its calls go elsewhere. `abort` when nobody is there to read what is buffered."""
         del self.links[link.attempt]
         if transport_open:
-            self._owner.emit(Close(link.attempt, abort))
+            self._close(link, abort)
         for key in link.calls.values():
             self._owner.call_lost(key, now)
         if link is self.current:
@@ -354,6 +371,14 @@ class Connections:
                 self._backoff.down(now)
             if redial:
                 self._redial(now, at_least)
+
+    def _close(self, link: Link, abort: bool = False) -> None:
+        if link.tunnel is not None and not abort:
+            link.tunnel.close()
+            last = link.tunnel.to_send()
+            if last:
+                self._owner.emit(Write(link.attempt, last))
+        self._owner.emit(Close(link.attempt, abort))
 
     def _redial(self, now: float, at_least: float = 0.0) -> None:
         if self._settings.addresses and not self._stopped and not self.paused:

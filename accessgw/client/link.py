@@ -7,6 +7,7 @@ from collections import deque
 from accessgw.client.addresses import Address
 from accessgw.client.rtt import RoundTrip
 from accessgw.client.streams import Arrival
+from accessgw.client.tunnel import Tunnel
 from protocols.mmtp.connection import Connection
 
 
@@ -36,6 +37,7 @@ class Link:
         "idle_since",
         "leaving",
         "suspect",
+        "tunnel",
         "welcomed",
     )
 
@@ -45,6 +47,8 @@ class Link:
         self.attempt = attempt
         self.address = address
         self.connection = connection
+        self.tunnel: Tunnel | None = None
+        """Around the connection's bytes, where they ride in WebSocket."""
         self.hello_sent = now
         self.hello_deadline: float | None = None
         self.call_base = 0

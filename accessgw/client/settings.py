@@ -56,9 +56,10 @@ def addresses_of(urls: Sequence[str], short_url: str = "") -> tuple[tuple[Addres
     parsed = [parse(url) for url in urls]
     if not parsed:
         raise ValueError("expected at least one URL")
-    long = tuple(a for a in parsed if a.scheme in ("mmtps", "mmtp"))
+    long = tuple(a for a in parsed if a.scheme not in ("https", "http"))
     short = [a for a in parsed if a.scheme in ("https", "http")]
-    short += [Address("https", a.host, a.port) for a in parsed if a.scheme == "mmtps"]
+    short += [Address("https", a.host, a.port) for a in parsed if a.scheme in ("mmtps", "wss")]
+    short += [Address("http", a.host, a.port) for a in parsed if a.scheme == "ws"]
     if short_url:
         address = parse(short_url)
         if address.scheme not in ("https", "http"):

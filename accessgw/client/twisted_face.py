@@ -185,8 +185,9 @@ class Client(BaseClient):
         return connecting
 
     def _open(self, attempt: int, address: Address) -> None:
+        alpn = ALPN_SHORT if address.websocket else ALPN_LONG
         opening = self._connect_to(
-            address, ALPN_LONG, lambda: LongProtocol(self, attempt, address.secure, self.reactor)
+            address, alpn, lambda: LongProtocol(self, attempt, alpn if address.secure else b"", self.reactor)
         )
         self._opening[attempt] = opening
 

@@ -31,6 +31,7 @@ from protocols.errors import RemoteError
 
 ALPN_LONG = b"mmtp/1"
 ALPN_SHORT = b"http/1.1"
+"""Also of long connections in WebSocket."""
 CLOSE_TIMEOUT = 2.0
 """Seconds for the last bytes of a connection that is closed."""
 
@@ -136,12 +137,13 @@ class LongProtocol(Protocol):
 
     transport: Any
 
-    def __init__(self, owner: LongOwner, attempt: int, secure: bool, clock: Any) -> None:
+    def __init__(self, owner: LongOwner, attempt: int, alpn: bytes, clock: Any) -> None:
+        """`alpn` is what TLS must agree on; empty without TLS."""
         self._owner = owner
         self._clock = clock
         self._aborter: Any = None
         self._attempt = attempt
-        self._secure = secure
+        self._alpn = alpn
         self._refusal = ""
         self.when_over: Callable[[], None] = lambda: None
 
@@ -149,13 +151,13 @@ class LongProtocol(Protocol):
         self._owner._made(self._attempt, self)
         if hasattr(self.transport, "setTcpNoDelay"):
             self.transport.setTcpNoDelay(True)
-        if not self._secure:
+        if not self._alpn:
             self._owner._opened(self._attempt)
 
     def handshakeCompleted(self) -> None:
         chosen = self.transport.negotiatedProtocol
-        if chosen != ALPN_LONG:
-            self._refusal = f"expected ALPN {ALPN_LONG.decode()}, the server chose {chosen!r}"
+        if chosen != self._alpn:
+            self._refusal = f"expected ALPN {self._alpn.decode()}, the server chose {chosen!r}"
             self.transport.abortConnection()
         else:
             self._owner._opened(self._attempt)

@@ -110,6 +110,8 @@ def test_heartbeats_never_pass_the_gateways_idle_timeout() -> None:
         ("mmtps://gw", Address("mmtps", "gw", 7443)),
         ("mmtp://[::1]:7080/", Address("mmtp", "::1", 7080)),
         ("https://gw", Address("https", "gw", 7443)),
+        ("wss://gw", Address("wss", "gw", 7443, path="/mmtp")),
+        ("ws://gw:80/edge/mmtp", Address("ws", "gw", 80, path="/edge/mmtp")),
     ],
 )
 def test_urls(url: str, expected: Address) -> None:
@@ -118,7 +120,17 @@ def test_urls(url: str, expected: Address) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["gw:7443", "ftp://gw", "mmtps://", "mmtps://gw/path", "mmtps://gw:99999", "mmtps://u@gw"]
+    "url",
+    [
+        "gw:7443",
+        "ftp://gw",
+        "mmtps://",
+        "mmtps://gw/path",
+        "mmtps://gw:99999",
+        "mmtps://u@gw",
+        "wss://gw/?a=b",
+        "wss://gw/a b",
+    ],
 )
 def test_bad_urls_say_what_was_expected(url: str) -> None:
     with pytest.raises(ValueError, match="expected"):
