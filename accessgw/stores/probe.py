@@ -1,7 +1,8 @@
 """How fast the durable store is on a disk: `python -m accessgw.stores.probe FOLDER` prints one JSON object.
 
 Appends go through the real store on a reactor of their own, a fixed number of them waiting at any time; beside
-them stands what fdatasync costs on the same disk. `--delay-ms` lengthens every commit, for slower disks.
+them stands what fdatasync costs on the same disk. `--delay-ms` lengthens every commit, for slower disks. With
+`--what mqtt` messages of MQTT take the place of appends: each is published to one session and acknowledged.
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.epollreactor import EPollReactor
 
-from accessgw.core.interfaces import AppendOutcome
+from accessgw.core.interfaces.mqtt_state import Enqueue, Message, StoredSession
 from accessgw.model.counters import StoreCounters
+from accessgw.model.mqtt_settings import MqttSettings
 from accessgw.model.pushes import PushRequest, Scope, StreamKey
 from accessgw.model.settings import PushSettings, StoreSettings
 from accessgw.stores.sqlite_database import SqliteDatabase
+from accessgw.stores.sqlite_mqtt import SqliteMqttStore
 from accessgw.stores.sqlite_streams import SqliteStreamStore
 from accessgw.stores.sqlite_writer import Writer
 
@@ -37,14 +40,15 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="a temporary store is made in there")
+    parser.add_argument("--what", choices=LOADS, default="appends")
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--waiting", type=int, default=256, help="appends waiting at any time")
-    parser.add_argument("--streams", type=int, default=10_000, help="device streams that they go to")
+    parser.add_argument("--streams", type=int, default=10_000, help="device streams or sessions that they go to")
     parser.add_argument("--delay-ms", type=float, default=0.0, help="added to every commit")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="store-probe-") as folder:
-        result = fdatasync(Path(folder) / "plain") | Load(Path(folder) / "store.sqlite", options).run()
+        result = fdatasync(Path(folder) / "plain") | LOADS[options.what](Path(folder) / "store.sqlite", options).run()
     print(json.dumps(result))
 
 
@@ -66,7 +70,7 @@ def quantile(seconds: list[float], share: float) -> float:
 
 
 class Load:
-    """Keeps a number of appends waiting until the time is over."""
+    """Keeps a number of writes waiting until the time is over."""
 
     def __init__(self, path: Path, options: argparse.Namespace) -> None:
         self._options = options
@@ -74,24 +78,28 @@ class Load:
         self._counters = StoreCounters()
         self._database = SqliteDatabase(path, self._reactor, StoreSettings(), self._counters)
         self._database.writer_class = delayed(options.delay_ms / 1000)
-        self._store = SqliteStreamStore(self._database, PushSettings())
-        chance = random.Random(options.seed)
-        self._requests = [
-            PushRequest(
-                StreamKey(Scope.DEVICE, f"device-{chance.randrange(options.streams)}", "orders"),
-                chance.randbytes(chance.randint(50, 600)),
-            )
-            for _ in range(10_000)
-        ]
+        self._make_store(self._database, options.streams, random.Random(options.seed))
         self._next = 0
         self._open = 0
         self._taken: list[float] = []
         self._begin = self._end = 0.0
 
+    def _make_store(self, database: SqliteDatabase, targets: int, chance: random.Random) -> None:
+        """Before the database starts."""
+        raise NotImplementedError
+
+    def _prepare(self) -> Deferred[Any]:
+        """Before the time begins."""
+        return succeed(None)
+
+    def _write(self, number: int) -> Deferred[Any]:
+        """One write."""
+        raise NotImplementedError
+
     def run(self) -> dict[str, float]:
         """What came of it."""
         self._database.start()
-        self._reactor.callWhenRunning(self._start)
+        self._reactor.callWhenRunning(lambda: self._prepare().addCallback(self._start))
         self._reactor.run(installSignalHandlers=False)
         commits, writes = self._counters.commits, self._counters.writes
         return {
@@ -102,31 +110,73 @@ class Load:
             "commit_mean_ms": self._counters.commit_seconds / commits * 1000,
         }
 
-    def _start(self) -> None:
+    def _start(self, _: Any) -> None:
         self._begin = time.perf_counter() + WARM_UP
         self._end = self._begin + self._options.seconds
         for _ in range(self._options.waiting):
-            self._append()
+            self._begin_one()
 
-    def _append(self) -> None:
-        request = self._requests[self._next % len(self._requests)]
+    def _begin_one(self) -> None:
+        number = self._next
         self._next += 1
         self._open += 1
-        appended: Deferred[AppendOutcome] = self._store.append([request], now=time.time())
-        appended.addCallback(self._appended, time.perf_counter())
+        self._write(number).addCallback(self._written, time.perf_counter())
 
-    def _appended(self, _: AppendOutcome, started: float) -> None:
+    def _written(self, _: Any, started: float) -> None:
         now = time.perf_counter()
         self._open -= 1
         if self._begin <= now < self._end:
             self._taken.append(now - started)
         if now < self._end:
-            self._append()
+            self._begin_one()
         elif not self._open:
             self._database.stop().addCallback(self._stop)
 
     def _stop(self, _: Any) -> None:
         self._reactor.stop()
+
+
+class Appends(Load):
+    """Pushes to streams of devices."""
+
+    def _make_store(self, database: SqliteDatabase, targets: int, chance: random.Random) -> None:
+        self._store = SqliteStreamStore(database, PushSettings())
+        self._requests = [
+            PushRequest(
+                StreamKey(Scope.DEVICE, f"device-{chance.randrange(targets)}", "orders"),
+                chance.randbytes(chance.randint(50, 600)),
+            )
+            for _ in range(10_000)
+        ]
+
+    def _write(self, number: int) -> Deferred[Any]:
+        return self._store.append([self._requests[number % len(self._requests)]], now=time.time())
+
+
+class MqttMessages(Load):
+    """QoS 1 messages to sessions, acknowledged as soon as they are durable."""
+
+    def _make_store(self, database: SqliteDatabase, targets: int, chance: random.Random) -> None:
+        self._store = SqliteMqttStore(database, MqttSettings(), time.time)
+        self._clients = [f"device-{number}" for number in range(targets)]
+        self._messages = [
+            (
+                self._clients[chance.randrange(targets)],
+                Message(f"devices/{number}/orders", chance.randbytes(chance.randint(50, 600)), 1, publisher="service"),
+            )
+            for number in range(10_000)
+        ]
+
+    def _prepare(self) -> Deferred[Any]:
+        return gatherResults([self._store.save_session(StoredSession(client)) for client in self._clients])
+
+    def _write(self, number: int) -> Deferred[Any]:
+        client, message = self._messages[number % len(self._messages)]
+        published = self._store.publish(message, [Enqueue(client, 1, packet_id=number % 65535 + 1)])
+        return published.addCallback(lambda numbers: self._store.acknowledged(client, numbers[0]))
+
+
+LOADS: dict[str, type[Load]] = {"appends": Appends, "mqtt": MqttMessages}
 
 
 def delayed(seconds: float) -> type[Writer]:

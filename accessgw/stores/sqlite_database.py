@@ -128,7 +128,7 @@ class SqliteDatabase:
         if lazy:
             self._held.append(work)
             if self._held_timer is None:
-                self._held_timer = self.reactor.callLater(WRITE_BEHIND, self._release_held)
+                self._held_timer = self.reactor.callLater(WRITE_BEHIND, self._write_behind)
         else:
             if self._held:
                 self._release_held()
@@ -147,16 +147,21 @@ class SqliteDatabase:
         self._reads.put(read)
         return read.deferred
 
-    def _release_held(self) -> None:
-        if self._held_timer is not None and self._held_timer.active():
-            self._held_timer.cancel()
+    def _write_behind(self) -> None:
         self._held_timer = None
+        self._release_held()
+
+    def _release_held(self) -> None:
+        # the timer goes on: to release what comes next early costs less than a timer for each that was overtaken
         for work in self._held:
             self._writes.put(work)
         self._held.clear()
 
     def _close(self, _: object) -> None:
         self._state = "closing"
+        if self._held_timer is not None:
+            self._held_timer.cancel()
+            self._held_timer = None
         self._release_held()
         self._reads.put(None)
         self._writes.put(None)
