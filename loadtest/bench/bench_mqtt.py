@@ -29,7 +29,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from loadtest.bench.mqtt_servers import PASSWORD, USER, Amqtt, Mosquitto, MqttGateway, MqttServer, Setup
 from loadtest.bench.report import Report, arguments
-from loadtest.bench.servers import Unavailable
+from loadtest.bench.servers import Gateway, Unavailable
 
 SERVERS: tuple[type[MqttServer], ...] = (Mosquitto, MqttGateway, Amqtt)
 SPARE_DESCRIPTORS = 500
@@ -135,7 +135,10 @@ def main() -> None:
                 progress.update(bar, description=f"{case.name}, round {number + 1}", advance=1)
             bench.tell(report)
             failures += bench.failures
+            report.backends.update(bench.backends)
         progress.update(bar, description="done", completed=len(cases) * rounds)
+    peers = ", ".join(report.backends[name] for name in options.servers if name in report.backends)
+    report.title += f"; beside {peers}" if peers else ""
     report.relate(Mosquitto.name)
     for case in cases:
         if case.limit is not None and MqttGateway.name in options.servers:
@@ -230,6 +233,7 @@ class Bench:
         self.case, self.kinds, self.load, self.language = case, kinds, load, language
         self.answers: dict[str, list[dict[str, Any]]] = {kind.name: [] for kind in kinds}
         self.wrong: dict[str, str] = {}
+        self.backends: dict[str, str] = {}
         self.failures = 0
         self.options = dict(case.load)
         self.limited = ""
@@ -245,7 +249,8 @@ class Bench:
             servers: dict[type[MqttServer], MqttServer] = {}
             for kind in self.kinds:
                 try:
-                    servers[kind] = stack.enter_context(running(kind, self.case.setup))
+                    server = servers[kind] = stack.enter_context(running(kind, self.case.setup))
+                    self.backends |= server.backends() if isinstance(server, Gateway) else {kind.name: server.version()}
                 except Unavailable as why:
                     self.wrong[kind.name] = str(why)
                     self.failures += kind is not Amqtt and not str(why).startswith("skipped")

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 from loadtest.bench.servers import Gateway, Server, Unavailable, free_ports, wait_for_port
@@ -41,6 +42,10 @@ class MqttServer(Server):
                 found += map(int, children.read_text().split())
         return found
 
+    def version(self) -> str:
+        """Name and version, as the peer tells them; the name alone where it tells nothing."""
+        return self.name
+
     def _wait(self, log: Path) -> None:
         try:
             wait_for_port(self.port, self.process, log)
@@ -55,15 +60,24 @@ class Mosquitto(MqttServer):
     name = "mosquitto"
 
     def start(self) -> None:
-        program = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
-        if program is None:
-            raise Unavailable("skipped: no mosquitto")
+        program = self.program()
         (self.port,) = free_ports(1)
         config, log = self.directory / "mosquitto.conf", self.directory / "mosquitto.log"
         config.write_text(self.settings())
         with log.open("w") as output:
             self.process = subprocess.Popen([program, "-c", config], stdout=output, stderr=output, text=True)
         self._wait(log)
+
+    @staticmethod
+    def program() -> str:
+        found = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
+        if found is None:
+            raise Unavailable("skipped: no mosquitto")
+        return found
+
+    def version(self) -> str:
+        said = subprocess.run([self.program(), "-h"], check=False, capture_output=True, text=True).stdout
+        return said.partition("\n")[0].replace(" version", "") or self.name
 
     def settings(self) -> str:
         """Its configuration file. Started by root it would become a user who cannot read the directory."""
@@ -110,6 +124,9 @@ class Amqtt(MqttServer):
             command = [sys.executable, "-m", "loadtest.bench.amqtt_peer", str(self.port)]
             self.process = subprocess.Popen(command, stdout=output, stderr=output, text=True)
         self._wait(log)
+
+    def version(self) -> str:
+        return f"{self.name} {metadata.version('amqtt')}"
 
 
 class MqttGateway(MqttServer, Gateway):
