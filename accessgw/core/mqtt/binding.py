@@ -348,6 +348,7 @@ class MqttBinding:
                 username=connect.username or "",
                 certificate_identity=self.info.certificate_identity,
                 loopback=self.info.loopback,
+                peer=self.info.peer,
             )
         )
         self._authenticate(self._exchange, connect.properties.get(Property.AUTHENTICATION_DATA, b""))
@@ -504,7 +505,13 @@ class MqttBinding:
                 self._say_and_close(Reason.BAD_AUTHENTICATION_METHOD, CloseReason.AUTH_FAILED)
                 return
             self._exchange = authenticator.begin(
-                Credentials(device=session.client_id, username=session.user, loopback=self.info.loopback)
+                Credentials(
+                    device=session.client_id,
+                    username=session.user,
+                    certificate_identity=self.info.certificate_identity,
+                    loopback=self.info.loopback,
+                    peer=self.info.peer,
+                )
             )
         if self._exchange is None or self._admission is not None:
             self._say_and_close(Reason.PROTOCOL_ERROR, CloseReason.PROTOCOL_ERROR, "AUTH without an exchange")

@@ -25,6 +25,7 @@ def introduction_of(connect: Connect, info: ConnectionInfo, proven: Identity | N
         username=connect.username or "",
         certificate_identity=info.certificate_identity,
         loopback=info.loopback,
+        peer=info.peer,
     )
     return Introduction(credentials, generation=None, proven=proven)
 
