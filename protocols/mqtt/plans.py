@@ -24,7 +24,8 @@ class Plan(Generic[R]):
     def __init__(self, nodes: tuple[FilterNode[R], ...]) -> None:
         self.nodes = nodes
         self.groups: list[Group[R]] = []
-        """Each receiver is in one of them. Live, like their receivers."""
+        """Each receiver is in one of them. Live, like their receivers: whoever may change subscriptions on the way goes
+        through copies."""
         self.shared: list[SharedGroup[R]] = []
         """Each gives the message to one of its members (section 4.8.2)."""
         self.merged = 0

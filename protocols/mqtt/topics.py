@@ -36,7 +36,7 @@ class _Branch(Generic[R]):
     __slots__ = ("below", "node", "plus", "rest")
 
     def __init__(self) -> None:
-        self.below: dict[str, _Branch[R]] = {}
+        self.below: dict[str, _Branch[R]] | None = None
         self.plus: _Branch[R] | None = None
         self.node: FilterNode[R] | None = None
         """Of the filter that ends here."""
@@ -158,7 +158,7 @@ class TopicTree(Generic[R]):
         while pending:
             branch = pending.pop()
             count += 1
-            pending.extend(branch.below.values())
+            pending.extend((branch.below or {}).values())
             if branch.plus is not None:
                 pending.append(branch.plus)
         return count
@@ -189,9 +189,10 @@ class TopicTree(Generic[R]):
             for branch in branches:
                 if branch.rest is not None and not hidden:
                     found.append(branch.rest)
-                below = branch.below.get(level)
-                if below is not None:
-                    following.append(below)
+                if branch.below is not None:
+                    below = branch.below.get(level)
+                    if below is not None:
+                        following.append(below)
                 if branch.plus is not None and not hidden:
                     following.append(branch.plus)
             if not following:
@@ -283,6 +284,8 @@ class TopicTree(Generic[R]):
                         branch.plus = _Branch()
                     branch = branch.plus
                 else:
+                    if branch.below is None:
+                        branch.below = {}
                     below = branch.below.get(level)
                     if below is None:
                         below = branch.below[level] = _Branch()
@@ -309,19 +312,20 @@ class TopicTree(Generic[R]):
         path = [self._root]
         for level in levels:
             self.visited += 1
-            below = path[-1].plus if level == "+" else path[-1].below[level]
-            assert below is not None
+            branch = path[-1]
+            below = branch.plus if level == "+" else branch.below and branch.below[level]
+            assert below
             path.append(below)
         if whole:
             path[-1].node = None
         else:
             path[-1].rest = None
         while len(path) > 1 and path.pop().empty:
-            level = levels[len(path) - 1]
+            level, branch = levels[len(path) - 1], path[-1]
             if level == "+":
-                path[-1].plus = None
-            else:
-                del path[-1].below[level]
+                branch.plus = None
+            elif branch.below is not None:
+                del branch.below[level]
 
     def _subscribe_shared(self, receiver: R, asked: str, options: Options) -> bool:
         shared = self._shared.get(asked)

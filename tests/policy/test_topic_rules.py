@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from accessgw.model.identity import Identity
 from accessgw.model.mqtt_settings import TopicRuleSettings
+from accessgw.policy import topic_rules
 from accessgw.policy.topic_rules import Decision, TopicRules
 from tests.naive_topics import all_filters, all_topics, matches
 
@@ -189,6 +190,16 @@ def test_a_check_does_not_go_through_rules_that_are_not_meant():
     assert compiled.check_subscribe(someone, "#") == Decision(False, 2, 2)
     assert compiled.check_publish(someone, "nothing") == Decision(False, -1, 2)
     assert len(looked_at) <= 8
+
+
+def test_what_is_remembered_of_identities_is_bounded_and_theirs(monkeypatch):
+    monkeypatch.setattr(topic_rules, "KNOWN_IDENTITIES", 3)
+    rules = TopicRules([allow(f"home/{number}/#", user=f"u{number}") for number in range(10)], "deny")
+    for number in (*range(10), *range(10)):
+        someone = Identity("d", user=f"u{number}")
+        homes = [home for home in range(10) if rules.check_publish(someone, f"home/{home}/x").allowed]
+        assert homes == [number]
+        assert len(rules._known) <= 3
 
 
 # ---------------------------------------------------------------- against brute force
