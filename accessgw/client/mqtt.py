@@ -288,6 +288,9 @@ class MqttClient(Protocol):
             self._received.add(packet.packet_id)
         if fresh:
             self.on_message(packet)
+        if connection.closed:
+            # who took the message wanted no more
+            return
         if packet.qos == 1:
             connection.puback(packet.packet_id)
             self._on_packet("send", Puback(packet.packet_id))

@@ -109,7 +109,7 @@ async def run(reactor: Any, args: argparse.Namespace, address: Address, endpoint
             client.on_message = _first(inbox)
             code = await _call(client, args, inbox, reactor)
         else:
-            printer = _Printer(client, args.count)
+            printer = _Printer(client, args.count, reactor)
             client.on_message = printer.take
             code = await _subscribe(client, args, printer)
     except (MqttFailure, LocalError) as error:
@@ -175,8 +175,9 @@ def _first(inbox: Deferred[Publish]) -> Callable[[Publish], None]:
 class _Printer:
     """Prints messages, a JSON object a line, and leaves after so many."""
 
-    def __init__(self, client: MqttClient, count: int) -> None:
+    def __init__(self, client: MqttClient, count: int, clock: Any) -> None:
         self._client = client
+        self._clock = clock
         self._left = count
         self.done = False
 
@@ -187,7 +188,8 @@ class _Printer:
         self._left -= 1
         if self._left == 0:
             self.done = True
-            self._client.disconnect()
+            # when the message has been acknowledged
+            self._clock.callLater(0, self._client.disconnect)
 
 
 def message_line(message: Publish) -> str:
