@@ -29,7 +29,7 @@ class Address:
     @property
     def secure(self) -> bool:
         """TLS is spoken there."""
-        return self.scheme in ("mmtps", "https", "wss")
+        return self.scheme in ("mmtps", "https", "wss", "mqtts")
 
     @property
     def websocket(self) -> bool:
