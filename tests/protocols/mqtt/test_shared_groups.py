@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import permutations
 
 import pytest
 from hypothesis import given
@@ -104,6 +105,16 @@ def test_no_more_members_are_probed_than_was_said(strategy):
 
     assert members.choose(strategy, "k", nobody, random=lambda: 0.5, max_probes=10) is None
     assert len(asked) <= 11
+
+
+def test_members_leave_in_any_order():
+    for order in permutations(range(4)):
+        members = group(4)
+        left = {"m0", "m1", "m2", "m3"}
+        for number in order:
+            assert members.remove(f"m{number}")
+            left.discard(f"m{number}")
+            assert set(members) == left == {members.choose("round_robin", "", anyone) for _ in left}
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 5))))

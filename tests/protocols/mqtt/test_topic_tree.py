@@ -425,6 +425,9 @@ class TreeAgainstList(RuleBasedStateMachine):
     def counts_agree(self):
         assert len(self.tree) == len(self.list)
         assert self.tree.cached <= 6 and self.tree.merged <= 8
+        plans = self.tree._by_nodes.values()
+        assert sum(plan.topics for plan in plans) <= self.tree.cached and all(plan.topics for plan in plans)
+        assert sum(plan.merged for plan in plans) == self.tree.merged
         by_filter = Counter(filter for _, filter in self.list)
         assert self.tree.entries() == [Entry(*entry) for entry in sorted(by_filter.items())][:100]
 
