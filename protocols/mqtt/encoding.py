@@ -244,6 +244,8 @@ def _encode_disconnect(packet: Disconnect, version: int) -> bytes:
 def _encode_auth(packet: Auth, version: int) -> bytes:
     if version != V5:
         raise LocalError(f"AUTH: expected MQTT 5, got version {version}")
+    if packet.reason and not packet.properties:
+        return _frame(0xF0, _byte(packet.reason, "AUTH") + b"\0")
     return _with_reason(0xF0, b"", packet.reason, packet.properties, PacketType.AUTH)
 
 
