@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -29,11 +30,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from loadtest.bench.mqtt_servers import PASSWORD, USER, Amqtt, Mosquitto, MqttGateway, MqttServer, Setup
 from loadtest.bench.report import Report, arguments
-from loadtest.bench.servers import Gateway, Unavailable
+from loadtest.bench.servers import TICK, Gateway, Unavailable
 
 SERVERS: tuple[type[MqttServer], ...] = (Mosquitto, MqttGateway, Amqtt)
 SPARE_DESCRIPTORS = 500
 BUSY = 0.9  # share of a core past which the load generator may be what was measured
+CROWDED = 0.2  # share of a core past which other processes of the machine are told of
 NOT_DURABLE = "not durable per message: saved once a second"
 NO_PASSWORD = "password not checked (PBKDF2 would outweigh the rest)"
 
@@ -217,6 +219,25 @@ def generated(load: Sequence[str], command: str, server: MqttServer, options: Ma
     return answer
 
 
+class Others:
+    """CPU that neither a broker nor its load took: of everything else on the machine."""
+
+    def __init__(self, server: MqttServer) -> None:
+        self.server = server
+        self.began, self.seconds = time.monotonic(), self._seconds()
+
+    def share(self) -> float:
+        """In cores, since the beginning."""
+        return (self._seconds() - self.seconds) / (time.monotonic() - self.began)
+
+    def _seconds(self) -> float:
+        user, nice, system, _idle, _iowait, irq, softirq, steal = map(
+            int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+        )
+        ours = sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        return (user + nice + system + irq + softirq + steal) / TICK - ours - self.server.cpu()
+
+
 class Bench:
     """One case on its brokers."""
 
@@ -233,6 +254,7 @@ class Bench:
         self.case, self.kinds, self.load, self.language = case, kinds, load, language
         self.answers: dict[str, list[dict[str, Any]]] = {kind.name: [] for kind in kinds}
         self.wrong: dict[str, str] = {}
+        self.others = 0.0
         self.backends: dict[str, str] = {}
         self.failures = 0
         self.options = dict(case.load)
@@ -269,11 +291,13 @@ class Bench:
         options: dict[str, Any] = {**self.options, "prefix": prefix, "duration": seconds}
         if isinstance(server, Amqtt) and self.case.command == "idle":
             options["count"] = min(options["count"], 1000)
+        others = Others(server)
         try:
             self.answers[server.name].append(generated(self.load, self.case.command, server, options))
         except LoadFailed as why:
             self.wrong[server.name] = f"FAILED: {why}"
             self.failures += not isinstance(server, Amqtt)
+        self.others = max(self.others, others.share())
 
     @staticmethod
     def main_row(case: Case) -> str:
@@ -325,6 +349,8 @@ class Bench:
         notes += [f"the load may be the limit of {name}" for name, (own, broker) in shares.items() if own > BUSY]
         withheld = {name: sum(a["withheld"] for a in answers) for name, answers in self.answers.items()}
         notes += [f"{name} lagged: {count} messages withheld" for name, count in withheld.items() if count]
+        if self.others > CROWDED:
+            notes.append(f"other processes took up to {self.others:.0%} of a core: read the ratios with care")
         highest = max(own for own, _broker in shares.values())
         report.add(f"{self.case.title}: load's CPU", f"load ({self.language})", highest * 100, "%", "; ".join(notes))
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 from loadtest.bench.servers import Gateway, Server, Unavailable, free_ports, wait_for_port
@@ -118,6 +119,8 @@ class Amqtt(MqttServer):
     name = "amqtt"
 
     def start(self) -> None:
+        if find_spec("amqtt") is None:
+            raise Unavailable("skipped: no amqtt (pip install amqtt)")
         (self.port,) = free_ports(1)
         log = self.directory / "amqtt.log"
         with log.open("w") as output:

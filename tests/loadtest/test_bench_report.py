@@ -94,6 +94,7 @@ def test_a_load_generator_that_was_busy_is_told() -> None:
     bench = Bench(case, [Mosquitto, Amqtt], ["load"], language="Python, no gcc", quick=False, descriptors=20_000)
     bench.answers["mosquitto"] = [answered(broker_cpu=0.5, own_cpu=0.95, p50=1.0, p99=2.0, withheld=7)]
     bench.answers["amqtt"] = [answered(broker_cpu=0.9, p50=1.0, p99=2.0)]
+    bench.others = 0.7
     report = Report("")
     bench.tell(report)
     row = report.rows[-1]
@@ -101,6 +102,7 @@ def test_a_load_generator_that_was_busy_is_told() -> None:
     assert "the load may be the limit of mosquitto" in row.note
     assert "the load may be the limit of amqtt" not in row.note
     assert "mosquitto lagged: 7 messages withheld" in row.note
+    assert "other processes took up to 70% of a core" in row.note
 
 
 def test_fewer_idle_connections_are_told_with_the_reason() -> None:
