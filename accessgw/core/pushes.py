@@ -98,13 +98,15 @@ class Pushes:
 
     # --- sessions
 
-    def attach(self, session: Session, cursors: Sequence[Cursor]) -> None:
+    def attach(self, session: Session, cursors: Sequence[Cursor], *, passing: bool = False) -> None:
         self.detach(session)
         if session.link is None:
             return
         delivery = Delivery(session, session.link)
         session.delivery = delivery
         self._audiences.enter(delivery)
+        if passing and not cursors and self._store.knows_nothing_of(delivery.device, delivery.identity.user):
+            return
         self._load(delivery, {cursor.stream: cursor for cursor in cursors})
 
     def detach(self, session: Session) -> None:

@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from accessgw.core.interfaces import AppendOutcome, ClaimState, IdempotencyConflict
 from accessgw.model.counters import WebhookCounters
 from accessgw.model.presence import PresenceEvent
-from accessgw.model.pushes import Cursor, PushRequest, StoredPush, StreamKey, StreamState
+from accessgw.model.pushes import Cursor, PushRequest, Scope, StoredPush, StreamKey, StreamState
 from accessgw.model.settings import PushSettings, WebhookSettings
 from accessgw.stores.rules import DROP_WINDOW, IDEMPOTENCY_TTL, EpochSource, kept_pushes, merge_cursors, new_epoch
 
@@ -77,6 +77,18 @@ class MemoryStreamStore:
         if idempotency_key:
             self._requests[idempotency_key] = (digest, places, now)
         return succeed(AppendOutcome(list(places)))
+
+    def knows_nothing_of(self, device: str, user: str) -> bool:
+        return not (
+            device in self._cursors
+            or device in self._subscriptions
+            or any(
+                key.scope is Scope.BROADCAST
+                or (key.scope is Scope.DEVICE and key.id == device)
+                or (key.scope is Scope.USER and key.id == user)
+                for key in self._logs
+            )
+        )
 
     def _add(self, log: _Log, request: PushRequest, now: float) -> int:
         if request.collapse:

@@ -13,6 +13,7 @@ from accessgw.core.interfaces import AppendOutcome, StoreUnavailable
 from accessgw.model.pushes import Cursor, Priority, PushRequest, Scope, StoredPush, StreamKey, StreamState
 from accessgw.model.settings import PushSettings
 from accessgw.stores import sqlite_rows as rows
+from accessgw.stores.bloom import BloomFilter
 from accessgw.stores.rules import EpochSource, new_epoch
 from accessgw.stores.sqlite_cursors import CursorBuffer, write_cursors
 from accessgw.stores.sqlite_database import SqliteDatabase
@@ -33,6 +34,9 @@ class SqliteStreamStore:
         self._stream_log = StreamLog(settings, epoch_source)
         self._subscriptions = SubscriptionTable()
         self._cursors = CursorBuffer(database, settings.cursor_flush)
+        self._known = BloomFilter()
+        """(`device`, id) of cursors and subscriptions, (scope, id) of streams; plain text, since an Enum hashes otherwise."""
+        database.on_start(self._load)
 
     def append(
         self, requests: Sequence[PushRequest], *, now: float, idempotency_key: str = "", digest: bytes = b""
@@ -43,6 +47,8 @@ class SqliteStreamStore:
             ]
         except (TypeError, ValueError) as error:
             return fail(StoreUnavailable(f"visibility cannot be written as JSON: {error}"))
+        for request in requests:
+            self._known.add((str(request.stream.scope), request.stream.id))
         command = Append(requests, visibility, rows.micros(now), idempotency_key, digest)
         return self._database.submit(self._stream_log, command, weight=max(1, len(requests)))
 
@@ -59,13 +65,26 @@ class SqliteStreamStore:
     def cursors(self, device: str) -> Deferred[dict[StreamKey, Cursor]]:
         return self._cursors.cursors(device)
 
+    def knows_nothing_of(self, device: str, user: str) -> bool:
+        known = self._known
+        return not (("device", device) in known or ("broadcast", "") in known or (user and ("user", user) in known))
+
+    def _load(self, connection: sqlite3.Connection) -> None:
+        for scope, id in connection.execute("SELECT DISTINCT scope, id FROM stream"):
+            self._known.add((scope, id))
+        for table in ("cursor", "subscription"):
+            for (device,) in connection.execute(f"SELECT DISTINCT device FROM {table}"):
+                self._known.add(("device", device))
+
     def save_cursors(self, device: str, cursors: Sequence[Cursor]) -> None:
+        self._known.add(("device", device))
         self._cursors.save(device, cursors)
 
     def subscriptions(self, device: str) -> Deferred[set[str]]:
         return self._database.read(lambda connection: read_subscriptions(connection, device))
 
     def subscribe(self, device: str, topics: Sequence[str], cursors: Sequence[Cursor] = ()) -> Deferred[None]:
+        self._known.add(("device", device))
         return self._database.submit(self._subscriptions, Subscribe(device, tuple(topics), True, tuple(cursors)))
 
     def unsubscribe(self, device: str, topics: Sequence[str]) -> Deferred[None]:

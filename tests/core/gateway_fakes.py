@@ -174,7 +174,7 @@ class FakePushes:
         self.topics: dict[str, set[str]] = {}
         self.waiting: list[Any] = []
 
-    def attach(self, session: Any, cursors: Any) -> None:
+    def attach(self, session: Any, cursors: Any, *, passing: bool = False) -> None:
         self.log.append(("attach", session.identity.device, list(cursors)))
 
     def detach(self, session: Any) -> None:

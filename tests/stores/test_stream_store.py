@@ -278,3 +278,18 @@ def test_a_subscription_stores_where_its_topics_begin(stores: Any) -> None:
     assert stores.wait(stores.streams.cursors("d1"))[key] == Cursor(key, 7, 5)
     stores.wait(stores.streams.subscribe("d1", ["a"], [Cursor(key, 7, 3)]))
     assert stores.wait(stores.streams.cursors("d1"))[key].seq == 5, "never backwards within an epoch"
+
+
+def test_nothing_is_known_of_who_was_never_told_anything(stores: Any) -> None:
+    knows_nothing_of = stores.streams.knows_nothing_of
+    assert knows_nothing_of("d1", "u1")
+    append(stores, push(stream=StreamKey(Scope.USER, "u1", "b")))
+    assert not knows_nothing_of("d1", "u1")
+    assert knows_nothing_of("d1", "")
+    stores.wait(stores.streams.subscribe("d1", ["news"]))
+    assert not knows_nothing_of("d1", "")
+    stores.streams.save_cursors("d2", [Cursor(ORDERS, 1, 1)])
+    assert not knows_nothing_of("d2", "")
+    assert knows_nothing_of("d3", "u3")
+    append(stores, push(stream=ALL))
+    assert not knows_nothing_of("d3", "u3")

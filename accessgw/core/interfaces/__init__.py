@@ -398,6 +398,10 @@ class StreamStore(Protocol):
     def read(self, key: StreamKey, after: int, limit: int, max_bytes: int) -> Deferred[list[StoredPush]]:
         """Pushes with seq > after in order; at least one if there is one. Gaps are collapsed or expired pushes."""
 
+    def knows_nothing_of(self, device: str, user: str) -> bool:
+        """True only when there is certainly no cursor or subscription of the device, and no stream of it, of the user
+        or of everybody: then there is nothing to read. Answered at once."""
+
     def cursors(self, device: str) -> Deferred[dict[StreamKey, Cursor]]: ...
 
     def save_cursors(self, device: str, cursors: Sequence[Cursor]) -> None:
@@ -532,9 +536,12 @@ class Session(Protocol):
 class PushService(Protocol):
     """Streams, delivery and fan-out, as sessions and the control API use them."""
 
-    def attach(self, session: Session, cursors: Sequence[Cursor]) -> None:
+    def attach(self, session: Session, cursors: Sequence[Cursor], *, passing: bool = False) -> None:
         """The session got a link: deliver its streams from these cursors (authoritative within an
-        epoch, capped at the head), from the stored ones where a stream is missing, else from the tail."""
+        epoch, capped at the head), from the stored ones where a stream is missing, else from the tail.
+
+        `passing`: a device that may never come back; that it was here is remembered only when it gets something.
+        """
 
     def detach(self, session: Session) -> None:
         """The link is gone."""

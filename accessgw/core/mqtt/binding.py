@@ -453,7 +453,8 @@ class MqttBinding:
         self._rate = rate_of(settings, services.clock.seconds())
         session.window = min(settings.max_inflight, self.wire.peer_receive_maximum)
         services.outbound.resume(session)
-        services.pushes.attach(device, [])
+        if settings.push_topic and not self._assigned:
+            services.pushes.attach(device, [], passing=not session.durable)
         held, self._held = self._held, None
         for packet in held or ():
             if self._closed:
