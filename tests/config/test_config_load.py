@@ -30,9 +30,12 @@ def problems(tmp_path: Path, text: str, environ: dict[str, str] | None = None) -
 
 def test_the_development_configuration_has_the_promised_surface() -> None:
     settings = load(ROOT / "etc/accessgw.toml", {})
-    tls, plain = settings.listeners
-    assert (tls.transport, tls.address, tls.port, tls.protocols) == ("tls", "127.0.0.1", 7443, ("mmtp/1", "http/1.1"))
-    assert (plain.transport, plain.address, plain.port, plain.protocols) == ("tcp", "127.0.0.1", 7080, ("mmtp/1",))
+    assert [(one.transport, one.address, one.port, one.protocols) for one in settings.listeners] == [
+        ("tls", "127.0.0.1", 7443, ("mmtp/1", "mqtt", "http/1.1")),
+        ("tls", "127.0.0.1", 8883, ("mqtt",)),
+        ("tcp", "127.0.0.1", 1883, ("mqtt",)),
+        ("tcp", "127.0.0.1", 7080, ("mmtp/1",)),
+    ]
     assert settings.control.port == 7900
     assert {token.token for token in settings.control.tokens} == {"dev-push", "dev-read", "dev-operate"}
     assert all(token.loopback_only for token in settings.control.tokens)

@@ -16,7 +16,7 @@ import pytest
 from tests.interop.programs import needs
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PORTS = (7443, 7080, 7900, 7800)
+PORTS = (7443, 8883, 1883, 7080, 7900, 7800)
 
 pytestmark = needs("curl", "curl")
 

@@ -110,6 +110,19 @@ def test_a_page_says_hello_and_is_welcomed(
     assert event.welcome.result == 0
 
 
+@pytest.mark.parametrize("subprotocol", ["mqtt", "mqttv3.1"])
+def test_a_page_speaks_mqtt(browser: Any, gateway: Gateway, subprotocol: str) -> None:
+    """[MQTT-6.0.0-3] [MQTT-6.0.0-4] The sub-protocol is asked for, and named in the answer."""
+    fields = (b"\x00\x04MQTT\x05\xc2\x00\x3c\x00", b"\x00\x07browser", b"\x00\x01u", b"\x00\x0balice-token")
+    body = b"".join(fields)
+    url = f"ws://localhost:{gateway.plain}/mqtt"
+    seen = talk(browser, url, [subprotocol], bytes((0x10, len(body))) + body)
+    assert seen["protocol"] == subprotocol and seen["code"] == 1000, seen
+    connack = bytes.fromhex(seen["messages"][0])
+    assert connack[0] == 0x20 and connack[3] == 0, seen
+    assert not talk(browser, url, [], b"")["opened"]
+
+
 def test_a_page_sees_why_it_was_refused(browser: Any, gateway: Gateway) -> None:
     url = f"ws://localhost:{gateway.plain}/mmtp"
     seen = talk(browser, url, ["mmtp"], None)

@@ -76,6 +76,9 @@ class Echo:
     def late(self):
         self.calls.append("late")
 
+    def expired(self):
+        self.calls.append("expired")
+
     def connection_lost(self, reason, detail):
         self.calls.append(("lost", str(reason)))
 
