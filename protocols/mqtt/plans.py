@@ -19,7 +19,7 @@ class Plan(Generic[R]):
     several, the receivers of the largest filter stay where they are and only the others are merged.
     """
 
-    __slots__ = ("_overlap", "_stamp", "groups", "merged", "nodes", "shared", "topics")
+    __slots__ = ("_overlap", "_stamp", "groups", "merged", "nodes", "several", "shared", "topics")
 
     def __init__(self, nodes: tuple[FilterNode[R], ...]) -> None:
         self.nodes = nodes
@@ -34,6 +34,8 @@ class Plan(Generic[R]):
         """Topics that are cached with it."""
         self._overlap = 0
         self._stamp = -1
+        self.several = len(nodes) > 1
+        """It is merged, and has to be merged again now and then."""
         if len(nodes) == 1:
             self.groups, self.shared = nodes[0].groups, nodes[0].shared
 
@@ -45,13 +47,12 @@ class Plan(Generic[R]):
     @property
     def fresh(self) -> bool:
         """False when a merged plan has to be merged again."""
-        nodes = self.nodes
-        return len(nodes) <= 1 or sum(node.version for node in nodes) == self._stamp
+        return not self.several or sum([node.version for node in self.nodes]) == self._stamp
 
     def merge(self) -> None:
         """Merge the receivers of several filters anew (section 3.3.4: overlapping subscriptions)."""
         nodes = self.nodes
-        self._stamp = sum(node.version for node in nodes)
+        self._stamp = sum([node.version for node in nodes])
         self.shared = [shared for node in nodes for shared in node.shared]
         base = max(nodes, key=_count)
         asked: dict[R, list[Options]] = {}

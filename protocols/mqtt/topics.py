@@ -168,7 +168,7 @@ class TopicTree(Generic[R]):
         plan = self._plans.get(topic)
         if plan is None:
             return self._plan(topic)
-        if not plan.fresh:
+        if plan.several and not plan.fresh:
             self._merge(plan)
         return plan
 
