@@ -83,7 +83,7 @@ class MqttRooms:
             trace=self.trace,
             rules=self.rules,
         )
-        self.broker.published = self.top.published
+        self.broker.sample = self.top.published
         self.keeper = SessionKeeper(self.broker, store, timers, wall, counters)
         self.direct = Direct(self.broker)
         self.requests = Requests(self.direct, timers=timers, random_bytes=os.urandom, counters=counters)

@@ -45,6 +45,17 @@ class Plan(Generic[R]):
         return sum(node.count for node in self.nodes) - self._overlap
 
     @property
+    def only(self) -> R | None:
+        """The receiver, when there is but one, and no shared group; it is that of the only group then."""
+        groups = self.groups
+        if len(groups) == 1 and not self.shared:
+            receivers = groups[0].receivers
+            if len(receivers) == 1:
+                for receiver in receivers:
+                    return receiver
+        return None
+
+    @property
     def fresh(self) -> bool:
         """False when a merged plan has to be merged again."""
         return not self.several or sum([node.version for node in self.nodes]) == self._stamp

@@ -27,7 +27,7 @@ from accessgw.core.mqtt.publication import PACKET_IDS, Parts
 from accessgw.core.mqtt.rate import ConnectionRate, rate_of
 from accessgw.core.mqtt.reasons import close_of, reason_of, refusal_of
 from accessgw.core.mqtt.services import MqttServices
-from accessgw.core.mqtt.session import PUSH, MqttSession
+from accessgw.core.mqtt.session import PUBACK, PUSH, MqttSession
 from accessgw.core.mqtt.session_keeper import Opened, granted_expiry
 from accessgw.core.registry import DeviceSession
 from accessgw.model.identity import ConnectionInfo, Credentials, Identity
@@ -47,6 +47,8 @@ from protocols.mqtt.state import Role
 
 log = Logger()
 
+PUBACK_SIZE = 4
+"""Bytes of a PUBACK that says success."""
 MAX_HELD = 512
 """Packets of a client that did not wait for CONNACK."""
 LARGEST = 268_435_455
@@ -104,19 +106,26 @@ class MqttBinding:
     def data_received(self, data: bytes) -> None:
         if self._closed:
             return
+        session = self.session
+        if session is not None and len(data) == PUBACK_SIZE and self._trace is None and self._acked_alone(session, data):
+            return
         error: RemoteError | None = None
         arrived: list[packets.Packet] = []
+        wire = self.wire
         self._in_batch = True
         try:
             try:
-                self.wire.receive(data, 0.0)
+                wire.receive(data, 0.0)
             except RemoteError as found:
                 error = found
-            arrived = self.wire.events()
+            arrived = wire.events()
             for packet in arrived:
+                if type(packet) is packets.Publish and self.session is not None and self._trace is None:
+                    self._on_publish(packet)
+                else:
+                    self._handle(packet)
                 if self._closed:
                     break
-                self._handle(packet)
         except Exception:
             self._defect()
         finally:
@@ -125,8 +134,31 @@ class MqttBinding:
             self._spent(arrived, len(data))
         if error is not None:
             self._broken(error)
-        else:
-            self.flush()
+            return
+        unsent = wire.to_send(0.0)
+        if unsent:
+            self._queued = 0
+            self.connection.write(unsent)
+
+    def _acked_alone(self, session: MqttSession, data: bytes) -> bool:
+        """An acknowledgement came alone, as most do; False when it is not one, or brings more about."""
+        packet_id = self.wire.acked_alone(data)
+        if not packet_id:
+            return False
+        if (
+            session.inflight.get(packet_id) == PUBACK
+            and not session.durable
+            and session.parked is None
+            and session.feed is None
+        ):
+            del session.inflight[packet_id]
+            self._services.counters.acknowledged += 1
+            return True
+        try:
+            self._on_puback(packets.Puback(packet_id))
+        except Exception:
+            self._defect()
+        return True
 
     def drained(self) -> None:
         session = self.session
@@ -569,7 +601,13 @@ class MqttBinding:
         if qos == 0:
             services.broker.publish(message)
         elif qos == 1:
-            self._answer(packet.packet_id, 1, services.broker.publish(message))
+            outcome = services.broker.publish(message)
+            if type(outcome) is int and outcome < FAILURE and self._acks is None and self._trace is None:
+                self.wire.puback(packet.packet_id, outcome if session.v5 else 0)
+                if not self._in_batch:
+                    self._sent("puback")
+            else:
+                self._answer(packet.packet_id, 1, outcome)
         else:
             self._receive_exactly_once(session, packet.packet_id, message)
 

@@ -15,17 +15,23 @@ from accessgw.core.interfaces import Clock
 from accessgw.core.interfaces.mqtt import MessageRules, MqttStore
 from accessgw.core.interfaces.mqtt_state import Message
 from accessgw.core.mqtt.outbound import Outbound
-from accessgw.core.mqtt.publication import Publication
+from accessgw.core.mqtt.publication import PACKET_IDS, Publication, properties_at
 from accessgw.core.mqtt.session import MqttSession
 from accessgw.core.mqtt.topic_trace import TopicTrace
 from accessgw.model.counters import MqttCounters
 from accessgw.model.mqtt_settings import MqttSettings
+from protocols.mqtt.encoding import publish_parts
+from protocols.mqtt.packets import V5, V311
 from protocols.mqtt.reasons import FAILURE, Reason
 from protocols.mqtt.retained import RetainedStore
 from protocols.mqtt.topics import Group, Plan, TopicTree
 
 log = Logger()
 
+# Plain numbers: an IntEnum is no `int` to those who ask for the type alone.
+SUCCESS = int(Reason.SUCCESS)
+NO_MATCHING_SUBSCRIBERS = int(Reason.NO_MATCHING_SUBSCRIBERS)
+QUOTA_EXCEEDED = int(Reason.QUOTA_EXCEEDED)
 SLICE = 2000
 """Receivers that one turn of the reactor serves: about two milliseconds."""
 
@@ -85,8 +91,9 @@ class Broker:
         self.sessions: dict[str, MqttSession] = {}
         self.tree: TopicTree[Receiver] = TopicTree()
         self.retained: RetainedStore[Message] = RetainedStore(settings.max_retained, settings.max_retained_bytes)
-        self.published: Callable[[Message], None] | None = None
-        """Told of every message, when somebody wants to know who talks most."""
+        self.sample: Callable[[Message], int] = lambda message: 1
+        """Told of a message now and then, to know who talks most; says how many come before the next."""
+        self._unsampled = 0
         self._backlog: deque[tuple[Publication, Iterator[None], Deferred[int]]] = deque()
         """Fan-outs too large for one turn, and what came after them."""
 
@@ -132,16 +139,20 @@ class Broker:
         return both.addCallback(_worst)
 
     def _publish(self, message: Message, received: tuple[str, int] | None, will_of: str) -> int | Deferred[int]:
-        now = self.wall()
         if message.retain and not self._retain(message):
-            return Reason.QUOTA_EXCEEDED
-        if self.published is not None:
-            self.published(message)
+            return QUOTA_EXCEEDED
+        self._unsampled -= 1
+        if self._unsampled <= 0:
+            self._unsampled = self.sample(message)
         if self.trace.watched:
             self.trace.tell(message, "published")
-        pub = Publication(message, now)
         plan = self.tree.plan(message.topic)
-        if self.rules is not None and self.rules.consumes(message.topic):
+        if received is None and not will_of and not message.retain and not self._backlog:
+            only = plan.only
+            if only is not None and self._to_only(message, plan.groups[0], only):
+                return SUCCESS
+        pub = Publication(message, self.wall())
+        if self.rules is not None and self.rules.active and self.rules.consumes(message.topic):
             plan = NOBODY
         if self._backlog or plan.receiver_count > SLICE:
             return self._publish_in_slices(pub, plan, received, will_of)
@@ -149,6 +160,49 @@ class Broker:
         if pub.enqueues is None and received is None and not will_of and not (message.retain and message.qos):
             return self._outcome(pub)
         return self._commit(pub, message.retain and message.qos > 0, received, will_of)
+
+    def _to_only(self, message: Message, group: Group[Receiver], session: Receiver) -> bool:
+        """The short way to the only receiver of a topic; False, and nothing done, when it needs the long one."""
+        outlet = session.outlet
+        qos = group.qos if group.qos < message.qos else message.qos
+        if (
+            outlet is None
+            or type(session) is not MqttSession
+            or session.aliases is not None
+            or session.max_packet
+            or group.no_local
+            or (self.rules is not None and self.rules.active)
+        ):
+            return False
+        if qos and (session.durable or session.parked is not None or len(session.inflight) >= session.window):
+            return False
+        if outlet.buffered > (self.outbound.max_buffer if qos else self.settings.max_qos0_buffer):
+            return False
+        v5 = session.v5
+        properties = message.properties
+        if v5 and message.expires_at is not None:
+            properties = properties_at(message, self.wall())
+        head, tail = publish_parts(
+            message.topic,
+            message.payload,
+            V5 if v5 else V311,
+            qos=qos,
+            retain=False,
+            properties=properties,
+            identifiers=group.identifiers if v5 else (),
+        )
+        self.reached += 1
+        counters = self.counters
+        if not qos:
+            counters.sent_qos0 += 1
+            outlet.put(head)
+            return True
+        if qos == 1:
+            counters.sent_qos1 += 1
+        else:
+            counters.sent_qos2 += 1
+        outlet.put(head + PACKET_IDS[session.allocate(qos)] + tail)
+        return True
 
     def _deliver(self, pub: Publication, plan: Plan[Receiver]) -> None:
         for group in tuple(plan.groups):
@@ -195,8 +249,8 @@ class Broker:
 
     def _outcome(self, pub: Publication) -> int:
         if pub.reached or (self.rules is not None and self.rules.active and self.rules.takes(pub.message.topic)):
-            return Reason.SUCCESS
-        return Reason.NO_MATCHING_SUBSCRIBERS
+            return SUCCESS
+        return NO_MATCHING_SUBSCRIBERS
 
     def _not_stored(self, failure: Failure, pub: Publication) -> int:
         log.error("a message of {topic} cannot be stored: {error}", topic=pub.message.topic, error=failure.value)

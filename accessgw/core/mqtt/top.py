@@ -39,15 +39,11 @@ class MqttTop:
         self.every = 1
         self._now = now
         self._random = random
-        self._skip = 1
         self._samples = 0
         self._slices: deque[_Slice] = deque([_Slice(now())])
 
-    def published(self, message: Message) -> None:
-        """Somebody published it."""
-        self._skip -= 1
-        if self._skip:
-            return
+    def published(self, message: Message) -> int:
+        """Somebody published it. How many messages later the next one is to be told: 1 for each of them."""
         current = self._current()
         every = self.every
         size = len(message.payload) * every
@@ -57,7 +53,7 @@ class MqttTop:
         if self._samples >= SAMPLES:
             self._samples = 0
             self.every = every = every * 2
-        self._skip = 1 if every == 1 else 1 + int(self._random() * (2 * every - 1))
+        return 1 if every == 1 else 1 + int(self._random() * (2 * every - 1))
 
     def report(self, limit: int) -> dict[str, Any]:
         """The busiest topics and clients of the last minute; `sampled` is 1 when every message was counted."""
