@@ -20,6 +20,7 @@ from accessgw.client.trace import FrameTrace
 
 OK, FAILED, USAGE, UNREACHABLE = 0, 1, 2, 3
 DEFAULT_URL = "mmtps://127.0.0.1:7443"
+URL_HELP = f"mmtps://, mmtp:// (plain), wss:// (WebSocket) or https:// (short); {DEFAULT_URL}"
 DEVELOPMENT_CA = os.path.join("var", "ca.pem")
 
 
@@ -73,16 +74,17 @@ def make_parser() -> argparse.ArgumentParser:
     listen.set_defaults(header=None)
     for command in (call, listen):
         _common(command, {"default": argparse.SUPPRESS})
-    mqtt_command.add_commands(commands, lambda command: _common(command, {"default": argparse.SUPPRESS}))
+    mqtt_command.add_commands(
+        commands, lambda command: _common(command, {"default": argparse.SUPPRESS}, mqtt_command.URL_HELP)
+    )
     return parser
 
 
-def _common(parser: argparse.ArgumentParser, default: dict[str, Any]) -> None:
+def _common(parser: argparse.ArgumentParser, default: dict[str, Any], url_help: str = URL_HELP) -> None:
     def option(*names: str, value: Any = None, **more: Any) -> None:
         parser.add_argument(*names, **{"default": value, **more, **default})
 
-    option("--url", value="mmtps://127.0.0.1:7443", help="mmtps://, mmtp:// (plain), wss:// (WebSocket) or https:// (short); %(default)s"
-           if not default else "mmtps://, mmtp:// (plain), wss:// (WebSocket) or https:// (short)")  # fmt: skip
+    option("--url", value=DEFAULT_URL, help=url_help)
     option("--device", value=socket.gethostname(), help="device id; the host name when left out")
     option("--user", value="", help="user, told to the gateway as an attribute")
     option("--token", value="dev-device", help="device token")

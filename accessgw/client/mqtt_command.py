@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import secrets
 import sys
@@ -18,10 +19,11 @@ from accessgw.client.addresses import Address
 from accessgw.client.mqtt import MqttClient, MqttFailure, reason_text
 from accessgw.client.twisted_transports import Endpoints
 from protocols.errors import LocalError
-from protocols.mqtt.packets import Connect, Packet, Property, Publish, SubscriptionRequest
+from protocols.mqtt.packets import V5, Connect, Packet, Properties, Property, Publish, SubscriptionRequest
 from protocols.mqtt.reasons import FAILURE
 
 DEFAULT_URL = "mqtts://127.0.0.1:8883"
+URL_HELP = f"mqtts:// or mqtt:// (plain); {DEFAULT_URL}"
 PORTS = {"mqtt": 1883, "mqtts": 8883}
 ALPN = b"mqtt"
 OK, FAILED, UNREACHABLE = 0, 1, 3
@@ -144,7 +146,9 @@ async def _subscribe(client: MqttClient, args: argparse.Namespace, printer: _Pri
 async def _call(client: MqttClient, args: argparse.Namespace, inbox: Deferred[Publish], reactor: Any) -> int:
     name = secrets.token_hex(8)
     client.ended.addCallback(lambda why: why if inbox.called else inbox.errback(why))
-    await client.publish(f"$call/{args.operation}/{name}", args.payload, 1)
+    # of MQTT 5 the gateway learns how long the answer is waited for
+    expiry: Properties = {Property.MESSAGE_EXPIRY: math.ceil(args.timeout)} if args.mqtt_version == V5 else {}
+    await client.publish(f"$call/{args.operation}/{name}", args.payload, 1, properties=expiry)
     inbox.addTimeout(args.timeout, reactor, lambda result, seconds: _no_answer(seconds))
     answer = await inbox
     failed = answer.topic.endswith("/error")
