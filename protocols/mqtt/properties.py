@@ -18,7 +18,8 @@ NO_LIMIT = 1 << 60
 BYTE, TWO_BYTES, FOUR_BYTES, VARINT, STRING, BINARY, PAIR = range(7)
 """Data types (section 1.5)."""
 
-_WIDTHS = {BYTE: 1, TWO_BYTES: 2, FOUR_BYTES: 4}
+_WIDTHS = (1, 2, 4)
+"""Bytes of the first three."""
 
 
 class Form(NamedTuple):
@@ -64,6 +65,9 @@ FORMS: dict[int, Form] = {
     Property.SUBSCRIPTION_IDENTIFIERS_AVAILABLE: _FLAG,
     Property.SHARED_AVAILABLE: _FLAG,
 }
+
+_HIGHEST = max(FORMS)
+_FORMS = [FORMS.get(identifier) for identifier in range(_HIGHEST + 1)]
 
 _MESSAGE = frozenset((
     Property.PAYLOAD_FORMAT, Property.MESSAGE_EXPIRY, Property.CONTENT_TYPE, Property.RESPONSE_TOPIC,
@@ -258,42 +262,45 @@ def read_properties(
     properties: dict[int, Any] = {}
     while pos < stop:
         identifier = data[pos]
-        form = FORMS.get(identifier)
-        if form is None or (allowed is not None and identifier not in allowed):
-            raise RemoteError(
-                Reason.MALFORMED_PACKET, f"expected a property of this packet, got identifier {identifier}"
-            )
-        value, pos = _read_value(data, pos + 1, stop, form)
-        if form.kind == PAIR:
+        if identifier > _HIGHEST or (allowed is not None and identifier not in allowed):
+            raise _unexpected(identifier)
+        form = _FORMS[identifier]
+        if form is None:
+            raise _unexpected(identifier)
+        pos += 1
+        kind = form.kind
+        value: Any
+        if kind <= FOUR_BYTES:
+            begin = pos
+            pos += _WIDTHS[kind]
+            if pos > stop:
+                raise RemoteError(Reason.MALFORMED_PACKET, "expected a property's value, got the end of the properties")
+            value = int.from_bytes(data[begin:pos], "big")
+        elif kind == PAIR:
+            name, pos = read_string(data, pos, stop)
+            text, pos = read_string(data, pos, stop)
             pairs = properties.setdefault(identifier, [])
             if len(pairs) >= max_user_properties:
                 raise RemoteError(Reason.QUOTA_EXCEEDED, f"expected at most {max_user_properties} user properties")
-            pairs.append(value)
-        elif form.kind == VARINT and allowed is not _ONE_IDENTIFIER:
-            properties.setdefault(identifier, []).append(_in_range(identifier, form, value))
-        elif identifier in properties:
-            raise RemoteError(Reason.PROTOCOL_ERROR, f"expected property {_name(identifier)} once, got it twice")
+            pairs.append((name, text))
+            continue
+        elif kind == STRING:
+            value, pos = read_string(data, pos, stop)
+        elif kind == BINARY:
+            value, pos = read_binary(data, pos, stop)
         else:
-            properties[identifier] = _in_range(identifier, form, value)
+            value, pos = read_varint(data, pos, stop)
+            if allowed is not _ONE_IDENTIFIER:
+                properties.setdefault(identifier, []).append(_in_range(identifier, form, value))
+                continue
+        if identifier in properties:
+            raise RemoteError(Reason.PROTOCOL_ERROR, f"expected property {_name(identifier)} once, got it twice")
+        properties[identifier] = _in_range(identifier, form, value)
     return properties, pos
 
 
-def _read_value(data: bytes, pos: int, end: int, form: Form) -> tuple[Any, int]:
-    kind = form.kind
-    if kind == STRING:
-        return read_string(data, pos, end)
-    if kind == PAIR:
-        name, pos = read_string(data, pos, end)
-        text, pos = read_string(data, pos, end)
-        return (name, text), pos
-    if kind == BINARY:
-        return read_binary(data, pos, end)
-    if kind == VARINT:
-        return read_varint(data, pos, end)
-    stop = pos + _WIDTHS[kind]
-    if stop > end:
-        raise RemoteError(Reason.MALFORMED_PACKET, "expected a property's value, got the end of the properties")
-    return int.from_bytes(data[pos:stop], "big"), stop
+def _unexpected(identifier: int) -> RemoteError:
+    return RemoteError(Reason.MALFORMED_PACKET, f"expected a property of this packet, got identifier {identifier}")
 
 
 def _in_range(identifier: int, form: Form, value: Any) -> Any:

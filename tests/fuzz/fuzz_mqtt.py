@@ -45,6 +45,7 @@ from protocols.mqtt.properties import ALLOWED, BINARY, FORMS, PAIR, STRING, WILL
 
 _LIMITS = (
     Limits(),
+    Limits(receive_maximum=1),
     Limits(max_packet=200, max_connect=150, receive_maximum=1, topic_alias_maximum=2, max_qos=1, max_topic_length=20,
            max_topic_levels=3, max_user_properties=2, max_filters=2, retain_available=False),
 )  # fmt: skip
