@@ -92,9 +92,10 @@ class WebSocketConnection:
                 parts.append(event.data)
             elif isinstance(event, CloseReceived):
                 closed = event
-        if parts and self._binding is not None:
+        inside = parts[0] if len(parts) == 1 else b"".join(parts)
+        if inside and self._binding is not None:
             self._lower.touch()
-            self._binding.data_received(parts[0] if len(parts) == 1 else b"".join(parts))
+            self._binding.data_received(inside)
         if wire.closed:
             # The close frame is the last: the binding can say nothing more.
             self._flush()

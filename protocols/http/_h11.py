@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import h11
 
-_REQUEST = h11.Request(method="GET", target="/", headers=[("host", "h")])
+# h11 takes a 101 for an error unless it was asked for; whether ours was is decided elsewhere.
+_REQUEST = h11.Request(
+    method="GET", target="/", headers=[("host", "h"), ("connection", "upgrade"), ("upgrade", "websocket")]
+)
 _END = h11.EndOfMessage()
 
 

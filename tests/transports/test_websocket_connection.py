@@ -180,7 +180,7 @@ def test_pings_are_answered_and_are_no_activity():
     peer, request = client()
     line, (echo,), *_ = upgraded(request)
     events(peer, line.take_sent())
-    line.binding.data_received(peer.send(Ping(b"hi")))
+    line.binding.data_received(peer.send(Ping(b"hi")) + peer.send(BytesMessage(b"")))
     (pong,) = events(peer, line.take_sent())
     assert isinstance(pong, Pong) and pong.payload == b"hi"
     assert "touch" not in line.calls and echo.calls == []
