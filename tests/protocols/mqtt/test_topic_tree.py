@@ -38,6 +38,7 @@ def told(plan: Plan[Receiver]) -> dict[Receiver, tuple[int, bool, bool, tuple[in
             assert receiver in group.receivers
             found[receiver] = (group.qos, group.no_local, group.retain_as_published, group.identifiers)
     assert plan.receiver_count == len(found)
+    assert plan.only is (next(iter(found)) if len(found) == 1 and not plan.shared else None)
     return found
 
 
