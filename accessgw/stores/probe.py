@@ -83,6 +83,7 @@ class Load:
         self._open = 0
         self._taken: list[float] = []
         self._begin = self._end = 0.0
+        self._prepared = (0, 0)
 
     def _make_store(self, database: SqliteDatabase, targets: int, chance: random.Random) -> None:
         """Before the database starts."""
@@ -101,7 +102,8 @@ class Load:
         self._database.start()
         self._reactor.callWhenRunning(lambda: self._prepare().addCallback(self._start))
         self._reactor.run(installSignalHandlers=False)
-        commits, writes = self._counters.commits, self._counters.writes
+        commits = self._counters.commits - self._prepared[0]
+        writes = self._counters.writes - self._prepared[1]
         return {
             "puts_per_second": len(self._taken) / self._options.seconds,
             "p50_ms": quantile(self._taken, 0.5),
@@ -111,6 +113,7 @@ class Load:
         }
 
     def _start(self, _: Any) -> None:
+        self._prepared = self._counters.commits, self._counters.writes
         self._begin = time.perf_counter() + WARM_UP
         self._end = self._begin + self._options.seconds
         for _ in range(self._options.waiting):

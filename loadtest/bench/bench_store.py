@@ -1,13 +1,15 @@
 """Durable appends per second and their delay, next to fdatasync of the same disk in the same run.
 
-usage: make bench-store [JSON=path] [SEED=n]      bounds itself: about 20 seconds
+usage: make bench-store [JSON=path] [SEED=n]      bounds itself: about 30 seconds
 
 The store is measured in a process of its own (`python -m accessgw.stores.probe`), as it is and with 2 and
-10 ms added to every commit; once with many appends waiting, once with each waiting for the one before it.
+10 ms added to every commit; once with many appends waiting, once with each waiting for the one before it. Then the same
+for messages of MQTT, each published to one session and acknowledged, on this disk as it is.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -28,34 +30,38 @@ def main() -> None:
     options = parser.parse_args()
     say = Console(stderr=True)
 
-    report = Report("Durable appends (50-600 B) to 10,000 device streams, SQLite with group commit")
+    report = Report(
+        "Durable appends and MQTT messages (50-600 B) to 10,000 streams or sessions, SQLite with group commit"
+    )
     report.backends["store"] = "SQLite, write-ahead log, synchronous = FULL, one writer thread"
     many, single = f"{options.waiting} waiting", "one at a time"
-    for delay in options.fsync_ms or DELAYS:
+    cases = [("appends", delay) for delay in options.fsync_ms or DELAYS] + [("mqtt", 0.0)]
+    for what, delay in cases:
+        name = {"appends": "appends", "mqtt": "mqtt publish"}[what]
         case = f"{delay:g} ms added to commits" if delay else "this disk"
         for who, waiting in ((many, options.waiting), (single, 1)):
-            say.print(f"{case}, {who} ...")
-            found = probe(options.folder, options.seconds, waiting, delay, options.seed)
-            note = f"{found['puts_per_commit']:.0f} puts per commit of {found['commit_mean_ms']:.1f} ms"
-            report.add(f"appends, {case}", who, found["puts_per_second"], "puts/s", note)
-            report.add(f"p50, {case}", who, found["p50_ms"], "ms")
-            report.add(f"p99, {case}", who, found["p99_ms"], "ms")
+            say.print(f"{name}, {case}, {who} ...")
+            found = probe(what, options, waiting, delay)
+            note = f"{found['puts_per_commit']:.0f} writes per commit of {found['commit_mean_ms']:.1f} ms"
+            report.add(f"{name}, {case}", who, found["puts_per_second"], "puts/s", note)
+            report.add(f"{name} p50, {case}", who, found["p50_ms"], "ms")
+            report.add(f"{name} p99, {case}", who, found["p99_ms"], "ms")
             if who == single:
-                report.add(
-                    f"p50, {case}", "fdatasync of 4 KiB", found["fdatasync_p50_ms"], "ms", "without what was added"
-                )
-                report.add(
-                    f"p99, {case}", "fdatasync of 4 KiB", found["fdatasync_p99_ms"], "ms", "without what was added"
-                )
+                for quantile in ("p50", "p99"):
+                    synced = found[f"fdatasync_{quantile}_ms"]
+                    report.add(
+                        f"{name} {quantile}, {case}", "fdatasync of 4 KiB", synced, "ms", "without what was added"
+                    )
     report.relate(single)
     report.print()
     if options.json:
         report.write(options.json)
 
 
-def probe(folder: str, seconds: float, waiting: int, delay: float, seed: int) -> dict[str, float]:
-    command = [sys.executable, "-m", "accessgw.stores.probe", folder, "--seconds", str(seconds)]
-    command += ["--waiting", str(waiting), "--delay-ms", str(delay), "--seed", str(seed)]
+def probe(what: str, options: argparse.Namespace, waiting: int, delay: float) -> dict[str, float]:
+    command = [sys.executable, "-m", "accessgw.stores.probe", options.folder, "--what", what]
+    command += ["--seconds", str(options.seconds), "--waiting", str(waiting)]
+    command += ["--delay-ms", str(delay), "--seed", str(options.seed)]
     found: dict[str, float] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
     return found
 

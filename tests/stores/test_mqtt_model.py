@@ -63,9 +63,16 @@ class Twins(RuleBasedStateMachine):
     def save(self, client: str, user: str, expiry: float) -> None:
         self.tell("save_session", StoredSession(client, user, 5, expiry, NOW))
 
-    @rule(client=CLIENTS)
-    def end(self, client: str) -> None:
+    @rule(client=CLIENTS, again=st.sampled_from([True, True, False]))
+    def end(self, client: str, again: bool) -> None:
         self.tell("end_session", client)
+        if again:
+            self.tell("save_session", StoredSession(client))
+
+    @rule(client=CLIENTS, count=st.integers(1, 6), size=st.integers(1, 20))
+    def flood(self, client: str, count: int, size: int) -> None:
+        for _ in range(count):
+            self.tell("publish", self.message("t", size, None), [Enqueue(client, 1)])
 
     @rule(client=CLIENTS, filter=FILTERS, qos=st.integers(0, 2))
     def subscribe(self, client: str, filter: str, qos: int) -> None:
