@@ -251,17 +251,24 @@ class Connection(Receiver):
         is the Authentication Method of CONNECT. Raises LocalError when there is nothing to answer."""
         if self.role is not Role.SERVER or self._state not in _BEFORE_CONNACK or connack.reason:
             raise LocalError(f"CONNACK: nothing to accept by a {self.role.value} while {self._state.name}")
-        if self.version == V5:
-            properties = {**self._terms.connack_properties, **connack.properties}
-            if self._peer.method is not None:
-                properties.setdefault(Property.AUTHENTICATION_METHOD, self._peer.method)
-            connack = replace(connack, properties=properties)
-            check_direction(connack, self.role, self._peer, LocalError)
-        self._write(self._encoded(connack))
-        if self.version == V5:
-            self._hold_to(connack.properties)
+        frame = self._terms.connacks[self.version, connack.session_present]
+        if connack.properties or self._peer.method is not None or len(frame) > self._peer.max_packet:
+            frame = self._encoded_connack(connack)
+        self._write(frame)
         self.keep_alive = connack.properties.get(Property.SERVER_KEEP_ALIVE, self.keep_alive)
         self._state = TABLE[self._state, self.role, PacketType.CONNACK]
+
+    def _encoded_connack(self, connack: Connack) -> bytes:
+        if self.version != V5:
+            return self._encoded(connack)
+        properties = {**self._terms.connack_properties, **connack.properties}
+        if self._peer.method is not None:
+            properties.setdefault(Property.AUTHENTICATION_METHOD, self._peer.method)
+        connack = replace(connack, properties=properties)
+        check_direction(connack, self.role, self._peer, LocalError)
+        frame = self._encoded(connack)
+        self._hold_to(connack.properties)
+        return frame
 
     def refuse(self, reason: int, properties: Properties = NO_PROPERTIES) -> None:
         """Answer CONNECT with a reason other than success (before MQTT 5 its return code, or nothing where there is

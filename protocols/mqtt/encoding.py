@@ -229,9 +229,10 @@ def _encode_connect(packet: Connect, _version: int) -> bytes:
 
 
 def _encode_connack(packet: Connack, version: int) -> bytes:
-    if packet.session_present and (packet.reason or version == V31):
-        raise LocalError("CONNACK: expected no session where there is none")
-    head = bytes((packet.session_present,)) + _byte(packet.reason, "CONNACK")
+    if packet.session_present and packet.reason:
+        raise LocalError("CONNACK: expected no session of a refused connection")
+    # MQTT 3.1 has no words for a session that is present.
+    head = bytes((packet.session_present and version != V31,)) + _byte(packet.reason, "CONNACK")
     return _frame(0x20, head + _properties(packet.properties, version, PacketType.CONNACK))
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+from protocols.mqtt.encoding import encode
 from protocols.mqtt.names import TopicNames, topic_names
-from protocols.mqtt.packets import PacketType, Property
+from protocols.mqtt.packets import V5, V31, V311, Connack, PacketType, Property
 from protocols.mqtt.properties import MAX_VARINT, NO_LIMIT
 
 
@@ -71,12 +72,26 @@ def limit_properties(limits: Limits, kind: PacketType) -> dict[int, int]:
 class Terms:
     """Limits, prepared for the hot path; one object for all connections with the same limits."""
 
-    __slots__ = ("connack_properties", "connect_properties", "limits", "publish_qos", "receive_maximum", "topics")
+    __slots__ = (
+        "connack_properties",
+        "connacks",
+        "connect_properties",
+        "limits",
+        "publish_qos",
+        "receive_maximum",
+        "topics",
+    )
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.connect_properties = limit_properties(limits, PacketType.CONNECT)
         self.connack_properties = limit_properties(limits, PacketType.CONNACK)
+        self.connacks = {
+            (version, present): encode(Connack(present, 0, self.connack_properties), version)
+            for version in (V31, V311, V5)
+            for present in (False, True)
+        }
+        """(version, session present) -> CONNACK that accepts and says nothing else but our limits."""
         self.receive_maximum = limits.receive_maximum
         self.topics: TopicNames = topic_names(limits.max_topic_length, limits.max_topic_levels)
         self.publish_qos = tuple(_qos_of(first, limits) for first in range(256))

@@ -25,7 +25,7 @@ from tests.protocols.mqtt.mqtt_strategies import (
 
 
 @given(versioned_packets)
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=400, deadline=None)
 def test_what_is_encoded_decodes_to_the_same(versioned):
     """[MQTT-3.1.3-1] [MQTT-2.2.2-1] [MQTT-3.1.2-16] [MQTT-3.1.2-17] [MQTT-3.1.2-18] [MQTT-3.1.2-19] [MQTT3-3.1.3-1]"""
     version, packet = versioned
@@ -33,7 +33,7 @@ def test_what_is_encoded_decodes_to_the_same(versioned):
 
 
 @given(versioned_packets)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_a_packet_that_is_cut_off_or_has_more_is_malformed_or_another(versioned):
     version, packet = versioned
     frame = encode(packet, version)
@@ -115,7 +115,7 @@ def test_no_other_topics_leave(topic):
 
 
 @given(st.lists(st.sampled_from(VERSIONS).flatmap(lambda v: st.tuples(st.just(v), publishes(v)))), st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_every_split_gives_the_same_packets(versioned, data):
     for version in VERSIONS:
         sent = [each for of, each in versioned if of == version and not each.properties]
@@ -143,7 +143,7 @@ def test_short_ways_agree_with_the_decoder(version, data):
 
 
 @given(st.binary(max_size=300), st.sampled_from(VERSIONS))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_random_bytes_raise_nothing_but_remote_errors(data, version):
     """[MQTT3-2.0.0-1]"""
     for feed in (open_server(version), open_server(version, Limits(max_packet=50, max_topic_length=5))):
@@ -154,7 +154,7 @@ def test_random_bytes_raise_nothing_but_remote_errors(data, version):
 
 
 @given(versioned_packets, st.data())
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_changed_packets_raise_nothing_but_remote_errors(versioned, data):
     version, packet = versioned
     frame = bytearray(encode(packet, version))

@@ -97,7 +97,7 @@ def test_only_one_side_sends_what_belongs_to_it():
 
 
 @given(st.sampled_from(VERSIONS), st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_sending_follows_the_table_and_errors_change_nothing(version, data):
     """Whatever is sent, it is a row of the table and leaves bytes, or LocalError leaves the connection as it was."""
     make = data.draw(st.sampled_from((open_server, open_client)))
@@ -125,7 +125,7 @@ def test_connect_and_accept(version):
     server.receive(encode(Connect("me", version, keep_alive=30), version), 0.0)
     assert server.events() == [Connect("me", version, keep_alive=30)]
     assert (server.version, server.keep_alive, server.state) == (version, 30, State.CONNECTING)
-    server.accept(Connack(version != 3))
+    server.accept(Connack(True))
     (connack,) = said(server)
     assert connack.session_present is (version != 3)
     assert server.state is State.OPEN
