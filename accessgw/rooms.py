@@ -94,6 +94,7 @@ from accessgw.upstreams.client import HttpUpstreams
 from accessgw.upstreams.post import Poster, cluster_of
 from accessgw.upstreams.questions import Questions, clusters_of_questions
 from protocols.http import backend as http_backend
+from protocols.http.websocket import DEFAULT_MAX_MESSAGE
 
 
 @dataclass(slots=True)
@@ -352,7 +353,12 @@ class Rooms:
             settings.limits,
             websockets={
                 "/mmtp": WebSocketEndpoint(self.mmtp, ("mmtp", "mmtp/1")),
-                "/mqtt": WebSocketEndpoint(self.mqtt.services, ("mqtt", "mqttv3.1"), required=True),
+                "/mqtt": WebSocketEndpoint(
+                    self.mqtt.services,
+                    ("mqtt", "mqttv3.1"),
+                    required=True,
+                    max_message=max(DEFAULT_MAX_MESSAGE, 2 * settings.mqtt.max_packet),
+                ),
             },
             origins={listener.name: listener.websocket_origins for listener in settings.listeners},
         )
