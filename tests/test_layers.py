@@ -86,7 +86,7 @@ RULES: dict[str, set[str]] = {
     "accessgw.rooms": EVERYTHING,
     "accessgw.mqtt_rooms": EVERYTHING,
     "accessgw": set(),
-    "loadtest": {"loadtest", "accessgw.client", "protocols", "twisted", "zope", "rich", "locust", "asyncio"},
+    "loadtest": {"loadtest", "accessgw.client", "protocols", "twisted", "zope", "rich", "locust", "asyncio", "amqtt"},
 }
 # rooms that may use the parts of the standard library that wait, tell the time or touch the world
 MAY_TOUCH_THE_WORLD = tuple(
