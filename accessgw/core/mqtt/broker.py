@@ -144,10 +144,11 @@ class Broker:
         self._unsampled -= 1
         if self._unsampled <= 0:
             self._unsampled = self.sample(message)
-        if self.trace.watched:
+        watched = self.trace.watched
+        if watched:
             self.trace.tell(message, "published")
         plan = self.tree.plan(message.topic)
-        if received is None and not will_of and not message.retain and not self._backlog:
+        if received is None and not will_of and not (message.retain or self._backlog or watched):
             only = plan.only
             if only is not None and self._to_only(message, plan.groups[0], only):
                 return SUCCESS
@@ -160,6 +161,21 @@ class Broker:
         if pub.enqueues is None and received is None and not will_of and not (message.retain and message.qos):
             return self._outcome(pub)
         return self._commit(pub, message.retain and message.qos > 0, received, will_of)
+
+    def _to_watched(self, pub: Publication, group: Group[Receiver], receivers: Iterable[Receiver]) -> None:
+        """As _to_group, while somebody watches topics: what became of the message at each receiver."""
+        for receiver in receivers:
+            reached, waiting = pub.reached, len(pub.targets)
+            parked = len(receiver.parked or ()) if isinstance(receiver, MqttSession) else 0
+            self._to_group(pub, group, (receiver,))
+            if pub.reached == reached:
+                event = "dropped"
+            elif len(pub.targets) > waiting:
+                event = "queued" if pub.targets[-1][1] is None else "delivered"
+            else:
+                still = len(receiver.parked or ()) if isinstance(receiver, MqttSession) else 0
+                event = "queued" if still > parked else "delivered"
+            self.trace.tell(pub.message, event, client=receiver.client_id)
 
     def _to_only(self, message: Message, group: Group[Receiver], session: Receiver) -> bool:
         """The short way to the only receiver of a topic; False, and nothing done, when it needs the long one."""
@@ -207,7 +223,11 @@ class Broker:
     def _deliver(self, pub: Publication, plan: Plan[Receiver]) -> None:
         for group in tuple(plan.groups):
             # A copy: what happens to a receiver may change who they are.
-            self._to_group(pub, group, tuple(group.receivers))
+            receivers = tuple(group.receivers)
+            if self.trace.watched:
+                self._to_watched(pub, group, receivers)
+            else:
+                self._to_group(pub, group, receivers)
         if plan.shared:
             self._to_shared(pub, plan)
         self.reached += pub.reached

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+import heapq
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -50,7 +51,7 @@ class BrokerControl:
         broker = self._broker
         if self._local >= MAX_SUBSCRIPTIONS:
             raise ControlError(429, "too_many", f"expected at most {MAX_SUBSCRIPTIONS} subscriptions at once")
-        receiver = LocalReceiver("$control", lambda message, qos, retain: emit(message))
+        receiver = LocalReceiver("$control", lambda message, qos, retain: emit(replace(message, retain=retain)))
         self._local += 1
         broker.tree.subscribe(receiver, SubscriptionRequest(filter, 2))
         for message in broker.retained.match(filter, broker.wall()):
@@ -65,16 +66,12 @@ class BrokerControl:
     # ---------------------------------------------------------------- clients
 
     def clients(self, after: str, limit: int, connected: bool | None) -> list[dict[str, Any]]:
-        names = sorted(self._broker.sessions)
-        rows: list[dict[str, Any]] = []
-        for name in names[bisect_right(names, after) :]:
-            session = self._broker.sessions[name]
-            if connected is not None and (session.outlet is not None) != connected:
-                continue
-            rows.append(_row(session))
-            if len(rows) >= limit:
-                break
-        return rows
+        found = (
+            session
+            for client_id, session in self._broker.sessions.items()
+            if client_id > after and (connected is None or (session.outlet is not None) == connected)
+        )
+        return [_row(session) for session in heapq.nsmallest(limit, found, key=lambda session: session.client_id)]
 
     def client(self, client_id: str) -> dict[str, Any]:
         session = self._broker.sessions.get(client_id)
@@ -107,17 +104,24 @@ class BrokerControl:
 
     def subscriptions(self, filter: str, after: str, limit: int) -> list[dict[str, Any]]:
         tree = self._broker.tree
-        filters = [filter] if filter else [entry.filter for entry in tree.entries(after, limit)]
+        place, _, last = after.partition("\0")
+        if filter:
+            filters = [filter]
+        else:
+            filters = [place] if place else []
+            filters += [entry.filter for entry in tree.entries(place, limit)]
         rows: list[dict[str, Any]] = []
         for one in filters:
-            for receiver, options in tree.subscribers(one):
-                if filter and receiver.client_id <= after:
-                    continue
-                rows.append({"filter": one, "client": receiver.client_id, "qos": options.qos})
-                if len(rows) >= limit and not filter:
-                    break
-        rows.sort(key=lambda row: (row["filter"], row["client"]))
-        return rows[:limit]
+            wanted = limit - len(rows)
+            if not wanted:
+                break
+            members = (
+                (receiver.client_id, options.qos)
+                for receiver, options in tree.subscribers(one)
+                if one != place or receiver.client_id > last
+            )
+            rows += [{"filter": one, "client": client, "qos": qos} for client, qos in heapq.nsmallest(wanted, members)]
+        return rows
 
     def retained(self, filter: str, after: str, limit: int) -> list[dict[str, Any]]:
         return [
