@@ -19,6 +19,7 @@ from accessgw.core.mqtt.calls import ConnectionCalls
 from accessgw.core.mqtt.connecting import (
     KEEP_ALIVE_GRACE,
     connack_of,
+    for_bridge,
     introduction_of,
     keep_alive_of,
     opening_of,
@@ -55,6 +56,8 @@ LARGEST = 268_435_455
 """Bytes of a packet that the format allows: a client that takes so many sets no bound."""
 OWN = ("$reply/", "$response/", "$push/")
 """Topics on which the gateway speaks to one client, subscribed or not; some libraries ask for them all the same."""
+OWN_CLIENTS = "$bridge/"
+"""Beginning of client ids of the gateway's own sessions."""
 MAX_DECISIONS = 64
 """Topics whose permission is remembered per connection."""
 
@@ -215,7 +218,7 @@ class MqttBinding:
         self._queued += len(frame)
         if self._trace is not None:
             self._trace(traces.sent(PacketType(frame[0] >> 4).name.lower(), {"bytes": len(frame)}))
-        if not self._dirty and not self._in_batch:
+        if not (self._dirty or self._in_batch):
             self._dirty = True
             self._services.flusher.add(self)
 
@@ -347,6 +350,9 @@ class MqttBinding:
     def _introduced(self, connect: packets.Connect) -> None:
         services = self._services
         self._connect = connect
+        if connect.client_id.startswith(OWN_CLIENTS):
+            self._refuse(Reason.CLIENT_ID_NOT_VALID, CloseReason.PROTOCOL_ERROR, "a client id of the gateway's own")
+            return
         if not connect.client_id:
             if connect.version != V5 and not connect.clean_start:
                 self._refuse(
@@ -458,6 +464,8 @@ class MqttBinding:
         if self._closed or connect is None or device is None or session.outlet is not self:
             return
         self._connect = None
+        if connect.bridge:
+            services.broker.bridge_clients.add(connect.client_id)
         if services.flapping is not None and services.flapping.connected(connect.client_id):
             self._refuse(Reason.BANNED, CloseReason.FORBIDDEN, "it connects too often")
             return
@@ -788,7 +796,10 @@ class MqttBinding:
         session = self.session
         assert session is not None
         identifier = packet.properties.get(Property.SUBSCRIPTION_IDENTIFIER, 0)
-        reasons = self._services.subscriptions.subscribe(session, packet.requests, identifier, self._grant)
+        requests = packet.requests
+        if session.client_id in self._services.broker.bridge_clients:
+            requests = [for_bridge(request) for request in requests]
+        reasons = self._services.subscriptions.subscribe(session, requests, identifier, self._grant)
         if isinstance(reasons, list):
             self._suback(reasons, packet.packet_id)
         else:
@@ -921,6 +932,8 @@ class MqttBinding:
             # It was opened, and the store has not confirmed it yet.
             session = self._services.broker.sessions.get(self._device.identity.device)
         if session is not None:
+            if session.outlet is self:
+                self._services.broker.bridge_clients.discard(session.client_id)
             self._services.keeper.close(session, self, with_will=with_will, expiry=expiry)
 
     def _defect(self, failure: Failure | None = None) -> None:

@@ -15,7 +15,7 @@ from accessgw.core.interfaces import Clock
 from accessgw.core.interfaces.mqtt import MessageRules, MqttStore
 from accessgw.core.interfaces.mqtt_state import Message
 from accessgw.core.mqtt.outbound import Outbound
-from accessgw.core.mqtt.publication import PACKET_IDS, Publication, properties_at
+from accessgw.core.mqtt.publication import PACKET_IDS, Parts, Publication, properties_at
 from accessgw.core.mqtt.session import MqttSession
 from accessgw.core.mqtt.topic_trace import TopicTrace
 from accessgw.model.counters import MqttCounters
@@ -93,6 +93,10 @@ class Broker:
         self.retained: RetainedStore[Message] = RetainedStore(settings.max_retained, settings.max_retained_bytes)
         self.sample: Callable[[Message], int] = lambda message: 1
         """Told of a message now and then, to know who talks most; says how many come before the next."""
+        self.returned: Callable[[Message], bool] | None = None
+        """Asked of every message, when there are bridges: whether we have carried it out already."""
+        self.bridge_clients: set[str] = set()
+        """Connected clients that say they are bridges (of MQTT 3.1.1)."""
         self._unsampled = 0
         self._backlog: deque[tuple[Publication, Iterator[None], Deferred[int]]] = deque()
         """Fan-outs too large for one turn, and what came after them."""
@@ -108,6 +112,9 @@ class Broker:
         sent it. With `received` the client id and packet id of a QoS 2 message become durable with it, with
         `will_of` that client's will is gone once it is.
         """
+        if self.returned is not None and self.returned(message):
+            self.counters.drop("loop")
+            return NO_MATCHING_SUBSCRIBERS
         if self.rules is not None and self.rules.active:
             taken = self.rules.offer(message)
             if not isinstance(taken, int):
@@ -287,16 +294,10 @@ class Broker:
         retain = message.retain and group.retain_as_published
         identifiers = group.identifiers
         publisher = message.publisher if group.no_local else None
-        send = self.outbound.send
         if qos:
-            for receiver in receivers:
-                if receiver.client_id == publisher:
-                    continue
-                if type(receiver) is MqttSession:
-                    send(pub, receiver, qos, retain, identifiers)
-                else:
-                    self._to_local(pub, receiver, qos, retain)
+            self._to_group_reliably(pub, group, receivers, qos)
             return
+        send = self.outbound.send
         limit = self.settings.max_qos0_buffer
         newer: bytes | None = None
         older: bytes | None = None
@@ -324,6 +325,52 @@ class Broker:
             sent += 1
         pub.reached += sent
         self.counters.sent_qos0 += sent
+
+    def _to_group_reliably(
+        self, pub: Publication, group: Group[Receiver], receivers: Iterable[Receiver], qos: int
+    ) -> None:
+        """QoS 1 and 2: those with room are sent it at once, the others as Outbound sees fit."""
+        message = pub.message
+        retain = message.retain and group.retain_as_published
+        identifiers = group.identifiers
+        publisher = message.publisher if group.no_local else None
+        max_buffer = self.outbound.max_buffer
+        newer: Parts | None = None
+        older: Parts | None = None
+        sent = 0
+        for receiver in receivers:
+            if receiver.client_id == publisher:
+                continue
+            if type(receiver) is not MqttSession:
+                self._to_local(pub, receiver, qos, retain)
+                continue
+            outlet = receiver.outlet
+            if (
+                outlet is None
+                or receiver.durable
+                or receiver.parked is not None
+                or receiver.aliases is not None
+                or receiver.max_packet
+                or len(receiver.inflight) >= receiver.window
+                or outlet.buffered > max_buffer
+            ):
+                self.outbound.send(pub, receiver, qos, retain, identifiers)
+                continue
+            if receiver.v5:
+                if newer is None:
+                    newer = pub.parts(True, qos, retain, identifiers)
+                head, tail = newer
+            else:
+                if older is None:
+                    older = pub.parts(False, qos, retain, ())
+                head, tail = older
+            outlet.put(head + PACKET_IDS[receiver.allocate(qos)] + tail)
+            sent += 1
+        pub.reached += sent
+        if qos == 1:
+            self.counters.sent_qos1 += sent
+        else:
+            self.counters.sent_qos2 += sent
 
     def _to_local(self, pub: Publication, receiver: Receiver, qos: int, retain: bool) -> None:
         pub.reached += 1
