@@ -24,6 +24,7 @@ from protocols.mqtt.packets import (
     Subscribe,
 )
 from protocols.mqtt.peer import Peer, check_publish, check_subscribe, peer_of
+from protocols.mqtt.reason_tables import REASONS
 from protocols.mqtt.reasons import FAILURE, Reason
 from protocols.mqtt.receiver import Receiver
 from protocols.mqtt.rules import check_direction, input_of, spared, type_of
@@ -232,8 +233,8 @@ class Connection(Receiver):
             if self._state is _CLOSED:
                 return False
             raise LocalError(f"acknowledgement: not while {self._state.name}")
-        if not 0 < packet_id < 65536 or not 0 <= reason < 256:
-            raise LocalError(f"expected a packet id of 1..65535 and a reason, got {packet_id} and {reason}")
+        if not 0 < packet_id < 65536 or (reason and reason not in REASONS[first >> 4]):
+            raise LocalError(f"expected a packet id of 1..65535 and a reason for it, got {packet_id} and {reason}")
         if reason and self.version == V5:
             frame = bytes((first, 3, packet_id >> 8, packet_id & 255, reason))
         else:

@@ -41,6 +41,7 @@ from protocols.mqtt.properties import (
     encode_string,
     encode_varint,
 )
+from protocols.mqtt.reason_tables import REASONS, RETURN_CODES
 
 PINGREQ = b"\xc0\x00"
 PINGRESP = b"\xd0\x00"
@@ -167,10 +168,12 @@ def _packet_id(packet_id: int) -> bytes:
     return packet_id.to_bytes(2, "big")
 
 
-def _byte(value: int, what: str) -> bytes:
-    if not 0 <= value < 256:
-        raise LocalError(f"{what}: expected one byte, got {value}")
-    return bytes((value,))
+def _reasons(kind: PacketType, reasons: Sequence[int], version: int = V5) -> bytes:
+    codes = (REASONS if version == V5 else RETURN_CODES)[kind]
+    for reason in reasons:
+        if reason not in codes:
+            raise LocalError(f"{kind.name}: expected one of its reasons, got {reason:#x}")
+    return bytes(reasons)
 
 
 def _check_allowed(properties: Properties, allowed: frozenset[int], what: str) -> None:
@@ -232,7 +235,7 @@ def _encode_connack(packet: Connack, version: int) -> bytes:
     if packet.session_present and packet.reason:
         raise LocalError("CONNACK: expected no session of a refused connection")
     # MQTT 3.1 has no words for a session that is present.
-    head = bytes((packet.session_present and version != V31,)) + _byte(packet.reason, "CONNACK")
+    head = bytes((packet.session_present and version != V31,)) + _reasons(PacketType.CONNACK, (packet.reason,), version)
     return _frame(0x20, head + _properties(packet.properties, version, PacketType.CONNACK))
 
 
@@ -246,15 +249,15 @@ def _encode_auth(packet: Auth, version: int) -> bytes:
     if version != V5:
         raise LocalError(f"AUTH: expected MQTT 5, got version {version}")
     if packet.reason and not packet.properties:
-        return _frame(0xF0, _byte(packet.reason, "AUTH") + b"\0")
+        return _frame(0xF0, _reasons(PacketType.AUTH, (packet.reason,)) + b"\0")
     return _with_reason(0xF0, b"", packet.reason, packet.properties, PacketType.AUTH)
 
 
 def _with_reason(first: int, head: bytes, reason: int, properties: Properties, kind: PacketType) -> bytes:
     """A packet that may leave out its properties, and then its reason if that is 0."""
     if properties:
-        return _frame(first, head + _byte(reason, kind.name) + _properties(properties, V5, kind))
-    return _frame(first, head + _byte(reason, kind.name) if reason else head)
+        return _frame(first, head + _reasons(kind, (reason,)) + _properties(properties, V5, kind))
+    return _frame(first, head + _reasons(kind, (reason,)) if reason else head)
 
 
 # ------------------------------------------------------------------ acknowledgements
@@ -308,7 +311,7 @@ def _encode_suback(packet: Suback, version: int) -> bytes:
     head = _packet_id(packet.packet_id) + _properties(packet.properties, version, PacketType.SUBACK)
     if not packet.reasons:
         raise LocalError("SUBACK: expected a reason for each filter, got none")
-    return _frame(0x90, head + b"".join(_byte(reason, "SUBACK") for reason in packet.reasons))
+    return _frame(0x90, head + _reasons(PacketType.SUBACK, packet.reasons, version))
 
 
 def _encode_unsuback(packet: Unsuback, version: int) -> bytes:
@@ -318,7 +321,7 @@ def _encode_unsuback(packet: Unsuback, version: int) -> bytes:
     if not packet.reasons:
         raise LocalError("UNSUBACK: expected a reason for each filter, got none")
     head += _properties(packet.properties, version, PacketType.UNSUBACK)
-    return _frame(0xB0, head + b"".join(_byte(reason, "UNSUBACK") for reason in packet.reasons))
+    return _frame(0xB0, head + _reasons(PacketType.UNSUBACK, packet.reasons))
 
 
 _ENCODERS: dict[type, Callable[[Any, int], bytes]] = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from protocols.errors import LocalError, ProtocolError, RemoteError
-from protocols.mqtt.decoding import REASONS
 from protocols.mqtt.packets import (
     NO_PROPERTIES,
     Auth,
@@ -30,6 +29,7 @@ from protocols.mqtt.packets import (
 )
 from protocols.mqtt.peer import Peer
 from protocols.mqtt.properties import without_problem_information
+from protocols.mqtt.reason_tables import REASONS
 from protocols.mqtt.reasons import Reason
 from protocols.mqtt.state import Input, Role, Variant
 

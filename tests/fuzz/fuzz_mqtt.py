@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from protocols.errors import RemoteError
 from protocols.mqtt.connection import Connection, Role
-from protocols.mqtt.decoding import REASONS, decode
+from protocols.mqtt.decoding import decode
 from protocols.mqtt.encoding import encode
 from protocols.mqtt.limits import Limits
 from protocols.mqtt.packets import (
@@ -42,6 +42,7 @@ from protocols.mqtt.packets import (
     Will,
 )
 from protocols.mqtt.properties import ALLOWED, BINARY, FORMS, PAIR, STRING, WILL_PROPERTIES
+from protocols.mqtt.reason_tables import REASONS
 
 _LIMITS = (
     Limits(),

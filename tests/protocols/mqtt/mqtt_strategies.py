@@ -7,7 +7,6 @@ from typing import Any
 from hypothesis import strategies as st
 
 from protocols.mqtt.connection import Connection, Role
-from protocols.mqtt.decoding import REASONS, RETURN_CODES
 from protocols.mqtt.encoding import encode
 from protocols.mqtt.limits import STANDARD_LIMITS, Limits
 from protocols.mqtt.packets import (
@@ -36,6 +35,7 @@ from protocols.mqtt.packets import (
     Will,
 )
 from protocols.mqtt.properties import ALLOWED, FORMS, PAIR, STRING, WILL_PROPERTIES
+from protocols.mqtt.reason_tables import REASONS, RETURN_CODES
 
 VERSIONS = (3, 4, 5)
 

@@ -10,7 +10,25 @@ from protocols.errors import LocalError, RemoteError
 from protocols.mqtt.decoding import decode
 from protocols.mqtt.encoding import encode, encode_publish, mark_dup, publish_parts
 from protocols.mqtt.limits import Limits
-from protocols.mqtt.packets import Connack, Connect, PacketType, Pingreq, Property, Publish
+from protocols.mqtt.packets import (
+    Auth,
+    Connack,
+    Connect,
+    Disconnect,
+    PacketType,
+    Pingreq,
+    Property,
+    Puback,
+    Pubcomp,
+    Publish,
+    Pubrel,
+    Suback,
+    Subscribe,
+    SubscriptionRequest,
+    Unsuback,
+    Unsubscribe,
+    Will,
+)
 from protocols.mqtt.properties import ALLOWED, decode_properties, encode_properties, encode_varint, read_varint
 from tests.protocols.mqtt.mqtt_strategies import (
     VERSIONS,
@@ -145,7 +163,7 @@ def test_short_ways_agree_with_the_decoder(version, data):
 @given(st.binary(max_size=300), st.sampled_from(VERSIONS))
 @settings(max_examples=200, deadline=None)
 def test_random_bytes_raise_nothing_but_remote_errors(data, version):
-    """[MQTT3-2.0.0-1]"""
+    """[MQTT3-4.8.0-1]"""
     for feed in (open_server(version), open_server(version, Limits(max_packet=50, max_topic_length=5))):
         try:
             feed.receive(data, 0.0)
@@ -190,3 +208,40 @@ def test_values_that_a_property_cannot_have_do_not_leave(identifier, value):
     """[MQTT-3.3.2-8] [MQTT-3.3.2-13] [MQTT-3.3.2-14] [MQTT-3.3.2-19]"""
     with pytest.raises(LocalError):
         encode_properties({identifier: value})
+
+
+@pytest.mark.parametrize(
+    ("version", "packet"),
+    [
+        (4, Publish("t", b"", 0, packet_id=1)), (4, Publish("t", b"", 0, dup=True)), (4, Publish("t", b"", 3, packet_id=1)),
+        (4, Publish("t", b"", 1)), (5, Publish("t", b"", 1, packet_id=65536)), (4, Connect("me", 6)),
+        (5, Connect("me", 5, bridge=True)), (4, Connect("me", 4, password=b"x")), (3, Connect("", 3)),
+        (4, Connect("", 4, False)), (4, Connect("me", 4, keep_alive=65536)), (4, Connect("\ud800", 4)),
+        (4, Connect("x" * 65536, 4)), (4, Connect("me", 4, will=Will("t", b"", 3))), (4, Connect("me", 4, will=Will("#", b""))),
+        (5, Connack(True, 0x80)), (4, Connack(False, 6)), (5, Connack(False, 1)), (4, Auth(0)), (5, Auth(1)),
+        (5, Disconnect(0x01)), (5, Puback(1, 0x92)), (5, Pubrel(1, 0x80)), (5, Pubcomp(0)), (5, Subscribe(1, [])),
+        (5, Subscribe(1, [SubscriptionRequest("a", 3)])), (5, Subscribe(1, [SubscriptionRequest("a", retain_handling=3)])),
+        (5, Subscribe(1, [SubscriptionRequest("$share/g/a", no_local=True)])), (5, Subscribe(1, [SubscriptionRequest("a#")])),
+        (5, Unsubscribe(1, [])), (5, Suback(1, [])), (5, Suback(1, [3])), (4, Suback(1, [0x87])), (5, Unsuback(1, [])),
+        (5, Unsuback(1, [0x92])), (5, Puback(1, 0, {Property.TOPIC_ALIAS: 1})), (5, Publish("t", b"", properties={0x11: 1})),
+    ],
+)  # fmt: skip
+def test_what_a_version_cannot_say_does_not_leave(version, packet):
+    """[MQTT-2.2.1-2] [MQTT-2.2.1-3] [MQTT-2.2.1-4] [MQTT-3.1.3-1] [MQTT-3.2.2-6] [MQTT-3.2.2-8] [MQTT-3.3.1-2]
+    [MQTT-3.3.1-4] [MQTT-3.4.2-1] [MQTT-3.5.2-1] [MQTT-3.6.2-1] [MQTT-3.7.2-1] [MQTT-3.8.3-2] [MQTT-3.8.3-4]
+    [MQTT-3.9.3-2] [MQTT-3.11.3-2] [MQTT-3.14.2-1] [MQTT-3.15.2-1] [MQTT-4.3.1-1] [MQTT3-2.3.1-1] [MQTT3-2.3.1-5]
+    [MQTT3-3.9.3-2]"""
+    with pytest.raises(LocalError):
+        encode(packet, version)
+
+
+@pytest.mark.parametrize("size", [120, 121, 122, 123, 124, 125, 126, 127, 128, 20000, 3_000_000])
+def test_publishes_of_every_length_of_length(size):
+    for version in VERSIONS:
+        for qos in range(3):
+            publish = Publish("t", bytes(size), qos, packet_id=7 if qos else 0)
+            frame = encode(publish, version)
+            assert decode(frame, version) == publish
+            server = open_server(version)
+            server.receive(frame, 0.0)
+            assert server.events() == [publish]
