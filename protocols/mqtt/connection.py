@@ -286,12 +286,12 @@ class Connection(Receiver):
         where CONNECT is not answered. Raises LocalError for a reason or properties that it cannot have."""
         if self._state is _CLOSED:
             return
-        packet = Disconnect(reason, properties)
-        if self.version == V5:
-            check_direction(packet, self.role, self._peer, LocalError)
         if (self._state, self.role, PacketType.DISCONNECT) in TABLE and (
             self.role is Role.CLIENT or self.version == V5
         ):
+            packet = Disconnect(reason, properties)
+            if self.version == V5:
+                check_direction(packet, self.role, self._peer, LocalError)
             self._write(self._encoded(packet))
         elif self.role is Role.SERVER and self._state in _BEFORE_CONNACK and reason:
             self._refuse(reason, self.version, NO_PROPERTIES)
