@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
+from hashlib import blake2b
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 
 from accessgw.core.interfaces import CallService, PushService, Timers, UpstreamClient
-from accessgw.core.interfaces.mqtt import EnhancedAuthenticator, MqttStore
+from accessgw.core.interfaces.mqtt import Dialer, EnhancedAuthenticator, MqttStore
+from accessgw.core.mqtt.bridge import Bridge
+from accessgw.core.mqtt.bridge_loops import LoopGuard
+from accessgw.core.mqtt.bridges import Bridges
 from accessgw.core.mqtt.broker import Broker
 from accessgw.core.mqtt.calls import MqttCalls
 from accessgw.core.mqtt.control import BrokerControl
@@ -59,7 +64,11 @@ class MqttRooms:
         counters: MqttCounters,
         bytes_moved: TransportCounters,
         version: str,
+        node: str,
+        secret: Callable[[], bytes],
+        dialer: Dialer,
     ) -> None:
+        """`secret` is the state directory's own, from which the gateway's name among bridged brokers is made."""
         mqtt = settings.mqtt
         wall = time.time
         self.store = store
@@ -85,6 +94,7 @@ class MqttRooms:
         )
         self.broker.sample = self.top.published
         self.keeper = SessionKeeper(self.broker, store, timers, wall, counters)
+        subscriptions = Subscriptions(self.broker, store, reactor)
         self.direct = Direct(self.broker)
         self.requests = Requests(self.direct, timers=timers, random_bytes=os.urandom, counters=counters)
         self.services = MqttServices(
@@ -94,7 +104,7 @@ class MqttRooms:
             self.keeper,
             self.broker,
             self.outbound,
-            Subscriptions(self.broker, store, reactor),
+            subscriptions,
             self.direct,
             store,
             pushes,
@@ -120,18 +130,44 @@ class MqttRooms:
         self.sys = SysTopics(
             self._totals, self.broker.announce, clock=reactor, wall=wall, interval=mqtt.sys_interval, version=version
         )
-        self.control = BrokerControl(self.broker, self.keeper, self.requests, self.top, list)
+        make_bridge = partial(
+            Bridge,
+            node=node,
+            dialer=dialer,
+            broker=self.broker,
+            keeper=self.keeper,
+            outbound=self.outbound,
+            subscriptions=subscriptions,
+            store=store,
+            clock=reactor,
+            wall=wall,
+            random=random.random,
+            flusher=flusher,
+            counters=counters,
+            limits=lambda: self.services.limits,
+        )
+        self.bridges = Bridges(
+            make_bridge,
+            lambda: LoopGuard(_name_from(secret()), reactor.seconds, self.broker.bridge_clients),
+            broker=self.broker,
+            keeper=self.keeper,
+            wall=wall,
+            counters=counters,
+        )
+        self.control = BrokerControl(self.broker, self.keeper, self.requests, self.top, self.bridges.rows)
         self.reconfigure(settings)
 
     def start(self) -> None:
         """After the store was started: take over what it knows, and begin what repeats."""
         self.keeper.restore(self.store.loaded)
         self.sys.start()
+        self.bridges.start(self.services.settings.bridges)
         self._timers.schedule(SWEEP_INTERVAL, self._sweep)
 
     def close(self) -> Deferred[None]:
         """The doors are closed: post what waits for services."""
         self.sys.stop()
+        self.bridges.stop()
         self.requests.close()
         return self.rules.close(CLOSE_TIMEOUT) if self.rules.active else succeed(None)
 
@@ -145,6 +181,7 @@ class MqttRooms:
         if self.services.flapping is not None:
             self.services.flapping.apply(mqtt)
         self.rules.apply(mqtt.rules)
+        self.bridges.apply(mqtt.bridges)
 
     def _totals(self) -> dict[str, int]:
         counters = self.counters
@@ -162,3 +199,8 @@ class MqttRooms:
         if gone:
             swept = self.store.sweep(time.time())
             swept.addCallbacks(self._sweep_store, lambda failure: None)
+
+
+def _name_from(secret: bytes) -> str:
+    """Tells nothing of the secret."""
+    return blake2b(b"bridges", key=secret, digest_size=9).hexdigest()

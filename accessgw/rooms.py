@@ -91,6 +91,7 @@ from accessgw.transports.http import HttpBindingFactory
 from accessgw.transports.services import TransportServices
 from accessgw.transports.websocket import WebSocketEndpoint
 from accessgw.upstreams.client import HttpUpstreams
+from accessgw.upstreams.dialer import BridgeDialer
 from accessgw.upstreams.post import Poster, cluster_of
 from accessgw.upstreams.questions import Questions, clusters_of_questions
 from protocols.http import backend as http_backend
@@ -340,6 +341,9 @@ class Rooms:
             counters=self.counters.mqtt,
             bytes_moved=self.counters.transports[""],
             version=f"accessgw {self.version}",
+            node=self.node,
+            secret=self.authenticator_services.decoy_key,
+            dialer=BridgeDialer(reactor),
         )
         routes = HttpRoutes(
             short=ShortConnections(self.mmtp, settings.sessions.time_skew),

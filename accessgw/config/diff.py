@@ -20,6 +20,7 @@ TAKES_EFFECT = (
     "mqtt.acl",
     "mqtt.acl_default",
     "mqtt.acl_log",
+    "mqtt.bridges",
     "authenticators",
     "routes",
     "clusters",

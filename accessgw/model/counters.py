@@ -164,7 +164,7 @@ class MqttCounters:
     """Written by core.mqtt. What happens for every message is one attribute; a reason or a name is a key of a dict."""
 
     __slots__ = (
-        "acknowledged", "calls", "connected", "connects", "connects_refused", "denied", "device_requests",
+        "acknowledged", "bridge_connected", "bridge_failures", "bridge_received", "bridge_sent", "calls", "connected", "connects", "connects_refused", "denied", "device_requests",
         "dropped_messages", "expired", "flapping_bans", "inflight", "packets_received", "packets_sent", "queued",
         "queued_bytes", "rate_pauses", "received_bytes", "received_qos0", "received_qos1", "received_qos2",
         "redelivered", "retained", "retained_bytes", "rule_delivered", "rule_dropped", "rule_failed", "rule_queued",
@@ -229,6 +229,13 @@ class MqttCounters:
         """Calls made over MQTT."""
         self.device_requests: dict[str, int] = {}
         """Requests to devices, by outcome: answered, offline, timeout."""
+        self.bridge_connected: dict[str, int] = {}
+        """1 or 0."""
+        self.bridge_sent: dict[str, int] = {}
+        self.bridge_received: dict[str, int] = {}
+        """Messages, to and from the other broker."""
+        self.bridge_failures: dict[str, int] = {}
+        """Connections that were lost or did not come to be. All four by name of the bridge."""
 
     def drop(self, reason: str) -> None:
         """A delivery that did not happen."""

@@ -149,6 +149,10 @@ MQTT: Table = {
     "rule_queued": ("mqtt_rule_queued", "Messages that wait for a service or are on their way to it, by rule."),
     "calls": ("mqtt_calls_total", "Calls made over MQTT."),
     "device_requests": ("mqtt_requests_total", "Requests to devices, by outcome."),
+    "bridge_connected": ("mqtt_bridge_connected", "1 while a bridge is connected to the other broker, by bridge."),
+    "bridge_sent": ("mqtt_bridge_sent_total", "Messages sent to the other broker, by bridge."),
+    "bridge_received": ("mqtt_bridge_received_total", "Messages taken from the other broker, by bridge."),
+    "bridge_failures": ("mqtt_bridge_failures_total", "Connections of a bridge that failed or were lost, by bridge."),
 }
 LABELS = {
     "refused": "reason", "closed": "reason", "auth_failures": "authenticator", "finished": "status",
@@ -156,6 +160,7 @@ LABELS = {
     "connects": "version", "connects_refused": "reason", "dropped_messages": "reason", "denied": "action",
     "rule_taken": "rule", "rule_delivered": "rule", "rule_failed": "rule", "rule_dropped": "rule",
     "rule_queued": "rule", "device_requests": "outcome",
+    "bridge_connected": "bridge", "bridge_sent": "bridge", "bridge_received": "bridge", "bridge_failures": "bridge",
 }  # fmt: skip
 """Slots that are dicts, and the label that their keys become."""
 FIXED_LABELS = {

@@ -76,6 +76,14 @@ class MemoryMqttStore:
         self._wills: dict[str, StoredWill] = {}
         self._retained: dict[str, Message] = {}
         self._last_number = 0
+        self._bounds: dict[str, tuple[int, int]] = {}
+
+    def bound(self, client_id: str, max_queued: int, max_queued_bytes: int) -> None:
+        self._bounds[client_id] = (max_queued, max_queued_bytes)
+
+    def waiting(self, client_id: str) -> int:
+        session = self._sessions.get(client_id)
+        return 0 if session is None else session.waiting
 
     @property
     def loaded(self) -> MqttState:
@@ -168,7 +176,8 @@ class MemoryMqttStore:
         return self._last_number
 
     def _make_room(self, session: _Session, size: int) -> bool:
-        most, most_bytes = self._settings.max_queued, self._settings.max_queued_bytes
+        ours = (self._settings.max_queued, self._settings.max_queued_bytes)
+        most, most_bytes = self._bounds.get(session.stored.client_id, ours)
         if size > most_bytes:
             return False
         while session.waiting >= most or session.waiting_bytes + size > most_bytes:

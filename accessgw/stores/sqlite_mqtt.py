@@ -62,6 +62,16 @@ class SqliteMqttStore:
         self._loaded, highest = mqtt_rows.load(connection, rows.micros(self._wall()))
         self._table.start(connection, highest)
 
+    def bound(self, client_id: str, max_queued: int, max_queued_bytes: int) -> None:
+        self._table.bound(client_id, max_queued, max_queued_bytes)
+
+    def waiting(self, client_id: str) -> int:
+        found = self._table.waiting(client_id)
+        if found is None:
+            # Nothing has happened to it since the start.
+            return next((each.queued for each in self._loaded.sessions if each.client_id == client_id), 0)
+        return found
+
     # ------------------------------------------------------------ sessions
 
     def save_session(self, session: StoredSession) -> Deferred[None]:

@@ -73,8 +73,9 @@ class SessionCache:
     """Sessions by client id and by number, and the rows of queues that the batch at hand names."""
 
     def __init__(self, settings: MqttSettings) -> None:
-        self._max_queued = settings.max_queued
-        self._max_bytes = settings.max_queued_bytes
+        self._bounds = (settings.max_queued, settings.max_queued_bytes)
+        self.own_bounds: dict[str, tuple[int, int]] = {}
+        """Of sessions with bounds of their own, by client id. Written on the reactor's thread, whole entries."""
         self._drop_old = settings.queue_overflow == "drop_old"
         self._by_number: dict[int, Session] = {}
         self.sessions: dict[str, Session] = {}
@@ -82,6 +83,10 @@ class SessionCache:
         self.entries: dict[Place, Entry | None] = {}
         """None: it is gone."""
         self.get = self.sessions.get
+
+    def bounds(self, client: str) -> tuple[int, int]:
+        """Messages and bytes that may wait for it."""
+        return self.own_bounds.get(client, self._bounds)
 
     def clear(self) -> None:
         """Forget everything."""
@@ -187,7 +192,8 @@ class SessionCache:
             session = self.sessions.get(client)
             if session is None or not session.waiting or session.oldest:
                 continue
-            if session.waiting + count > self._max_queued or session.waiting_bytes + size > self._max_bytes:
+            most, most_bytes = self.bounds(client)
+            if session.waiting + count > most or session.waiting_bytes + size > most_bytes:
                 wanting.append(session)
         self.look_up_oldest(connection, wanting)
 

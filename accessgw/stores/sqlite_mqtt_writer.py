@@ -22,8 +22,6 @@ class MqttTable:
     """Carries out sqlite_mqtt_commands. Runs on the writer thread, but for `start`."""
 
     def __init__(self, settings: MqttSettings) -> None:
-        self._max_queued = settings.max_queued
-        self._max_bytes = settings.max_queued_bytes
         self._drop_old = settings.queue_overflow == "drop_old"
         self._cache = SessionCache(settings)
         # what was given out is never given again, whatever comes of the transaction
@@ -52,6 +50,15 @@ class MqttTable:
         newest = "SELECT coalesce(max(number), 0) FROM"
         self._last_session = connection.execute(f"{newest} mqtt_session").fetchone()[0]
         self._last_message = connection.execute(f"{newest} mqtt_message").fetchone()[0]
+
+    def bound(self, client: str, max_queued: int, max_bytes: int) -> None:
+        """Runs on the reactor's thread."""
+        self._cache.own_bounds[client] = (max_queued, max_bytes)
+
+    def waiting(self, client: str) -> int | None:
+        """Runs on the reactor's thread, for reports; None while nothing is known of the session."""
+        session = self._cache.get(client)
+        return None if session is None else session.waiting
 
     def forget(self) -> None:
         self._cache.clear()
@@ -123,7 +130,8 @@ class MqttTable:
                 numbers.append(0)
                 continue
             if not receiver.packet_id:
-                if session.waiting >= self._max_queued or session.waiting_bytes + size > self._max_bytes:
+                most, most_bytes = self._cache.bounds(receiver.client)
+                if session.waiting >= most or session.waiting_bytes + size > most_bytes:
                     made, enough = self._make_room(connection, session, size)
                     dropped += made
                     if not enough:
@@ -161,10 +169,11 @@ class MqttTable:
 
     def _make_room(self, connection: sqlite3.Connection, session: Session, size: int) -> tuple[int, bool]:
         """(How many of the oldest went, whether there is room)."""
-        if size > self._max_bytes or not self._drop_old:
+        most, most_bytes = self._cache.bounds(session.client)
+        if size > most_bytes or not self._drop_old:
             return 0, False
         dropped = 0
-        while session.waiting >= self._max_queued or session.waiting_bytes + size > self._max_bytes:
+        while session.waiting >= most or session.waiting_bytes + size > most_bytes:
             if not session.oldest:
                 self._write_plan(connection)
                 self._cache.look_up_oldest(connection, (session,))

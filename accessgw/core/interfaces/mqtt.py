@@ -17,6 +17,7 @@ from accessgw.core.interfaces.mqtt_state import (
     StoredWill,
 )
 from accessgw.model.identity import Credentials, Identity
+from accessgw.model.mqtt_settings import BridgeSettings
 
 # ------------------------------------------------------------------ the store
 
@@ -89,6 +90,12 @@ class MqttStore(Protocol):
 
     def sweep(self, now: float) -> Deferred[int]:
         """Remove expired messages, a bounded batch; how many rows went (0: done)."""
+
+    def bound(self, client_id: str, max_queued: int, max_queued_bytes: int) -> None:
+        """From now on this session's queue has bounds of its own, in messages and bytes that wait; not stored."""
+
+    def waiting(self, client_id: str) -> int:
+        """About how many messages wait for it, for reports."""
 
 
 # ------------------------------------------------------------------ enhanced authentication
@@ -182,3 +189,48 @@ class MqttControl(Protocol):
     def bridges(self) -> list[dict[str, Any]]: ...
 
     def stats(self) -> dict[str, int]: ...
+
+
+# ------------------------------------------------------------------ connections to other brokers
+
+
+class DialedConnection(Protocol):
+    """A connection that we open. Calls after its end do nothing."""
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that the kernel has not taken yet, about."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def pause(self) -> None:
+        """Do not read."""
+
+    def resume(self) -> None: ...
+
+    def close(self) -> None:
+        """End it once all is written; its user hears nothing more."""
+
+    def abort(self) -> None:
+        """End it at once, connected or not; its user hears nothing more."""
+
+
+class DialUser(Protocol):
+    """Who opened it. All calls come in later turns than `dial`."""
+
+    def connected(self) -> None: ...
+
+    def received(self, data: bytes) -> None: ...
+
+    def drained(self) -> None:
+        """What was buffered is written."""
+
+    def lost(self, error: str) -> None:
+        """It ended, or could not be opened."""
+
+
+class Dialer(Protocol):
+    """Opens connections to other brokers."""
+
+    def dial(self, bridge: BridgeSettings, user: DialUser) -> DialedConnection:
+        """Over TCP or TLS, as the bridge's settings say."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from accessgw.core.interfaces.mqtt_state import StoredWill
 from accessgw.core.mqtt.session import MqttSession
 from accessgw.core.mqtt.session_keeper import Opening, granted_expiry
 from accessgw.core.sessions import Introduction
 from accessgw.model.identity import ConnectionInfo, Credentials, Identity
 from accessgw.model.mqtt_settings import MqttSettings
-from protocols.mqtt.packets import NO_PROPERTIES, V5, Connack, Connect, Properties, Property
+from protocols.mqtt.names import is_shared
+from protocols.mqtt.packets import NO_PROPERTIES, V5, Connack, Connect, Properties, Property, SubscriptionRequest
 
 KEEP_ALIVE_GRACE = 1.5
 """Section 3.1.2.10."""
@@ -99,3 +102,9 @@ def connack_of(
         if not available:
             properties[name] = 0
     return Connack(present, 0, properties)
+
+
+def for_bridge(request: SubscriptionRequest) -> SubscriptionRequest:
+    """What a bridge of MQTT 3.1.1 means by a subscription: nothing of its own, and retained as it was published. (No
+    standard says so; mosquitto does the same.)"""
+    return replace(request, no_local=not is_shared(request.filter), retain_as_published=True)

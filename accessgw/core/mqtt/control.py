@@ -194,5 +194,5 @@ def _row(session: MqttSession) -> dict[str, Any]:
     if identity is not None:
         row["authenticator"] = identity.authenticator
     if session.outlet is None:
-        row["expires_at"] = session.expires_at
+        row["expires_at"] = None if session.expires_at == float("inf") else session.expires_at
     return row

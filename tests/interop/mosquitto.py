@@ -1,0 +1,136 @@
+"""mosquitto as the other broker of a bridge, and paho clients that stand by and count what arrives."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as paho
+import pytest
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from tests.system.gateway_process import free_ports
+
+TIMEOUT = 20.0
+
+
+class Mosquitto:
+    """A mosquitto in a process of its own; `start` again after `stop` keeps its port, and its state with
+    `persistent`."""
+
+    def __init__(self, directory: Path, extra: str = "", persistent: bool = False) -> None:
+        program = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
+        if program is None:
+            pytest.skip("mosquitto is not installed")
+        self.program = program
+        directory.mkdir(exist_ok=True)
+        self.directory = directory
+        self.port = free_ports(1)[0]
+        self.process: subprocess.Popen[bytes] | None = None
+        lines = ["allow_anonymous true", "max_queued_messages 0", "max_inflight_messages 20"]
+        if persistent:
+            lines += ["persistence true", f"persistence_location {directory}/", "autosave_interval 1"]
+        self.listener = f"listener {self.port} 127.0.0.1\n"
+        self.settings = "per_listener_settings false\n" + "\n".join(lines) + "\n"
+        self.extra = extra
+
+    def start(self) -> Mosquitto:
+        config = self.directory / "mosquitto.conf"
+        config.write_text(self.settings + self.listener + self.extra)
+        command = [self.program, "-c", config, "-v"]
+        if subprocess.run(["id", "-u"], capture_output=True, check=True).stdout.strip() == b"0":
+            config.write_text("user root\n" + config.read_text())
+        with (self.directory / "mosquitto.log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        wait_until(self._listens)
+        return self
+
+    def _listens(self) -> bool:
+        assert self.process is not None and self.process.poll() is None, self.said()
+        try:
+            socket.create_connection(("127.0.0.1", self.port), 1).close()
+        except OSError:
+            return False
+        return True
+
+    def said(self) -> str:
+        return (self.directory / "mosquitto.log").read_text(errors="replace")[-4000:]
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(TIMEOUT)
+
+
+class Peer:
+    """A client of either broker, on a thread of its own."""
+
+    def __init__(self, port: int, client_id: str, *, password: str = "", version: int = 5) -> None:
+        self.client = paho.Client(
+            CallbackAPIVersion.VERSION2, client_id, protocol=paho.MQTTv5 if version == 5 else paho.MQTTv311
+        )
+        if password:
+            self.client.username_pw_set(client_id, password)
+        self.messages: list[paho.MQTTMessage] = []
+        self._done = threading.Event()
+        self._codes: list[ReasonCode] = []
+        self._connected = threading.Event()
+        self.client.on_message = lambda client, data, message: self.messages.append(message)
+        self.client.on_connect = self._on_connect
+        self.client.on_subscribe = self._on_subscribe
+        self.client.connect("127.0.0.1", port, 60)
+        self.client.loop_start()
+        assert self._connected.wait(TIMEOUT), f"{client_id} cannot connect"
+
+    def _on_connect(self, client: Any, data: Any, flags: Any, reason: Any, properties: Any) -> None:
+        assert not reason.is_failure, reason
+        self._connected.set()
+
+    def _on_subscribe(self, client: Any, data: Any, mid: int, reasons: list[ReasonCode], properties: Any) -> None:
+        self._codes = reasons
+        self._done.set()
+
+    def subscribe(self, filter: str, qos: int = 2) -> None:
+        self._done.clear()
+        v5 = self.client._protocol == paho.MQTTv5
+        if v5:
+            self.client.subscribe(filter, options=SubscribeOptions(qos=qos, retainAsPublished=True))
+        else:
+            self.client.subscribe(filter, qos)
+        assert self._done.wait(TIMEOUT)
+        assert not self._codes[0].is_failure, self._codes
+
+    def publish(self, topic: str, payload: str, qos: int = 1, retain: bool = False, **more: Any) -> None:
+        """Returns when it is acknowledged (QoS 0: sent)."""
+        info = self.client.publish(topic, payload, qos, retain, **more)
+        info.wait_for_publish(TIMEOUT)
+        assert info.is_published(), f"{topic} was not acknowledged"
+
+    def got(self, topic: str = "") -> list[str]:
+        """Payloads, of one topic or of all."""
+        return [message.payload.decode() for message in list(self.messages) if topic in ("", message.topic)]
+
+    def wait(self, true: Callable[[Peer], object]) -> None:
+        try:
+            wait_until(lambda: true(self))
+        except AssertionError:
+            raise AssertionError(f"it got {[(m.topic, m.payload) for m in self.messages]}") from None
+
+    def close(self) -> None:
+        self.client.disconnect()
+        self.client.loop_stop()
+
+
+def wait_until(true: Callable[[], object], timeout: float = TIMEOUT) -> None:
+    deadline = time.monotonic() + timeout
+    while not true():
+        assert time.monotonic() < deadline, "it did not come to be"
+        time.sleep(0.01)
