@@ -27,7 +27,7 @@ from protocols.mqtt.peer import Peer, check_publish, check_subscribe, peer_of
 from protocols.mqtt.reason_tables import REASONS
 from protocols.mqtt.reasons import FAILURE, Reason
 from protocols.mqtt.receiver import Receiver
-from protocols.mqtt.rules import check_direction, input_of, spared, type_of
+from protocols.mqtt.rules import check_direction, disconnect_reason, input_of, spared, type_of
 from protocols.mqtt.state import LIVE, TABLE, Role, State
 
 _OPEN = State.OPEN
@@ -283,13 +283,14 @@ class Connection(Receiver):
 
     def disconnect(self, reason: int = 0, properties: Properties = NO_PROPERTIES) -> None:
         """Close; with a DISCONNECT where there is one to send (by a client, and by a server of MQTT 5), with a CONNACK
-        where CONNECT is not answered. Raises LocalError for a reason or properties that it cannot have."""
+        where CONNECT is not answered. A failure that the packet has no code for is told by the nearest.
+        Raises LocalError for other reasons, and properties, that it cannot have."""
         if self._state is _CLOSED:
             return
         if (self._state, self.role, PacketType.DISCONNECT) in TABLE and (
             self.role is Role.CLIENT or self.version == V5
         ):
-            packet = Disconnect(reason, properties)
+            packet = Disconnect(disconnect_reason(reason, self.role), properties)
             if self.version == V5:
                 check_direction(packet, self.role, self._peer, LocalError)
             self._write(self._encoded(packet))

@@ -30,7 +30,7 @@ from protocols.mqtt.packets import (
 from protocols.mqtt.peer import Peer
 from protocols.mqtt.properties import without_problem_information
 from protocols.mqtt.reason_tables import REASONS
-from protocols.mqtt.reasons import Reason
+from protocols.mqtt.reasons import FAILURE, Reason
 from protocols.mqtt.state import Input, Role, Variant
 
 _TYPES: dict[type, PacketType] = {
@@ -63,6 +63,14 @@ DISCONNECT_REASONS: dict[Role, frozenset[int]] = {
 }
 """Who sends -> the reason codes of its DISCONNECT (section 3.14.2.1)."""
 
+_NEAREST: dict[int, Reason] = {
+    Reason.BAD_CREDENTIALS: Reason.NOT_AUTHORIZED,
+    Reason.BANNED: Reason.NOT_AUTHORIZED,
+    Reason.BAD_AUTHENTICATION_METHOD: Reason.NOT_AUTHORIZED,
+    Reason.SERVER_UNAVAILABLE: Reason.SERVER_BUSY,
+}
+"""What a CONNACK can say and a DISCONNECT cannot -> what it says instead."""
+
 _PROBLEM = (Property.REASON_STRING, Property.USER_PROPERTY)
 _ALWAYS_WITH_PROBLEM = (Publish, Connack, Disconnect)
 
@@ -89,8 +97,12 @@ def connack_reason(code: int) -> int:
 
 
 def disconnect_reason(code: int, sender: Role) -> int:
-    """`code` where a DISCONNECT of `sender` may have it, else the code that says nothing."""
-    return code if code in DISCONNECT_REASONS[sender] else Reason.UNSPECIFIED
+    """`code` where a DISCONNECT of `sender` may have it; of other failures the nearest that it may have."""
+    allowed = DISCONNECT_REASONS[sender]
+    if code in allowed or code < FAILURE:
+        return code
+    nearest = _NEAREST.get(code, Reason.UNSPECIFIED)
+    return nearest if nearest in allowed else Reason.UNSPECIFIED
 
 
 def check_direction(packet: Packet, sender: Role, peer: Peer, error: type[ProtocolError]) -> None:

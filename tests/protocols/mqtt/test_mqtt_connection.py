@@ -491,6 +491,10 @@ def test_disconnect_by_the_server():
     server = open_server(4)
     server.disconnect(0x8E)
     assert (server.to_send(0.0), server.closed) == (b"", True)
+    for reason, told in ((0x8A, 0x87), (0x88, 0x89), (0x85, 0x80), (0x97, 0x97)):
+        server = open_server(5)
+        server.disconnect(reason)
+        assert said(server) == [Disconnect(told)]
     server = connecting(5)
     server.disconnect(0x8A)
     assert (said(server), server.closed) == ([Connack(False, 0x8A)], True)
