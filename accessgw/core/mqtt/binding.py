@@ -110,7 +110,12 @@ class MqttBinding:
         if self._closed:
             return
         session = self.session
-        if session is not None and len(data) == PUBACK_SIZE and self._trace is None and self._acked_alone(session, data):
+        if (
+            session is not None
+            and len(data) == PUBACK_SIZE
+            and self._trace is None
+            and self._acked_alone(session, data)
+        ):
             return
         error: RemoteError | None = None
         arrived: list[packets.Packet] = []
@@ -183,6 +188,9 @@ class MqttBinding:
 
     def expired(self) -> None:
         self._say(Reason.KEEP_ALIVE_TIMEOUT)
+        # As if the network had failed (section 3.1.2.10): the will does not wait until the peer hears of it.
+        self._closed = True
+        self._leave(True, None)
 
     def connection_lost(self, reason: CloseReason, detail: str) -> None:
         self._closed = True
