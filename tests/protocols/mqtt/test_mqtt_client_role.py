@@ -137,7 +137,7 @@ def test_a_client_holds_the_server_to_what_it_asked_for():
 
 
 def test_enhanced_authentication_between_both_roles():
-    """[MQTT-4.12.0-4] [MQTT-4.12.1-1] [MQTT-4.12.1-2]"""
+    """[MQTT-4.12.1-1] [MQTT-4.12.1-2]"""
     server = Connection(Role.SERVER, limits=Limits(), now=0.0)
     client = Connection(Role.CLIENT, limits=Limits(), now=0.0)
 

@@ -98,7 +98,7 @@ def test_parts_of_a_publish_are_the_frame(version, data):
 @given(topics, st.binary(max_size=40000), qos_levels, st.booleans())
 @settings(max_examples=50, deadline=None)
 def test_parts_carry_identifiers_and_alias(topic, payload, qos, retain):
-    """[MQTT-3.3.4-3] [MQTT-3.3.4-4]"""
+
     head, tail = publish_parts(
         topic,
         payload,

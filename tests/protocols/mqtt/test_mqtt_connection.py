@@ -337,7 +337,7 @@ def test_our_aliases_are_what_the_client_allows():
 
 
 def test_receive_maximum_counts_what_is_not_answered():
-    """[MQTT-3.3.4-7] [MQTT-4.9.0-1] [MQTT-4.9.0-2] [MQTT-4.9.0-3]"""
+    """[MQTT-3.3.4-7]"""
     server = open_server(5, Limits(receive_maximum=2))
 
     def come(packet_id, qos=1):
@@ -385,7 +385,7 @@ def test_before_mqtt_5_there_is_no_receive_maximum():
 
 
 def test_we_send_no_more_than_the_client_takes():
-    """[MQTT-3.3.4-9] [MQTT-3.3.4-10]"""
+    """[MQTT-3.3.4-9] [MQTT-3.3.4-10] [MQTT-4.9.0-1] [MQTT-4.9.0-2] [MQTT-4.9.0-3]"""
     server = open_server(5, properties={Property.RECEIVE_MAXIMUM: 1})
     assert server.peer_receive_maximum == 1
     for answer in (Puback(1), Pubcomp(1), Pubrec(1, 0x80)):

@@ -185,7 +185,7 @@ def test_mqtt_3_1_may_announce_user_name_and_password_and_leave_them_out():
 
 
 def test_the_client_id_may_be_empty_where_the_server_may_choose_one():
-    """[MQTT3-3.1.3-7] [MQTT3-3.1.3-8] [MQTT3-3.1.3-9] [MQTT-3.1.3-6]"""
+    """[MQTT3-3.1.3-7] [MQTT3-3.1.3-8] [MQTT3-3.1.3-9]"""
     assert accepted(connect(5, flags=0, payload=string(b""))).client_id == ""
     assert accepted(connect(4, payload=string(b""))).client_id == ""
     assert refused_connect(connect(4, flags=0, payload=string(b""))) == (0x85, b"\x20\x02\x00\x02")
@@ -456,7 +456,7 @@ def test_properties_that_are_cut_off_are_malformed(properties):
 
 
 def test_user_properties_keep_their_order_and_are_bounded():
-    """[MQTT-3.1.3-10] [MQTT-3.3.2-18]"""
+    """[MQTT-3.3.2-18]"""
     pairs = [("a", "1"), ("b", "2"), ("a", "3")]
     data = encode(Publish("t", b"", properties={Property.USER_PROPERTY: pairs}), 5)
     server = open_server(5, Limits(max_user_properties=3))
@@ -482,7 +482,7 @@ def test_subscribe_and_unsubscribe_have_a_filter(version):
      (0x30, PROTOCOL_ERROR, MALFORMED), (0x04, None, MALFORMED), (0x2E, None, MALFORMED)],
 )  # fmt: skip
 def test_subscription_options(options, v5, v4):
-    """[MQTT-3.8.3-5] [MQTT3-3-8.3-4]"""
+    """[MQTT-3.8.3-5] [MQTT3-3.8.3-4]"""
     for version, none, code in ((5, b"\0", v5), (4, b"", v4)):
         data = frame(0x82, b"\0\1" + none + string(b"a") + bytes((options,)))
         server = open_server(version)
