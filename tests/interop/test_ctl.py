@@ -22,7 +22,10 @@ from tests.system.gateway_process import ROOT, Gateway, free_ports
 from tests.system.upstream import Upstream
 
 TOKENS = {"push": "t-push", "close": "t-operate", "drain": "t-operate", "reload": "t-operate"}
-COMMANDS = {"status", "devices", "push", "close", "drain", "reload", "config", "workers", "top", "trace", "events", "streams"}  # fmt: skip
+COMMANDS = {
+    "status", "devices", "push", "close", "drain", "reload", "config", "workers", "top", "trace", "events", "streams",
+    "mqtt", "passwd", "import",
+}  # fmt: skip
 
 
 class Ctl:
