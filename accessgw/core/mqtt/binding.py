@@ -70,7 +70,7 @@ class MqttBinding:
 
     __slots__ = (
         "_acks", "_admission", "_assigned", "_calls", "_closed", "_connect", "_decided_by", "_decisions", "_device", "_dirty",
-        "_exchange", "_held", "_in_batch", "_method", "_pause", "_proven", "_queued", "_rate", "_services", "_trace", "connection",
+        "_exchange", "_held", "_held_back", "_in_batch", "_method", "_pause", "_proven", "_queued", "_rate", "_services", "_trace", "connection",
         "info", "session", "wire",
     )  # fmt: skip
 
@@ -90,6 +90,8 @@ class MqttBinding:
         self._proven: Identity | None = None
         self._admission: Deferred[Any] | None = None
         self._held: list[packets.Packet] | None = None
+        self._held_back = False
+        """It is not read while it is being authenticated."""
         self._acks: deque[Acknowledgement] | None = None
         """Acknowledgements that wait, in the order of the messages (section 4.6)."""
         self._decisions: dict[tuple[str, int, bool], Decision] = NOTHING
@@ -140,6 +142,10 @@ class MqttBinding:
             self._in_batch = False
         if self._rate is not None:
             self._spent(arrived, len(data))
+        if self._admission is not None and not self._held_back:
+            # What follows waits in the kernel: it is not to fill our memory before anybody is known.
+            self._held_back = True
+            self.connection.pause()
         if error is not None:
             self._broken(error)
             return
@@ -409,6 +415,7 @@ class MqttBinding:
         self._admission = None
         if self._closed:
             return
+        self._read_on()
         data, identity = result
         if identity is None:
             self.wire.send(packets.Auth(Reason.CONTINUE_AUTHENTICATION, self._auth_properties(data)))
@@ -510,6 +517,11 @@ class MqttBinding:
             self._handle(packet)
         if not self._in_batch and not self._closed:
             self.flush()
+
+    def _read_on(self) -> None:
+        if self._held_back:
+            self._held_back = False
+            self.connection.resume()
 
     def _not_kept(self, failure: Failure) -> None:
         self._admission = None
