@@ -50,6 +50,8 @@ log = Logger()
 
 PUBACK_SIZE = 4
 """Bytes of a PUBACK that says success."""
+MAX_UNANSWERED = 64
+"""Messages of a client that wait for the store or a service, past which it is not read."""
 MAX_HELD = 512
 """Packets of a client that did not wait for CONNACK."""
 LARGEST = 268_435_455
@@ -91,7 +93,7 @@ class MqttBinding:
         self._admission: Deferred[Any] | None = None
         self._held: list[packets.Packet] | None = None
         self._held_back = False
-        """It is not read while it is being authenticated."""
+        """It is not read: it is being authenticated, or ahead of the store."""
         self._acks: deque[Acknowledgement] | None = None
         """Acknowledgements that wait, in the order of the messages (section 4.6)."""
         self._decisions: dict[tuple[str, int, bool], Decision] = NOTHING
@@ -521,7 +523,8 @@ class MqttBinding:
     def _read_on(self) -> None:
         if self._held_back:
             self._held_back = False
-            self.connection.resume()
+            if self._pause is None:
+                self.connection.resume()
 
     def _not_kept(self, failure: Failure) -> None:
         self._admission = None
@@ -727,9 +730,14 @@ class MqttBinding:
                 self._acks.append([packet_id, qos, outcome])
             return
         ack = [packet_id, qos, -1]
-        if self._acks is None:
-            self._acks = deque()
-        self._acks.append(ack)
+        acks = self._acks
+        if acks is None:
+            acks = self._acks = deque()
+        acks.append(ack)
+        if len(acks) >= MAX_UNANSWERED and not self._held_back:
+            # The store, or a service, is slower than the client: it is not read until they have caught up.
+            self._held_back = True
+            self.connection.pause()
         outcome.addCallback(self._answered, ack)
 
     def _answered(self, reason: int, ack: Acknowledgement) -> None:
@@ -739,6 +747,8 @@ class MqttBinding:
             self._acknowledge(*acks.popleft())
         if not acks:
             self._acks = None
+        if self._held_back and not self._closed and (not acks or len(acks) <= MAX_UNANSWERED // 2):
+            self._read_on()
 
     def _acknowledge(self, packet_id: int, qos: int, reason: int) -> None:
         session = self.session
@@ -898,7 +908,8 @@ class MqttBinding:
 
     def _resume(self) -> None:
         self._pause = None
-        self.connection.resume()
+        if not self._held_back:
+            self.connection.resume()
 
     def retrace(self) -> None:
         """Somebody began or ceased to watch this device."""
