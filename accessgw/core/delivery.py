@@ -59,6 +59,10 @@ class Place:
         return self.inflight[0] - 1 if self.inflight else self.sent
 
 
+NO_TOPICS: frozenset[str] = frozenset()
+"""One for all: each call of frozenset() makes another of 216 bytes."""
+
+
 class Delivery:
     """The push side of one session while it is connected; `Session.delivery`."""
 
@@ -81,7 +85,7 @@ class Delivery:
         """None until they have been read."""
         self.loading = 0
         """How many look-ups of its places are under way; what begins meanwhile is put into `noticed`."""
-        self.left: frozenset[str] = frozenset()
+        self.left: frozenset[str] = NO_TOPICS
         """Topics that it left while its places were being looked up."""
         self.subscribing: set[str] | None = None
         """Topics whose places are not known yet."""

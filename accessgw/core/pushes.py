@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 
 from accessgw.core.audiences import Audiences, Registry
 from accessgw.core.courier import Courier
-from accessgw.core.delivery import Delivery
+from accessgw.core.delivery import NO_TOPICS, Delivery
 from accessgw.core.fanout import Fanout
 from accessgw.core.interfaces import Bus, Clock, Refused, Session, StreamStore, Timers
 from accessgw.core.push_append import Appender, PushFilters
@@ -32,7 +32,6 @@ log = Logger()
 MAX_TOPIC = 512
 FIRST_RETRY = 1.0
 LAST_RETRY = 30.0
-_NOTHING: frozenset[str] = frozenset()
 
 
 class Pushes:
@@ -106,6 +105,7 @@ class Pushes:
         session.delivery = delivery
         self._audiences.enter(delivery)
         if passing and not cursors and self._store.knows_nothing_of(delivery.device, delivery.identity.user):
+            delivery.topics = NO_TOPICS
             return
         self._load(delivery, {cursor.stream: cursor for cursor in cursors})
 
@@ -163,7 +163,7 @@ class Pushes:
                 return
             delivery.loading -= 1
             if not delivery.loading:
-                delivery.left = _NOTHING
+                delivery.left = NO_TOPICS
             for state, opening in openings:
                 hello.pop(state.key, None)
                 if state.key.scope is Scope.TOPIC and state.key.id not in (delivery.topics or ()):

@@ -29,6 +29,10 @@ NUMBER = 2
 """Bits to shift by."""
 
 
+NO_IDS: frozenset[int] = frozenset()
+"""One for all sessions that have received nothing of QoS 2."""
+
+
 class Outlet(Protocol):
     """Where messages for a connected client go: its binding, or a bridge."""
 
@@ -121,7 +125,7 @@ class MqttSession:
         self.next_id = 1
         self.pushes: dict[int, tuple[int, int]] = NOTHING
         """Packet id -> (alias, seq) of pushes in flight."""
-        self.received: set[int] | frozenset[int] = frozenset()
+        self.received: set[int] | frozenset[int] = NO_IDS
         """Packet ids of QoS 2 messages of the client that it has not released."""
         self.receiving: dict[int, list[Deferred[int]]] = NOTHING
         """Those of them that are not durable yet, with who waits for it."""
@@ -173,7 +177,7 @@ class MqttSession:
             return False
         self.received.discard(packet_id)
         if not self.received:
-            self.received = frozenset()
+            self.received = NO_IDS
         return True
 
     def forget_transient(self) -> None:
