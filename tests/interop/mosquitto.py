@@ -14,6 +14,8 @@ from typing import Any
 import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
@@ -73,10 +75,10 @@ class Mosquitto:
 class Peer:
     """A client of either broker, on a thread of its own."""
 
-    def __init__(self, port: int, client_id: str, *, password: str = "", version: int = 5) -> None:
-        self.client = paho.Client(
-            CallbackAPIVersion.VERSION2, client_id, protocol=paho.MQTTv5 if version == 5 else paho.MQTTv311
-        )
+    def __init__(self, port: int, client_id: str, *, password: str = "", keep: bool = False) -> None:
+        """`keep`: its session outlives its connection, and goes on when it connects again by itself."""
+        self.client = paho.Client(CallbackAPIVersion.VERSION2, client_id, protocol=paho.MQTTv5)
+        self.client.reconnect_delay_set(1, 1)
         if password:
             self.client.username_pw_set(client_id, password)
         self.messages: list[paho.MQTTMessage] = []
@@ -86,7 +88,10 @@ class Peer:
         self.client.on_message = lambda client, data, message: self.messages.append(message)
         self.client.on_connect = self._on_connect
         self.client.on_subscribe = self._on_subscribe
-        self.client.connect("127.0.0.1", port, 60)
+        properties = Properties(PacketTypes.CONNECT)
+        if keep:
+            properties.SessionExpiryInterval = 3600
+        self.client.connect("127.0.0.1", port, 60, clean_start=not keep, properties=properties)
         self.client.loop_start()
         assert self._connected.wait(TIMEOUT), f"{client_id} cannot connect"
 
@@ -100,11 +105,7 @@ class Peer:
 
     def subscribe(self, filter: str, qos: int = 2) -> None:
         self._done.clear()
-        v5 = self.client._protocol == paho.MQTTv5
-        if v5:
-            self.client.subscribe(filter, options=SubscribeOptions(qos=qos, retainAsPublished=True))
-        else:
-            self.client.subscribe(filter, qos)
+        self.client.subscribe(filter, options=SubscribeOptions(qos=qos, retainAsPublished=True))
         assert self._done.wait(TIMEOUT)
         assert not self._codes[0].is_failure, self._codes
 
@@ -114,15 +115,20 @@ class Peer:
         info.wait_for_publish(TIMEOUT)
         assert info.is_published(), f"{topic} was not acknowledged"
 
-    def got(self, topic: str = "") -> list[str]:
-        """Payloads, of one topic or of all."""
-        return [message.payload.decode() for message in list(self.messages) if topic in ("", message.topic)]
+    def got(self, topic: str = "", qos: int = -1) -> list[str]:
+        """Payloads, of one topic and one QoS or of all."""
+        return [
+            message.payload.decode()
+            for message in list(self.messages)
+            if topic in ("", message.topic) and qos in (-1, message.qos)
+        ]
 
     def wait(self, true: Callable[[Peer], object]) -> None:
         try:
             wait_until(lambda: true(self))
         except AssertionError:
-            raise AssertionError(f"it got {[(m.topic, m.payload) for m in self.messages]}") from None
+            got = [(message.topic, message.payload) for message in self.messages]
+            raise AssertionError(f"it got {len(got)} messages, the last ones {got[-40:]}") from None
 
     def close(self) -> None:
         self.client.disconnect()

@@ -67,8 +67,9 @@ class Site:
         port = port or free_ports(1)[0]
         return self._make_gateway(extra=MQTT.format(port=port) + extra), port
 
-    def peer(self, port: int, client_id: str, password: str = "", version: int = 5) -> Peer:
-        self._peers.append(Peer(port, client_id, password=password, version=version))
+    def peer(self, port: int, client_id: str, password: str = "", keep: bool = False) -> Peer:
+        """`keep`: its session outlives its connection."""
+        self._peers.append(Peer(port, client_id, password=password, keep=keep))
         return self._peers[-1]
 
     def close(self) -> None:
@@ -88,6 +89,12 @@ def site(tmp_path: Path, make_gateway: Callable[..., Gateway]) -> Iterator[Site]
 def row(gateway: Gateway, name: str = "other") -> dict[str, Any]:
     rows = gateway.http("GET", "/v1/mqtt/bridges", None, "t-read")[1]["bridges"]
     return next(one for one in rows if one["name"] == name)
+
+
+def retained(gateway: Gateway, filter: str) -> int:
+    """How many messages are retained."""
+    answer = gateway.http("GET", f"/v1/mqtt/retained?filter={filter}", None, "t-read")[1]
+    return len(answer["retained"])
 
 
 def connected(gateway: Gateway, name: str = "other") -> None:
@@ -139,3 +146,158 @@ def test_messages_of_every_qos_go_both_ways_under_their_prefixes_and_never_echo(
     ours.subscribe("$SYS/broker/connection/+/state")
     ours.wait(lambda peer: peer.got("$SYS/broker/connection/other/state") == ["1"])
     gateway.assert_sound()
+
+
+def test_what_was_acknowledged_while_the_other_broker_was_away_and_we_were_killed_arrives_in_order(site: Site) -> None:
+    broker = site.mosquitto(persistent=True).start()
+    # The reader's session is older than what it is to get, and mosquitto keeps it.
+    reader = site.peer(broker.port, "reader", keep=True)
+    reader.subscribe("data/#")
+    reader.close()
+    gateway, port = site.gateway(bridge(broker.port, carried("data/#", "out")))
+    gateway.start()
+    connected(gateway)
+    broker.stop()
+    wait_until(lambda: not row(gateway)["connected"])
+    ours = site.peer(port, "ours", TOKEN)
+    for number in range(60):
+        ours.publish("data/x", f"a{number}", 1 + number % 2)
+    assert row(gateway)["queued"] == 60
+    gateway.kill()
+    gateway.start()
+    assert row(gateway)["queued"] == 60
+    ours = site.peer(port, "ours", TOKEN)
+    for number in range(60):
+        ours.publish("data/x", f"b{number}", 1 + number % 2)
+    broker.start()
+    connected(gateway)
+    reader = site.peer(broker.port, "reader", keep=True)
+    reader.wait(lambda peer: "b59" in peer.got())
+    wanted = [f"a{number}" for number in range(60)] + [f"b{number}" for number in range(60)]
+    for qos in (1, 2):  # each in order; what is of QoS 2 leaves mosquitto later than QoS 1
+        assert reader.got(qos=qos) == wanted[qos - 1 :: 2]
+    wait_until(lambda: row(gateway)["queued"] == row(gateway)["inflight"] == 0)
+    gateway.assert_sound()
+
+
+def test_nothing_is_lost_when_we_are_killed_while_the_queue_is_on_its_way(site: Site) -> None:
+    broker = site.mosquitto(extra="max_inflight_messages 5").start()
+    gateway, port = site.gateway(bridge(broker.port, carried("data/#", "out")))
+    gateway.start()
+    connected(gateway)
+    theirs = site.peer(broker.port, "theirs")
+    theirs.subscribe("data/#")
+    for round in range(3):
+        ours = site.peer(port, f"ours-{round}", TOKEN)
+        for number in range(40):
+            ours.publish("data/x", f"{round}-{number:02}", 1 + number % 2)
+        gateway.kill()
+        gateway.start()
+    wanted = [f"{round}-{number:02}" for round in range(3) for number in range(40)]
+    theirs.wait(lambda peer: set(peer.got()) == set(wanted))
+    assert list(dict.fromkeys(theirs.got(qos=1))) == wanted[::2]
+    # Those of QoS 2 not even twice: the other broker's session has outlived our process.
+    assert theirs.got(qos=2) == wanted[1::2]
+    gateway.assert_sound()
+
+
+def test_what_the_other_broker_holds_for_us_while_we_are_killed_arrives(site: Site) -> None:
+    broker = site.mosquitto().start()
+    gateway, port = site.gateway(bridge(broker.port, carried("orders/#", "in")))
+    gateway.start()
+    connected(gateway)
+    ours = site.peer(port, "reader", TOKEN, keep=True)
+    ours.subscribe("orders/#")
+    theirs = site.peer(broker.port, "theirs")
+    for round in range(3):
+        for number in range(40):
+            theirs.publish("orders/x", f"{round}-{number:02}", 1 + number % 2)
+        gateway.kill()
+        gateway.start()
+    wanted = [f"{round}-{number:02}" for round in range(3) for number in range(40)]
+    ours.wait(lambda peer: set(peer.got()) == set(wanted))
+    assert list(dict.fromkeys(ours.got(qos=1))) == wanted[::2]
+    assert list(dict.fromkeys(ours.got(qos=2))) == wanted[1::2]
+    gateway.assert_sound()
+
+
+@pytest.mark.parametrize("version", [4, 5])
+def test_retained_messages_cross_once_with_their_flag(site: Site, version: int) -> None:
+    broker = site.mosquitto().start()
+    gateway, port = site.gateway(bridge(broker.port, carried("up/#", "out"), carried("down/#", "in"), version=version))
+    theirs = site.peer(broker.port, "theirs")
+    theirs.publish("down/old", "1", 1, retain=True)
+    theirs.subscribe("up/#")
+    gateway.start()
+    connected(gateway)
+    ours = site.peer(port, "ours", TOKEN)
+    ours.publish("up/state", "on", 1, retain=True)
+    theirs.wait(lambda peer: peer.got("up/state"))
+    assert theirs.messages[0].retain
+    theirs.publish("down/new", "2", 1, retain=True)
+    wait_until(lambda: retained(gateway, "down/%23") == 2)
+    ours.subscribe("down/#")
+    ours.wait(lambda peer: sorted(peer.got()) == ["1", "2"])
+    theirs.publish("down/new", "", 1, retain=True)
+    wait_until(lambda: retained(gateway, "down/%23") == 1)
+    gateway.assert_sound()
+
+
+@pytest.mark.parametrize("version", [4, 5])
+def test_two_gateways_bridged_to_each_other_both_ways_do_not_loop(site: Site, version: int) -> None:
+    left_port, right_port = free_ports(2)
+    login = f'username = "b"\npassword = "{TOKEN}"'
+    left, _ = site.gateway(
+        bridge(right_port, both("t/#"), version=version, more=login + '\nclient_id = "from-left"'), left_port
+    )
+    right, _ = site.gateway(
+        bridge(left_port, both("t/#"), version=version, more=login + '\nclient_id = "from-right"'), right_port
+    )
+    left.start()
+    right.start()
+    connected(left)
+    connected(right)
+    one, two = site.peer(left_port, "one", TOKEN), site.peer(right_port, "two", TOKEN)
+    one.subscribe("t/#")
+    two.subscribe("t/#")
+    for qos in range(3):
+        one.publish("t/a", f"left-{qos}", qos)
+        two.publish("t/a", f"right-{qos}", qos)
+    one.wait(lambda peer: len(set(peer.got())) == 6)
+    two.wait(lambda peer: len(set(peer.got())) == 6)
+    # Each of them is brought over twice, by either bridge, and then no more.
+    one.publish("t/end", "end", 1)
+    wait_until(lambda: row(left)["queued"] == row(left)["inflight"] == row(right)["queued"] == 0)
+    two.wait(lambda peer: len(peer.got("t/end")) == 2)
+    moved = [gateway.metric("accessgw_mqtt_publishes_received_total", qos="1") for gateway in (left, right)]
+    for peer, own in ((one, "left-"), (two, "right-")):
+        for payload in set(peer.got("t/a")):
+            assert peer.got("t/a").count(payload) == (1 if payload.startswith(own) else 2), (payload, peer.got())
+    assert max(moved) < 20
+    left.assert_sound()
+    right.assert_sound()
+
+
+@pytest.mark.parametrize("version", [4, 5])
+def test_a_broker_between_two_gateways_hands_on_each_message_once(site: Site, version: int) -> None:
+    broker = site.mosquitto().start()
+    gateways, peers = [], []
+    for name in ("one", "two"):
+        more = f'client_id = "bridge-{name}"'
+        gateway, port = site.gateway(bridge(broker.port, both("t/#"), version=version, more=more))
+        gateways.append(gateway.start())
+        connected(gateway)
+        peers.append(site.peer(port, name, TOKEN))
+        peers[-1].subscribe("t/#")
+    one, two = peers
+    for qos in range(3):
+        one.publish("t/a", f"one-{qos}", qos)
+        two.publish("t/b", f"two-{qos}", qos)
+    one.publish("t/end", "one", 2)
+    two.publish("t/end", "two", 2)
+    for peer in peers:
+        peer.wait(lambda peer: sorted(peer.got("t/end")) == ["one", "two"])
+        assert peer.got("t/a") == ["one-0", "one-1", "one-2"]
+        assert peer.got("t/b") == ["two-0", "two-1", "two-2"]
+    for gateway in gateways:
+        gateway.assert_sound()

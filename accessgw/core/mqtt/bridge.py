@@ -16,7 +16,7 @@ from accessgw.core.interfaces import Clock
 from accessgw.core.interfaces.mqtt import Dialer, MqttStore
 from accessgw.core.interfaces.mqtt_state import NEVER
 from accessgw.core.mqtt.bridge_link import BridgeLink
-from accessgw.core.mqtt.bridge_loops import LoopGuard
+from accessgw.core.mqtt.bridge_loops import PREFIX, LoopGuard
 from accessgw.core.mqtt.bridge_topics import FED, NOT_FED, TopicMap
 from accessgw.core.mqtt.broker import Broker
 from accessgw.core.mqtt.outbound import Outbound
@@ -31,8 +31,6 @@ from protocols.mqtt.packets import V5, SubscriptionRequest
 
 log = Logger()
 
-PREFIX = "$bridge/"
-"""Beginning of the client ids of bridges; no client of the network may have such a one."""
 STABLE = 10.0
 """Seconds that a connection must have lasted for the next back-off to begin anew."""
 
@@ -89,7 +87,7 @@ class Bridge:
         self._subscriptions = subscriptions
         self._dialer = dialer
         self._random = random
-        self._counters = counters
+        self.counters = counters
         self._told = told
         self.connected = False
         self._since = wall()
@@ -139,7 +137,7 @@ class Bridge:
             self._change(False)
         if not self._running:
             return
-        self._counters.bridge_failures[self.settings.name] += 1
+        self.counters.bridge_failures[self.settings.name] += 1
         if link.bit_refused:
             self._bridge_bit = False
         elif self.settings.version != V5 and not was_up:
@@ -155,7 +153,7 @@ class Bridge:
     def _change(self, connected: bool) -> None:
         self.connected = connected
         self._since = self.wall()
-        self._counters.bridge_connected[self.settings.name] = int(connected)
+        self.counters.bridge_connected[self.settings.name] = int(connected)
         self._told(self)
 
     # ---------------------------------------------------------------- the session
@@ -236,14 +234,14 @@ class Bridge:
 
     def refuse(self, reason: str, error: str) -> None:
         """A message is not carried."""
-        self._counters.drop(f"bridge_{reason}")
+        self.counters.drop(f"bridge_{reason}")
         self.trouble(error)
 
     def count_sent(self) -> None:
-        self._counters.bridge_sent[self.settings.name] += 1
+        self.counters.bridge_sent[self.settings.name] += 1
 
     def count_received(self) -> None:
-        self._counters.bridge_received[self.settings.name] += 1
+        self.counters.bridge_received[self.settings.name] += 1
 
     def row(self) -> dict[str, Any]:
         """For operators."""
@@ -254,8 +252,8 @@ class Bridge:
             "address": self.settings.address,
             "connected": self.connected,
             "since": self._since,
-            "sent": self._counters.bridge_sent[name],
-            "received": self._counters.bridge_received[name],
+            "sent": self.counters.bridge_sent[name],
+            "received": self.counters.bridge_received[name],
             "queued": self.store.waiting(self.client_id),
             "inflight": 0 if session is None else len(session.inflight),
             "error": self._error,

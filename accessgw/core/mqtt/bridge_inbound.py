@@ -45,8 +45,14 @@ class Answers(Protocol):
 class Inbound:
     """What came on one connection. Ids of QoS 2 are those of the session, which outlives it."""
 
-    def __init__(self, bridge: Bridge, session: MqttSession, answers: Answers) -> None:
+    def __init__(
+        self, bridge: Bridge, session: MqttSession, answers: Answers, *, remote: str, v5: bool, bridge_bit: bool
+    ) -> None:
+        """`remote`: the other gateway's name, empty for any other broker; `bridge_bit`: it takes us for a bridge."""
         self._bridge = bridge
+        self._remote = remote
+        self._v5 = v5
+        self._bridge_bit = bridge_bit
         self._session = session
         self._answers = answers
         self._acks: deque[list[int]] = deque()
@@ -160,7 +166,7 @@ class Inbound:
         if settings.max_message_expiry:
             latest = now + settings.max_message_expiry
             expires_at = latest if expires_at is None else min(expires_at, latest)
-        return Message(
+        message = Message(
             carried.topic,
             packet.payload,
             min(packet.qos, carried.qos),
@@ -170,6 +176,10 @@ class Inbound:
             expires_at,
             bridge.client_id,
         )
+        if not bridge.guard.arrives(message, self._remote, v5=self._v5, bridge_bit=self._bridge_bit):
+            bridge.counters.drop("loop")
+            return None
+        return message
 
     def _answer(self, packet_id: int, qos: int, outcome: int | Deferred[int]) -> None:
         if not qos:

@@ -10,6 +10,7 @@ from twisted.python.failure import Failure
 
 from accessgw.core.interfaces.mqtt import DialedConnection
 from accessgw.core.mqtt.bridge_inbound import Inbound
+from accessgw.core.mqtt.bridge_loops import MARK, name_in
 from accessgw.core.mqtt.session import MAX_PACKET_ID, MqttSession
 from protocols.errors import LocalError, RemoteError
 from protocols.mqtt import packets
@@ -17,7 +18,7 @@ from protocols.mqtt.connection import Connection as Wire
 from protocols.mqtt.decoding import decode
 from protocols.mqtt.encoding import encode_publish
 from protocols.mqtt.limits import Limits
-from protocols.mqtt.packets import NO_PROPERTIES, V5, Property
+from protocols.mqtt.packets import V5, Property
 from protocols.mqtt.reasons import FAILURE, Reason
 from protocols.mqtt.state import Role
 
@@ -71,6 +72,8 @@ class BridgeLink:
         """Accepted, and its subscriptions are answered."""
         self.bit_refused = False
         """The other broker did not take us for a bridge."""
+        self._remote = ""
+        """Name of the gateway at the other end."""
         self._inbound: Inbound | None = None
         self._subscribing: dict[int, str] = {}
         self._lowered: set[int] = set()
@@ -89,9 +92,11 @@ class BridgeLink:
         settings = bridge.settings
         self._handshake = bridge.clock.callLater(HANDSHAKE_TIMEOUT, self.fail, "no answer to CONNECT or SUBSCRIBE")
         wire = self.wire = Wire(Role.CLIENT, limits=client_limits(bridge.limits()), now=bridge.clock.seconds())
-        properties: packets.Properties = NO_PROPERTIES
-        if settings.version == V5 and not settings.clean_start:
-            properties = {Property.SESSION_EXPIRY: FOREVER}
+        properties: dict[int, Any] = {}
+        if settings.version == V5:
+            properties[Property.USER_PROPERTY] = [(MARK, bridge.guard.origin)]
+            if not settings.clean_start:
+                properties[Property.SESSION_EXPIRY] = FOREVER
         wire.send(
             packets.Connect(
                 bridge.remote_client_id,
@@ -161,7 +166,11 @@ class BridgeLink:
         qos = min(publish.qos, carried.qos, wire.peer.max_qos)
         properties = publish.properties
         if wire.version == V5:
-            properties = bridge.guard.mark(properties)
+            marked = bridge.guard.leaves(properties, self._remote)
+            if marked is None:
+                self._settle(publish)
+                return
+            properties = marked
             if len(properties[Property.USER_PROPERTY]) > MAX_USER_PROPERTIES:
                 self._too_large(publish)
                 return
@@ -342,7 +351,10 @@ class BridgeLink:
             self.fail(f"the other broker refused the bridge: {why}")
             return
         self.session = bridge.open(self)
-        self._inbound = Inbound(bridge, self.session, self)
+        self._remote = name_in(connack.properties)
+        self._inbound = Inbound(
+            bridge, self.session, self, remote=self._remote, v5=wire.version == V5, bridge_bit=self._bridge_bit
+        )
         if not connack.session_present:
             self._inbound.forget()
         self._watch()

@@ -36,6 +36,10 @@ class TopicMap:
                 return _renamed(topic, rule.local_prefix, rule.remote_prefix, rule.qos)
         return None
 
+    def carries(self, topic: str) -> bool:
+        """Whether a topic of ours is one that goes out or may have come in."""
+        return any(matches(rule.local_prefix + rule.filter, topic) for rule in (*self._out, *self._in))
+
     def to_local(self, topic: str) -> Carried | None:
         """What a message of theirs is called here; None: nobody asked for it (any more)."""
         for rule in self._in:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from accessgw.core.interfaces.mqtt_state import Message
-from accessgw.core.mqtt.bridge import PREFIX, Bridge
-from accessgw.core.mqtt.bridge_loops import LoopGuard
+from accessgw.core.mqtt.bridge import Bridge
+from accessgw.core.mqtt.bridge_loops import PREFIX, LoopGuard
 from accessgw.core.mqtt.broker import Broker
 from accessgw.core.mqtt.session_keeper import SessionKeeper
 from accessgw.core.mqtt.sys_topics import PUBLISHER, ROOT
@@ -72,14 +72,16 @@ class Bridges:
                 self._keeper.end(session)
         if not wanted:
             self._broker.returned = None
+            self._broker.origin = ""
             return
         guard = self._guard
         if guard is None:
             guard = self._guard = self._make_guard()
         fresh = [self._make(one, guard=guard, told=self._tell) for one in settings if one.name not in self._bridges]
         self._bridges |= {bridge.settings.name: bridge for bridge in fresh}
-        guard.unmarked = [_carrier(bridge) for bridge in self._bridges.values() if bridge.settings.version != V5]
+        guard.unmarked = [bridge.topics.carries for bridge in self._bridges.values() if bridge.settings.version != V5]
         self._broker.returned = guard.returned
+        self._broker.origin = guard.origin
         for bridge in fresh:
             bridge.start()
 
@@ -103,10 +105,3 @@ class Bridges:
 
 def _state_topic(name: str) -> str:
     return f"{ROOT}connection/{name}/state"
-
-
-def _carrier(bridge: Bridge) -> Callable[[Message], bool]:
-    def carries(message: Message) -> bool:
-        return message.publisher != bridge.client_id and bridge.topics.to_remote(message.topic) is not None
-
-    return carries

@@ -97,6 +97,8 @@ class Broker:
         """Asked of every message, when there are bridges: whether we have carried it out already."""
         self.bridge_clients: set[str] = set()
         """Connected clients that say they are bridges (of MQTT 3.1.1)."""
+        self.origin = ""
+        """Our name among bridged brokers, told to bridges that connect; empty while we have none."""
         self._unsampled = 0
         self._backlog: deque[tuple[Publication, Iterator[None], Deferred[int]]] = deque()
         """Fan-outs too large for one turn, and what came after them."""

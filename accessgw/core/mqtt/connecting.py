@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from accessgw.core.interfaces.mqtt_state import StoredWill
+from accessgw.core.mqtt.bridge_loops import MARK, name_in
 from accessgw.core.mqtt.session import MqttSession
 from accessgw.core.mqtt.session_keeper import Opening, granted_expiry
 from accessgw.core.sessions import Introduction
@@ -75,8 +76,10 @@ def connack_of(
     keep_alive: int,
     assigned: bool,
     authentication: Properties = NO_PROPERTIES,
+    origin: str = "",
 ) -> Connack:
-    """What we tell the client: all that differs from what it asked or from the standard's defaults (section 3.2.2.3)."""
+    """What we tell the client: all that differs from what it asked or from the standard's defaults (section 3.2.2.3);
+    a bridge of another gateway is also told our name, `origin`."""
     if connect.version != V5:
         return Connack(present, 0)
     properties: dict[int, object] = dict(authentication)
@@ -89,6 +92,8 @@ def connack_of(
     properties[Property.MAXIMUM_PACKET_SIZE] = settings.max_packet
     if settings.topic_alias_maximum:
         properties[Property.TOPIC_ALIAS_MAXIMUM] = settings.topic_alias_maximum
+    if origin and name_in(connect.properties):
+        properties[Property.USER_PROPERTY] = [(MARK, origin)]
     if assigned:
         properties[Property.ASSIGNED_CLIENT_ID] = connect.client_id
     if keep_alive != connect.keep_alive:
