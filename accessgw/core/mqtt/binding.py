@@ -507,6 +507,7 @@ class MqttBinding:
         if services.tracing.watched:
             self.retrace()
         self._sent("connack")
+        self._read_on()
         self._rate = rate_of(settings, services.clock.seconds())
         session.window = min(settings.max_inflight, self.wire.peer_receive_maximum)
         services.outbound.resume(session)
