@@ -54,6 +54,8 @@ MAX_UNANSWERED = 64
 """Messages of a client that wait for the store or a service, past which it is not read."""
 MAX_HELD = 512
 """Packets of a client that did not wait for CONNACK."""
+MUCH = 4096
+"""Bytes written at once past which the connection may have counted as full; less is not worth a look."""
 LARGEST = 268_435_455
 """Bytes of a packet that the format allows: a client that takes so many sets no bound."""
 OWN = ("$reply/", "$response/", "$push/")
@@ -72,7 +74,7 @@ class MqttBinding:
 
     __slots__ = (
         "_acks", "_admission", "_assigned", "_calls", "_closed", "_connect", "_decided_by", "_decisions", "_device", "_dirty",
-        "_exchange", "_held", "_held_back", "_in_batch", "_method", "_pause", "_proven", "_queued", "_rate", "_services", "_trace", "connection",
+        "_exchange", "_held", "_held_back", "_in_batch", "_method", "_pause", "_proven", "_push_waits", "_queued", "_rate", "_services", "_trace", "connection",
         "info", "session", "wire",
     )  # fmt: skip
 
@@ -104,6 +106,8 @@ class MqttBinding:
         self._in_batch = False
         self._dirty = False
         self._queued = 0
+        self._push_waits = False
+        """A push was refused for want of room."""
         self._rate: ConnectionRate | None = None
         self._pause: Timer | None = None
         self._trace: traces.Emit | None = None
@@ -153,8 +157,7 @@ class MqttBinding:
             return
         unsent = wire.to_send(0.0)
         if unsent:
-            self._queued = 0
-            self.connection.write(unsent)
+            self._write(unsent)
 
     def _acked_alone(self, session: MqttSession, data: bytes) -> bool:
         """An acknowledgement came alone, as most do; False when it is not one, or brings more about."""
@@ -166,6 +169,7 @@ class MqttBinding:
             and not session.durable
             and session.parked is None
             and session.feed is None
+            and not self._push_waits
         ):
             del session.inflight[packet_id]
             self._services.counters.acknowledged += 1
@@ -181,6 +185,11 @@ class MqttBinding:
         if session is None:
             return
         self._services.outbound.pull(session)
+        self._admit_pushes()
+
+    def _admit_pushes(self) -> None:
+        """There may be room for those that were refused."""
+        self._push_waits = False
         if self._device is not None and self._device.link is self:
             self._services.pushes.writable(self._device)
 
@@ -244,15 +253,24 @@ class MqttBinding:
             self._sent("pubrel", packet_id)
 
     def displace(self, reason: int) -> None:
-        self._say_and_close(reason, close_of(reason))
+        if self.session is None and not self._closed:
+            self._refuse(Reason(reason), close_of(reason), "")
+        else:
+            self._say_and_close(reason, close_of(reason))
 
     def flush(self) -> None:
         """Write what the wire has to send."""
         self._dirty = False
-        self._queued = 0
         data = self.wire.to_send(0.0)
         if data:
-            self.connection.write(data)
+            self._write(data)
+
+    def _write(self, data: bytes) -> None:
+        self._queued = 0
+        self.connection.write(data)
+        if len(data) > MUCH and not self._closed and not self.connection.buffered:
+            # It counted as full for a moment; the transport, which took all of it at once, has no drain to tell of.
+            self.drained()
 
     def _sent(self, packet: str, packet_id: int = 0) -> None:
         if self._trace is not None:
@@ -277,6 +295,7 @@ class MqttBinding:
         if session is None or self._closed or not services.settings.push_topic:
             return False
         if len(session.inflight) >= session.window or self.buffered > services.outbound.max_buffer:
+            self._push_waits = True
             return False
         head, tail = self._push_parts(push, session.v5)
         if session.max_packet and len(head) + 2 + len(tail) > session.max_packet:
@@ -348,7 +367,7 @@ class MqttBinding:
         elif isinstance(packet, packets.Auth) and self._exchange is not None and self._admission is None:
             self._authenticate(self._exchange, packet.properties.get(Property.AUTHENTICATION_DATA, b""))
         elif isinstance(packet, packets.Disconnect) and self._connect is None:
-            self._finish(CloseReason.PEER_GOAWAY)
+            self._peer_left()
         else:
             self._hold(packet)
 
@@ -480,7 +499,6 @@ class MqttBinding:
         services, connect, device, session = self._services, self._connect, self._device, opened.session
         if self._closed or connect is None or device is None or session.outlet is not self:
             return
-        self._connect = None
         if connect.bridge:
             services.broker.bridge_clients.add(connect.client_id)
         if services.flapping is not None and services.flapping.connected(connect.client_id):
@@ -498,9 +516,11 @@ class MqttBinding:
                 keep_alive=keep_alive,
                 assigned=self._assigned,
                 authentication=authentication,
+                origin=services.broker.origin,
             )
         )
         self.session = session
+        self._connect = None
         services.counters.connects[_VERSIONS[connect.version]] = (
             services.counters.connects.get(_VERSIONS[connect.version], 0) + 1
         )
@@ -510,9 +530,12 @@ class MqttBinding:
         self._read_on()
         self._rate = rate_of(settings, services.clock.seconds())
         session.window = min(settings.max_inflight, self.wire.peer_receive_maximum)
-        services.outbound.resume(session)
+        resumed = services.outbound.resume(session)
         if settings.push_topic and not self._assigned:
-            services.pushes.attach(device, [], passing=not session.durable)
+            if resumed is None:
+                services.pushes.attach(device, [], passing=not session.durable)
+            else:
+                resumed.addCallback(self._attach, device, session)
         held, self._held = self._held, None
         for packet in held or ():
             if self._closed:
@@ -526,6 +549,11 @@ class MqttBinding:
             self._held_back = False
             if self._pause is None:
                 self.connection.resume()
+
+    def _attach(self, _: None, device: DeviceSession, session: MqttSession) -> None:
+        """What was in flight is known, so that pushes take no packet id of it."""
+        if not self._closed and session.outlet is self:
+            self._services.pushes.attach(device, [], passing=not session.durable)
 
     def _not_kept(self, failure: Failure) -> None:
         self._admission = None
@@ -805,6 +833,8 @@ class MqttBinding:
             self._push_acked(session, packet.packet_id)
         else:
             self._services.outbound.puback(session, packet.packet_id)
+            if self._push_waits:
+                self._admit_pushes()
 
     def _push_acked(self, session: MqttSession, packet_id: int) -> None:
         place = session.pushes.pop(packet_id)
@@ -816,10 +846,14 @@ class MqttBinding:
     def _on_pubrec(self, packet: packets.Pubrec) -> None:
         assert self.session is not None
         self._services.outbound.pubrec(self.session, packet.packet_id, packet.reason)
+        if self._push_waits:
+            self._admit_pushes()
 
     def _on_pubcomp(self, packet: packets.Pubcomp) -> None:
         assert self.session is not None
         self._services.outbound.pubcomp(self.session, packet.packet_id)
+        if self._push_waits:
+            self._admit_pushes()
 
     # ---------------------------------------------------------------- SUBSCRIBE, UNSUBSCRIBE, PINGREQ, DISCONNECT
 
@@ -893,7 +927,7 @@ class MqttBinding:
                 return
             expiry = granted_expiry(expiry, self._services.settings.max_session_expiry)
         self._leave(packet.reason != Reason.SUCCESS, expiry)
-        self._finish(CloseReason.PEER_GOAWAY)
+        self._peer_left()
 
     # ---------------------------------------------------------------- limits, tracing and the end
 
@@ -949,6 +983,15 @@ class MqttBinding:
         if not self._closed:
             self._finish(CloseReason.PROTOCOL_ERROR, f"reason 0x{error.code:02x}: {error}")
 
+    def _peer_left(self) -> None:
+        """After DISCONNECT nothing comes (section 3.14.4), so that nothing is waited for."""
+        if self._closed:
+            return
+        self.flush()
+        self._closed = True
+        self._leave(True, None)
+        self.connection.finish(CloseReason.PEER_GOAWAY)
+
     def _finish(self, reason: CloseReason, detail: str = "") -> None:
         if self._closed:
             return
@@ -960,9 +1003,10 @@ class MqttBinding:
     def _leave(self, with_will: bool, expiry: float | None) -> None:
         """The broker's session is without a connection from here on."""
         session = self.session
-        if session is None and self._device is not None:
-            # It was opened, and the store has not confirmed it yet.
-            session = self._services.broker.sessions.get(self._device.identity.device)
+        if session is None and self._connect is not None:
+            # It was opened, and the store has not confirmed it yet: its will does not count before CONNACK.
+            session = self._services.broker.sessions.get(self._connect.client_id)
+            with_will = False
         if session is not None:
             if session.outlet is self:
                 self._services.broker.bridge_clients.discard(session.client_id)

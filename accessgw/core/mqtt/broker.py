@@ -30,6 +30,11 @@ log = Logger()
 
 # Plain numbers: an IntEnum is no `int` to those who ask for the type alone.
 SUCCESS = int(Reason.SUCCESS)
+OVERHEAD = 10
+"""Receivers whose deliveries take as long as what else there is to do for a message."""
+MAX_BACKLOG = 10_000
+"""Messages behind a large fan-out; past it, and past MAX_BACKLOG_BYTES, they are refused, or dropped and counted."""
+MAX_BACKLOG_BYTES = 32 * 1024 * 1024
 NO_MATCHING_SUBSCRIBERS = int(Reason.NO_MATCHING_SUBSCRIBERS)
 QUOTA_EXCEEDED = int(Reason.QUOTA_EXCEEDED)
 SLICE = 2000
@@ -100,8 +105,11 @@ class Broker:
         self.origin = ""
         """Our name among bridged brokers, told to bridges that connect; empty while we have none."""
         self._unsampled = 0
-        self._backlog: deque[tuple[Publication, Iterator[None], Deferred[int]]] = deque()
+        self._backlog: deque[tuple[Publication, Iterator[int], Deferred[int]]] = deque()
         """Fan-outs too large for one turn, and what came after them."""
+        self._backlog_bytes = 0
+        self._slicing = False
+        """A turn that goes on with them is to come, or runs."""
 
     # ---------------------------------------------------------------- publishing
 
@@ -148,6 +156,9 @@ class Broker:
         return both.addCallback(_worst)
 
     def _publish(self, message: Message, received: tuple[str, int] | None, will_of: str) -> int | Deferred[int]:
+        if self._backlog and not will_of and self._backlog_full():
+            self.counters.drop("backlog")
+            return QUOTA_EXCEEDED
         if message.retain and not self._retain(message):
             return QUOTA_EXCEEDED
         self._unsampled -= 1
@@ -165,7 +176,7 @@ class Broker:
         if self.rules is not None and self.rules.active and self.rules.consumes(message.topic):
             plan = NOBODY
         if self._backlog or plan.receiver_count > SLICE:
-            return self._publish_in_slices(pub, plan, received, will_of)
+            return self._publish_in_slices(pub, plan is NOBODY, received, will_of)
         self._deliver(pub, plan)
         if pub.enqueues is None and received is None and not will_of and not (message.retain and message.qos):
             return self._outcome(pub)
@@ -400,13 +411,18 @@ class Broker:
     # ---------------------------------------------------------------- large fan-outs
 
     def _publish_in_slices(
-        self, pub: Publication, plan: Plan[Receiver], received: tuple[str, int] | None, will_of: str
+        self, pub: Publication, hidden: bool, received: tuple[str, int] | None, will_of: str
     ) -> Deferred[int]:
         done: Deferred[int] = Deferred()
-        begin = not self._backlog
-        self._backlog.append((pub, self._sliced(pub, plan), done))
+        self._backlog.append((pub, self._sliced(pub, hidden), done))
+        self._backlog_bytes += pub.size
 
         def commit(_: int) -> int | Deferred[int]:
+            nonlocal will_of
+            self.outbound.refresh(pub, self.sessions)
+            successor = self.sessions.get(will_of)
+            if successor is not None and successor.will is not None:
+                will_of = ""  # the client is back with another will, which is not to be forgotten
             if (
                 pub.enqueues is None
                 and received is None
@@ -417,26 +433,45 @@ class Broker:
             return self._commit(pub, pub.message.retain and pub.message.qos > 0, received, will_of)
 
         done.addCallback(commit)
-        if begin:
+        if not self._slicing:
+            self._slicing = True
             self._go_on()
         return done
 
-    def _sliced(self, pub: Publication, plan: Plan[Receiver]) -> Iterator[None]:
-        for group in plan.groups:
-            receivers = iter(list(group.receivers))
+    def _sliced(self, pub: Publication, hidden: bool) -> Iterator[int]:
+        """How many receivers each step has served. They are those of the moment at which it begins."""
+        plan = NOBODY if hidden else self.tree.plan(pub.message.topic)
+        for group, receivers in [(group, iter(list(group.receivers))) for group in plan.groups]:
             while part := list(islice(receivers, SLICE)):
                 self._to_group(pub, group, part)
-                yield
+                yield len(part)
         self._to_shared(pub, plan)
         self.reached += pub.reached
 
+    def _backlog_full(self) -> bool:
+        return len(self._backlog) >= MAX_BACKLOG or self._backlog_bytes >= MAX_BACKLOG_BYTES
+
     def _go_on(self) -> None:
-        _, steps, done = self._backlog[0]
-        if next(steps, done) is done:
+        """One turn's worth of the backlog: a slice of one large fan-out, or many small ones."""
+        left = SLICE
+        while self._backlog and left > 0:
+            pub, steps, done = self._backlog[0]
+            left -= OVERHEAD
+            try:
+                served = next(steps, 0)
+            except Exception:
+                log.failure("a message of {topic} did not reach all of its receivers", topic=pub.message.topic)
+                served = 0
+            if served:
+                left -= served
+                continue
             self._backlog.popleft()
+            self._backlog_bytes -= pub.size
             done.callback(0)
         if self._backlog:
             self.clock.callLater(0, self._go_on)
+        else:
+            self._slicing = False
 
     # ---------------------------------------------------------------- parts of the gateway that subscribe
 

@@ -9,7 +9,7 @@ in memory, for connected and absent clients alike.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -23,6 +23,7 @@ from accessgw.core.mqtt.publication import PACKET_IDS, Parts, Publication
 from accessgw.core.mqtt.session import KIND, NUMBER, PUBACK, PUBCOMP, PUBREC, MqttSession, Waiting
 from accessgw.model.counters import MqttCounters
 from accessgw.model.mqtt_settings import MqttSettings
+from protocols.mmtp.nothing import NOTHING
 from protocols.mqtt.encoding import mark_dup
 from protocols.mqtt.reasons import FAILURE, Reason
 
@@ -80,7 +81,7 @@ class Outbound:
         self, pub: Publication, session: MqttSession, retain: bool, identifiers: tuple[int, ...]
     ) -> None:
         outlet = session.outlet
-        if outlet is None:
+        if outlet is None or not session.window:
             return
         if outlet.buffered > self.settings.max_qos0_buffer:
             self._counters.drop("slow_reader")
@@ -119,6 +120,11 @@ class Outbound:
         if parked is None:
             parked = session.parked = deque()
         size = _size(waiting.message)
+        if size > settings.max_queued_bytes:
+            # It would drive out all others, and still not fit.
+            self._counters.drop("queue_full")
+            session.parked = parked or None
+            return
         while parked and (
             len(parked) >= settings.max_queued or session.parked_bytes + size > settings.max_queued_bytes
         ):
@@ -159,53 +165,82 @@ class Outbound:
             parts = pub.parts(session.v5, qos, retain, identifiers)
         else:
             session.behind = True
+            session.uncommitted += 1
         if pub.enqueues is None:
             pub.enqueues = []
         pub.enqueues.append(Enqueue(session.client_id, qos, packet_id, retain, identifiers))
-        pub.targets.append((session, parts))
+        pub.targets.append((session, parts, session.connection))
+
+    def refresh(self, pub: Publication, sessions: Mapping[str, object]) -> None:
+        """Turns have passed since the receivers were found, and only now the message goes to the store: sessions that
+        have ended meanwhile are left out, and where another connection has begun it waits."""
+        targets, pub.targets = pub.targets, []
+        enqueues, pub.enqueues = pub.enqueues, None
+        for (session, parts, connection), enqueue in zip(targets, enqueues or (), strict=True):
+            if sessions.get(session.client_id) is not session:
+                continue
+            stale = enqueue.packet_id and session.connection != connection
+            if stale:
+                enqueue.packet_id = 0
+                session.behind = True
+                session.uncommitted += 1
+            pub.targets.append((session, None if stale else parts, connection))
+            if pub.enqueues is None:
+                pub.enqueues = []
+            pub.enqueues.append(enqueue)
 
     # ---------------------------------------------------------------- what the store says
 
     def stored(self, pub: Publication, numbers: Sequence[int]) -> None:
         """The message is durable under these numbers: send it to those who have room."""
         assert pub.enqueues is not None
-        for (session, parts), enqueue, number in zip(pub.targets, pub.enqueues, numbers, strict=True):
+        for (session, parts, connection), enqueue, number in zip(pub.targets, pub.enqueues, numbers, strict=True):
             packet_id = enqueue.packet_id
             if not packet_id:
+                session.uncommitted -= 1
                 if number:
                     session.behind = True
                     self.pull(session)
                 elif self.settings.queue_overflow == "disconnect":
                     self._overflown(session)
                 continue
-            entry = session.inflight.get(packet_id)
-            if entry is None or entry >> NUMBER:
-                continue  # the session has ended, or was sent it when its client came back meanwhile
+            outlet = session.outlet
+            if session.connection != connection or outlet is None or parts is None:
+                continue  # the store is asked what was in flight when the client comes back: see resume
+            entry = session.inflight[packet_id]
             if not number:
                 del session.inflight[packet_id]
                 self.pull(session)
-                continue
-            outlet = session.outlet
-            if outlet is not None and parts is not None and not session.unknown:
-                self._put_stored(session, outlet, parts, packet_id, number << NUMBER | entry)
+            elif not self._put_stored(session, outlet, parts, packet_id, number << NUMBER | entry):
+                self.pull(session)
 
     def not_stored(self, pub: Publication) -> None:
         """The store refused: nobody has it in its queue."""
-        for (session, _), enqueue in zip(pub.targets, pub.enqueues or (), strict=True):
-            if enqueue.packet_id:
+        sessions: list[MqttSession] = []
+        for (session, _, connection), enqueue in zip(pub.targets, pub.enqueues or (), strict=True):
+            if not enqueue.packet_id:
+                session.uncommitted -= 1
+            elif session.connection == connection:
                 session.inflight.pop(enqueue.packet_id, None)
-                self.pull(session)
+            sessions.append(session)
+        if sessions:
+            # In a later turn: what waits next may be refused as well.
+            self._clock.callLater(0, self._pull_all, sessions)
+
+    def _pull_all(self, sessions: list[MqttSession]) -> None:
+        for session in sessions:
+            self.pull(session)
 
     def _put_stored(
         self, session: MqttSession, outlet: Any, parts: Parts, packet_id: int, entry: int, *, dup: bool = False
-    ) -> None:
+    ) -> bool:
+        """False when the client does not take packets of this size: it needs the message no more."""
         head, tail = parts
         if session.max_packet and len(head) + 2 + len(tail) > session.max_packet:
             self._too_large(session)
             session.inflight.pop(packet_id, None)
             self._store.acknowledged(session.client_id, entry >> NUMBER)
-            self.pull(session)
-            return
+            return False
         session.inflight[packet_id] = entry
         frame = head + PACKET_IDS[packet_id] + tail
         if entry & KIND == PUBACK:
@@ -214,6 +249,7 @@ class Outbound:
             self._counters.sent_qos2 += 1
         self._counters.redelivered += dup
         outlet.put(mark_dup(frame) if dup else frame)
+        return True
 
     # ---------------------------------------------------------------- room in the window
 
@@ -264,18 +300,22 @@ class Outbound:
             return
         if not rows:
             session.reading = False
-            self.pull(session)
+            if session.uncommitted:
+                session.behind = True  # reads see what is durable: these pull when they are
+            else:
+                self.pull(session)
             return
         session.behind = True
-        session.read_after = rows[-1].number
-        waiting = [row for row in rows if not row.packet_id]
-        for row in waiting:
-            row.packet_id = session.allocate(QOS_KINDS[row.qos])
-        if not waiting:
-            self._sent(None, session, connection, [])
+        # Pushes may have taken some of the room meanwhile.
+        rows = rows[: max(0, session.window - len(session.inflight))]
+        if not rows:
+            session.reading = False
             return
-        self._store.assign(session.client_id, [(row.number, row.packet_id) for row in waiting]).addCallbacks(
-            self._sent, self._cannot, (session, connection, waiting), errbackArgs=(session, connection)
+        session.read_after = rows[-1].number
+        for row in rows:
+            row.packet_id = session.allocate(QOS_KINDS[row.qos])
+        self._store.assign(session.client_id, [(row.number, row.packet_id) for row in rows]).addCallbacks(
+            self._sent, self._cannot, (session, connection, rows), errbackArgs=(session, connection)
         )
 
     def _sent(self, _: None, session: MqttSession, connection: int, rows: Iterable[QueuedMessage]) -> None:
@@ -298,15 +338,18 @@ class Outbound:
 
     # ---------------------------------------------------------------- a client that comes back
 
-    def resume(self, session: MqttSession) -> None:
-        """Its session goes on: first what was in flight, under the same packet ids (section 4.4)."""
+    def resume(self, session: MqttSession) -> Deferred[None] | None:
+        """Its session goes on: first what was in flight, under the same packet ids (section 4.4).
+
+        A Deferred when they are not known yet: until it fires, no packet id may be given out.
+        """
         if not session.durable:
-            return
+            return None
         if not session.inflight and not session.unknown:
             self.pull(session)
-            return
+            return None
         session.reading = True
-        self._store.inflight(session.client_id).addCallbacks(
+        return self._store.inflight(session.client_id).addCallbacks(
             self._resume, self._cannot, (session, session.connection), errbackArgs=(session, session.connection)
         )
 
@@ -314,13 +357,17 @@ class Outbound:
         if session.connection != connection or session.outlet is None:
             return
         session.unknown = False
+        latest = {row.packet_id: row for row in rows}
+        # Ids of what never became durable are free again.
+        session.inflight = NOTHING
         resend: deque[QueuedMessage] = deque()
         for row in rows:
-            kind = PUBCOMP if row.received else QOS_KINDS[row.qos]
-            entry = row.number << NUMBER | kind
-            if session.inflight.get(row.packet_id) != entry:
-                session.allocate_as(row.packet_id, kind)
-                resend.append(row)
+            if latest[row.packet_id] is not row:
+                # Its id was given to another message: it was acknowledged, and the store could not note that.
+                self._store.acknowledged(session.client_id, row.number)
+                continue
+            session.allocate_as(row.packet_id, PUBCOMP if row.received else QOS_KINDS[row.qos])
+            resend.append(row)
         session.resend = resend or None
         session.reading = False
         # Rows may wait beyond those in flight: the store knows.
@@ -330,17 +377,17 @@ class Outbound:
     def _send_again(self, session: MqttSession, outlet: Any) -> None:
         resend = session.resend
         now = self._wall()
-        sent = sum(1 for entry in session.inflight.values() if entry >> NUMBER)
+        sent = len(session.pushes) + sum(1 for entry in session.inflight.values() if entry >> NUMBER)
         while resend and sent < session.window and outlet.buffered <= self.max_buffer:
             row = resend.popleft()
-            sent += 1
             if row.received:
+                sent += 1
                 session.inflight[row.packet_id] = row.number << NUMBER | PUBCOMP
                 outlet.pubrel(row.packet_id)
                 continue
             parts = Publication(row.message, now).parts(session.v5, row.qos, row.retain, row.identifiers)
             entry = row.number << NUMBER | QOS_KINDS[row.qos]
-            self._put_stored(session, outlet, parts, row.packet_id, entry, dup=True)
+            sent += self._put_stored(session, outlet, parts, row.packet_id, entry, dup=True)
         if not resend:
             session.resend = None
 

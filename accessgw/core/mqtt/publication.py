@@ -31,11 +31,16 @@ class Publication:
         """Receivers that it was sent to or waits for."""
         self.enqueues: list[Enqueue] | None = None
         """Receivers in the store."""
-        self.targets: list[tuple[MqttSession, Parts | None]] = []
-        """Their sessions, with what to send them once it is durable; None: they are behind."""
+        self.targets: list[tuple[MqttSession, Parts | None, int]] = []
+        """Their sessions, with what to send them once it is durable (None: they are behind), and on which connection."""
         self._now = now
         self._parts: dict[tuple[bool, int, bool, tuple[int, ...], int, bool], Parts] = {}
         self._hash = -1
+
+    @property
+    def size(self) -> int:
+        """Bytes of its topic and payload, about."""
+        return len(self.message.topic) + len(self.message.payload)
 
     def parts(  # noqa: PLR0917 - the hot path
         self,

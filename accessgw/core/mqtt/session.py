@@ -86,6 +86,7 @@ class MqttSession:
         "received",
         "receiving",
         "resend",
+        "uncommitted",
         "unknown",
         "user",
         "v5",
@@ -133,14 +134,16 @@ class MqttSession:
         self.parked_bytes = 0
         self.behind = False
         """Messages wait in the store."""
+        self.uncommitted = 0
+        """Messages that are to wait in the store, and are on their way there."""
         self.reading = False
         """They are being read, or sent again: new ones queue behind them."""
         self.read_after = 0
         """Number of the last one read."""
         self.resend: deque[QueuedMessage] | None = None
         """Read in answer to a reconnect, to be sent as the window allows."""
-        self.feed: Iterator[Any] | None = None
-        """Retained messages still to be sent for its subscriptions."""
+        self.feed: dict[str, Iterator[Any]] | None = None
+        """Retained messages still to be sent for its subscriptions, by their filters."""
         self.unknown = False
         """It was restored from the store, and what was in flight has not been read yet."""
         self.will: StoredWill | None = None
@@ -188,6 +191,8 @@ class MqttSession:
         self.parked_bytes = 0
         self.resend = None
         self.feed = None
+        # What was being read is read again.
+        self.behind = self.behind or self.reading
         self.reading = False
         self.read_after = 0
         pushes, self.pushes = self.pushes, NOTHING

@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from accessgw.core.interfaces import Timers
 from accessgw.core.interfaces.mqtt import MqttStore
@@ -112,8 +113,18 @@ class SessionKeeper:
         if ready is None:
             # Whatever the client is promised later is stored after this, in order.
             for one in saved:
-                one.addErrback(self._unsaved, client_id)
+                one.addErrback(self._not_opened, session, session.connection, existing is not None)
         return Opened(session, existing is not None, ready)
+
+    def _not_opened(self, failure: object, session: MqttSession, connection: int, known: bool) -> None:
+        """The store does not know of the connection, perhaps not of the session: nothing may be promised to it."""
+        self._unsaved(failure, session.client_id)
+        if session.connection != connection:
+            return
+        if session.outlet is not None:
+            session.outlet.displace(Reason.SERVER_UNAVAILABLE)
+        if not known:
+            self.end(session)
 
     def _cancel(self, session: MqttSession) -> None:
         """The client is back in time."""
@@ -260,6 +271,7 @@ class SessionKeeper:
         if session is not None:
             if will.due_at is None:
                 will.due_at = min(now + will.delay, session.expires_at)
+                self._store.save_will(client_id, will).addErrback(self._unsaved, client_id)
             session.will = will
         else:
             self._orphans[client_id] = will
@@ -279,8 +291,9 @@ def _all(saved: list[Deferred[None]]) -> Deferred[None]:
     """Fires when all have; fails as the first does."""
 
     async def wait() -> None:
-        for one in saved:
-            await one
+        for _, result in await DeferredList(saved, consumeErrors=True):
+            if isinstance(result, Failure):
+                result.raiseException()
 
     return Deferred.fromCoroutine(wait())
 

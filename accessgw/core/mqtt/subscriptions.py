@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import chain
 from typing import NamedTuple
 
 from twisted.internet.defer import Deferred
@@ -49,6 +48,8 @@ class Subscriptions:
         self._store = store
         self._clock = clock
         self._feeding: set[MqttSession] = set()
+        self._pending: dict[MqttSession, int] = {}
+        """New subscriptions on their way to the store: they count against the limit."""
         broker.outbound.feed = self.feed
 
     def subscribe(
@@ -57,21 +58,32 @@ class Subscriptions:
         """Reason codes in the order of the requests. A Deferred, which does not fail, when they are durable."""
         reasons: list[int] = []
         granted: list[StoredSubscription] = []
-        limit = self._broker.settings.max_subscriptions
+        pending = self._pending.get(session, 0)
+        room = self._broker.settings.max_subscriptions - len(session.filters) - pending
         fresh = 0
         for request in requests:
             reason = check(request)
             if reason < FAILURE and request.filter not in session.filters:
-                fresh += 1
-                if len(session.filters) + fresh > limit:
+                if fresh >= room:
                     reason = Reason.QUOTA_EXCEEDED
+                else:
+                    fresh += 1
             reasons.append(reason)
             if reason < FAILURE:
                 granted.append(StoredSubscription(replace(request, qos=reason), identifier))
         if not session.durable or not granted:
             self._apply(session, granted)
             return reasons
+        self._pending[session] = pending + fresh
         stored = self._store.subscribe(session.client_id, granted)
+
+        def settled(result: object) -> object:
+            left = self._pending[session] - fresh
+            if left:
+                self._pending[session] = left
+            else:
+                del self._pending[session]
+            return result
 
         def failed(failure: Failure) -> list[int]:
             log.error("subscriptions of {client} cannot be stored: {e}", client=session.client_id, e=failure.value)
@@ -81,13 +93,13 @@ class Subscriptions:
             self._apply(session, granted)
             return reasons
 
-        return stored.addCallbacks(done, failed)
+        return stored.addBoth(settled).addCallbacks(done, failed)
 
     def _apply(self, session: MqttSession, granted: Sequence[StoredSubscription]) -> None:
         broker = self._broker
         if broker.sessions.get(session.client_id) is not session:
             return
-        feeds: list[Iterator[Retained]] = []
+        feeds: dict[str, Iterator[Retained]] = {}
         for one in granted:
             request, identifier = one.request, one.identifier
             if session.filters is NOTHING:
@@ -99,10 +111,13 @@ class Subscriptions:
             if len(broker.retained) and handling != NEVER and not (handling == ON_NEW and known):
                 group, _ = split_shared(request.filter)
                 if not group:
-                    feeds.append(self._retained(request, identifier))
+                    feeds[request.filter] = self._retained(request, identifier)
         broker.counters.subscriptions = len(broker.tree)
         if feeds and session.outlet is not None:
-            session.feed = chain(session.feed or (), *feeds)
+            if session.feed is None:
+                session.feed = {}
+            # Whoever subscribes again gets them from the beginning, not twice.
+            session.feed.update(feeds)
 
     def _retained(self, request: SubscriptionRequest, identifier: int) -> Iterator[Retained]:
         """Found as they are sent: what was replaced meanwhile is sent as it is then."""
@@ -112,24 +127,27 @@ class Subscriptions:
 
     def feed(self, session: MqttSession) -> None:
         """Send retained messages while the session has room; it is called again when it has more."""
-        feed = session.feed
         outlet = session.outlet
-        if feed is None or outlet is None:
+        if outlet is None:
             return
         limit = self._broker.settings.max_qos0_buffer // 2
         for _ in range(FEED):
+            feed = session.feed
             if (
-                outlet.buffered > limit
+                feed is None
+                or outlet.buffered > limit
                 or session.behind
                 or session.reading
                 or session.parked is not None
                 or len(session.inflight) >= session.window
             ):
                 return
-            found = next(feed, None)
+            filter, messages = next(iter(feed.items()))
+            found = next(messages, None)
             if found is None:
-                session.feed = None
-                return
+                del feed[filter]
+                session.feed = feed or None
+                continue
             self._broker.deliver_alone(found.message, session, found.qos, found.identifiers, retain=True)
         if session not in self._feeding:
             self._feeding.add(session)
@@ -157,6 +175,8 @@ class Subscriptions:
             known = session.filters.pop(filter, None) is not None if session.filters else False
             if known:
                 self._broker.tree.unsubscribe(session, filter)
+                if session.feed is not None and session.feed.pop(filter, None) is not None:
+                    session.feed = session.feed or None
             reasons.append(Reason.SUCCESS if known else Reason.NO_SUBSCRIPTION_EXISTED)
         self._broker.counters.subscriptions = len(self._broker.tree)
         return reasons
