@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from math import ceil
 from typing import Any
 
 from twisted.logger import Logger
@@ -24,12 +24,14 @@ _STRIDE = 16
 class WheelTimer:
     """One time-out in the wheel. While it has a callback it sits in exactly one slot."""
 
-    __slots__ = ("_callback", "_due", "_tick", "_wheel")
+    __slots__ = ("_callback", "_due", "_slot", "_until", "_wheel")
 
     def __init__(self, wheel: TimingWheel, due: float, callback: Callable[[], None]) -> None:
         self._wheel = wheel
         self._due = due
-        self._tick = 0
+        self._until = math.inf
+        self._slot = 0
+        """Where it is; the tick itself would be an object of its own for each."""
         self._callback: Callable[[], None] | None = callback
 
     def touch(self, delay: float) -> None:
@@ -40,6 +42,12 @@ class WheelTimer:
             self._wheel.advance(self)
         else:
             self._due = due
+
+    def bound(self, at: float) -> None:
+        """However it is touched, it is due at this second of the clock; infinity takes the bound away."""
+        self._until = at
+        if at < self._due and self._callback is not None:
+            self._wheel.advance(self)
 
     def cancel(self) -> None:
         if self._callback is not None:
@@ -84,21 +92,26 @@ class TimingWheel:
 
     def advance(self, timer: WheelTimer) -> None:
         """Re-slot a timer that has become due earlier (called by WheelTimer.touch)."""
-        self._slots[timer._tick % SLOTS].discard(timer)
+        self._slots[timer._slot].discard(timer)
         self._batch.discard(timer)
         self._insert(timer)
 
     def discard(self, timer: WheelTimer) -> None:
         """Take out a cancelled timer (called by WheelTimer.cancel)."""
-        self._slots[timer._tick % SLOTS].discard(timer)
+        self._slots[timer._slot].discard(timer)
         self._batch.discard(timer)
         self._pending -= 1
 
     def _insert(self, timer: WheelTimer) -> None:
         first = self._next
-        tick = ceil(timer._due / TICK)
-        timer._tick = tick = min(max(tick, first), first + SLOTS - 1)
-        self._slots[tick % SLOTS].add(timer)
+        due, until = timer._due, timer._until
+        tick = math.ceil((due if due < until else until) / TICK)
+        if tick < first:
+            tick = first
+        elif tick >= first + SLOTS:
+            tick = first + SLOTS - 1
+        timer._slot = slot = tick % SLOTS
+        self._slots[slot].add(timer)
 
     def _turn(self) -> None:
         self._call = None
@@ -135,7 +148,7 @@ class TimingWheel:
         callback = timer._callback
         if callback is None:
             return
-        if timer._due > now:
+        if timer._due > now and timer._until > now:
             self._insert(timer)
             return
         timer._callback = None

@@ -84,7 +84,8 @@ class StreamDescriptor(ABC):
     def _close_socket(self) -> None:
         """Leave the reactor and close; the kernel still sends what it has taken."""
         self._reactor.removeReader(self)
-        self._reactor.removeWriter(self)
+        if self._out is not None:
+            self._reactor.removeWriter(self)
         self._fd = -1
         self._sock.close()
         self._out = None

@@ -14,7 +14,7 @@ from accessgw.model.identity import ConnectionInfo
 from accessgw.model.settings import ListenerSettings
 from accessgw.transports.acceptor import Acceptor
 from accessgw.transports.addresses import counted_as
-from accessgw.transports.opening import Chooser, Opening, TrustedNetworks
+from accessgw.transports.opening import Plain, TrustedNetworks
 from accessgw.transports.services import TransportServices
 from accessgw.transports.stream import RESET_ON_CLOSE, StreamConnection, is_loopback
 
@@ -34,6 +34,7 @@ class SocketListener:
         self._settings = settings
         self._services = services
         self._factories = {protocol: factories[protocol] for protocol in settings.protocols}
+        self._plain = Plain(self._factories)
         self._trusted = TrustedNetworks(settings.proxy_protocol_from)
         self._acceptor: Acceptor | None = None
 
@@ -115,8 +116,7 @@ class SocketListener:
 
     def _begin(self, sock: socket.socket, info: ConnectionInfo, key: str, trusted: bool) -> None:
         connection = StreamConnection(sock, info, self._services, key)
-        chooser = Chooser(connection, self._factories)
-        connection.begin(Opening(connection, trusted, chooser.first_bytes).data_received)
+        self._plain.begin(connection, trusted)
 
     def _peer_of(self, address: Any) -> tuple[str, int]:
         return address[0], address[1]

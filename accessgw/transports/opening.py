@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from accessgw.core.interfaces import BindingFactory
@@ -11,6 +12,8 @@ from accessgw.transports.stream import StreamConnection
 from protocols.errors import RemoteError
 from protocols.proxyproto import V1_PREFIX, V2_SIGNATURE, ProxyHeader, ProxyHeaderParser, starts_proxy_header
 from protocols.sniff import PROTOCOL, sniff
+
+_HEADERS_BEGIN = (V1_PREFIX[0], V2_SIGNATURE[0])
 
 
 class TrustedNetworks:
@@ -96,23 +99,37 @@ def chosen(factories: Mapping[str, BindingFactory], data: bytes) -> BindingFacto
     return factory
 
 
-class Chooser:
-    """Makes the binding of a plain connection: the only one configured, or the one its first byte asks for."""
+class Plain:
+    """Makes the bindings of plain connections: the only one configured, or the one their first byte asks for."""
 
-    __slots__ = ("_connection", "_factories")
+    __slots__ = ("_factories", "_only")
 
-    def __init__(self, connection: StreamConnection, factories: Mapping[str, BindingFactory]) -> None:
-        self._connection = connection
+    def __init__(self, factories: Mapping[str, BindingFactory]) -> None:
         self._factories = factories
+        self._only = next(iter(factories.values())) if len(factories) == 1 else None
 
-    def first_bytes(self, data: bytes) -> None:
-        """The first bytes that belong to the protocol itself."""
-        if len(self._factories) == 1:
-            (factory,) = self._factories.values()
+    def begin(self, connection: StreamConnection, trusted: bool) -> None:
+        """Begin a connection; `trusted` as Opening has it."""
+        if trusted:
+            connection.begin(Opening(connection, True, partial(self._first_bytes, connection)).data_received)
         else:
+            connection.begin(partial(self._opened, connection))
+
+    def _opened(self, connection: StreamConnection, data: bytes) -> None:
+        if data[0] not in _HEADERS_BEGIN:
+            self._first_bytes(connection, data)
+            return
+        opening = Opening(connection, False, partial(self._first_bytes, connection))
+        connection.receive_with(opening.data_received)
+        opening.data_received(data)
+
+    def _first_bytes(self, connection: StreamConnection, data: bytes) -> None:
+        """The first bytes that belong to the protocol itself."""
+        factory = self._only
+        if factory is None:
             try:
                 factory = chosen(self._factories, data)
             except RemoteError as error:
-                self._connection.close(CloseReason.PROTOCOL_ERROR, str(error))
+                connection.close(CloseReason.PROTOCOL_ERROR, str(error))
                 return
-        self._connection.bind(factory, data)
+        connection.bind(factory, data)

@@ -6,12 +6,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from twisted.logger import Logger
+
 from accessgw.core.interfaces import Connection, DescriptorReactor, Timers
 from accessgw.model.counters import TransportCounters
 from accessgw.model.identity import ConnectionInfo
 from accessgw.model.reasons import CloseReason
 from accessgw.model.settings import TransportLimits
 from accessgw.transports.addresses import AddressLimits
+
+log = Logger()
 
 CloseHook = Callable[[ConnectionInfo, CloseReason, str, int, int, float], None]
 """(info, reason, detail, bytes in, bytes out, seconds it lived)."""
@@ -68,6 +72,21 @@ class TransportServices:
     """A binding was made: the peer is known and, for TLS, the hand-shake is done."""
     on_close: CloseHook = _no_close
     """Any accepted connection has ended, whether on_open was called or not."""
+    _ended: list[Callable[[], None]] = field(default_factory=list)
+
+    def tell_later(self, tell: Callable[[], None]) -> None:
+        """Call it in a later turn of the reactor: one delayed call for all connections that end in this one."""
+        if not self._ended:
+            self.reactor.callLater(0, self._tell)
+        self._ended.append(tell)
+
+    def _tell(self) -> None:
+        ended, self._ended = self._ended, []
+        for tell in ended:
+            try:
+                tell()
+            except Exception:
+                log.failure("Telling of the end of a connection failed")
 
     def refuse(self, reason: str) -> None:
         """Count a connection that was not taken."""

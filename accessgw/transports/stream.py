@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import struct
 from collections.abc import Callable
@@ -46,7 +47,7 @@ class StreamConnection(StreamDescriptor):
     """
 
     __slots__ = (
-        "_address", "_age_timer", "_binding", "_detail", "_eof", "_farewell", "_idle", "_opened_at", "_paused", "_phase",
+        "_address", "_ages_at", "_aging", "_binding", "_detail", "_eof", "_farewell", "_idle", "_opened_at", "_paused", "_phase",
         "_reason", "_receiver", "_services", "_timer", "bytes_in", "info",
     )  # fmt: skip
 
@@ -67,7 +68,9 @@ class StreamConnection(StreamDescriptor):
         self._farewell: Callable[[CloseReason], bytes] | None = None
         self._idle = 0.0
         self._timer: Timer | None = None
-        self._age_timer: Timer | None = None
+        self._ages_at = math.inf
+        """When it is to be told that it has aged, and then, when it is closed for it."""
+        self._aging = False
         self._opened_at = services.reactor.seconds()
         services.counters.accepted += 1
         services.counters.open += 1
@@ -122,7 +125,11 @@ class StreamConnection(StreamDescriptor):
             return None
         if limits.max_age:
             age = limits.max_age * (1.0 - limits.max_age_spread * services.random())
-            self._age_timer = services.timers.schedule(age, self._aged)
+            self._ages_at = services.reactor.seconds() + age
+            if self._timer is not None:
+                self._timer.bound(self._ages_at)
+            else:
+                self._arm(0.0)
         return binding
 
     # ------------------------------------------------------------------ Connection
@@ -143,14 +150,21 @@ class StreamConnection(StreamDescriptor):
             return
         self._phase = FLUSHING
         self._receiver = ignore
-        if self._age_timer is not None:
-            self._age_timer.cancel()
+        self._ages_at = math.inf
+        if self._timer is not None:
+            self._timer.bound(math.inf)
         if self._paused and not self._eof:
             self._paused = False
             self._reactor.addReader(self)
         self._arm(self._services.limits.close_timeout)
         if self._out is None:
             self._end_writing()
+
+    def finish(self, reason: CloseReason, detail: str = "") -> None:
+        if self._phase < FLUSHING and self._out is None and self._farewell is None:
+            self._lost(reason, detail)
+        else:
+            self.close(reason, detail)
 
     def abort(self, reason: CloseReason, detail: str = "") -> None:
         if self._phase == CLOSED:
@@ -273,19 +287,27 @@ class StreamConnection(StreamDescriptor):
         self.close(CloseReason.INTERNAL, f"{failure.type.__name__ if failure.type else 'error'} at {doing}")
 
     def _arm(self, delay: float) -> None:
-        if not delay:
-            if self._timer is not None:
-                self._timer.cancel()
+        timer, ages_at = self._timer, self._ages_at
+        if not delay and ages_at != math.inf:
+            delay = max(0.0, ages_at - self._services.reactor.seconds())
+        elif not delay:
+            if timer is not None:
+                timer.cancel()
                 self._timer = None
-        elif self._timer is None:
-            self._timer = self._services.timers.schedule(delay, self._timed_out)
-        else:
-            self._timer.touch(delay)
+            return
+        if timer is not None:
+            timer.touch(delay)
+            return
+        self._timer = timer = self._services.timers.schedule(delay, self._timed_out)
+        if ages_at != math.inf:
+            timer.bound(ages_at)
 
     def _timed_out(self) -> None:
         self._timer = None
         phase = self._phase
-        if phase == HANDSHAKE:
+        if self._ages_at <= self._services.reactor.seconds():
+            self._aged()
+        elif phase == HANDSHAKE:
             self.abort(CloseReason.HANDSHAKE_TIMEOUT)
         elif phase == HELLO:
             self._too_late()
@@ -321,7 +343,12 @@ class StreamConnection(StreamDescriptor):
             self._tell_aged()
 
     def _aged(self) -> None:
-        self._age_timer = self._services.timers.schedule(AGED_GRACE, self._too_old)
+        if self._aging:
+            self.close(CloseReason.MAX_AGE)
+            return
+        self._aging = True
+        self._ages_at = self._services.reactor.seconds() + AGED_GRACE
+        self._arm(self._idle if self._phase == ESTABLISHED else self._services.limits.hello_timeout)
         self._tell_aged()
 
     def _tell_aged(self) -> None:
@@ -330,9 +357,6 @@ class StreamConnection(StreamDescriptor):
                 self._binding.aged()
             except Exception:
                 self._failed("aged")
-
-    def _too_old(self) -> None:
-        self.close(CloseReason.MAX_AGE)
 
     def _lost(self, reason: CloseReason, detail: str) -> None:
         """The end of the socket. The reason of an earlier close() stays."""
@@ -345,17 +369,16 @@ class StreamConnection(StreamDescriptor):
         self._close_socket()
         self._receiver = ignore
         self._farewell = None
-        for timer in (self._timer, self._age_timer):
-            if timer is not None:
-                timer.cancel()
-        self._timer = self._age_timer = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._address:
             services.addresses.release(self._address)
         services.table.discard(self)
         counters = services.counters
         counters.open -= 1
         counters.closed[self._reason] = counters.closed.get(self._reason, 0) + 1
-        self._reactor.callLater(0, self._tell_lost)
+        services.tell_later(self._tell_lost)
 
     def _tell_lost(self) -> None:
         binding, self._binding = self._binding, None

@@ -68,6 +68,10 @@ class TlsConnection(StreamConnection):
             return
         self._send(engine.to_send())
 
+    def finish(self, reason: CloseReason, detail: str = "") -> None:
+        # The peer should hear close_notify (RFC 8446 6.1), and its own may still be unread.
+        self.close(reason, detail)
+
     def hand_over(self, binding: Binding, farewell: Callable[[CloseReason], bytes]) -> None:
         if self._phase < FLUSHING:
             self._binding = binding

@@ -142,6 +142,10 @@ class WebSocketConnection:
     def close(self, reason: CloseReason, detail: str = "") -> None:
         self._lower.close(reason, detail)
 
+    def finish(self, reason: CloseReason, detail: str = "") -> None:
+        # The close frames are still to be exchanged.
+        self._lower.close(reason, detail)
+
     def abort(self, reason: CloseReason, detail: str = "") -> None:
         self._lower.abort(reason, detail)
 

@@ -60,6 +60,9 @@ class FakeConnection:
 
     def resume(self) -> None: ...
 
+    def finish(self, reason: Any, detail: str = "") -> None:
+        self.close(reason, detail)
+
     def established(self) -> None:
         self.is_established = True
 

@@ -49,6 +49,8 @@ class FakeTimer:
     def touch(self, delay: float) -> None:
         self.call.reset(delay)
 
+    def bound(self, at: float) -> None: ...
+
     def cancel(self) -> None:
         self.timers.active.discard(self)
         if self.call.active():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 from hypothesis import given
@@ -172,6 +173,29 @@ def test_a_timer_touched_or_cancelled_by_an_earlier_callback_of_its_slot_stays_q
     assert len(fired) == 1
     advance(clock, 60)
     assert len(fired) == 2 and fired[1] % 2 == 0
+
+
+def test_a_bound_holds_however_often_it_is_touched() -> None:
+    clock = Clock()
+    wheel = TimingWheel(clock)
+    fired: list[float] = []
+    touched = wheel.schedule(10, lambda: fired.append(clock.seconds()))
+    touched.bound(95.0)
+    for _ in range(120):
+        advance(clock, 1)
+        touched.touch(10)
+    assert len(fired) == 1 and 95.0 <= fired[0] < 95.6
+    late = wheel.schedule(1000, lambda: fired.append(clock.seconds()))
+    late.bound(clock.seconds() + 5)
+    late.bound(math.inf)
+    late.bound(clock.seconds() + 7)
+    advance(clock, 6)
+    assert len(fired) == 1
+    advance(clock, 2)
+    assert len(fired) == 2
+    late.bound(0.0)
+    advance(clock, 2)
+    assert len(fired) == 2 and not wheel
 
 
 def test_scheduling_inside_a_callback() -> None:

@@ -305,6 +305,78 @@ def test_age_with_spread_then_a_hard_end():
     assert setup.binding.calls.count("aged") == 1
 
 
+@pytest.mark.parametrize("hello", [b"x", b""])
+def test_age_without_an_idle_timeout_and_in_the_hello(hello):
+    setup = Setup(max_age=100, max_age_spread=0, idle_timeout=0.0, hello_timeout=1000)
+    if hello:
+        setup.say(hello)
+    else:
+        setup.connection.bind(lambda connection: Echo(connection, setup.journal))
+    setup.reactor.wait(101)
+    assert setup.binding.calls[-1] == "aged"
+    setup.reactor.wait(28)
+    assert not setup.journal.closed
+    setup.reactor.wait(2)
+    setup.end_of_peer()
+    assert setup.journal.reasons == ["max_age"]
+
+
+def test_idle_ends_a_connection_that_has_aged():
+    setup = Setup(max_age=100, max_age_spread=0, idle_timeout=20)
+    setup.say(b"x")
+    for _ in range(10):
+        setup.reactor.wait(10)
+        setup.say(b"y")
+    setup.reactor.wait(1)
+    assert "aged" in setup.binding.calls
+    setup.reactor.wait(21)
+    setup.end_of_peer()
+    assert setup.journal.reasons == ["idle"]
+
+
+def test_a_close_before_the_age_lasts_its_own_time():
+    setup = Setup(max_age=10, max_age_spread=0, close_timeout=8)
+    setup.say(b"x")
+    setup.reactor.wait(9)
+    setup.connection.close(CloseReason.DRAINING)
+    setup.reactor.wait(5)
+    assert not setup.journal.closed and "aged" not in setup.binding.calls
+    setup.end_of_peer()
+    assert setup.journal.reasons == ["draining"]
+
+
+def test_finish_ends_at_once_and_resets_nothing():
+    setup = Setup()
+    setup.say(b"x")
+    setup.connection.finish(CloseReason.PEER_GOAWAY)
+    setup.connection.finish(CloseReason.OPERATOR)
+    assert setup.connection.fileno() == -1 and not setup.journal.closed  # told from a later turn
+    setup.reactor.turn()
+    assert setup.journal.reasons == ["peer_goaway"]
+    assert setup.peer.recv(10) == b"x" and setup.peer.recv(10) == b""
+
+
+def test_finish_writes_what_is_left_first():
+    setup = Setup()
+    setup.say(b"x")
+    setup.fill(50_000)
+    total = setup.connection.bytes_out + setup.connection.buffered
+    setup.connection.finish(CloseReason.PEER_GOAWAY)
+    assert len(setup.read_all()) == total
+    setup.end_of_peer()
+    assert setup.journal.reasons == ["peer_goaway"]
+
+
+def test_a_hook_that_raises_hides_no_other_end():
+    setup = Setup()
+    setup.say(b"x")
+    setup.services.tell_later(lambda: 1 / 0)
+    setup.connection.abort(CloseReason.OPERATOR)
+    assert len(setup.reactor.getDelayedCalls()) == 2  # one for all ends, one of the wheel
+    setup.reactor.turn()
+    assert setup.journal.reasons == ["operator"]
+
+
 def test_no_age_limit_and_no_timers_left():
     setup = Setup(max_age=0, idle_timeout=0.0)
     setup.say(b"x")

@@ -40,6 +40,10 @@ class Connection(Protocol):
         """Flush what is buffered within close_timeout, then end in order. Idempotent; the first
         reason stays, `detail` is for the log."""
 
+    def finish(self, reason: CloseReason, detail: str = "") -> None:
+        """close() after the peer has said its last, so that nothing of it is waited for: at once where the transport
+        needs no words to end."""
+
     def abort(self, reason: CloseReason, detail: str = "") -> None:
         """End at once. `connection_lost` is called from a later turn of the reactor. Idempotent."""
 
@@ -155,6 +159,9 @@ class Timer(Protocol):
 
     def touch(self, delay: float) -> None:
         """Move it to `delay` seconds from now; cheap, meant to be called for every message."""
+
+    def bound(self, at: float) -> None:
+        """Fire at this second of the clock at the latest, however it is touched; infinity: no bound."""
 
     def cancel(self) -> None:
         """Idempotent; after it has fired it does nothing."""
