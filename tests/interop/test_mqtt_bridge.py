@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from tests.crypto.authority import Authority
 from tests.interop.mosquitto import Mosquitto, Peer, wait_until
 from tests.system.gateway_process import Gateway, free_ports
 
@@ -301,3 +304,61 @@ def test_a_broker_between_two_gateways_hands_on_each_message_once(site: Site, ve
         assert peer.got("t/b") == ["two-0", "two-1", "two-2"]
     for gateway in gateways:
         gateway.assert_sound()
+
+
+def test_tls_verifies_the_other_broker_and_shows_our_certificate(site: Site, tmp_path: Path) -> None:
+    authority, stranger = Authority(tmp_path, "brokers"), Authority(tmp_path, "strangers")
+    server = authority.issue("broker", names=[x509.DNSName("broker.example")], usage=ExtendedKeyUsageOID.SERVER_AUTH)
+    ours = authority.intermediate("gateways").issue("gateway")
+    port = free_ports(1)[0]
+    broker = site.mosquitto(
+        extra=f"listener {port} 127.0.0.1\ncafile {authority.file}\ncertfile {server.chain}\nkeyfile {server.key}\n"
+        "require_certificate true\n"
+    ).start()
+    own = f'certificate = "{ours.chain}"\nkey = "{ours.key}"\n'
+
+    def over_tls(name: str, ca: str = authority.file, server_name: str = "broker.example", own: str = own) -> str:
+        more = f'tls = true\nca = "{ca}"\nserver_name = "{server_name}"\n{own}'
+        return bridge(port, carried(f"{name}/#", "out"), name=name, more=more)
+
+    gateway, mqtt = site.gateway(
+        over_tls("good")
+        + over_tls("other-name", server_name="elsewhere.example")
+        + over_tls("other-ca", ca=stranger.file)
+        + over_tls("nobody", own="")
+    )
+    gateway.start()
+    connected(gateway, "good")
+    theirs = site.peer(broker.port, "theirs")
+    theirs.subscribe("#")
+    site.peer(mqtt, "ours", TOKEN).publish("good/x", "secret", 2)
+    theirs.wait(lambda peer: peer.got("good/x") == ["secret"])
+    for name, words in (("other-name", "VerificationError"), ("other-ca", "certificate verify failed"), ("nobody", "")):
+        wait_until(lambda name=name: row(gateway, name)["error"])  # type: ignore[misc]
+        assert words in row(gateway, name)["error"]
+        assert not row(gateway, name)["connected"]
+    gateway.assert_sound()
+
+
+def test_a_reload_changes_bridges_and_forgets_those_that_are_gone(site: Site) -> None:
+    first, second = site.mosquitto().start(), site.mosquitto().start()
+    gateway, port = site.gateway(
+        bridge(first.port, carried("a/#", "out")) + bridge(first.port, carried("b/#", "out"), name="gone")
+    )
+    gateway.start()
+    connected(gateway)
+    connected(gateway, "gone")
+    gateway.write_config(MQTT.format(port=port) + bridge(second.port, carried("c/#", "out")))
+    status, answer = gateway.http("POST", "/v1/reload", None, "t-operate")
+    assert status == 200, answer
+    assert answer["needs_restart"] == []
+    connected(gateway)
+    assert row(gateway)["address"].endswith(str(second.port))
+    ours, theirs = site.peer(port, "ours", TOKEN), site.peer(second.port, "theirs")
+    theirs.subscribe("#")
+    for topic in ("a/x", "b/x", "c/x"):
+        ours.publish(topic, topic, 1)
+    theirs.wait(lambda peer: peer.got() == ["c/x"])
+    clients = gateway.http("GET", "/v1/mqtt/clients", None, "t-read")[1]["clients"]
+    assert [one["client"] for one in clients if one["client"].startswith("$")] == ["$bridge/other"]
+    gateway.assert_sound()
