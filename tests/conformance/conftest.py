@@ -36,6 +36,13 @@ loopback_only = true
 
 [[mqtt.acl]]
 permit = "deny"
+action = "publish"
+topics = ["forbidden/#"]
+
+[[mqtt.acl]]
+permit = "deny"
+action = "subscribe"
+device = "test_suback*"
 topics = ["forbidden/#"]
 """
 

@@ -31,10 +31,10 @@ from protocols.mqtt.packets import (
     Unsubscribe,
     Will,
 )
-from protocols.mqtt.reasons import Reason
+from protocols.mqtt.reasons import FAILURE, Reason
 
 P = TypeVar("P")
-TIMEOUT = 15.0
+TIMEOUT = 4.0
 IDENTIFIER = Property.SUBSCRIPTION_IDENTIFIER
 EXPIRY = Property.SESSION_EXPIRY
 
@@ -135,12 +135,12 @@ class Peer:
         return self.ids
 
     def subscribe(self, *filters: str | SubscriptionRequest, qos: int = 2, identifier: int = 0, **options: Any) -> Any:
-        """SUBSCRIBE and the reasons of its SUBACK; of one filter, its reason. Messages that come first are kept."""
+        """SUBSCRIBE, all of which is granted; the QoS of each filter, of one filter alone."""
         packet_id = self.next_id()
         asked = [SubscriptionRequest(f, qos, **options) if isinstance(f, str) else f for f in filters]
         self.send(Subscribe(packet_id, asked, {IDENTIFIER: identifier} if identifier else NO_PROPERTIES))
         suback = self.expect(Suback, packet_id=packet_id)
-        assert len(suback.reasons) == len(filters)
+        assert len(suback.reasons) == len(filters) and max(suback.reasons) < FAILURE, suback
         return suback.reasons[0] if len(filters) == 1 else suback.reasons
 
     def unsubscribe(self, *filters: str) -> list[int]:
