@@ -10,6 +10,8 @@ from accessgw.core.interfaces import Link
 from accessgw.model.identity import Generation, Identity
 from protocols.mmtp.short_auth import CounterWindow
 
+FIRST = Generation(0, 0)
+
 
 class DeviceSession:
     """What the gateway knows of one device; outlives its connections."""
@@ -29,14 +31,15 @@ class DeviceSession:
         "zstd",
     )
 
-    def __init__(self, id: str, mac_key: bytes, identity: Identity, created_at: float) -> None:
-        self.id = id
-        self.mac_key = mac_key
-        """Key of the tags of short connections, 32 bytes."""
+    def __init__(self, identity: Identity, created_at: float) -> None:
+        self.id = ""
+        """Empty while it has only connected with protocols that have no word for it."""
+        self.mac_key = b""
+        """Key of the tags of short connections, 32 bytes; none without an id."""
         self.identity = identity
         self.link: Link | None = None
         self.delivery: object = None
-        self.generation = Generation(0, 0)
+        self.generation = FIRST
         """Of the connection that holds, or last held, the session."""
         self.created_at = created_at
         """Wall-clock second."""
@@ -75,9 +78,13 @@ class SessionRegistry:
         if device in self._by_device:
             raise ValueError(f"device {device!r} has a session already")
         self._by_device[device] = session
-        self._by_id[session.id] = session
         if user:
             self._by_user.setdefault(user, {})[device] = session
+
+    def name(self, session: DeviceSession, id: str, mac_key: bytes) -> None:
+        """A registered session gets its id and its key, once."""
+        session.id, session.mac_key = id, mac_key
+        self._by_id[id] = session
 
     def remove(self, session: DeviceSession) -> None:
         """Forget it; nothing happens when it is not the device's session any more."""
@@ -85,7 +92,7 @@ class SessionRegistry:
         if self._by_device.get(device) is not session:
             return
         del self._by_device[device]
-        del self._by_id[session.id]
+        self._by_id.pop(session.id, None)
         self._parked.pop(device, None)
         devices = self._by_user.get(user)
         if devices is not None:

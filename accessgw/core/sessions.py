@@ -11,9 +11,10 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from accessgw.core.authentication import AdmissionRefused, AuthenticatorChain
+from accessgw.core.begun import begun
 from accessgw.core.filters import FilterChain
 from accessgw.core.interfaces import Clock, Link, PresenceSink, PushService, Refused, Timer, Timers
-from accessgw.core.registry import DeviceSession, SessionRegistry
+from accessgw.core.registry import FIRST, DeviceSession, SessionRegistry
 from accessgw.model.counters import SessionCounters
 from accessgw.model.identity import ConnectionInfo, Credentials, Generation, Identity
 from accessgw.model.reasons import CloseReason
@@ -80,6 +81,10 @@ class SessionManager:
         """
         return Deferred.fromCoroutine(self._admit(introduction, link.info, link))
 
+    def enter(self, introduction: Introduction, link: Link) -> DeviceSession | Deferred[DeviceSession]:
+        """As admit, but the session itself when nobody had to be waited for; AdmissionRefused may be raised then."""
+        return begun(self._admit(introduction, link.info, link))
+
     def admit_short(self, introduction: Introduction, info: ConnectionInfo) -> Deferred[DeviceSession]:
         """As admit, for a short connection: there is no link, and a live one of the same identity stays."""
         return Deferred.fromCoroutine(self._admit(introduction, info, None))
@@ -87,7 +92,8 @@ class SessionManager:
     async def _admit(self, introduction: Introduction, info: ConnectionInfo, link: Link | None) -> DeviceSession:
         _check(introduction)
         identity = introduction.proven or await self._chain.require(introduction.credentials)
-        identity = replace(identity, attributes={**introduction.attributes, **identity.attributes})
+        if introduction.attributes:
+            identity = replace(identity, attributes={**introduction.attributes, **identity.attributes})
         try:
             await self._filters.connection(identity, info)
         except Refused as error:
@@ -97,7 +103,7 @@ class SessionManager:
         existing = self.registry.by_device(identity.device)
         generation = introduction.generation
         if generation is None:
-            generation = Generation(0, 0) if existing is None else existing.generation
+            generation = FIRST if existing is None else existing.generation
         if existing is not None and existing.link is not None:
             self._compete(existing, identity, generation, link)
         if existing is not None and not _same_person(existing.identity, identity):
@@ -106,6 +112,8 @@ class SessionManager:
             existing = None
         session = existing if existing is not None else self._new(identity)
         session.identity = identity
+        if introduction.generation is not None and not session.id:
+            self.registry.name(session, self._random_bytes(16).hex(), self._random_bytes(32))
         self._watch_token(session)
         if link is not None:
             self._connect(session, link, generation)
@@ -133,7 +141,7 @@ class SessionManager:
             if oldest is None:
                 raise AdmissionRefused(Status.OVERLOAD, CloseReason.OVERLOAD, "too many sessions", 5.0)
             self._forget(oldest)
-        session = DeviceSession(self._random_bytes(16).hex(), self._random_bytes(32), identity, self._wall())
+        session = DeviceSession(identity, self._wall())
         self.registry.add(session)
         self._counters.sessions += 1
         return session
@@ -243,7 +251,7 @@ class SessionManager:
         self._clock.callLater(0, self._expire)
 
     def _watch_token(self, session: DeviceSession) -> None:
-        if isinstance(session.token_timer, _TokenWatch):
+        if session.token_timer is not None and isinstance(session.token_timer, _TokenWatch):
             session.token_timer.cancel()
         expires = session.identity.expires_at
         session.token_timer = None if expires is None else _TokenWatch(self, session, expires)
@@ -319,13 +327,17 @@ def is_device_id(device: str) -> bool:
     return device.isprintable() and 1 <= len(device) <= MAX_DEVICE and " " not in device
 
 
+def _is_app(text: str) -> bool:
+    return not text or _APP.fullmatch(text) is not None
+
+
 def _check(introduction: Introduction) -> None:
     """What a device says of itself goes into headers, logs and metrics: only harmless text passes."""
     credentials = introduction.credentials
     attributes = introduction.attributes
     if not is_device_id(credentials.device):
         problem = f"a device id is 1 to {MAX_DEVICE} printable characters without spaces"
-    elif not _APP.fullmatch(credentials.app) or not _APP.fullmatch(credentials.app_version):
+    elif not (_is_app(credentials.app) and _is_app(credentials.app_version)):
         problem = "an application and its version are at most 64 printable ASCII characters each"
     elif len(attributes) > MAX_ATTRIBUTES:
         problem = f"expected at most {MAX_ATTRIBUTES} attributes, got {len(attributes)}"

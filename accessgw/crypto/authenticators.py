@@ -24,6 +24,7 @@ from accessgw.crypto.services import AuthenticatorServices
 from accessgw.crypto.users import checked_user
 from accessgw.model.identity import Credentials, Identity, Strength
 from accessgw.model.settings import AuthenticatorSettings, StaticTokenSettings
+from protocols.mmtp.nothing import NOTHING
 
 ANY_KEY = "*"
 """Key id that serves tokens which name none."""
@@ -112,6 +113,7 @@ class StaticAuthenticator:
                 app_version=credentials.app_version,
                 strength=Strength.TOKEN,
                 authenticator=self.name,
+                attributes=NOTHING,
             )
         )
 

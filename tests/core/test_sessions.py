@@ -6,8 +6,11 @@ import pytest
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 
+from accessgw.core.authentication import AdmissionRefused
 from accessgw.core.interfaces import AuthenticationFailed, Filter, Refused
-from accessgw.model.identity import Identity
+from accessgw.core.registry import DeviceSession
+from accessgw.core.sessions import Introduction
+from accessgw.model.identity import ConnectionInfo, Credentials, Identity
 from accessgw.model.reasons import CloseReason
 from accessgw.model.settings import SessionSettings
 from protocols.mmtp import events
@@ -357,3 +360,45 @@ def test_pages_of_sessions() -> None:
     assert [s.identity.device for s in registry.page(user="alice")] == ["d1", "d3"]
     assert registry.page(connected=False) == []
     assert registry.connected == 3
+
+
+def test_a_session_without_short_connections_gets_its_key_with_the_first_protocol_that_has_them() -> None:
+    gateway = Gateway()
+
+    class Silent:
+        info = ConnectionInfo(1, "mqtt", "tcp", "127.0.0.1")
+
+        def close(self, reason: CloseReason, status: int) -> None:
+            """Taken over."""
+
+    anybody = Introduction(Credentials("d1", token="ok"), generation=None)
+    session = gateway.sessions.enter(anybody, Silent())
+    assert isinstance(session, DeviceSession) and session.link is not None
+    assert (session.id, session.mac_key) == ("", b"")
+    assert gateway.sessions.by_id("") is None
+    welcome = welcome_of(gateway.device())
+    assert gateway.sessions.by_id(welcome.session) is session
+    assert len(welcome.session) == 32 and welcome.mac_key == session.mac_key and len(session.mac_key) == 32
+    assert gateway.sessions.enter(anybody, Silent()) is session
+    assert gateway.sessions.by_id(welcome.session) is session
+    assert gateway.sessions.revoke("d1") and gateway.sessions.by_id(welcome.session) is None
+
+
+def test_an_answer_at_once_and_a_late_one_admit_alike() -> None:
+    gateway = Gateway()
+
+    introduction = Introduction(Credentials("d1", token="bad"), generation=None)
+    link = type("Stub", (), {"info": ConnectionInfo(1, "", "", "")})()
+    with pytest.raises(AdmissionRefused, match="not known here"):
+        gateway.sessions.enter(introduction, link)
+    refused: list[object] = []
+    gateway.sessions.admit_short(introduction, ConnectionInfo(1, "", "", "")).addErrback(
+        lambda failure: refused.append(failure.value.reason)
+    )
+    assert refused == [CloseReason.AUTH_FAILED]
+    introduction.credentials = replace(introduction.credentials, token="ok")
+    gateway.authenticator.hold = True
+    entered = gateway.sessions.enter(introduction, link)
+    assert isinstance(entered, Deferred) and not entered.called
+    gateway.authenticator.let_go()
+    assert entered.result is gateway.sessions.registry.by_device("d1")

@@ -461,10 +461,17 @@ class MqttBinding:
         # Its time ends here; authenticators and filters have time-outs of their own.
         self.connection.established()
         introduction = introduction_of(connect, self.info, self._proven)
-        admission = self._services.sessions.admit(introduction, self)
-        self._admission = admission
-        admission.addCallbacks(self._admitted, self._not_admitted, (authentication,))
-        admission.addErrback(self._defect)
+        try:
+            entered = self._services.sessions.enter(introduction, self)
+        except Exception:
+            self._not_admitted(Failure())
+            return
+        if isinstance(entered, DeviceSession):
+            self._admitted(entered, authentication)
+            return
+        self._admission = entered
+        entered.addCallbacks(self._admitted, self._not_admitted, (authentication,))
+        entered.addErrback(self._defect)
 
     def _admitted(self, device: DeviceSession, authentication: packets.Properties) -> None:
         self._admission = None
