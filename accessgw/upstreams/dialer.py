@@ -152,8 +152,9 @@ class BridgeConnection(TwistedProtocol):
             user.lost(_told(reason))
 
     def pauseProducing(self) -> None:
-        self._full = True
-        self._since_full = 0
+        if not self._full:
+            self._full = True
+            self._since_full = 0
 
     def resumeProducing(self) -> None:
         if self._full:

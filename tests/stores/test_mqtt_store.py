@@ -362,6 +362,34 @@ def test_what_is_in_flight_counts_in_no_queue(mqtt: Any) -> None:
     assert (len(mqtt.inflight("a")), len(mqtt.read("a")), mqtt.dropped()) == (19, 6, 0)
 
 
+def test_a_session_may_have_bounds_of_its_own(open_mqtt: Any) -> None:
+    mqtt = open_mqtt(max_queued=2, max_queued_bytes=100)
+    mqtt.session("a")
+    mqtt.session("b")
+    mqtt.store.bound("b", 4, 300)
+    for number in range(6):
+        mqtt.publish("a", "b", body=b"%d" % number)
+    assert (mqtt.bodies("a"), mqtt.bodies("b")) == ([b"4", b"5"], [b"2", b"3", b"4", b"5"])
+    assert mqtt.dropped() == 4 + 2
+    mqtt.publish("b", body=b"x" * 296)
+    assert mqtt.bodies("b") == [b"5", b"x" * 296][-len(mqtt.bodies("b")) :]
+    assert sum(len(body) + 1 for body in mqtt.bodies("b")) <= 300
+    mqtt.publish("b", body=b"x" * 300)
+    assert b"x" * 300 not in mqtt.bodies("b")
+
+
+def test_how_many_wait_is_known_without_asking_the_disk(mqtt: Any) -> None:
+    mqtt.session("a")
+    mqtt.publish("a")
+    (first,) = mqtt.read("a")
+    mqtt.publish("a")
+    assert (mqtt.store.waiting("a"), mqtt.store.waiting("nobody")) == (2, 0)
+    mqtt.wait(mqtt.store.assign("a", [(first.number, 1)]))
+    assert mqtt.store.waiting("a") == 1
+    mqtt.reopened()
+    assert mqtt.store.waiting("a") == 1
+
+
 @pytest.mark.parametrize("bound", [1, 2, 40, 64])
 def test_a_storm_into_a_full_queue_leaves_the_newest(open_mqtt: Any, bound: int) -> None:
     mqtt = open_mqtt(max_queued=bound, max_queued_bytes=10**6)

@@ -51,6 +51,13 @@ def test_a_filter_for_all_below_a_prefix_takes_the_prefix_itself() -> None:
     assert TopicMap([topic("#", local_prefix="here/")]).to_remote("here") is None
 
 
+def test_an_empty_filter_maps_one_topic_onto_another() -> None:
+    names = TopicMap([topic("", local_prefix="here/x", remote_prefix="there/y")])
+    assert names.to_remote("here/x") == Carried("there/y", 1)
+    assert names.to_local("there/y") == Carried("here/x", 1)
+    assert names.to_remote("here/x/z") is None
+
+
 def test_a_filter_is_subscribed_once_with_the_highest_qos() -> None:
     names = TopicMap([topic("a", "out", qos=0), topic("a", "out", qos=2), topic("a", "in", qos=1)])
     assert [(request.filter, request.qos) for request in names.local_requests()] == [("a", 2)]
