@@ -123,6 +123,42 @@ def test_a_page_speaks_mqtt(browser: Any, gateway: Gateway, subprotocol: str) ->
     assert not talk(browser, url, [], b"")["opened"]
 
 
+DEVICE = """
+const [url, hex, done] = arguments;
+const seen = {protocol: null, messages: []};
+const socket = new WebSocket(url, "mqtt");
+socket.binaryType = "arraybuffer";
+const packets = hex.map(one => Uint8Array.from(one.match(/../g), byte => parseInt(byte, 16)));
+socket.onopen = () => { seen.protocol = socket.protocol; packets.forEach(one => socket.send(one)); };
+socket.onmessage = event => {
+  const text = [...new Uint8Array(event.data)].map(byte => byte.toString(16).padStart(2, "0")).join("");
+  seen.messages.push(text);
+  if (seen.messages.join("").endsWith("d000")) socket.send(Uint8Array.from([0xe0, 0]));
+};
+socket.onclose = event => done({...seen, code: event.code, clean: event.wasClean});
+"""
+"""Sends packets, each in a message of its own, and DISCONNECT after PINGRESP."""
+
+
+def test_a_page_is_a_device(browser: Any, make_gateway: Any) -> None:
+    """[MQTT-6.0.0-1] [MQTT-6.0.0-2] CONNECT, SUBSCRIBE, PUBLISH and back over wss, packets split and joined anyhow."""
+    gateway = make_gateway()
+    gateway.config.write_text(gateway.config.read_text().replace('"http/1.1"', '"mqtt", "http/1.1"'))
+    gateway.start()
+    body = b"\x00\x04MQTT\x04\xc2\x00\x3c" + b"\x00\x04page" + b"\x00\x01u" + b"\x00\x0balice-token"
+    connect = bytes((0x10, len(body))) + body
+    subscribe = b"\x82\x08\x00\x01\x00\x03a/b\x01"
+    publish = b"\x32\x0a\x00\x03a/b\x00\x02xyz"
+    parts = [connect[:5], connect[5:] + subscribe, publish[:1], publish[1:] + b"\xc0\x00"]
+    seen = browser.execute_async_script(DEVICE, f"wss://localhost:{gateway.tls}/mqtt", [part.hex() for part in parts])
+    assert (seen["protocol"], seen["clean"]) == ("mqtt", True), seen
+    came = bytes.fromhex("".join(seen["messages"]))
+    assert came.startswith(b"\x20\x02\x00\x00" + b"\x90\x03\x00\x01\x01"), came
+    assert b"\x40\x02\x00\x02" in came, "PUBACK"
+    assert b"\x00\x03a/b" in came[9:] and b"xyz" in came, "its own message comes back"
+    gateway.assert_sound()
+
+
 def test_a_page_sees_why_it_was_refused(browser: Any, gateway: Gateway) -> None:
     url = f"ws://localhost:{gateway.plain}/mmtp"
     seen = talk(browser, url, ["mmtp"], None)
