@@ -11,6 +11,7 @@ from protocols.mqtt.packets import (
     NO_PROPERTIES,
     V5,
     V31,
+    V311,
     Auth,
     Connack,
     Connect,
@@ -61,6 +62,9 @@ def decode(frame: bytes, version: int, limits: Limits = STANDARD_LIMITS) -> Pack
 
 def decode_body(first: int, data: bytes, pos: int, end: int, version: int, limits: Limits) -> Packet:  # noqa: PLR0917
     """The packet whose first byte is `first` and whose body is data[pos:end]."""
+    decoder = _PROPER.get(first)
+    if decoder is not None:
+        return decoder(first, data, pos, end, version, limits)
     kind = first >> 4
     if kind == 0 or (kind == PacketType.AUTH and version < V5):
         raise _malformed(f"a packet of this version, got type {kind}")
@@ -108,12 +112,14 @@ def _connect(first: int, data: bytes, pos: int, end: int, _version: int, limits:
     if flags & 1 and version != V31:
         raise _malformed("connect flags with bit 0 unset")
     properties, pos = _properties(PacketType.CONNECT, data, pos + 3, end, version, limits)
-    if Property.AUTHENTICATION_DATA in properties and Property.AUTHENTICATION_METHOD not in properties:
+    if properties and Property.AUTHENTICATION_DATA in properties and Property.AUTHENTICATION_METHOD not in properties:
         raise RemoteError(Reason.PROTOCOL_ERROR, "expected an authentication method beside its data")
     client_id, pos = read_string(data, pos, end)
     if not client_id and (version == V31 or (version < V5 and not flags & 2)):
         raise RemoteError(Reason.CLIENT_ID_NOT_VALID, "expected a client id, got an empty one")
-    will, pos = _will(flags, data, pos, end, version, limits)
+    will: Will | None = None
+    if flags & 0x3C:
+        will, pos = _will(flags, data, pos, end, version, limits)
     username = password = None
     if version == V31 and pos == end:
         flags &= 0x3F  # MQTT 3.1: flags without the strings that they announce are of no meaning.
@@ -123,14 +129,22 @@ def _connect(first: int, data: bytes, pos: int, end: int, _version: int, limits:
         username, pos = read_string(data, pos, end)
     if flags & 0x40 and not (version == V31 and pos == end):
         password, pos = read_binary(data, pos, end)
-    _expect_end("CONNECT", pos, end)
+    if pos != end:
+        _expect_end("CONNECT", pos, end)
     return Connect(
         client_id, version, bool(flags & 2), keep_alive, username, password, will, properties, bridge
     )  # fmt: skip
 
 
+_BEGINNINGS = {b"\0\4MQTT\4": V311, b"\0\4MQTT\5": V5}
+"""Name and level as nearly all clients have them."""
+
+
 def _protocol(data: bytes, pos: int, end: int) -> tuple[int, bool, int]:
     """(version, bridge, position behind them). The level must be one of ours, and the name that of the level."""
+    version = _BEGINNINGS.get(data[pos : pos + 7], 0)
+    if version and pos + 7 <= end:
+        return version, False, pos + 7
     name, pos = read_binary(data, pos, end)
     if pos >= end:
         raise _malformed("a protocol level, got the end of the packet")
@@ -355,6 +369,13 @@ _DECODERS: dict[int, Decoder] = {
     PacketType.DISCONNECT: _disconnect,
     PacketType.AUTH: _auth,
 }
+
+_PROPER: dict[int, Decoder] = {
+    first: _DECODERS[first >> 4]
+    for first in range(0x10, 0xF0)
+    if first >> 4 == PacketType.PUBLISH or first & 15 == _FLAGS.get(PacketType(first >> 4), 0)
+}
+"""The same by first byte, where that is right in every version."""
 
 
 def connect_level(data: bytes, pos: int) -> int:

@@ -174,6 +174,10 @@ class Receiver:
                         events.append(Pingreq())
                         pos = end
                         continue
+                    elif first == 0xE0 and not length and self.role is Role.SERVER:
+                        events.append(Disconnect())
+                        self._close()
+                        return
                 self._packet(first, data, start, end, events)
                 version = self.version
                 pos = end
@@ -238,7 +242,8 @@ class Receiver:
         self._unanswered += 1
 
     def _packet(self, first: int, data: bytes, start: int, end: int, events: list[Packet]) -> None:
-        self._check_first(first)
+        if self._state is not State.START or first != 0x10 or self.role is not Role.SERVER:
+            self._check_first(first)
         packet = decode_body(first, data, start, end, self.version, self._terms.limits)
         if isinstance(packet, Connect) and packet.version == V5 and data[start - 1] == 0 and data[start - 2] > 127:
             raise RemoteError(Reason.MALFORMED_PACKET, "expected a length in as few bytes as it needs, got more")
@@ -265,7 +270,8 @@ class Receiver:
             self.version = packet.version
             self.keep_alive = packet.keep_alive
             self._max_in = self._terms.limits.max_packet
-            self._peer = peer_of(packet.properties)
+            if packet.properties:
+                self._peer = peer_of(packet.properties)
         elif isinstance(packet, Connack):
             if packet.reason == 0:
                 self._connected(packet)
