@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -362,3 +363,17 @@ def test_a_reload_changes_bridges_and_forgets_those_that_are_gone(site: Site) ->
     clients = gateway.http("GET", "/v1/mqtt/clients", None, "t-read")[1]["clients"]
     assert [one["client"] for one in clients if one["client"].startswith("$")] == ["$bridge/other"]
     gateway.assert_sound()
+
+
+def test_no_client_of_the_network_can_take_the_session_of_a_bridge(site: Site) -> None:
+    gateway, port = site.gateway(bridge(free_ports(1)[0], carried("data/#", "out")))
+    gateway.start()
+    site.peer(port, "ours", TOKEN).publish("data/x", "kept", 1)
+    with socket.create_connection(("127.0.0.1", port), 10) as thief:
+        login = ("thief", TOKEN)
+        fields = b"".join(len(text).to_bytes(2, "big") + text.encode() for text in ("$bridge/other", *login))
+        body = b"\x00\x04MQTT\x04\xc2\x00\x3c" + fields
+        thief.sendall(b"\x10" + bytes((len(body),)) + body)
+        assert thief.recv(100) == b"\x20\x02\x00\x02"
+    assert row(gateway)["queued"] == 1
+    wait_until(lambda: "refused" in row(gateway)["error"])

@@ -159,7 +159,7 @@ class Bridge:
     # ---------------------------------------------------------------- the session
 
     def _opening(self) -> Opening:
-        return Opening(self.client_id, None, "", V5, False, NEVER, None)
+        return Opening(self.client_id, None, "", V5, False, NEVER, None, always=True)
 
     def open(self, link: Outlet) -> MqttSession:
         """The session, with this connection as its outlet; its window is closed."""

@@ -101,7 +101,8 @@ class Inbound:
         session.receiving[packet_id] = waiting
 
         def done(reason: int) -> int:
-            session.receiving.pop(packet_id, None)
+            if session.receiving.get(packet_id) is waiting:
+                del session.receiving[packet_id]
             self._settled(reason, packet_id)
             for one in waiting:
                 one.callback(reason)

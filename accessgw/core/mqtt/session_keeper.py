@@ -37,6 +37,8 @@ class Opening(NamedTuple):
     will: StoredWill | None
     max_packet: int = 0
     alias_maximum: int = 0
+    always: bool = False
+    """It outlives its connection however many sessions there are: the gateway's own."""
 
 
 class Opened(NamedTuple):
@@ -89,7 +91,7 @@ class SessionKeeper:
         else:
             session = self._sessions[client_id] = MqttSession(client_id, opening.identity, opening.user)
             self._counters.sessions += 1
-            if opening.expiry > 0 and self._durable < self._broker.settings.max_sessions:
+            if opening.expiry > 0 and (opening.always or self._durable < self._broker.settings.max_sessions):
                 session.durable = True
                 self._durable += 1
         session.identity = opening.identity

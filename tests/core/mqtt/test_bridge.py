@@ -204,6 +204,18 @@ def test_a_bridge_has_a_bound_of_its_own_for_what_waits() -> None:
     assert [packet.payload for packet in published(world.remote.came())] == [b"2", b"3", b"4", b"5", b"6"]
 
 
+def test_the_queue_outlives_a_restart_however_many_sessions_there_are() -> None:
+    world = World(settings(), settings=MqttSettings(max_sessions=1))
+    world.keeper.open(Opening("device", None, "", 5, False, 100.0, None), _Outlet())
+    world.keeper.end(world.broker.sessions["$bridge/b"])
+    world.remote.lose()
+    world.clock.advance(100)
+    world.publish("out/x", b"kept")
+    again = World(settings(), store=world.store)
+    again.remote.accept()
+    assert [packet.payload for packet in published(again.remote.came())] == [b"kept"]
+
+
 def test_no_more_are_in_flight_than_the_other_broker_takes() -> None:
     """[MQTT-3.3.4-9]"""
     world = World(settings())
