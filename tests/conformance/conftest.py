@@ -81,6 +81,7 @@ wildcard_available = false
 shared_available = false
 subscription_identifiers_available = false
 max_retained = 1
+sys_interval = 0
 max_keep_alive = 1
 receive_maximum = 2
 topic_alias_maximum = 0

@@ -12,6 +12,7 @@ from protocols.mqtt.packets import (
     V311,
     Connack,
     Connect,
+    Disconnect,
     Pingreq,
     Pingresp,
     Property,
@@ -137,6 +138,18 @@ def test_connack_comes_first_and_packets_need_not_wait_for_it(room: Room, versio
     peer.send(room.hello(version=version), Subscribe(1, [SubscriptionRequest(room.topic())]))
     peer.send(Publish(room.topic(), b"at once"), Pingreq())
     assert [type(peer.read()).__name__ for _ in range(4)] == ["Connack", "Suback", "Publish", "Pingresp"]
+
+
+def test_a_client_that_says_all_at_once(room: Room, version: int) -> None:
+    """[MQTT-3.1.4-5] [MQTT-3.2.0-1] [MQTT-3.14.4-3] [MQTT3-3.1.4-4] [MQTT3-3.14.4-3] CONNECT, PUBLISH, DISCONNECT."""
+    watcher = room.connect("watcher")
+    watcher.subscribe(room.topic("+"))
+    peer = room.open(version)
+    peer.send(room.hello(version=version, will=room.will()), Publish(room.topic(), b"x"), Disconnect())
+    peer.expect(Connack, reason=0)
+    assert peer.ends() == []
+    watcher.message(b"x")
+    watcher.quiet()
 
 
 def test_flags_of_connack(room: Room, version: int) -> None:

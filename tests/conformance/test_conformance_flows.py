@@ -279,7 +279,7 @@ def test_each_topic_is_ordered_at_each_qos(room: Room, version: int) -> None:
                 peer.send(Pubrec(one.packet_id))
         elif isinstance(one, Pubrel):
             peer.send(Pubcomp(one.packet_id))
-    assert seen == dict.fromkeys((0, 1, 2), list(range(20)))
+    assert seen == {qos: list(range(20)) for qos in (0, 1, 2)}
 
 
 def test_a_sender_of_both_roles(room: Room, version: int) -> None:

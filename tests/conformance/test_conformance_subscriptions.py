@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from protocols.mqtt.encoding import encode
 from protocols.mqtt.packets import (
+    Pingreq,
     Pingresp,
     Property,
     Puback,
@@ -203,8 +205,8 @@ def test_matching(room: Room, version: int, filter: str, topic: str, matches: bo
     """[MQTT-4.7.2-1] [MQTT-4.7.3-4] [MQTT-3.3.2-3] [MQTT-4.7.1-1] [MQTT-4.7.1-2] [MQTT-1.5.4-3] [MQTT3-4.7.2-1]
     [MQTT3-4.7.3-4] [MQTT3-3.3.2-3] [MQTT3-4.7.1-2] [MQTT3-4.7.1-3] [MQTT3-1.5.3-3]"""
     peer = room.connect(version=version)
-    peer.subscribe(filter)
-    peer.subscribe(room.topic("end"))
+    peer.subscribe(room.topic("end"), qos=0)
+    peer.subscribe(filter, qos=0)
     mine = room.name.encode()
     room.connect("sender").send(Publish(topic, mine), Publish(room.topic("end"), b"end"))
     seen = []
@@ -334,6 +336,23 @@ def test_protocol_errors(room: Room, frame: str, reason: int) -> None:
     peer.raw(bytes.fromhex(frame) + b"\xc0\0")
     said = peer.ends()
     assert [one.reason for one in said] == [reason]
+
+
+def test_requests_and_disconnect_in_one_write(room: Room, version: int) -> None:
+    """[MQTT-3.14.4-1] [MQTT3-4.8.0-1] What came before DISCONNECT, or before an error, is done; the gateway's log shows
+    no defect."""
+    watcher = room.connect("watcher")
+    watcher.subscribe(room.topic("+"), qos=0)
+    for last in (b"\xe0\0", b"\x36\0", b"\x00\0"):
+        peer = room.connect(version=version)
+        requests = (Subscribe(1, [SubscriptionRequest("a")]), Unsubscribe(2, ["a"]), Pingreq())
+        messages = (Publish(room.topic(str(qos)), last, qos, packet_id=qos) for qos in (0, 1, 2))
+        peer.raw(b"".join(encode(packet, version) for packet in (*requests, *messages, Pubrel(2))) + last)
+        peer.ends()
+        assert watcher.messages(3) == [last] * 3
+    peer = room.open(version)
+    peer.raw(encode(room.hello(version=version), version) + b"\x36\0")
+    assert len(peer.ends()) == (version == 5)
 
 
 def test_pings_are_not_behind_subscriptions(room: Room) -> None:
