@@ -339,6 +339,8 @@ def _check(introduction: Introduction) -> None:
         problem = f"a device id is 1 to {MAX_DEVICE} printable characters without spaces"
     elif not (_is_app(credentials.app) and _is_app(credentials.app_version)):
         problem = "an application and its version are at most 64 printable ASCII characters each"
+    elif not attributes:
+        return
     elif len(attributes) > MAX_ATTRIBUTES:
         problem = f"expected at most {MAX_ATTRIBUTES} attributes, got {len(attributes)}"
     elif any(len(k) > MAX_ATTRIBUTE or len(v) > MAX_ATTRIBUTE for k, v in attributes.items()):

@@ -107,6 +107,18 @@ def _qos_of(first: int, limits: Limits) -> int:
 
 
 @lru_cache(maxsize=64)
+def _terms_of(limits: Limits) -> Terms:
+    return Terms(limits)
+
+
+_latest: list[tuple[Limits, Terms]] = []
+
+
 def terms_of(limits: Limits) -> Terms:
     """The prepared form of `limits`."""
-    return Terms(limits)
+    if _latest and _latest[0][0] is limits:
+        # A server has one such object for all connections, whose hash would be most of the cost.
+        return _latest[0][1]
+    terms = _terms_of(limits)
+    _latest[:] = [(limits, terms)]
+    return terms

@@ -1014,9 +1014,8 @@ class MqttBinding:
             # It was opened, and the store has not confirmed it yet: its will does not count before CONNACK.
             session = self._services.broker.sessions.get(self._connect.client_id)
             with_will = False
-        if session is not None:
-            if session.outlet is self:
-                self._services.broker.bridge_clients.discard(session.client_id)
+        if session is not None and session.outlet is self:
+            self._services.broker.bridge_clients.discard(session.client_id)
             self._services.keeper.close(session, self, with_will=with_will, expiry=expiry)
 
     def _defect(self, failure: Failure | None = None) -> None:

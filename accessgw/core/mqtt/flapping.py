@@ -66,6 +66,8 @@ class Flapping:
     def banned_for(self, client_id: str) -> float:
         """Seconds left of its ban, 0 for none; counts nothing. For a CONNECT of which nobody knows yet whose it is:
         counting those would let anybody ban anybody."""
+        if not self._bans:
+            return 0.0
         return max(0.0, self._bans.get(client_id, 0.0) - self._now())
 
     def lift(self, client_id: str) -> bool:

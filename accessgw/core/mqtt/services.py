@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
@@ -55,6 +56,14 @@ def wire_limits(settings: MqttSettings) -> Limits:
     )
 
 
+@cache
+def _binding() -> type[MqttBinding]:
+    """It imports this module."""
+    from accessgw.core.mqtt.binding import MqttBinding
+
+    return MqttBinding
+
+
 @dataclass(slots=True)
 class MqttServices:
     """A BindingFactory."""
@@ -88,9 +97,7 @@ class MqttServices:
     """host:port told to clients that are asked to leave; empty: the configured server reference, or none."""
 
     def __call__(self, connection: Connection) -> MqttBinding:
-        from accessgw.core.mqtt.binding import MqttBinding
-
-        return MqttBinding(connection, self)
+        return _binding()(connection, self)
 
     def new_client_id(self) -> str:
         """For a client that leaves it to us (section 3.1.3.1)."""

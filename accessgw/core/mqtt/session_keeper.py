@@ -176,12 +176,14 @@ class SessionKeeper:
             return
         del self._sessions[client_id]
         self._counters.sessions -= 1
-        self._expiries.remove(client_id, session.expires_at)
+        if session.expires_at:
+            self._expiries.remove(client_id, session.expires_at)
         if session.will is not None and session.will.due_at is not None:
             self._wills.remove(client_id, session.will.due_at)
-        for filter in session.filters:
-            self._broker.tree.unsubscribe(session, filter)
-        self._counters.subscriptions = len(self._broker.tree)
+        if session.filters:
+            for filter in session.filters:
+                self._broker.tree.unsubscribe(session, filter)
+            self._counters.subscriptions = len(self._broker.tree)
         if session.durable:
             self._durable -= 1
             self._store.end_session(client_id).addErrback(self._unsaved, client_id)
