@@ -12,7 +12,7 @@ SOURCES := setup.cfg setup.py pyproject.toml
 help:
 	@echo "make run      start the gateway in the foreground ($(CONFIG))"
 	@echo "make test     run the tests"
-	@echo "make demo     a tour: connect, call, push, lose the connection, recover"
+	@echo "make demo     a tour: connect, call, push, lose the connection, recover; MQTT devices"
 	@echo "make bench    every benchmark; also: $(BENCHES:bench_%=bench-%)  (JSON=path SEED=n; bench writes path-NAME.json)"
 	@echo "make lint     ruff and mypy"
 	@echo "make install  only .venv and the project"
@@ -55,6 +55,10 @@ lint: $(VENV)/.test $(VENV)/.lint
 	@$(BIN)/mypy
 
 demo: $(VENV)/.installed
+	@$(BIN)/python -c 'import sys, importlib.util as i; sys.exit(i.find_spec("amqtt") is None)' || { \
+		echo "installing the demo extra (amqtt, the client of the MQTT devices) ..."; \
+		$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[demo]' --no-build-isolation \
+			--config-settings editable_mode=compat || echo "amqtt could not be installed: the tour goes without its MQTT devices"; }
 	@$(BIN)/python -m accessgw.demo.tour
 
 bench: $(VENV)/.installed

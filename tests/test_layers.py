@@ -80,7 +80,7 @@ RULES: dict[str, set[str]] = {
         "service_identity",
         "rich",
     },
-    "accessgw.demo": {"asyncio", "accessgw.demo", "accessgw.client", "protocols", "twisted", "zope", "rich"},
+    "accessgw.demo": {"asyncio", "accessgw.demo", "accessgw.client", "protocols", "twisted", "zope", "rich", "amqtt"},
     "accessgw.service": EVERYTHING,
     "accessgw.gateway": EVERYTHING,
     "accessgw.rooms": EVERYTHING,

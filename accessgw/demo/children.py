@@ -22,6 +22,12 @@ transport = "tls"
 port = {tls}
 protocols = ["mmtp/1", "http/1.1"]
 
+[[listeners]]
+name = "mqtt"
+transport = "tcp"
+port = {mqtt}
+protocols = ["mqtt"]
+
 [[authenticators]]
 kind = "static"
 tokens = [{{ token = "tour-device", user = "hanmeimei", loopback_only = true }}]
@@ -45,6 +51,12 @@ cluster = "demo"
 operation = "feed.*"
 cluster = "demo"
 idempotent = true
+
+[[mqtt.rules]]
+name = "readings"
+topics = ["sensors/+/temperature"]
+cluster = "demo"
+path = "/readings"
 """
 
 
@@ -61,18 +73,23 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+def surroundings() -> tuple[str, dict[str, str]]:
+    """Working directory and environment in which a child finds this project."""
+    root = str(Path(__file__).resolve().parent.parent.parent)
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))
+    return root, os.environ | {"PYTHONPATH": path}
+
+
 class Child:
     """One process, its output in a file."""
 
     def __init__(self, name: str, command: list[str], log: Path) -> None:
         self.name = name
         self.log = log
-        root = str(Path(__file__).resolve().parent.parent.parent)
-        path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))
+        root, environment = surroundings()
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=root,
-                env=os.environ | {"PYTHONPATH": path},
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=root, env=environment
             )  # fmt: skip
 
     def said(self, lines: int = 12) -> str:
@@ -106,10 +123,10 @@ def start_upstream(directory: Path, port: int) -> Child:
     return Child("the demo upstream", command, directory / "upstream.log")
 
 
-def start_gateway(directory: Path, *, tls: int, control: int, upstream: int) -> Child:
+def start_gateway(directory: Path, *, tls: int, mqtt: int, control: int, upstream: int) -> Child:
     """A gateway with its own configuration and state."""
     config = directory / "accessgw.toml"
-    config.write_text(CONFIGURATION.format(directory=directory, tls=tls, control=control, upstream=upstream))
+    config.write_text(CONFIGURATION.format(directory=directory, tls=tls, mqtt=mqtt, control=control, upstream=upstream))
     twistd = str(Path(sys.executable).with_name("twistd"))
     command = [twistd, "--nodaemon", "--pidfile=", "accessgw", "--config", str(config)]
     return Child("the gateway", command, directory / "gateway.log")

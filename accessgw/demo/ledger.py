@@ -1,4 +1,4 @@
-"""The demo's business: accounts, payments and a feed, in memory, in English and Chinese."""
+"""The demo's business: accounts, payments, a feed and readings of sensors, in memory, in English and Chinese."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections import OrderedDict
 from typing import Any
 
 MAX_PAYMENTS = 10_000
+MAX_READINGS = 100
+"""Of one device."""
 OPENING_BALANCE = 1_000_000
 """Of every account, in fen (1/100 yuan)."""
 
@@ -75,6 +77,39 @@ class Ledger:
         """What an account has left."""
         balance = self._balances.get(account, OPENING_BALANCE)
         return {"account": account, "currency": "CNY", "balance": balance, "text": f"余额 ¥{balance / 100:.2f}"}
+
+
+class Readings:
+    """What sensors measured: the payloads of messages that the gateway hands over. It may hand one over twice; its
+    name is (client, epoch, seq)."""
+
+    def __init__(self) -> None:
+        self.by_device: OrderedDict[str, list[str]] = OrderedDict()
+        """Device -> its readings in order of arrival, the newest MAX_READINGS."""
+        self._seen: OrderedDict[tuple[str, int, int], None] = OrderedDict()
+
+    def take(self, messages: list[Any]) -> int:
+        """Messages of one POST, as docs/spec/mqtt-services.md has them; how many are new. BadRequest for other things."""
+        new = 0
+        for message in messages:
+            try:
+                name = (str(message["client"]), int(message["epoch"]), int(message["seq"]))
+                device, text = str(message["device"]), str(message["payload"])
+            except (TypeError, KeyError, ValueError) as error:
+                raise BadRequest(
+                    422, "bad_message", f"expected a message of MQTT, {error!r}: {message!r:.200}"
+                ) from None
+            if name in self._seen:
+                continue
+            new += 1
+            self._seen[name] = None
+            readings = self.by_device.setdefault(device, [])
+            readings.append(text)
+            del readings[:-MAX_READINGS]
+        for table in (self._seen, self.by_device):
+            while len(table) > MAX_PAYMENTS:
+                table.popitem(last=False)
+        return new
 
 
 _FEED: tuple[dict[str, Any], ...] = (

@@ -3,8 +3,8 @@
     python -m accessgw.demo.service --port 7800
 
 Operations are `POST /payments.pay`, `/payments.query`, `/accounts.balance`, `/feed.list` and
-`/feed.slow?seconds=2`; `GET /health`; `GET /ledger` tells how often each call was executed; everything under
-`/api/` is echoed. It stands on Twisted's own HTTP server and shares nothing with the gateway.
+`/feed.slow?seconds=2`; `GET /health`; `GET /ledger` tells how often each call was executed; `POST
+/readings` takes messages of MQTT, `GET /readings` tells them by device; everything under `/api/` is echoed. It stands on Twisted's own HTTP server and shares nothing with the gateway.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
-from accessgw.demo.ledger import BadRequest, Ledger, feed
+from accessgw.demo.ledger import BadRequest, Ledger, Readings, feed
 
 MAX_BODY = 4 * 1024 * 1024
 MAX_DELAY = 60.0
@@ -44,6 +44,7 @@ class Service(Resource):
         super().__init__()  # type: ignore[no-untyped-call]  # inherited from Twisted, unannotated
         self._reactor = reactor
         self._ledger = ledger
+        self._readings = Readings()
         self._operations: dict[str, Callable[[Any, dict[str, Any]], dict[str, Any]]] = {
             "payments.pay": self._pay,
             "payments.query": lambda request, body: ledger.query(body),
@@ -61,6 +62,10 @@ class Service(Resource):
                 return _answer(
                     request, 200, {"executions": self._ledger.executions, "by_call": dict(self._ledger.by_call)}
                 )
+            if path == "readings" and request.method == b"GET":
+                return _answer(request, 200, {"devices": dict(self._readings.by_device)})
+            if path == "readings" and request.method == b"POST":
+                return _answer(request, 200, {"new": self._readings.take(_json_list(request))})
             if path == "api" or path.startswith("api/"):
                 return _answer(request, 200, _echo(request))
             if path == "feed.slow":
@@ -113,16 +118,28 @@ def _answer(request: Any, status: int, body: dict[str, Any]) -> bytes:
     return data
 
 
-def _json(request: Any) -> dict[str, Any]:
+def _parsed(request: Any) -> Any:
+    """The body; an empty one is {}."""
     data = request.content.read(MAX_BODY + 1)
     if len(data) > MAX_BODY:
         raise BadRequest(413, "too_large", f"body: expected at most {MAX_BODY} bytes")
     try:
-        body = json.loads(data) if data else {}
+        return json.loads(data) if data else {}
     except ValueError as error:
         raise BadRequest(400, "bad_json", f"body: expected JSON: {error}") from None
+
+
+def _json(request: Any) -> dict[str, Any]:
+    body = _parsed(request)
     if not isinstance(body, dict):
         raise BadRequest(400, "bad_json", f"body: expected a JSON object, got {type(body).__name__}")
+    return body
+
+
+def _json_list(request: Any) -> list[Any]:
+    body = _parsed(request)
+    if not isinstance(body, list):
+        raise BadRequest(400, "bad_json", f"body: expected a JSON list, got {type(body).__name__}")
     return body
 
 

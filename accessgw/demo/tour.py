@@ -1,4 +1,4 @@
-"""The scripted tour of `make demo`: calls, pushes, a lost connection, a black hole. Exit code 0: all of it happened.
+"""The scripted tour of `make demo`: calls, pushes, a lost connection, a black hole, MQTT. Exit code 0: all of it happened.
 
     python -m accessgw.demo.tour [--gateway mmtps://127.0.0.1:7443]
 
@@ -14,7 +14,6 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,9 @@ from rich.console import Console
 from accessgw.client.addresses import parse
 from accessgw.client.aio import Client
 from accessgw.client.model import CallFailed, CannotConnect, Note, Push, Reply, State
-from accessgw.demo.children import Child, Http, NotRunning, free_ports, start_gateway, start_upstream
+from accessgw.demo.children import Http, NotRunning, free_ports, start_gateway, start_upstream
+from accessgw.demo.mqtt_tour import MqttTour, available
+from accessgw.demo.place import Failed, Place, expect
 from accessgw.demo.relay import Relay
 
 LIMIT = 60.0
@@ -32,28 +33,12 @@ TOPIC = "tour/news"
 BIZ = "tour"
 
 
-class Failed(Exception):
-    """A step did not happen as it should; the text says what was expected and what came."""
-
-
-@dataclass
-class Place:
-    """Where the tour goes: a gateway, its control API, the upstream behind it."""
-
-    url: str
-    token: str
-    ca: str | None
-    control: Http
-    upstream: Http
-    user: str
-    children: tuple[Child, ...] = ()
-
-
 class Tour:
     """The steps, in order; each raises Failed or prints its tick."""
 
-    def __init__(self, place: Place, relay: Relay, client: Client, console: Console) -> None:
+    def __init__(self, place: Place, relay: Relay, client: Client, directory: Path, console: Console) -> None:
         self._place = place
+        self._directory = directory
         self._relay = relay
         self._client = client
         self._console = console
@@ -74,6 +59,7 @@ class Tour:
             await self._push()
             await self._lose()
             await self._black_hole()
+            await self._mqtt()
             await self._check_ledger()
         finally:
             listening.cancel()
@@ -88,7 +74,7 @@ class Tour:
                 await self._client.connect()
         except TimeoutError:
             raise Failed(f"expected a connection to {self._place.url}, had none in 4 s") from None
-        self._expect(self._client.state is State.CONNECTED, f"expected to be connected, is {self._client.state.value}")
+        expect(self._client.state is State.CONNECTED, f"expected to be connected, is {self._client.state.value}")
         trip = (self._client.round_trip or 0.0) * 1000
         self._tick(f"connected to {self._place.url}, session {self._client.session}, round trip {trip:.1f} ms")
 
@@ -97,7 +83,7 @@ class Tour:
         self._tick(f"payments.pay: {reply.json()['text']['en']} / {reply.json()['text']['zh']}  (via {reply.via})")
         reply = await self._client.call("feed.list", {"size": 3}, idempotent=True)
         items = reply.json()["items"]
-        self._expect(len(items) == 3, f"expected 3 items of the feed, got {len(items)}")
+        expect(len(items) == 3, f"expected 3 items of the feed, got {len(items)}")
         self._tick("feed.list:")
         for item in items:
             self._console.print(
@@ -122,15 +108,13 @@ class Tour:
         for scope, to, text in targets:
             await self._send(to, text)
             (push,) = await self._receive(1)
-            self._expect(
-                (push.scope, push.json()["text"]) == (scope, text), f"expected {text!r} for {scope}, got {push}"
-            )
+            expect((push.scope, push.json()["text"]) == (scope, text), f"expected {text!r} for {scope}, got {push}")
             self._tick(f"push to the {scope}: {text}")
 
     async def _lose(self) -> None:
         sent = len(self._states)
         self._relay.refusing = True
-        self._expect(self._relay.cut() > 0, "expected a connection to cut")
+        expect(self._relay.cut() > 0, "expected a connection to cut")
         await self._until(
             lambda: State.WAITING in self._states[sent:] or State.CONNECTING in self._states[sent:], "loss"
         )
@@ -142,7 +126,7 @@ class Tour:
         await asyncio.sleep(0)
         self._relay.refusing = False
         got = [push.json()["text"] for push in await self._receive(3)]
-        self._expect(got == texts, f"expected the missed pushes once and in order, got {got}")
+        expect(got == texts, f"expected the missed pushes once and in order, got {got}")
         reply = await paying
         self._tick(f"the network is back: 3 missed pushes came, each once and in order: {', '.join(got)}")
         self._tick(f"a payment made meanwhile went through: {reply.json()['payment']} (via {reply.via})")
@@ -150,12 +134,12 @@ class Tour:
 
     async def _black_hole(self) -> None:
         reply = await self._client.call("feed.list", {"size": 1}, idempotent=True)
-        self._expect(self._relay.swallow() > 0, "expected a connection to swallow")
+        expect(self._relay.swallow() > 0, "expected a connection to swallow")
         self._tick("the network now swallows every byte of the long connection, and tells nobody")
         reply = await self._pay("in the black hole", 20)
-        self._expect(reply.via == "short", f"expected the answer over a short connection, it came over the {reply.via}")
-        self._expect(self._relay.swallowed > 0, "expected bytes to be swallowed")
-        self._expect("suspect" in self._notes, "expected the client to notice")
+        expect(reply.via == "short", f"expected the answer over a short connection, it came over the {reply.via}")
+        expect(self._relay.swallowed > 0, "expected bytes to be swallowed")
+        expect("suspect" in self._notes, "expected the client to notice")
         self._tick(
             f"payments.pay answered over a short connection after {reply.elapsed * 1000:.0f} ms,"
             f" while {self._relay.swallowed} bytes were swallowed: {reply.json()['text']['zh']}"
@@ -165,18 +149,22 @@ class Tour:
             if reply.via == "long":
                 break
             await asyncio.sleep(0.1)
-        self._expect(reply.via == "long", "expected a new long connection")
+        expect(reply.via == "long", "expected a new long connection")
         await self._send({"device": self._client.core.settings.device}, "一切恢复正常 All is well again")
         (push,) = await self._receive(1)
         self._tick(f"a new long connection serves calls and pushes: {push.json()['text']}")
 
+    async def _mqtt(self) -> None:
+        if self._place.mqtt:
+            steps = MqttTour(self._place, self._directory, self._tick)
+            await steps.run()
+            self._paid += steps.paid
+
     async def _check_ledger(self) -> None:
         status, ledger = await asyncio.to_thread(self._place.upstream.request, "GET", "/ledger")
-        self._expect(status == 200, f"expected the upstream's ledger, got {status} {ledger}")
+        expect(status == 200, f"expected the upstream's ledger, got {status} {ledger}")
         counts = {call: ledger["by_call"].get(call) for call in self._paid}
-        self._expect(
-            all(count == 1 for count in counts.values()), f"expected each payment to be executed once, got {counts}"
-        )
+        expect(all(count == 1 for count in counts.values()), f"expected each payment to be executed once, got {counts}")
         self._tick(f"the upstream executed each of the {len(counts)} payments exactly once")
 
     # --- parts of steps
@@ -189,7 +177,7 @@ class Tour:
     async def _send(self, to: dict[str, Any], text: str) -> None:
         body = {"to": to, "biz": BIZ, "payload": {"text": text}}
         status, answer = await asyncio.to_thread(self._place.control.request, "POST", "/v1/push", body)
-        self._expect(status == 200, f"expected 200 for a push, got {status} {answer}")
+        expect(status == 200, f"expected 200 for a push, got {status} {answer}")
 
     async def _listen(self) -> None:
         async for push in self._client.pushes(BIZ):
@@ -202,7 +190,7 @@ class Tour:
                 while len(got) < count:
                     push = await self._pushes.get()
                     place = (*push.stream, push.epoch, push.seq)
-                    self._expect(place not in self._seen, f"a push came twice: {push}")
+                    expect(place not in self._seen, f"a push came twice: {push}")
                     self._seen.append(place)
                     got.append(push)
         except TimeoutError:
@@ -220,10 +208,6 @@ class Tour:
     def _note(self, note: Note) -> None:
         self._notes.append(note.kind)
 
-    def _expect(self, true: bool, otherwise: str) -> None:
-        if not true:
-            raise Failed(otherwise)
-
     def _tick(self, text: str) -> None:
         self._console.print(f"  [green]✓[/green] {text}", highlight=False)
 
@@ -231,17 +215,17 @@ class Tour:
 async def prepare(args: argparse.Namespace, stack: AsyncExitStack, directory: Path, console: Console) -> Place:
     """The gateway that was named, or one of our own."""
     if args.gateway:
-        return Place(
-            args.gateway, args.token, args.ca, Http(args.control, args.push_token), Http(args.upstream), args.user
-        )
-    tls, control, upstream = free_ports(3)
+        control_api = Http(args.control, args.push_token)
+        return Place(args.gateway, args.mqtt, args.token, args.ca, control_api, Http(args.upstream), args.user)
+    tls, mqtt, control, upstream = free_ports(4)
     console.print("  starting the demo upstream and a gateway …", style="dim")
     service = start_upstream(directory, upstream)
     stack.push_async_callback(service.end)
-    gateway = start_gateway(directory, tls=tls, control=control, upstream=upstream)
+    gateway = start_gateway(directory, tls=tls, mqtt=mqtt, control=control, upstream=upstream)
     stack.push_async_callback(gateway.end)
     place = Place(
         f"mmtps://127.0.0.1:{tls}",
+        f"127.0.0.1:{mqtt}",
         "tour-device",
         str(directory / "state" / "ca.pem"),
         Http(f"http://127.0.0.1:{control}", "tour-push"),
@@ -254,11 +238,14 @@ async def prepare(args: argparse.Namespace, stack: AsyncExitStack, directory: Pa
     return place
 
 
-async def tour(args: argparse.Namespace, console: Console) -> None:
-    """Everything; raises what went wrong."""
+async def tour(args: argparse.Namespace, console: Console) -> str:
+    """Everything; raises what went wrong. What was left out, if anything."""
+    left_out = ""
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="accessgw-tour-")))
         place = await prepare(args, stack, directory, console)
+        if place.mqtt and not available():
+            place.mqtt, left_out = "", "amqtt is not installed (the extra `demo`)"
         address = parse(place.url)
         relay = Relay(address.host, address.port)
         await relay.start()
@@ -273,11 +260,12 @@ async def tour(args: argparse.Namespace, console: Console) -> None:
             state_dir=directory / "device",
         )
         try:
-            await Tour(place, relay, client, console).run()
+            await Tour(place, relay, client, directory, console).run()
         except BaseException:
             for child in place.children:
                 console.print(f"  {child.name} said:\n{child.said()}", style="dim", markup=False, highlight=False)
             raise
+    return left_out
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -286,6 +274,12 @@ def main(argv: list[str] | None = None) -> None:
         prog="python -m accessgw.demo.tour", description="A scripted tour; exit code 0 if all of it happened."
     )
     parser.add_argument("--gateway", metavar="URL", help="use this gateway instead of one of its own")
+    parser.add_argument(
+        "--mqtt",
+        default="127.0.0.1:1883",
+        metavar="HOST:PORT",
+        help="its plain MQTT listener; %(default)s, empty: without MQTT",
+    )
     parser.add_argument("--token", default="dev-device", help="device token there; %(default)s")
     parser.add_argument("--user", default="", help="the user whom that token signs in, if any")
     parser.add_argument("--ca", default="var/ca.pem", help="its authority; %(default)s")
@@ -299,12 +293,12 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     console = Console(soft_wrap=True)
 
-    async def bounded() -> None:
+    async def bounded() -> str:
         async with asyncio.timeout(LIMIT):
-            await tour(args, console)
+            return await tour(args, console)
 
     try:
-        asyncio.run(bounded())
+        left_out = asyncio.run(bounded())
     except TimeoutError:
         problem = f"the tour did not finish within {LIMIT:g} s"
     except (Failed, NotRunning, CallFailed, CannotConnect, OSError, ValueError) as error:
@@ -312,7 +306,9 @@ def main(argv: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         problem = "interrupted"
     else:
-        console.print("All of it happened.", style="bold green")
+        if left_out:
+            console.print(f"  [yellow]–[/yellow] no MQTT devices: {left_out}", highlight=False)
+        console.print(f"All of it happened{', but for MQTT' if left_out else ''}.", style="bold green")
         return
     console.print(f"  [red]✗[/red] {problem}", highlight=False)
     sys.exit(1)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from accessgw.demo.ledger import BadRequest, Ledger, feed
+from accessgw.demo.ledger import BadRequest, Ledger, Readings, feed
 
 
 class Upstream:
@@ -69,6 +69,16 @@ def test_slow_answers_say_how_long_they_took(upstream: Upstream) -> None:
     assert upstream("POST", "/feed.slow", {"seconds": 0})[0] == 200
 
 
+def test_readings_are_kept_once_each_by_device(upstream: Upstream) -> None:
+    def message(seq: int, payload: str, device: str = "t1") -> dict[str, Any]:
+        return {"client": device, "device": device, "epoch": 1, "seq": seq, "topic": "sensors/t1/x", "payload": payload}
+
+    assert upstream("POST", "/readings", [message(1, "21.5"), message(2, "21.7")]) == (200, {"new": 2})
+    assert upstream("POST", "/readings", [message(2, "21.7"), message(3, "22"), message(2, "1", "t2")])[1] == {"new": 2}
+    devices = upstream("GET", "/readings")[1]["devices"]
+    assert (devices["t1"], devices["t2"]) == (["21.5", "21.7", "22"], ["1"])
+
+
 def test_echo(upstream: Upstream) -> None:
     _, echo = upstream("PUT", "/api/a/b?c=d", "文".encode(), x_test="1")
     assert (echo["method"], echo["target"], echo["body"]) == ("PUT", "/api/a/b?c=d", "文")
@@ -81,6 +91,9 @@ def test_echo(upstream: Upstream) -> None:
         ("POST", "/nothing.here", None, 404, "unknown_operation"),
         ("GET", "/payments.pay", None, 405, "method"),
         ("POST", "/payments.pay", b"{", 400, "bad_json"),
+        ("POST", "/readings", {}, 400, "bad_json"),
+        ("POST", "/readings", [{"client": "c"}], 422, "bad_message"),
+        ("POST", "/readings", ["x"], 422, "bad_message"),
         ("POST", "/payments.pay", [], 400, "bad_json"),
         ("POST", "/payments.pay", {"amount": -1}, 422, "bad_amount"),
         ("POST", "/payments.pay", {"amount": True}, 422, "bad_amount"),
@@ -105,6 +118,14 @@ def test_the_ledger_is_bounded() -> None:
     assert ledger.executions == 10_010
     with pytest.raises(BadRequest):
         ledger.query({"payment": "P00000001"})
+
+
+def test_readings_are_bounded() -> None:
+    readings = Readings()
+    for n in range(10_010):
+        message = {"client": f"c{n}", "device": f"c{n % 2}", "epoch": 1, "seq": 1, "payload": str(n)}
+        assert readings.take([message]) == 1
+    assert readings.by_device["c1"] == [str(n) for n in range(9811, 10_010, 2)]
 
 
 def test_the_feed_ends() -> None:

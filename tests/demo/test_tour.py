@@ -4,18 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
+import os
 import subprocess
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import pytest
+
+from accessgw.demo.children import Http
+from accessgw.demo.mqtt_tour import MqttTour
+from accessgw.demo.place import Failed, Place
 from accessgw.demo.relay import Relay
 
+needs_amqtt = pytest.mark.skipif(
+    importlib.util.find_spec("amqtt") is None, reason="no amqtt here (pip install '.[demo]')"
+)
 
-def tour(*args: str) -> subprocess.CompletedProcess[str]:
+
+def tour(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "accessgw.demo.tour", *args], capture_output=True, text=True, timeout=90, check=False
+        [sys.executable, "-m", "accessgw.demo.tour", *args],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+        env=os.environ | environment,
     )
 
 
+@needs_amqtt
 def test_everything_happens() -> None:
     done = tour()
     assert done.returncode == 0, done.stdout + done.stderr
@@ -29,9 +48,38 @@ def test_everything_happens() -> None:
         "3 missed pushes came, each once and in order",
         "answered over a short connection",
         "payments exactly once",
+        "two MQTT devices connected",
+        "MQTT from device to device",
+        "a rule handed the same 3 readings to the service",
+        "sent twice, answered twice, executed once",
+        "as PUBLISH on $push/tour",
+        "MQTT from the display to the thermometer, QoS 2",
+        "both MQTT devices left in order",
     ):
         assert text in done.stdout
     assert "✗" not in done.stdout
+
+
+def test_without_amqtt_it_ends_well_and_says_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util\nfound = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, *more: None if name == 'amqtt' else found(name, *more)\n"
+    )
+    done = tour(PYTHONPATH=str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "no MQTT devices: amqtt is not installed" in done.stdout
+    assert "All of it happened, but for MQTT." in done.stdout
+
+
+@needs_amqtt
+def test_a_device_that_cannot_connect_is_a_failure_that_is_told() -> None:
+    async def bounded() -> None:
+        place = Place("", "127.0.0.1:1", "t", None, Http("http://127.0.0.1:1"), Http("http://127.0.0.1:1"), "")
+        with TemporaryDirectory() as directory:
+            await MqttTour(place, Path(directory), print).run()
+
+    with pytest.raises(Failed, match="expected to be connected"):
+        asyncio.run(bounded())
 
 
 def test_without_a_gateway_it_fails_and_says_so() -> None:
