@@ -28,7 +28,17 @@ from protocols.mqtt.limits import STANDARD_LIMITS
 from protocols.mqtt.packets import V5, Property, SubscriptionRequest, Will
 
 WALL = 1_700_000_000.0
-ORDERED = ("save_session", "end_session", "subscribe", "unsubscribe", "save_will", "publish", "assign", "pubrec", "released")
+ORDERED = (
+    "save_session",
+    "end_session",
+    "subscribe",
+    "unsubscribe",
+    "save_will",
+    "publish",
+    "assign",
+    "pubrec",
+    "released",
+)
 BEHIND = ("forget_will", "retain", "acknowledged")
 
 
@@ -335,7 +345,7 @@ class World:
         while True:
             self.store.settle()
             self.turn(2)
-            if not any([client.answer() for client in clients]):
+            if not any(client.answer() for client in clients):
                 self.store.settle()
                 if not any(client.answers and client.session for client in clients) and not self.store.commands:
                     return
