@@ -307,7 +307,8 @@ def _request(topic_filter: str, options: int, version: int, limits: Limits) -> S
     shared = is_shared(topic_filter)
     if shared and not limits.shared_available:
         raise RemoteError(Reason.SHARED_SUBSCRIPTIONS_NOT_SUPPORTED, "expected no shared subscription")
-    if not limits.wildcard_available and ("#" in topic_filter or "+" in topic_filter):
+    if version == V5 and not limits.wildcard_available and ("#" in topic_filter or "+" in topic_filter):
+        # Before MQTT 5 it is for the SUBACK to refuse (3.1.1, section 3.8.3).
         raise RemoteError(Reason.WILDCARD_SUBSCRIPTIONS_NOT_SUPPORTED, "expected a filter without wildcards")
     if not options & 0xFC:
         return SubscriptionRequest(topic_filter, qos)

@@ -261,7 +261,9 @@ class Receiver:
             elif self.role is Role.CLIENT and isinstance(packet, Disconnect):
                 raise RemoteError(Reason.PROTOCOL_ERROR, "expected no DISCONNECT from a server before MQTT 5")
             self._apply(packet)
-            self._state = move
+            if move is not _CLOSED or self._state is not State.CONNECTING or self.role is Role.CLIENT:
+                # Clients need not wait for CONNACK, not even to leave: they are answered first (section 3.1.4).
+                self._state = move
         events.append(packet)
 
     def _apply(self, packet: Packet) -> None:

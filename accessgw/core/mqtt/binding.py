@@ -366,7 +366,7 @@ class MqttBinding:
             self._introduced(packet)
         elif isinstance(packet, packets.Auth) and self._exchange is not None and self._admission is None:
             self._authenticate(self._exchange, packet.properties.get(Property.AUTHENTICATION_DATA, b""))
-        elif isinstance(packet, packets.Disconnect) and self._connect is None:
+        elif isinstance(packet, packets.Disconnect) and (self._connect is None or self._exchange is not None):
             self._peer_left()
         else:
             self._hold(packet)
@@ -385,6 +385,8 @@ class MqttBinding:
     def _introduced(self, connect: packets.Connect) -> None:
         services = self._services
         self._connect = connect
+        if self.wire.closed:
+            return  # what came right behind it broke the protocol, and was answered
         if connect.client_id.startswith(OWN_CLIENTS):
             self._refuse(Reason.CLIENT_ID_NOT_VALID, CloseReason.PROTOCOL_ERROR, "a client id of the gateway's own")
             return
@@ -896,7 +898,7 @@ class MqttBinding:
 
     def _suback(self, reasons: list[int], packet_id: int) -> None:
         session = self.session
-        if self._closed or session is None:
+        if self._closed or session is None or self.wire.closed:
             return
         if not session.v5:
             reasons = [min(reason, FAILURE) for reason in reasons]
@@ -915,14 +917,15 @@ class MqttBinding:
 
     def _unsuback(self, reasons: list[int], packet_id: int) -> None:
         session = self.session
-        if self._closed or session is None:
+        if self._closed or session is None or self.wire.closed:
             return
         self.wire.send(packets.Unsuback(packet_id, reasons if session.v5 else []))
         self._sent("unsuback", packet_id)
 
     def _on_pingreq(self, packet: packets.Pingreq) -> None:
-        self.wire.send(packets.Pingresp())
-        self._sent("pingresp")
+        if not self.wire.closed:  # DISCONNECT may have come in the same write
+            self.wire.send(packets.Pingresp())
+            self._sent("pingresp")
 
     def _on_disconnect(self, packet: packets.Disconnect) -> None:
         session = self.session
