@@ -71,6 +71,7 @@ $(BENCHES:bench_%=bench-%): bench-%: $(VENV)/.installed
 
 docs: $(VENV)/.installed
 	@$(BIN)/python -m accessgw.config.reference > docs/ops/configuration.md
+	@$(BIN)/python -m tests.mqtt_conformance > docs/spec/mqtt-conformance.md
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info var twistd.pid

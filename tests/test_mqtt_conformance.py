@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from tests.mqtt_conformance import INVENTORIES, PAGE, SERVER, TESTS, TITLES, WHO, page, statements, named_tests
+from tests.mqtt_conformance import INVENTORIES, PAGE, SERVER, TESTS, TITLES, WHO, named_tests, page, statements
 
 EVERYTHING = [one for standard in INVENTORIES for one in statements(standard)]
 

@@ -296,6 +296,63 @@ def test_a_sender_of_both_roles(room: Room, version: int) -> None:
     peer.quiet()
 
 
+def test_all_that_waits_comes_in_order_after_a_failure(room: Room, version: int) -> None:
+    """[MQTT-4.4.0-1] [MQTT-4.5.0-1] [MQTT-4.6.0-5] [MQTT3-4.4.0-1] [MQTT3-4.6.0-6] First what was sent, as it was, then
+    what was not, and what is published meanwhile."""
+    peer = receiver(room, version)
+    sender = room.connect("sender")
+    for number, qos in enumerate((1, 2, 1)):
+        sender.publish(room.topic(), b"%d" % number, qos)
+    first = [peer.expect(Publish) for _ in range(3)]
+    peer.cut()
+    for number, qos in enumerate((2, 1), 3):
+        sender.publish(room.topic(), b"%d" % number, qos)
+    peer = back(room, version)
+    sender.publish(room.topic(), b"5", 1)
+    seen = [peer.expect(Publish) for _ in range(6)]
+    assert [one.payload for one in seen] == [b"%d" % number for number in range(6)]
+    assert [one.dup for one in seen] == [True] * 3 + [False] * 3
+    assert [one.packet_id for one in seen[:3]] == [one.packet_id for one in first]
+    assert len({one.packet_id for one in seen}) == 6
+
+
+def test_a_takeover_within_a_delivery(room: Room, version: int) -> None:
+    """[MQTT-3.1.4-3] [MQTT-4.3.3-6] [MQTT-4.4.0-1] [MQTT3-3.1.4-2] [MQTT3-4.3.3-1]"""
+    peer = receiver(room, version)
+    sender = room.connect("sender")
+    for payload in (b"a", b"b"):
+        sender.publish(room.topic(), payload, 2)
+    first, second = peer.expect(Publish), peer.expect(Publish)
+    peer.send(Pubrec(first.packet_id))
+    peer.expect(Pubrel, packet_id=first.packet_id)
+    now = back(room, version)
+    peer.ends_with(Reason.SESSION_TAKEN_OVER)
+    now.expect(Pubrel, packet_id=first.packet_id)
+    now.send(Pubcomp(first.packet_id))
+    now.message(b"b", dup=True, packet_id=second.packet_id)
+    now.quiet()
+
+
+def test_a_session_goes_on_in_another_version(room: Room) -> None:
+    """[MQTT-3.1.2-5] [MQTT3-3.1.2-4] With what the version at hand can say."""
+    peer = receiver(room, 5)
+    sender = room.connect("sender")
+    told = {Property.USER_PROPERTY: [("a", "b")]}
+    sender.publish(room.topic(), b"1", 1, properties=told)
+    peer.expect(Publish)
+    peer.cut()
+    sender.publish(room.topic(), b"2", 1, properties=told)
+    peer = back(room, 4)
+    peer.message(b"1", dup=True, properties={})
+    peer.message(b"2", dup=False, properties={})
+    sender.publish(room.topic(), b"3", 1, properties=told)
+    peer.expect(Publish, payload=b"3", properties={})
+    peer.cut()
+    peer = back(room, 5)
+    peer.message(b"3", dup=True, properties=told)
+    peer.quiet()
+
+
 # ------------------------------------------------------------------ flow control
 
 
@@ -340,3 +397,35 @@ def test_receive_maximum_of_the_gateway(narrow_room: Room) -> None:
     receiver.subscribe(room.topic(), qos=1)
     peer.send(*(Publish(room.topic(), b"x", 1, packet_id=number) for number in (1, 2, 3)))
     assert [type(one) for one in peer.ends()][-1] is Disconnect
+
+
+def test_a_smaller_receive_maximum_at_reconnect(room: Room) -> None:
+    """[MQTT-3.3.4-9] [MQTT-4.9.0-1] [MQTT-4.9.0-2] It counts for what is sent again as well."""
+    peer = receiver(room)
+    sender = room.connect("sender")
+    for number in range(4):
+        sender.publish(room.topic(), b"%d" % number, 1)
+    for _ in range(4):
+        peer.expect(Publish)
+    peer.cut()
+    peer = back(room, properties={Property.RECEIVE_MAXIMUM: 1, Property.SESSION_EXPIRY: 60})
+    for number in range(4):
+        one = peer.expect(Publish, payload=b"%d" % number, dup=True)
+        peer.quiet()
+        peer.acknowledge(one)
+    peer.quiet()
+
+
+def test_a_smaller_packet_size_at_reconnect(room: Room) -> None:
+    """[MQTT-3.1.2-24] [MQTT-3.1.2-25]"""
+    peer = receiver(room)
+    sender = room.connect("sender")
+    for payload, qos in ((b"x" * 300, 1), (b"y" * 300, 2), (b"small", 1)):
+        sender.publish(room.topic(), payload, qos)
+        peer.expect(Publish)
+    peer.cut()
+    peer = back(room, properties={Property.MAXIMUM_PACKET_SIZE: 200, Property.SESSION_EXPIRY: 60})
+    peer.message(b"small", dup=True)
+    peer.quiet()
+    peer.cut()
+    back(room).quiet()

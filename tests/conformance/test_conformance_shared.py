@@ -8,7 +8,7 @@ import pytest
 
 from protocols.mqtt.packets import Property, Puback, Publish, Pubrec
 from protocols.mqtt.reasons import Reason
-from tests.conformance.mqtt_peer import Peer, Room
+from tests.conformance.mqtt_peer import TIMEOUT, Peer, Room
 
 
 def members(room: Room, *qos: int, version: int = 5) -> list[Peer]:
@@ -23,7 +23,7 @@ def members(room: Room, *qos: int, version: int = 5) -> list[Peer]:
 
 def chosen(group: list[Peer]) -> tuple[Peer, Peer]:
     """Who got the message, and the other."""
-    ready, _, _ = select.select([peer.transport for peer in group], [], [], 4)
+    ready, _, _ = select.select([peer.transport for peer in group], [], [], TIMEOUT)
     (one,) = [peer for peer in group if peer.transport in ready]
     (other,) = [peer for peer in group if peer is not one]
     other.quiet()
