@@ -166,6 +166,7 @@ def test_what_was_acknowledged_while_the_other_broker_was_away_and_we_were_kille
     ours = site.peer(port, "ours", TOKEN)
     for number in range(60):
         ours.publish("data/x", f"a{number}", 1 + number % 2)
+    ours.close()
     assert row(gateway)["queued"] == 60
     gateway.kill()
     gateway.start()

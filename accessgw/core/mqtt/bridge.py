@@ -17,7 +17,7 @@ from accessgw.core.interfaces.mqtt import Dialer, MqttStore
 from accessgw.core.interfaces.mqtt_state import NEVER
 from accessgw.core.mqtt.bridge_link import BridgeLink
 from accessgw.core.mqtt.bridge_loops import PREFIX, LoopGuard
-from accessgw.core.mqtt.bridge_topics import FED, NOT_FED, TopicMap
+from accessgw.core.mqtt.bridge_topics import FED, FEED, NOT_FED, TopicMap
 from accessgw.core.mqtt.broker import Broker
 from accessgw.core.mqtt.outbound import Outbound
 from accessgw.core.mqtt.session import MqttSession, Outlet
@@ -26,6 +26,7 @@ from accessgw.core.mqtt.subscriptions import Subscriptions
 from accessgw.core.turns import TurnFlusher
 from accessgw.model.counters import MqttCounters
 from accessgw.model.mqtt_settings import BridgeSettings
+from protocols.mmtp.nothing import NOTHING
 from protocols.mqtt.limits import Limits
 from protocols.mqtt.packets import V5, SubscriptionRequest
 
@@ -184,8 +185,15 @@ class Bridge:
         if stale:
             self._subscriptions.unsubscribe(session, stale)
         fresh = [request for request in wanted.values() if not _same(session.filters.get(request.filter), request)]
-        if fresh:
-            self._subscriptions.subscribe(session, fresh, 0, lambda request: request.qos)
+        if not fresh:
+            return
+        if session.filters is NOTHING:
+            session.filters = {}
+        for request in fresh:
+            # At once: what is published before this is durable comes to the store after it.
+            session.filters[request.filter] = (request, 0)
+            self.broker.tree.subscribe(session, request)
+        self._subscriptions.subscribe(session, fresh, 0, lambda request: request.qos)
 
     def opened(self, link: BridgeLink) -> None:
         """Called by the link when it is up; messages go out after this."""
@@ -213,7 +221,8 @@ class Bridge:
             subscribe(session, done, 0, lambda request: request.qos)
             self.outbound.pull(session)
 
-        reasons = subscribe(session, unfed, 0, lambda request: request.qos)
+        now = [replace(request, retain_handling=FEED) for request in unfed]
+        reasons = subscribe(session, now, 0, lambda request: request.qos)
         if isinstance(reasons, list):
             fed(reasons)
         else:

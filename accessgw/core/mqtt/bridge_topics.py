@@ -9,7 +9,8 @@ from accessgw.model.mqtt_settings import BridgeTopicSettings
 from protocols.mqtt.names import matches
 from protocols.mqtt.packets import SubscriptionRequest
 
-NOT_FED = 0
+FEED = 0
+NOT_FED = 1
 FED = 2
 """Retain handling of a local subscription: whether the other broker still is to get the retained messages."""
 
