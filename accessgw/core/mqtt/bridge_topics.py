@@ -10,9 +10,10 @@ from protocols.mqtt.names import matches
 from protocols.mqtt.packets import SubscriptionRequest
 
 FEED = 0
+"""Retain handling of a subscription that is to bring the retained messages now."""
 NOT_FED = 1
 FED = 2
-"""Retain handling of a local subscription: whether the other broker still is to get the retained messages."""
+"""Retain handling of a subscription as it is stored: whether the other broker still is to get the retained messages."""
 
 
 class Carried(NamedTuple):
