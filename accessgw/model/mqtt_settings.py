@@ -151,7 +151,7 @@ class MqttSettings(Settings, frozen=True, kw_only=True):
     max_queued: Annotated[int, Meta(ge=1, le=1_000_000)] = 1000
     """Messages waiting for a session, connected or not, beyond those in flight."""
     max_queued_bytes: Count = 4 * 1024 * 1024
-    """Bytes of them."""
+    """Bytes of them: topics, payloads and properties."""
     queue_overflow: Literal["drop_old", "drop_new", "disconnect"] = "drop_old"
     """What goes when a queue is full. disconnect: a connected client is told 0x97 (and `drop_new` while it is away)."""
     max_qos0_buffer: Count = 128 * 1024
@@ -174,7 +174,7 @@ class MqttSettings(Settings, frozen=True, kw_only=True):
     max_retained: Amount = 1_000_000
     """Retained messages."""
     max_retained_bytes: Amount = 512 * 1024 * 1024
-    """Bytes of their topics and payloads."""
+    """Bytes of their topics, payloads and properties."""
     max_will_delay: SecondsOrZero = 86400.0
     """Longest will delay."""
     messages_per_second: Annotated[float, Meta(ge=0)] = 0.0

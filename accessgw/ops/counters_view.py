@@ -140,7 +140,7 @@ MQTT: Table = {
     "subscriptions": ("mqtt_subscriptions", "Subscriptions, shared ones included."),
     "shared_subscriptions": ("mqtt_shared_subscriptions", "Shared subscriptions."),
     "retained": ("mqtt_retained", "Retained messages."),
-    "retained_bytes": ("mqtt_retained_bytes", "Bytes of topics and payloads of retained messages."),
+    "retained_bytes": ("mqtt_retained_bytes", "Bytes of retained messages: topics, payloads and properties."),
     "wills": ("mqtt_wills_total", "Wills published."),
     "rule_taken": ("mqtt_rule_taken_total", "Messages taken for a service, by rule."),
     "rule_delivered": ("mqtt_rule_delivered_total", "Messages that a service has accepted, by rule."),

@@ -12,9 +12,8 @@ SWEEP = 500
 
 
 def size_of(message: Message) -> int:
-    """Bytes that it counts for in a queue: topic and payload."""
-    topic = message.topic
-    return len(message.payload) + (len(topic) if topic.isascii() else len(topic.encode("utf-8", "surrogatepass")))
+    """Bytes that it counts for in a queue."""
+    return message.size
 
 
 def has_expired(expires_at: float | None, now: float) -> bool:

@@ -15,6 +15,9 @@ MAX_VARINT = 268_435_455
 
 NO_LIMIT = 1 << 60
 
+USER_PROPERTY_OVERHEAD = 150
+"""Bytes that a user property takes in memory beside its characters, about."""
+
 BYTE, TWO_BYTES, FOUR_BYTES, VARINT, STRING, BINARY, PAIR = range(7)
 """Data types (section 1.5)."""
 
@@ -319,3 +322,20 @@ def without_problem_information(properties: Mapping[int, Any]) -> Properties:
     if _PROBLEM.isdisjoint(properties):
         return properties
     return {key: value for key, value in properties.items() if key not in _PROBLEM}
+
+
+def footprint(properties: Properties) -> int:
+    """Bytes that the properties of a message take where it is kept, about: many small ones are as dear as a few large
+    ones."""
+    size = 0
+    for value in properties.values():
+        if isinstance(value, str | bytes):
+            size += len(value)
+        elif isinstance(value, list):
+            for one in value:
+                size += USER_PROPERTY_OVERHEAD
+                if isinstance(one, tuple):
+                    size += len(one[0]) + len(one[1])
+        else:
+            size += 4
+    return size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from heapq import heapify, heappop, heappush
 from itertools import islice
 from typing import Generic, Protocol, TypeVar
@@ -39,7 +39,14 @@ class RetainedStore(Generic[M]):
     Wherever `now` is given, messages that have expired by then are not seen (section 3.3.2.3.3); `sweep` removes them.
     """
 
-    def __init__(self, max_messages: int = 1_000_000, max_bytes: int = 512 * 1024 * 1024) -> None:
+    def __init__(
+        self,
+        max_messages: int = 1_000_000,
+        max_bytes: int = 512 * 1024 * 1024,
+        size: Callable[[M], int] | None = None,
+    ) -> None:
+        """`size`: bytes that a message counts for, the same each time it is asked; of topic and payload without it."""
+        self._size = size or _size
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._messages: dict[str, M] = {}
@@ -57,7 +64,7 @@ class RetainedStore(Generic[M]):
 
     @property
     def bytes(self) -> int:
-        """Of their topics and payloads."""
+        """Of all messages, as `size` has them."""
         return self._bytes
 
     def set(self, message: M) -> bool:
@@ -70,8 +77,8 @@ class RetainedStore(Generic[M]):
             self.remove(topic)
             return True
         before = self._messages.get(topic)
-        size = _size(message)
-        total = self._bytes + size - (0 if before is None else _size(before))
+        size = self._size(message)
+        total = self._bytes + size - (0 if before is None else self._size(before))
         if total > self._max_bytes or (before is None and len(self._messages) >= self._max_messages):
             return False
         if before is None:
@@ -93,7 +100,7 @@ class RetainedStore(Generic[M]):
         message = self._messages.pop(topic, None)
         if message is not None:
             self._forget_expiry(message)
-            self._bytes -= _size(message)
+            self._bytes -= self._size(message)
             self._index.remove(topic)
             self._names.remove(topic)
         return message
@@ -105,9 +112,13 @@ class RetainedStore(Generic[M]):
         The store may change between steps: each message comes as it is at its step, and removed ones do not come; of
         topics that are new since the first step, some may be left out.
         """
-        for topic in self._index.match(filter):
-            message = self._messages.get(topic)
-            if message is not None and not _expired(message, now):
+        return (message for message in self.look(filter, now) if message is not None)
+
+    def look(self, filter: str, now: float = _ALWAYS) -> Iterator[M | None]:
+        """As match, but no step takes long: now and then None comes instead, where nothing was found for a while."""
+        for topic in self._index.look(filter):
+            message = None if topic is None else self._messages.get(topic)
+            if topic is None or (message is not None and not _expired(message, now)):
                 yield message
 
     def page(self, filter: str = "", after: str = "", limit: int = 100, now: float = _ALWAYS) -> list[M]:

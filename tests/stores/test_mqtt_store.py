@@ -167,7 +167,8 @@ def test_what_concerns_no_stored_session_is_ignored(mqtt: Any) -> None:
 # ------------------------------------------------------------ queues
 
 
-def test_a_message_is_read_as_it_was_published(mqtt: Any) -> None:
+def test_a_message_is_read_as_it_was_published(open_mqtt: Any) -> None:
+    mqtt = open_mqtt(max_queued=2, max_queued_bytes=1000)
     mqtt.session("a")
     message = Message("t/ü", bytes(range(256))[:50], 2, True, PROPERTIES, NOW, NOW + 60.5, "p", Identity("p"))
     mqtt.wait(mqtt.store.publish(message, [Enqueue("a", 1, retain=True, identifiers=(1, 268_435_455))]))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from accessgw.model.identity import Identity
 from protocols.mqtt.packets import NO_PROPERTIES, Properties, SubscriptionRequest, Will
+from protocols.mqtt.properties import footprint
 
 NEVER = math.inf
 """Expiry of a session that does not expire."""
@@ -30,6 +31,13 @@ class Message:
     """Client id; `$bridge/NAME`, `$control` and `$sys` name the gateway's own parts."""
     identity: Identity | None = None
     """Of the publisher; not stored."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that it counts for where messages are kept: of its topic, payload and properties."""
+        topic = self.topic
+        size = len(self.payload) + (len(topic) if topic.isascii() else len(topic.encode("utf-8", "surrogatepass")))
+        return size + footprint(self.properties) if self.properties else size
 
 
 @dataclass(slots=True)

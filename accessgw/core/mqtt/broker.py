@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
+from operator import attrgetter
 from typing import Protocol
 
 from twisted.internet.defer import Deferred, DeferredList, succeed
@@ -95,7 +96,9 @@ class Broker:
         """Receivers of all messages so far."""
         self.sessions: dict[str, MqttSession] = {}
         self.tree: TopicTree[Receiver] = TopicTree()
-        self.retained: RetainedStore[Message] = RetainedStore(settings.max_retained, settings.max_retained_bytes)
+        self.retained: RetainedStore[Message] = RetainedStore(
+            settings.max_retained, settings.max_retained_bytes, size=attrgetter("size")
+        )
         self.sample: Callable[[Message], int] = lambda message: 1
         """Told of a message now and then, to know who talks most; says how many come before the next."""
         self.returned: Callable[[Message], bool] | None = None

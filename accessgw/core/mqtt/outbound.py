@@ -452,4 +452,4 @@ class Outbound:
 
 
 def _size(message: Message) -> int:
-    return len(message.topic) + len(message.payload)
+    return message.size

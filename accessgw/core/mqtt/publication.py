@@ -39,8 +39,8 @@ class Publication:
 
     @property
     def size(self) -> int:
-        """Bytes of its topic and payload, about."""
-        return len(self.message.topic) + len(self.message.payload)
+        """Bytes of the message."""
+        return self.message.size
 
     def parts(  # noqa: PLR0917 - the hot path
         self,
