@@ -11,7 +11,7 @@ from protocols.mqtt.ordered import OrderedNames
 from protocols.mqtt.packets import SubscriptionRequest
 from protocols.mqtt.plans import Plan
 from protocols.mqtt.shared import Options, SharedGroup
-from protocols.mqtt.topic_index import TopicIndex
+from protocols.mqtt.topic_index import LOOK, TopicIndex
 
 __all__ = ["Entry", "Group", "Options", "Plan", "SharedGroup", "TopicTree"]
 
@@ -19,6 +19,9 @@ R = TypeVar("R", bound=Hashable)
 
 MANY_STALE = 256
 """Past so many topics that a new or vanished filter matches, all cached plans go."""
+
+VAIN_LOOK = 16
+"""Of those, what looking at LOOK topics costs that the filter does not match."""
 
 _SHARE = "$share/"
 
@@ -244,15 +247,19 @@ class TopicTree(Generic[R]):
     def _stale(self, filter: str) -> None:
         """Topics that this filter matches have to be matched anew."""
         if filter in self._nodes:
-            topics: Iterator[str] = self._topics.match(filter)
+            topics: Iterator[str | None] = self._topics.look(filter)
         else:
             topics = iter((filter,) if filter in self._plans else ())
-        for number, topic in enumerate(topics):
-            self.visited += 1
-            if number >= MANY_STALE:
+        left = MANY_STALE
+        for topic in topics:
+            self.visited += 1 if topic is not None else LOOK
+            left -= 1 if topic is not None else VAIN_LOOK
+            if left < 0:
                 # To drop everything is quicker than to go on, and the worker must not stand still for one `#`.
                 self._forget_all()
                 return
+            if topic is None:
+                continue
             plan = self._plans[topic]
             if plan is not None:
                 self._plans[topic] = None

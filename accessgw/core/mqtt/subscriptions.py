@@ -22,11 +22,19 @@ from protocols.mqtt.reasons import FAILURE, Reason
 
 log = Logger()
 
+FIRST = 20
+"""Retained messages of QoS 0 that a session gets at once."""
 FEED = 100
-"""Retained messages of QoS 0 that one turn of the reactor sends to a session."""
+"""Those that it gets when its turn comes."""
+VAIN_LOOK = 10
+"""Of those, what a step costs that looks at topics which the filter does not match."""
+TURN = 500
+"""Those that one turn of the reactor sends to all sessions, at least FEED to one."""
 ON_NEW = 1
 NEVER = 2
 """Retain handling (section 3.8.3.1)."""
+
+END = object()
 
 Check = Callable[[SubscriptionRequest], int]
 """The QoS to grant, or a reason code from 0x80 on."""
@@ -47,7 +55,8 @@ class Subscriptions:
         self._broker = broker
         self._store = store
         self._clock = clock
-        self._feeding: set[MqttSession] = set()
+        self._feeding: dict[MqttSession, None] = {}
+        """Sessions whose turn comes, in its order."""
         self._pending: dict[MqttSession, int] = {}
         """New subscriptions on their way to the store: they count against the limit."""
         broker.outbound.feed = self.feed
@@ -99,7 +108,7 @@ class Subscriptions:
         broker = self._broker
         if broker.sessions.get(session.client_id) is not session:
             return
-        feeds: dict[str, Iterator[Retained]] = {}
+        feeds: dict[str, Iterator[Retained | None]] = {}
         for one in granted:
             request, identifier = one.request, one.identifier
             if session.filters is NOTHING:
@@ -119,19 +128,27 @@ class Subscriptions:
             # Whoever subscribes again gets them from the beginning, not twice.
             session.feed.update(feeds)
 
-    def _retained(self, request: SubscriptionRequest, identifier: int) -> Iterator[Retained]:
-        """Found as they are sent: what was replaced meanwhile is sent as it is then."""
+    def _retained(self, request: SubscriptionRequest, identifier: int) -> Iterator[Retained | None]:
+        """Found as they are sent: what was replaced meanwhile is sent as it is then. None: not found yet."""
         identifiers = (identifier,) if identifier else ()
-        for message in self._broker.retained.match(request.filter, self._broker.wall()):
-            yield Retained(message, min(request.qos, message.qos), identifiers)
+        for message in self._broker.retained.look(request.filter, self._broker.wall()):
+            yield None if message is None else Retained(message, min(request.qos, message.qos), identifiers)
 
     def feed(self, session: MqttSession) -> None:
         """Send retained messages while the session has room; it is called again when it has more."""
+        if session not in self._feeding and self._feed(session, FIRST) <= 0:
+            # The rest comes with its turn: many who ask for much at once are not to hold the worker.
+            if not self._feeding:
+                self._clock.callLater(0, self._feed_on)
+            self._feeding[session] = None
+
+    def _feed(self, session: MqttSession, left: int) -> int:
+        """How many of so many messages are left; none: there may be more to send."""
         outlet = session.outlet
         if outlet is None:
-            return
+            return left
         limit = self._broker.settings.max_qos0_buffer // 2
-        for _ in range(FEED):
+        while left > 0:
             feed = session.feed
             if (
                 feed is None
@@ -141,21 +158,38 @@ class Subscriptions:
                 or session.parked is not None
                 or len(session.inflight) >= session.window
             ):
-                return
+                return left
             filter, messages = next(iter(feed.items()))
-            found = next(messages, None)
-            if found is None:
+            found = next(messages, END)
+            if found is END:
+                left -= 1
                 del feed[filter]
                 session.feed = feed or None
-                continue
-            self._broker.deliver_alone(found.message, session, found.qos, found.identifiers, retain=True)
-        if session not in self._feeding:
-            self._feeding.add(session)
-            self._clock.callLater(0, self._feed_on, session)
+            elif isinstance(found, Retained):
+                left -= 1
+                self._broker.deliver_alone(found.message, session, found.qos, found.identifiers, retain=True)
+            else:
+                left -= VAIN_LOOK
+        return left
 
-    def _feed_on(self, session: MqttSession) -> None:
-        self._feeding.discard(session)
-        self.feed(session)
+    def _feed_on(self) -> None:
+        """One turn's worth, in turn."""
+        left = TURN
+        waiting = len(self._feeding)
+        while left > 0 and waiting:
+            waiting -= 1
+            session = next(iter(self._feeding))
+            unused = FEED
+            try:
+                unused = self._feed(session, FEED)
+            except Exception:
+                log.failure("retained messages cannot be sent to {client}", client=session.client_id)
+            left -= FEED - unused
+            del self._feeding[session]
+            if unused <= 0:
+                self._feeding[session] = None
+        if self._feeding:
+            self._clock.callLater(0, self._feed_on)
 
     def unsubscribe(self, session: MqttSession, filters: Sequence[str]) -> list[int] | Deferred[list[int]]:
         """As subscribe."""

@@ -5,7 +5,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocols.mqtt.topic_index import TopicIndex
+from protocols.mqtt.topic_index import LOOK, TopicIndex
 from tests.naive_topics import all_filters, all_topics, matches
 
 LEVELS = ("a", "b", "$s", "")
@@ -81,3 +81,14 @@ def test_what_is_no_topic_is_not_in_it():
     index.add("a/b")
     assert "a" not in index and "a/b/c" not in index and "c" not in index and None not in index
     assert not index.remove("a") and not index.remove("a/b/c") and not index.remove("c")
+
+
+def test_no_step_of_a_search_takes_long():
+    index = TopicIndex()
+    for number in range(5 * LOOK):
+        index.add(f"{number}/a")
+    found = list(index.look("+/b"))
+    assert set(found) == {None}
+    assert len(found) >= 5
+    assert list(index.match("+/b")) == []
+    assert sorted(topic for topic in index.look("+/a") if topic) == sorted(index.match("+/a"))
