@@ -483,7 +483,10 @@ class MqttBinding:
         identity = device.identity
         self.info.device, self.info.user = identity.device, identity.user
         will = connect.will
-        if will is not None and not services.may_publish(identity, will.topic, will.qos, will.retain).allowed:
+        # Topics with $ are the gateway's: what a client may say there, it says itself.
+        if will is not None and (
+            will.topic[0] == "$" or not services.may_publish(identity, will.topic, will.qos, will.retain).allowed
+        ):
             services.denied("publish", identity, will.topic)
             self._refuse(Reason.NOT_AUTHORIZED, CloseReason.FORBIDDEN, f"its will may not go to {will.topic!r}")
             return

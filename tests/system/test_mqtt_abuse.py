@@ -1,0 +1,160 @@
+"""What clients of MQTT may try against a gateway process: none of it reaches what is not theirs, or harms others."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from protocols.mqtt.encoding import encode
+from protocols.mqtt.packets import Connack, Connect, Pingreq, Pingresp, Property, Puback, Publish, Will
+from protocols.mqtt.reasons import Reason
+from tests.conformance.mqtt_peer import Peer, Room
+from tests.system.gateway_process import Gateway, free_ports
+
+EXTRA = """
+[[listeners]]
+name = "mqtt"
+transport = "tcp"
+port = {port}
+protocols = ["mqtt"]
+
+[[authenticators]]
+kind = "anonymous"
+loopback_only = true
+
+[limits]
+accepts_per_address_per_second = 100000.0
+accept_burst_per_address = 100000
+
+[mqtt]
+max_packet = 100000
+max_retained_bytes = 100000
+max_queued_bytes = 100000
+"""
+LARGE = {Property.USER_PROPERTY: [("name", "v" * 30_000)]}
+
+
+class AbusedGateway(Gateway):
+    """A gateway that lets in whoever comes from this machine, by MQTT."""
+
+    def __init__(self, directory: Path) -> None:
+        (self.port,) = free_ports(1)
+        super().__init__(directory, extra=EXTRA.format(port=self.port))
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AbusedGateway]:
+    gateway = AbusedGateway(tmp_path_factory.mktemp("mqtt-abuse"))
+    try:
+        gateway.start()
+        yield gateway
+        gateway.assert_sound()
+    finally:
+        gateway.close()
+
+
+@pytest.fixture
+def room(gateway: AbusedGateway, request: pytest.FixtureRequest) -> Iterator[Room]:
+    room = Room(gateway.port, re.sub(r"\W+", "-", request.node.name).strip("-"))
+    yield room
+    room.close()
+
+
+# ---------------------------------------------------------------- authority
+
+
+@pytest.mark.parametrize("topic", ["$push/orders", "$SYS/broker/version", "$reply/1", "$response/x", "$call/a/1", "$x"])
+@pytest.mark.parametrize("version", [4, 5])
+def test_a_will_does_not_speak_for_the_gateway(room: Room, version: int, topic: str) -> None:
+    """What a client may not publish, its will may not either: a subscriber of `$push/#` takes that for a push."""
+    reason = Reason.NOT_AUTHORIZED if version == 5 else 5
+    room.refused(Connect(room.client_id(), version, will=Will(topic, b"forged", 0, True)), reason)
+
+
+@pytest.mark.parametrize("topic", ["$push/orders", "$SYS/broker/version", "$reply/1", "$share/g/t", "$x"])
+def test_nobody_publishes_as_the_gateway(room: Room, topic: str) -> None:
+    listener = room.connect("listener")
+    listener.subscribe("$push/#", "$SYS/broker/version/#", "$reply/#", "$share/g/#", "$x/#", "$share/h/$push/#", qos=1)
+    peer = room.connect()
+    peer.send(Publish(topic, b"forged", 1, True, False, 7))
+    assert peer.expect(Puback, packet_id=7).reason == Reason.NOT_AUTHORIZED
+    peer.send(Publish("", b"forged", 0, properties={Property.TOPIC_ALIAS: 1}))
+    assert peer.ends()
+    later = room.connect("later")
+    later.subscribe(f"{topic}/#")
+    received = [packet for packet in _until_quiet(listener) + _until_quiet(later) if packet.payload == b"forged"]
+    assert received == []
+
+
+def _until_quiet(peer: Peer) -> list[Publish]:
+    peer.send(Pingreq())
+    found = []
+    while not isinstance(packet := peer.read(), Pingresp):
+        if isinstance(packet, Publish):
+            found.append(packet)
+    return found
+
+
+@pytest.mark.parametrize("client_id", ["$bridge/x", "$bridge/"])
+def test_the_gateways_own_client_ids_are_taken(room: Room, client_id: str) -> None:
+    room.refused(Connect(client_id, 5), Reason.CLIENT_ID_NOT_VALID)
+    room.refused(Connect(client_id, 4), 2)
+
+
+@pytest.mark.parametrize("client_id", ["a b", "line\nbreak", "\x1b[2J", "\u2028", "x" * 257])
+def test_what_would_disturb_logs_is_no_client_id(room: Room, client_id: str) -> None:
+    peer = room.open()
+    peer.send(Connect(client_id, 5))
+    assert peer.expect(Connack).reason >= 0x80
+    assert peer.ends() == []
+
+
+# ---------------------------------------------------------------- memory
+
+
+def test_properties_count_where_messages_are_retained(room: Room) -> None:
+    """One byte of payload with 30,000 of properties is not one byte."""
+    peer = room.connect()
+    reasons = [peer.publish(room.topic(f"{n}"), qos=1, retain=True, properties=LARGE) for n in range(4)]
+    assert reasons[3] == Reason.QUOTA_EXCEEDED
+    assert Reason.QUOTA_EXCEEDED not in reasons[:3]
+    for n in range(3):
+        peer.publish(room.topic(f"{n}"), b"", qos=1, retain=True)
+
+
+def test_properties_count_where_messages_wait(room: Room) -> None:
+    """For a session that is away (in the store), and for one that does not acknowledge (in memory)."""
+    away = room.connect("away", keep=True)
+    away.subscribe(room.topic(), qos=1)
+    away.leave()
+    slow = room.connect("slow", properties={Property.RECEIVE_MAXIMUM: 1})
+    slow.subscribe(room.topic(), qos=1)
+    peer = room.connect()
+    for n in range(6):
+        peer.publish(room.topic(), b"%d" % n, qos=1, properties=LARGE)
+    away = room.connect("away", keep=True, clean=False)
+    assert away.messages(3) == [b"3", b"4", b"5"]
+    assert slow.messages(4) == [b"0", b"3", b"4", b"5"]
+
+
+# ---------------------------------------------------------------- time
+
+
+def test_filters_that_match_nothing_do_not_hold_the_worker(room: Room) -> None:
+    """Ten thousand topics, and hundreds of filters for each of which all of them would have to be looked at: others are
+    answered meanwhile."""
+    peer = room.connect()
+    peer.raw(b"".join(_published(f"{room.name}-{n}/a/b") for n in range(10_000)))
+    peer.quiet()
+    other = room.connect("other")
+    filters = [f"+/+/{room.name}-{n}" for n in range(250)]
+    assert set(peer.subscribe(*filters, qos=0)) == {0}
+    other.quiet()
+    assert set(peer.unsubscribe(*filters)) == {0}
+
+
+def _published(topic: str) -> bytes:
+    return encode(Publish(topic, b""), 5)
