@@ -27,7 +27,7 @@ class StreamDescriptor(ABC):
 
     __slots__ = ("_counters", "_fd", "_out", "_reactor", "_sock", "buffered", "bytes_out")
 
-    def __init__(self, sock: socket.socket, reactor: DescriptorReactor, counters: TransportCounters) -> None:
+    def __init__(self, sock: socket.SocketType, reactor: DescriptorReactor, counters: TransportCounters) -> None:
         """`sock` is non-blocking."""
         self.buffered = 0
         self.bytes_out = 0

@@ -82,7 +82,7 @@ class SocketListener:
         self.port = sock.getsockname()[1]
         return sock
 
-    def _accepted(self, sock: socket.socket, address: Any) -> None:
+    def _accepted(self, sock: socket.SocketType, address: Any) -> None:
         """Admit or refuse a connection, and begin it."""
         services = self._services
         peer, port = self._peer_of(address)
@@ -114,14 +114,14 @@ class SocketListener:
         )
         self._begin(sock, info, key, trusted)
 
-    def _begin(self, sock: socket.socket, info: ConnectionInfo, key: str, trusted: bool) -> None:
+    def _begin(self, sock: socket.SocketType, info: ConnectionInfo, key: str, trusted: bool) -> None:
         connection = StreamConnection(sock, info, self._services, key)
         self._plain.begin(connection, trusted)
 
     def _peer_of(self, address: Any) -> tuple[str, int]:
         return address[0], address[1]
 
-    def _local_of(self, sock: socket.socket) -> tuple[str, int]:
+    def _local_of(self, sock: socket.SocketType) -> tuple[str, int]:
         if self.host in {"0.0.0.0", "::"}:
             name = sock.getsockname()
             return name[0], name[1]

@@ -51,7 +51,9 @@ class StreamConnection(StreamDescriptor):
         "_reason", "_receiver", "_services", "_timer", "bytes_in", "info",
     )  # fmt: skip
 
-    def __init__(self, sock: socket.socket, info: ConnectionInfo, services: TransportServices, address: str) -> None:
+    def __init__(
+        self, sock: socket.SocketType, info: ConnectionInfo, services: TransportServices, address: str
+    ) -> None:
         """`sock` is non-blocking; `address` is the key that AddressLimits counted it under, or empty."""
         super().__init__(sock, services.reactor, services.counters)
         self.info = info

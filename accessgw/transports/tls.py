@@ -36,7 +36,7 @@ class TlsConnection(StreamConnection):
 
     def __init__(  # noqa: PLR0917  # made by its listener alone
         self,
-        sock: socket.socket,
+        sock: socket.SocketType,
         info: ConnectionInfo,
         services: TransportServices,
         address: str,
@@ -193,7 +193,7 @@ class TlsListener(SocketListener):
         self._contexts = contexts
         self._engine = engine
 
-    def _begin(self, sock: socket.socket, info: ConnectionInfo, key: str, trusted: bool) -> None:
+    def _begin(self, sock: socket.SocketType, info: ConnectionInfo, key: str, trusted: bool) -> None:
         connection = TlsConnection(sock, info, self._services, key, self._factories, self._contexts.identify)
 
         def hello(data: bytes) -> None:

@@ -58,7 +58,7 @@ class UnixListener(SocketListener):
     def _peer_of(self, address: Any) -> tuple[str, int]:
         return "unix", 0
 
-    def _local_of(self, sock: socket.socket) -> tuple[str, int]:
+    def _local_of(self, sock: socket.SocketType) -> tuple[str, int]:
         return self._settings.path, 0
 
 

@@ -23,6 +23,8 @@ from tests.transports.support import Journal, dialogue, listen, make_services
 class ScriptedSocket:
     """A listening socket whose accept() follows a script of errors; afterwards nobody waits."""
 
+    family, type, proto = socket.AF_INET, socket.SOCK_STREAM, 0
+
     def __init__(self, *script):
         self.script = list(script)
         self.accepted = 0
@@ -32,6 +34,10 @@ class ScriptedSocket:
 
     def close(self):
         pass
+
+    def _accept(self):
+        sock, address = self.accept()
+        return sock.detach(), address
 
     def accept(self):
         if not self.script:

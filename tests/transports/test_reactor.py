@@ -142,3 +142,20 @@ def test_delayed_calls_have_their_turn_in_a_flood_of_reads(reactor: Any) -> None
     for reader in readers:
         reader.close()
         reader.there.close()
+
+
+def test_removing_a_reader_leaves_its_writing_and_strangers_alone(reactor: Any) -> None:
+    one, two = Reader(reactor), Reader(reactor)
+    reactor.addWriter(one)
+    reactor.removeReader(one)
+    reactor.removeReader(one)
+    reactor.removeReader(two)
+    reactor.removeReader(two)
+    one.there.send(b"one")
+    two.there.send(b"two")
+    reactor.doIteration(0)
+    assert (one.came, one.written, two.came) == ([], 1, [])
+    assert not reactor.getReaders() or two not in reactor.getReaders()
+    reactor.addReader(two)
+    reactor.doIteration(0)
+    assert two.came == [b"two"]
