@@ -117,7 +117,20 @@ class Gateway(Service):
                 f"  curl -H 'Authorization: Bearer {push}' {control}/v1/push"
                 """ -d '{"to": {"device": "phone1"}, "biz": "orders", "payload": {"text": "shipped 已发货"}}'""",
             ]
+            lines += self._mqtt_greeting(token)
         return lines
+
+    def _mqtt_greeting(self, token: str) -> list[str]:
+        for row in self.rooms.listener_rows():
+            if row["transport"] == "tcp" and "mqtt" in row["protocols"]:
+                host, _, port = row["address"].rpartition(":")
+                door = f"-h {host.strip('[]')} -p {port} -u any -P {token}"
+                return [
+                    "and with any MQTT client:",
+                    f"  mosquitto_pub {door} -i meter1 -t sensors/meter1/temperature -m 21.5 -q 1 -r",
+                    f"  mosquitto_sub {door} -t 'sensors/#' -v",
+                ]
+        return []
 
     # ---------------------------------------------------------------- reloading
 

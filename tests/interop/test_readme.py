@@ -70,9 +70,7 @@ def pattern(expected: str) -> re.Pattern[str]:
     return re.compile("".join(lines))
 
 
-def test_the_tutorial(place: Path) -> None:
-    commands = [part for block in blocks("console") for part in re.split(r"^\$ ", block, flags=re.M)[1:]]
-    assert len(commands) >= 8
+def run_as_written(place: Path, commands: list[str]) -> None:
     for part in commands:
         command, _, expected = part.partition("\n")
         done = subprocess.run(
@@ -81,6 +79,35 @@ def test_the_tutorial(place: Path) -> None:
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         printed = done.stdout if done.stdout.endswith("\n") else done.stdout + "\n"
         assert pattern(expected).match(printed), f"{command}\n{printed}"
+
+
+def console() -> list[str]:
+    return [part for block in blocks("console") for part in re.split(r"^\$ ", block, flags=re.M)[1:]]
+
+
+def test_the_tutorial(place: Path) -> None:
+    commands = [part for part in console() if not part.startswith("mosquitto_")]
+    assert len(commands) >= 14
+    run_as_written(place, commands)
+
+
+@needs("mosquitto_sub", "mosquitto-clients")
+def test_the_lines_with_mosquitto(place: Path) -> None:
+    commands = [part for part in console() if part.startswith("mosquitto_")]
+    assert len(commands) == 2
+    run_as_written(place, commands)
+
+
+@needs("mosquitto_sub", "mosquitto-clients")
+def test_the_mqtt_lines_that_make_run_prints(place: Path) -> None:
+    publish, listen = (
+        line.strip() for line in (place / "log").read_text().split("and with any MQTT client:\n")[1].splitlines()[:2]
+    )
+    subprocess.run(["bash", "-c", publish], cwd=place, capture_output=True, timeout=60, check=True)
+    heard = subprocess.run(
+        ["bash", "-c", f"{listen} -C 1 -W 20"], cwd=place, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert heard.stdout.startswith("sensors/meter")
 
 
 def test_the_program(place: Path) -> None:
