@@ -184,9 +184,6 @@ def test_no_local(room: Room) -> None:
 @pytest.mark.parametrize(
     ("filter", "topic", "matches"),
     [
-        ("#", "$ours/t", False),
-        ("+/t", "$ours/t", False),
-        ("+/+", "$ours/t", False),
         ("/+", "/", True),
         ("+", "/", False),
         ("+/+", "/", True),
@@ -202,8 +199,7 @@ def test_no_local(room: Room) -> None:
     ],
 )
 def test_matching(room: Room, version: int, filter: str, topic: str, matches: bool) -> None:
-    """[MQTT-4.7.2-1] [MQTT-4.7.3-4] [MQTT-3.3.2-3] [MQTT-4.7.1-1] [MQTT-4.7.1-2] [MQTT-1.5.4-3] [MQTT3-4.7.2-1]
-    [MQTT3-4.7.3-4] [MQTT3-3.3.2-3] [MQTT3-4.7.1-2] [MQTT3-4.7.1-3] [MQTT3-1.5.3-3]"""
+    """[MQTT-4.7.3-4] [MQTT-3.3.2-3] [MQTT-4.7.1-1] [MQTT-4.7.1-2] [MQTT-1.5.4-3] [MQTT3-4.7.3-4] [MQTT3-3.3.2-3] [MQTT3-4.7.1-2] [MQTT3-4.7.1-3] [MQTT3-1.5.3-3]"""
     peer = room.connect(version=version)
     peer.subscribe(room.topic("end"), qos=0)
     peer.subscribe(filter, qos=0)
@@ -214,6 +210,20 @@ def test_matching(room: Room, version: int, filter: str, topic: str, matches: bo
         if message.payload == mine:
             seen.append(message.topic)
     assert seen == ([topic] if matches else [])
+
+
+@pytest.mark.parametrize("filter", ["#", "+/#", "+/+", "+/+/+"])
+def test_leading_wildcards_and_the_gateways_own_topics(room: Room, version: int, filter: str) -> None:
+    """[MQTT-4.7.2-1] [MQTT3-4.7.2-1] Its topics are there, retained, for who names them."""
+    peer, named = room.connect(version=version), room.connect("named", version)
+    named.subscribe("$SYS/#", qos=0)
+    assert named.message(retain=True).topic.startswith("$SYS/")
+    room.connect("sender").publish(room.topic("kept/last"), b"kept", 1, retain=True)
+    peer.subscribe(filter, room.topic("kept/last"), qos=0)
+    seen = {peer.message(retain=True).topic}
+    while room.topic("kept/last") not in seen:
+        seen.add(peer.message(retain=True).topic)
+    assert not [topic for topic in seen if topic.startswith("$")]
 
 
 @pytest.mark.parametrize("filter", ["", "a#", "a/#/b", "a+", "+a/b", "a/b+", "a\0b", "##"])
