@@ -87,11 +87,12 @@ class Subscriptions:
         stored = self._store.subscribe(session.client_id, granted)
 
         def settled(result: object) -> object:
-            left = self._pending[session] - fresh
+            # Another one may have settled before, and found nothing left.
+            left = self._pending.get(session, 0) - fresh
             if left:
                 self._pending[session] = left
             else:
-                del self._pending[session]
+                self._pending.pop(session, None)
             return result
 
         def failed(failure: Failure) -> list[int]:

@@ -219,6 +219,10 @@ class World:
         self.remote.turn()
         return outcome if isinstance(outcome, int) else getattr(outcome, "result", None)
 
+    def publish_retained(self, topic: str) -> None:
+        """Before there is a bridge."""
+        self.broker.publish(Message(topic, b"kept", 1, True, at=self.wall(), publisher="device"))
+
     def row(self) -> dict[str, Any]:
         return self.bridges.rows()[0]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
 from twisted.logger import LogLevel, globalLogPublisher
 
 from accessgw.core.mqtt.session_keeper import Opening
@@ -495,3 +496,24 @@ class _Outlet:
     def pubrel(self, packet_id: int, reason: int = 0) -> None: ...
 
     def displace(self, reason: int) -> None: ...
+
+
+def test_retained_messages_are_not_fed_twice_when_the_store_is_slower_than_the_other_broker() -> None:
+    world = World()
+    world.publish_retained("out/kept")
+    subscribed: list[Any] = []
+    quick = world.store.subscribe
+
+    def slow(client_id: str, subscriptions: Any) -> Any:
+        done: Any = Deferred()
+        subscribed.append((done, quick, client_id, subscriptions))
+        return done
+
+    world.store.subscribe = slow  # type: ignore[method-assign]
+    world.bridges.apply([settings()])
+    world.remote.accept()
+    while subscribed:
+        done, store, client_id, subscriptions = subscribed.pop(0)
+        store(client_id, subscriptions).chainDeferred(done)
+        world.remote.turn()
+    assert [packet.payload for packet in published(world.remote.came())] == [b"kept"]
