@@ -116,8 +116,10 @@ class Courier:
 
     def drop(self, delivery: Delivery) -> None:
         """The connection is gone: save how far it came and leave every stream."""
-        self.save(delivery)
-        self.dirty.pop(delivery, None)
+        if delivery.places:
+            self.save(delivery)
+        if self.dirty:
+            self.dirty.pop(delivery, None)
         delivery.link = None
         if delivery.timer is not None:
             delivery.timer.cancel()

@@ -36,6 +36,8 @@ class SqliteStreamStore:
         self._cursors = CursorBuffer(database, settings.cursor_flush)
         self._known = BloomFilter()
         """(`device`, id) of cursors and subscriptions, (scope, id) of streams; plain text, since an Enum hashes otherwise."""
+        self._broadcast = False
+        """Something was sent to everybody: asked for every device, so that it is not worth a look into the filter."""
         database.on_start(self._load)
 
     def append(
@@ -48,7 +50,7 @@ class SqliteStreamStore:
         except (TypeError, ValueError) as error:
             return fail(StoreUnavailable(f"visibility cannot be written as JSON: {error}"))
         for request in requests:
-            self._known.add((str(request.stream.scope), request.stream.id))
+            self._know(str(request.stream.scope), request.stream.id)
         command = Append(requests, visibility, rows.micros(now), idempotency_key, digest)
         return self._database.submit(self._stream_log, command, weight=max(1, len(requests)))
 
@@ -67,11 +69,16 @@ class SqliteStreamStore:
 
     def knows_nothing_of(self, device: str, user: str) -> bool:
         known = self._known
-        return not (("device", device) in known or ("broadcast", "") in known or (user and ("user", user) in known))
+        return not (self._broadcast or ("device", device) in known or (user and ("user", user) in known))
+
+    def _know(self, scope: str, id: str) -> None:
+        self._known.add((scope, id))
+        if scope == "broadcast":
+            self._broadcast = True
 
     def _load(self, connection: sqlite3.Connection) -> None:
         for scope, id in connection.execute("SELECT DISTINCT scope, id FROM stream"):
-            self._known.add((scope, id))
+            self._know(scope, id)
         for table in ("cursor", "subscription"):
             for (device,) in connection.execute(f"SELECT DISTINCT device FROM {table}"):
                 self._known.add(("device", device))

@@ -460,8 +460,6 @@ class MqttBinding:
     def _admit(self, authentication: packets.Properties = NO_PROPERTIES) -> None:
         connect = self._connect
         assert connect is not None
-        # Its time ends here; authenticators and filters have time-outs of their own.
-        self.connection.established()
         introduction = introduction_of(connect, self.info, self._proven)
         try:
             entered = self._services.sessions.enter(introduction, self)
@@ -471,6 +469,8 @@ class MqttBinding:
         if isinstance(entered, DeviceSession):
             self._admitted(entered, authentication)
             return
+        # Its time ends here; authenticators and filters have time-outs of their own.
+        self.connection.established()
         self._admission = entered
         entered.addCallbacks(self._admitted, self._not_admitted, (authentication,))
         entered.addErrback(self._defect)
@@ -502,6 +502,7 @@ class MqttBinding:
         if opened.ready is None:
             self._welcome(opened, authentication)
             return
+        self.connection.established()
         self._admission = opened.ready
         opened.ready.addCallbacks(lambda _: self._welcome(opened, authentication), self._not_kept)
         opened.ready.addErrback(self._defect)
@@ -998,12 +999,10 @@ class MqttBinding:
 
     def _peer_left(self) -> None:
         """After DISCONNECT nothing comes (section 3.14.4), so that nothing is waited for."""
-        if self._closed:
-            return
-        self.flush()
-        self._closed = True
-        self._leave(True, None)
-        self.connection.finish(CloseReason.PEER_GOAWAY)
+        if not self._closed:
+            self.flush()
+            self._closed = True
+            self.connection.finish(CloseReason.PEER_GOAWAY)
 
     def _finish(self, reason: CloseReason, detail: str = "") -> None:
         if self._closed:
