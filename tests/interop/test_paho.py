@@ -227,7 +227,7 @@ def test_properties_of_a_message(mqtt_place: Place) -> None:
 
 
 def test_aliases_of_a_publisher(mqtt_place: Place) -> None:
-    """[MQTT-3.3.2-12] An alias stands for the topic that it was last given with."""
+    """[MQTT-3.3.2-12] Aliases are accepted, and stand for the topic that they were last given with."""
     with Device(mqtt_place, "alias", mqtt.MQTTv5) as device:
         device.connect()
         device.subscribe("alias/#", 1)
