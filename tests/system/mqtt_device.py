@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -44,14 +45,21 @@ class MqttDevice:
         self.unfinished: dict[int, packets.Publish | packets.Pubrel] = {}
         self.next_id = 1
         self.got: list[packets.Publish] = []
+        self.counts: Counter[str] = Counter()
+        """Of `got`, by topic."""
         self.acknowledged: list[bytes] = []
+        self.granted: list[int] = []
+        """Reasons of all SUBACKs."""
         self.present = False
         self.reason = -1
         """Of the DISCONNECT that came."""
+        self.receive_buffer = 0
+        """Bytes that the kernel holds for it; 0: as it likes."""
         self.gone = threading.Event()
         self._lock = threading.RLock()
         self._room = threading.Condition(self._lock)
-        self._answers: dict[type, Any] = {}
+        self._may_read = threading.Event()
+        self._may_read.set()
         self._wire: Any = None
         self._socket: Any = None
         self._reader: Any = None
@@ -61,8 +69,12 @@ class MqttDevice:
     def connect(self, *, clean: bool = False, read: bool = True) -> MqttDevice:
         """CONNECT, CONNACK, and what the last connection left to do."""
         self.gone.clear()
-        self._answers.clear()
-        self._socket = socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        self.reason = -1
+        self._socket = socket.socket()
+        self._socket.settimeout(20)
+        if self.receive_buffer:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.receive_buffer)
+        self._socket.connect(("127.0.0.1", self.port))
         self._wire = Connection(Role.CLIENT, limits=STANDARD_LIMITS, now=0.0)
         properties = {Property.SESSION_EXPIRY: self.expiry} if self.expiry else NO_PROPERTIES
         self._wire.send(
@@ -108,19 +120,30 @@ class MqttDevice:
         self._socket.close()
 
     def close(self) -> None:
+        self._may_read.set()
         if self._socket is not None:
             self._socket.close()
 
     # ------------------------------------------------------------ what it does
 
     def subscribe(self, *filters: str, qos: int = 1) -> list[int]:
+        before = len(self.granted)
+        self.send_subscribe(*filters, qos=qos)
+        self.wait(lambda: len(self.granted) == before + len(filters))
+        return self.granted[before:]
+
+    def send_subscribe(self, *filters: str, qos: int = 1) -> None:
+        """The answer comes to `granted`."""
         with self._lock:
-            self._answers.pop(packets.Suback, None)
             self._wire.send(packets.Subscribe(60_000, [SubscriptionRequest(filter, qos) for filter in filters]))
             self._flush()
-        self.wait(lambda: packets.Suback in self._answers)
-        reasons: list[int] = self._answers[packets.Suback].reasons
-        return reasons
+
+    def stop_reading(self) -> None:
+        """From now on nothing is taken from the socket."""
+        self._may_read.clear()
+
+    def read_on(self) -> None:
+        self._may_read.set()
 
     def publish(self, topic: str, payload: bytes, qos: int = 1, *, retain: bool = False) -> bool:
         """False when the connection is gone: what was published before goes on with the next one."""
@@ -177,6 +200,7 @@ class MqttDevice:
         self._socket.settimeout(None)
         try:
             while True:
+                self._may_read.wait()
                 arrived = self._receive()
                 with self._room:
                     for packet in arrived:
@@ -193,6 +217,7 @@ class MqttDevice:
         if isinstance(packet, packets.Publish):
             if packet.qos < 2 or packet.packet_id not in self.held:
                 self.got.append(packet)
+                self.counts[packet.topic] += 1
             if packet.qos == 2:
                 self.held.add(packet.packet_id)
             if self.prompt and packet.qos:
@@ -212,5 +237,5 @@ class MqttDevice:
             self.unfinished.pop(packet.packet_id, None)
         elif isinstance(packet, packets.Disconnect):
             self.reason = packet.reason
-        else:
-            self._answers[type(packet)] = packet
+        elif isinstance(packet, packets.Suback):
+            self.granted += packet.reasons

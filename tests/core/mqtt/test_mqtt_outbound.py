@@ -453,10 +453,9 @@ def refuse_next(world: World, step: str) -> None:
     real = getattr(store, method)
 
     def failing(*args: Any) -> Any:
-        if method == "_read" or args[0] == step:
-            if step != "read" or store.asked[-1] != "inflight":
-                store.refuse = 1
-                setattr(store, method, real)
+        if (method == "_read" or args[0] == step) and (step != "read" or store.asked[-1] != "inflight"):
+            store.refuse = 1
+            setattr(store, method, real)
         return real(*args)
 
     setattr(store, method, failing)
