@@ -15,7 +15,7 @@ from accessgw.crypto.pem import CertificateError, read_file
 MAX_IDENTITY = 256
 """Characters; a longer name is none."""
 
-_KINDS: dict[str, type[x509.GeneralName]] = {
+_KINDS: dict[str, type[x509.DNSName] | type[x509.UniformResourceIdentifier] | type[x509.RFC822Name]] = {
     "san_dns": x509.DNSName,
     "san_uri": x509.UniformResourceIdentifier,
     "san_email": x509.RFC822Name,

@@ -25,7 +25,7 @@ PROTECTION = {
     "psk_hint": "TLS with pre-shared keys is not supported",
     "mount_point": "topics have no mount point",
     "disable_client_cert_date_checks": "certificates out of date are refused",
-    "use_username_as_clientid": "the client id is taken as it comes; see mqtt.username_as_device",
+    "use_username_as_clientid": "the client id is taken as it comes",
 }
 """Keys without which a listener would let in, or show, more."""
 REASONS = {
