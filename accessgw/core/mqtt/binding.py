@@ -35,7 +35,7 @@ from accessgw.model.identity import ConnectionInfo, Credentials, Identity
 from accessgw.model.pushes import StreamKey
 from accessgw.model.reasons import CloseReason
 from accessgw.policy.topic_rules import Decision
-from protocols.errors import RemoteError
+from protocols.errors import RemoteError, TooLargeForPeer
 from protocols.mmtp.nothing import NOTHING
 from protocols.mmtp.statuses import Status
 from protocols.mqtt import packets
@@ -129,6 +129,7 @@ class MqttBinding:
         arrived: list[packets.Packet] = []
         wire = self.wire
         self._in_batch = True
+        self._services.broker.served = 0
         try:
             try:
                 wire.receive(data, 0.0)
@@ -441,8 +442,8 @@ class MqttBinding:
         self._read_on()
         data, identity = result
         if identity is None:
-            self.wire.send(packets.Auth(Reason.CONTINUE_AUTHENTICATION, self._auth_properties(data)))
-            self._sent("auth")
+            if self._tell(packets.Auth(Reason.CONTINUE_AUTHENTICATION, self._auth_properties(data))):
+                self._sent("auth")
             return
         self._exchange = None
         if self.session is not None:
@@ -520,18 +521,22 @@ class MqttBinding:
         settings = services.settings
         keep_alive = keep_alive_of(connect, settings)
         self.connection.set_idle(keep_alive * KEEP_ALIVE_GRACE)
-        self.wire.accept(
-            connack_of(
-                connect,
-                session,
-                opened.present,
-                settings,
-                keep_alive=keep_alive,
-                assigned=self._assigned,
-                authentication=authentication,
-                origin=services.broker.origin,
+        try:
+            self.wire.accept(
+                connack_of(
+                    connect,
+                    session,
+                    opened.present,
+                    settings,
+                    keep_alive=keep_alive,
+                    assigned=self._assigned,
+                    authentication=authentication,
+                    origin=services.broker.origin,
+                )
             )
-        )
+        except TooLargeForPeer as error:
+            self._finish(CloseReason.PROTOCOL_ERROR, str(error))
+            return
         self.session = session
         self._connect = None
         services.counters.connects[_VERSIONS[connect.version]] = (
@@ -630,8 +635,8 @@ class MqttBinding:
         if identity.user != session.user:
             self._say_and_close(Reason.NOT_AUTHORIZED, CloseReason.AUTH_FAILED, "re-authenticated as another user")
             return
-        self.wire.send(packets.Auth(Reason.SUCCESS, self._auth_properties(data)))
-        self._sent("auth")
+        if self._tell(packets.Auth(Reason.SUCCESS, self._auth_properties(data))):
+            self._sent("auth")
 
     # ---------------------------------------------------------------- PUBLISH
 
@@ -672,7 +677,10 @@ class MqttBinding:
             topic, packet.payload, qos, retain, properties, now, expires_at, session.client_id, session.identity
         )
         if qos == 0:
-            services.broker.publish(message)
+            outcome = services.broker.publish(message)
+            if type(outcome) is Deferred:
+                # It waits behind large fan-outs: whoever sends faster than they go is not read.
+                self._answer(0, 0, outcome)
         elif qos == 1:
             outcome = services.broker.publish(message)
             if type(outcome) is int and outcome < FAILURE and self._acks is None and self._trace is None:
@@ -794,7 +802,7 @@ class MqttBinding:
 
     def _acknowledge(self, packet_id: int, qos: int, reason: int) -> None:
         session = self.session
-        if session is None or self._closed:
+        if session is None or self._closed or not qos:
             return
         if not session.v5:
             if reason >= FAILURE:
@@ -906,9 +914,9 @@ class MqttBinding:
             return
         if not session.v5:
             reasons = [min(reason, FAILURE) for reason in reasons]
-        self.wire.send(packets.Suback(packet_id, reasons))
-        self._sent("suback", packet_id)
-        self._services.outbound.pull(session)
+        if self._tell(packets.Suback(packet_id, reasons)):
+            self._sent("suback", packet_id)
+            self._services.outbound.pull(session)
 
     def _on_unsubscribe(self, packet: packets.Unsubscribe) -> None:
         session = self.session
@@ -923,8 +931,17 @@ class MqttBinding:
         session = self.session
         if self._closed or session is None or self.wire.closed:
             return
-        self.wire.send(packets.Unsuback(packet_id, reasons if session.v5 else []))
-        self._sent("unsuback", packet_id)
+        if self._tell(packets.Unsuback(packet_id, reasons if session.v5 else [])):
+            self._sent("unsuback", packet_id)
+
+    def _tell(self, packet: packets.Packet) -> bool:
+        """Send an answer. A client that has no room for it (section 3.1.2.11.4) cannot go on: False."""
+        try:
+            self.wire.send(packet)
+        except TooLargeForPeer as error:
+            self._say_and_close(Reason.PACKET_TOO_LARGE, CloseReason.PROTOCOL_ERROR, str(error))
+            return False
+        return True
 
     def _on_pingreq(self, packet: packets.Pingreq) -> None:
         if not self.wire.closed:  # DISCONNECT may have come in the same write
@@ -980,7 +997,10 @@ class MqttBinding:
     def _say(self, reason: int, properties: packets.Properties = NO_PROPERTIES) -> None:
         """DISCONNECT, where the version has it."""
         if self.session is not None and not self._closed and not self.wire.closed:
-            self.wire.disconnect(reason, properties)
+            try:
+                self.wire.disconnect(reason, properties)
+            except TooLargeForPeer:
+                self.wire.disconnect(reason)
             self._sent("disconnect")
             self.flush()
 

@@ -36,6 +36,8 @@ OVERHEAD = 10
 MAX_BACKLOG = 10_000
 """Messages behind a large fan-out; past it, and past MAX_BACKLOG_BYTES, they are refused, or dropped and counted."""
 MAX_BACKLOG_BYTES = 32 * 1024 * 1024
+FEW = 4
+"""So many receivers cost no more than the message itself: they are not counted."""
 NO_MATCHING_SUBSCRIBERS = int(Reason.NO_MATCHING_SUBSCRIBERS)
 QUOTA_EXCEEDED = int(Reason.QUOTA_EXCEEDED)
 SLICE = 2000
@@ -107,6 +109,9 @@ class Broker:
         """Connected clients that say they are bridges (of MQTT 3.1.1)."""
         self.origin = ""
         """Our name among bridged brokers, told to bridges that connect; empty while we have none."""
+        self.served = 0
+        """Receivers of what has been published in this turn of the reactor: past SLICE the rest waits for the next
+        ones. Whoever publishes much at once sets it to 0 when it begins."""
         self._unsampled = 0
         self._backlog: deque[tuple[Publication, Iterator[int], Deferred[int]]] = deque()
         """Fan-outs too large for one turn, and what came after them."""
@@ -144,6 +149,7 @@ class Broker:
     def publish_counted(self, message: Message) -> Deferred[tuple[int, int]]:
         """As publish: the reason code, and how many it reached or waits for."""
         before = self.reached
+        self.served = 0
         outcome = self.publish(message)
         reached = self.reached - before
         whole = succeed(int(outcome)) if isinstance(outcome, int) else outcome
@@ -178,8 +184,13 @@ class Broker:
         pub = Publication(message, self.wall())
         if self.rules is not None and self.rules.active and self.rules.consumes(message.topic):
             plan = NOBODY
-        if self._backlog or plan.receiver_count > SLICE:
+        served = plan.receiver_count
+        if served > FEW:
+            served += self.served
+        if self._backlog or served > SLICE:
             return self._publish_in_slices(pub, plan is NOBODY, received, will_of)
+        if served > FEW:
+            self.served = served
         self._deliver(pub, plan)
         if pub.enqueues is None and received is None and not will_of and not (message.retain and message.qos):
             return self._outcome(pub)
@@ -438,7 +449,10 @@ class Broker:
         done.addCallback(commit)
         if not self._slicing:
             self._slicing = True
-            self._go_on()
+            if self.served:
+                self.clock.callLater(0, self._go_on)
+            else:
+                self._go_on()
         return done
 
     def _sliced(self, pub: Publication, hidden: bool) -> Iterator[int]:
@@ -457,6 +471,7 @@ class Broker:
     def _go_on(self) -> None:
         """One turn's worth of the backlog: a slice of one large fan-out, or many small ones."""
         left = SLICE
+        self.served = 0
         while self._backlog and left > 0:
             pub, steps, done = self._backlog[0]
             left -= OVERHEAD

@@ -88,7 +88,7 @@ class ServiceRules:
         if not groups:
             return Reason.SUCCESS
         found = [worker for group in groups for worker in group.receivers]
-        size = len(message.payload) + len(message.topic)
+        size = message.size
         full = [worker for worker in found if not worker.has_room(size)]
         for worker in full:
             worker.refuse()

@@ -1,0 +1,38 @@
+"""How much one turn of the reactor does for those who ask for much at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.core.mqtt.mqtt_world import Client, World
+
+
+def subscribed(world: World, name: str, topic: str = "t") -> Client:
+    client = world.client(name)
+    client.connect()
+    client.subscribe(topic, qos=1)
+    return client
+
+
+def test_many_small_fan_outs_at_once_share_turns_and_keep_their_order() -> None:
+    """A read brings ten thousand small messages: not each with all of its receivers in one turn."""
+    world = World(max_inflight=1000)
+    many = [subscribed(world, f"many{number}") for number in range(100)]
+    alone = subscribed(world, "alone", "alone")
+    outcomes: list[Any] = [world.publish(b"%d" % number) for number in range(60)]
+    world.publish(b"behind", "alone")
+    assert [len(client.payloads) for client in many] == [20] * 100
+    assert outcomes[20:] == [[]] * 40
+    world.turn(5)
+    assert outcomes == [[0]] * 60
+    assert {tuple(client.payloads) for client in many} == {tuple(b"%d" % number for number in range(60))}
+    assert alone.payloads == [b"behind"]
+    assert world.broker.served == 0
+
+
+def test_few_receivers_are_served_at_once_however_many_messages_come() -> None:
+    world = World(max_inflight=10_000)
+    few = [subscribed(world, f"few{number}") for number in range(4)]
+    outcomes = [world.publish(b"") for _ in range(1000)]
+    assert outcomes == [[0]] * 1000
+    assert [len(client.payloads) for client in few] == [1000] * 4
