@@ -14,6 +14,7 @@ from protocols.mqtt.packets import (
     Suback,
     Subscribe,
     SubscriptionRequest,
+    Unsubscribe,
 )
 from protocols.mqtt.reasons import Reason
 from tests.conformance.mqtt_peer import Peer, Room
@@ -248,6 +249,20 @@ def test_what_is_too_large_counts_as_delivered(room: Room, keep: bool) -> None:
     sender.publish(room.topic("kept"), b"x" * 300, 1, retain=True)
     late.subscribe(room.topic("kept"))
     late.quiet()
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_answers_that_a_client_has_no_room_for(room: Room, keep: bool) -> None:
+    """[MQTT-3.1.2-24] It is let go, and the gateway's log shows no defect."""
+    for size in (1, 10):
+        peer = room.open()
+        peer.send(room.hello(keep=keep, properties={Property.MAXIMUM_PACKET_SIZE: size}))
+        assert peer.ends() == []
+    names = [room.topic(str(number)) for number in range(60)]
+    for request in (Subscribe(1, [SubscriptionRequest(name) for name in names]), Unsubscribe(1, names)):
+        peer = room.connect(keep=keep, properties={Property.MAXIMUM_PACKET_SIZE: 40})
+        peer.send(request)
+        peer.ends_with(Reason.PACKET_TOO_LARGE)
 
 
 def test_a_packet_that_is_too_large_for_the_gateway(narrow_room: Room, version: int) -> None:
