@@ -17,6 +17,10 @@ class LocalError(ProtocolError):
     """
 
 
+class TooLargeForPeer(LocalError):
+    """What we have to say is larger than the peer said that it takes. It is the peer's doing, not a defect of ours."""
+
+
 class RemoteError(ProtocolError):
     """The peer broke the protocol.
 

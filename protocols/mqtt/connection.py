@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from protocols.errors import LocalError, RemoteError
+from protocols.errors import LocalError, RemoteError, TooLargeForPeer
 from protocols.mqtt.encoding import PINGREQ, encode
 from protocols.mqtt.limits import terms_of
 from protocols.mqtt.packets import (
@@ -160,7 +160,8 @@ class Connection(Receiver):
         if len(frame) > self._peer.max_packet and optional:
             frame = encode(spared(packet), self.version)
         if len(frame) > self._peer.max_packet:
-            raise LocalError(f"{kind.name}: the peer takes {self._peer.max_packet} bytes at most, got {len(frame)}")
+            told = f"{kind.name}: the peer takes {self._peer.max_packet} bytes at most, got {len(frame)}"
+            raise TooLargeForPeer(told)
         return frame
 
     def _send_connect(self, connect: Connect) -> None:
