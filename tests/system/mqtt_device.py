@@ -42,6 +42,8 @@ class MqttDevice:
     ) -> None:
         self.port, self.name, self.expiry, self.will, self.prompt = port, name, expiry, will, prompt
         self.held: set[int] = set()
+        self.unanswered: dict[int, packets.Publish] = {}
+        """Of this connection, when it is not prompt."""
         self.unfinished: dict[int, packets.Publish | packets.Pubrel] = {}
         self.next_id = 1
         self.got: list[packets.Publish] = []
@@ -69,6 +71,7 @@ class MqttDevice:
     def connect(self, *, clean: bool = False, read: bool = True) -> MqttDevice:
         """CONNECT, CONNACK, and what the last connection left to do."""
         self.gone.clear()
+        self.unanswered.clear()
         self.reason = -1
         self._socket = socket.socket()
         self._socket.settimeout(20)
@@ -136,6 +139,14 @@ class MqttDevice:
         """The answer comes to `granted`."""
         with self._lock:
             self._wire.send(packets.Subscribe(60_000, [SubscriptionRequest(filter, qos) for filter in filters]))
+            self._flush()
+
+    def answer(self) -> None:
+        """Acknowledge what a device that is not prompt has not acknowledged yet."""
+        with self._lock:
+            for packet_id, publish in self.unanswered.items():
+                (self._wire.puback if publish.qos == 1 else self._wire.pubrec)(packet_id)
+            self.unanswered.clear()
             self._flush()
 
     def stop_reading(self) -> None:
@@ -215,6 +226,9 @@ class MqttDevice:
     def _handle(self, packet: packets.Packet) -> None:
         wire = self._wire
         if isinstance(packet, packets.Publish):
+            if packet.qos and not self.prompt:
+                assert packet.packet_id not in self.unanswered, "one packet id for two messages at once"
+                self.unanswered[packet.packet_id] = packet
             if packet.qos < 2 or packet.packet_id not in self.held:
                 self.got.append(packet)
                 self.counts[packet.topic] += 1
