@@ -117,7 +117,7 @@ def test_one_that_does_not_acknowledge_is_told_why_it_is_disconnected(make_gatew
 def test_many_retained_messages_reach_a_reader_in_a_hurry_and_one_at_leisure(
     make_gateway: Callable[..., Gateway],
 ) -> None:
-    """10,000 of them, of 1 kB: all arrive, and between two readings nobody else waits. [MQTT-3.3.1-6]"""
+    """10,000 of them, of 1 kB: all arrive, and between two readings nobody else waits."""
     gateway, port = with_mqtt(make_gateway)
     gateway.start()
     publisher = MqttDevice(port, "publisher").connect()

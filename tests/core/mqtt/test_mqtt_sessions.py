@@ -371,7 +371,7 @@ def test_subscriptions_that_cannot_be_stored() -> None:
 
 
 def test_shared_subscribers_that_are_away_get_nothing_while_another_is_there() -> None:
-    """[MQTT-4.8.2-4] and all of it waits for them when nobody is."""
+    """All of it waits for them when nobody is."""
     world = World()
     here, away, gone = (world.client(name, prompt=True) for name in ("here", "away", "gone"))
     for client, expiry in ((here, 60), (away, 60), (gone, 0)):
