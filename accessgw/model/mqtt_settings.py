@@ -142,8 +142,9 @@ class MqttSettings(Settings, frozen=True, kw_only=True):
     """Shared subscriptions."""
     subscription_identifiers_available: bool = True
     """Subscription identifiers."""
-    receive_maximum: Annotated[int, Meta(ge=1, le=65535)] = 128
-    """QoS 1 and 2 messages of a client that are not acknowledged at once (Receive Maximum)."""
+    receive_maximum: Annotated[int, Meta(ge=1, le=65535)] = 1024
+    """QoS 1 and 2 messages of a client that are not acknowledged at once (Receive Maximum). A client that is ahead of the
+    store is not read; some libraries send all that waits at once when they come back, whatever this says."""
     topic_alias_maximum: Annotated[int, Meta(ge=0, le=65535)] = 32
     """Topic aliases that a client may use; and that we use towards clients that allow it, at most."""
     max_inflight: Annotated[int, Meta(ge=1, le=65535)] = 64

@@ -24,6 +24,7 @@ from accessgw.core.mqtt.connecting import (
     keep_alive_of,
     opening_of,
 )
+from accessgw.core.mqtt.owners import owner_of, user_of
 from accessgw.core.mqtt.publication import PACKET_IDS, Parts
 from accessgw.core.mqtt.rate import ConnectionRate, rate_of
 from accessgw.core.mqtt.reasons import close_of, reason_of, refusal_of
@@ -136,6 +137,7 @@ class MqttBinding:
             except RemoteError as found:
                 error = found
             arrived = wire.events()
+            self._services.counters.packets_received += len(arrived)
             for packet in arrived:
                 if type(packet) is packets.Publish and self.session is not None and self._trace is None:
                     self._on_publish(packet)
@@ -165,6 +167,7 @@ class MqttBinding:
         packet_id = self.wire.acked_alone(data)
         if not packet_id:
             return False
+        self._services.counters.packets_received += 1
         if (
             session.inflight.get(packet_id) == PUBACK
             and not session.durable
@@ -241,6 +244,7 @@ class MqttBinding:
         if self.session is None:
             return
         self.wire.send_frame(frame)
+        self._services.counters.packets_sent += 1
         self._queued += len(frame)
         if self._trace is not None:
             self._trace(traces.sent(PacketType(frame[0] >> 4).name.lower(), {"bytes": len(frame)}))
@@ -274,6 +278,8 @@ class MqttBinding:
             self.drained()
 
     def _sent(self, packet: str, packet_id: int = 0) -> None:
+        """A control packet of ours was given to the wire."""
+        self._services.counters.packets_sent += 1
         if self._trace is not None:
             self._trace(traces.sent(packet, {"id": packet_id} if packet_id else {}))
         if not self._dirty and not self._in_batch:
@@ -309,6 +315,7 @@ class MqttBinding:
             session.pushes = {}
         session.pushes[packet_id] = (push.alias, push.seq)
         services.counters.sent_qos1 += 1
+        services.counters.sent_bytes += len(push.body)
         self.put(head + PACKET_IDS[packet_id] + tail)
         return True
 
@@ -618,7 +625,7 @@ class MqttBinding:
             self._exchange = authenticator.begin(
                 Credentials(
                     device=session.client_id,
-                    username=session.user,
+                    username=user_of(session.user),
                     certificate_identity=self.info.certificate_identity,
                     loopback=self.info.loopback,
                     peer=self.info.peer,
@@ -632,7 +639,7 @@ class MqttBinding:
     def _authenticated_again(self, identity: Identity, data: bytes) -> None:
         session, device = self.session, self._device
         assert session is not None and device is not None
-        if identity.user != session.user:
+        if owner_of(identity) != session.user:
             self._say_and_close(Reason.NOT_AUTHORIZED, CloseReason.AUTH_FAILED, "re-authenticated as another user")
             return
         if self._tell(packets.Auth(Reason.SUCCESS, self._auth_properties(data))):
@@ -685,7 +692,9 @@ class MqttBinding:
             outcome = services.broker.publish(message)
             if type(outcome) is int and outcome < FAILURE and self._acks is None and self._trace is None:
                 self.wire.puback(packet.packet_id, outcome if session.v5 else 0)
-                if not self._in_batch:
+                if self._in_batch:
+                    services.counters.packets_sent += 1
+                else:
                     self._sent("puback")
             else:
                 self._answer(packet.packet_id, 1, outcome)

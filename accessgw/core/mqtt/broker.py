@@ -243,6 +243,7 @@ class Broker:
         )
         self.reached += 1
         counters = self.counters
+        counters.sent_bytes += len(message.payload)
         if not qos:
             counters.sent_qos0 += 1
             outlet.put(head)
@@ -352,6 +353,7 @@ class Broker:
             sent += 1
         pub.reached += sent
         self.counters.sent_qos0 += sent
+        self.counters.sent_bytes += sent * len(message.payload)
 
     def _to_group_reliably(
         self, pub: Publication, group: Group[Receiver], receivers: Iterable[Receiver], qos: int
@@ -398,6 +400,7 @@ class Broker:
             self.counters.sent_qos1 += sent
         else:
             self.counters.sent_qos2 += sent
+        self.counters.sent_bytes += sent * len(message.payload)
 
     def _to_local(self, pub: Publication, receiver: Receiver, qos: int, retain: bool) -> None:
         pub.reached += 1

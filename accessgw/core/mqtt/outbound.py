@@ -73,7 +73,9 @@ class Outbound:
                 and session.outlet.buffered <= self.max_buffer
             ):
                 pub.reached += 1
-                self._put(session, session.outlet, pub.parts_for(session, qos, retain, identifiers), QOS_KINDS[qos])
+                parts = pub.parts_for(session, qos, retain, identifiers)
+                if self._put(session, session.outlet, parts, QOS_KINDS[qos]):
+                    self._counters.sent_bytes += len(pub.message.payload)
             else:
                 self._park(pub, session, Waiting(pub.message, qos, retain, identifiers))
 
@@ -92,6 +94,7 @@ class Outbound:
             return
         pub.reached += 1
         self._counters.sent_qos0 += 1
+        self._counters.sent_bytes += len(pub.message.payload)
         outlet.put(frame)
 
     def _put(self, session: MqttSession, outlet: Any, parts: Parts, entry: int) -> bool:
@@ -211,7 +214,9 @@ class Outbound:
             if not number:
                 del session.inflight[packet_id]
                 self.pull(session)
-            elif not self._put_stored(session, outlet, parts, packet_id, number << NUMBER | entry):
+            elif self._put_stored(session, outlet, parts, packet_id, number << NUMBER | entry):
+                self._counters.sent_bytes += len(pub.message.payload)
+            else:
                 self.pull(session)
 
     def not_stored(self, pub: Publication) -> None:
@@ -282,9 +287,9 @@ class Outbound:
             if message.expires_at is not None and message.expires_at <= now:
                 self._counters.expired += 1
                 continue
-            self._put(
-                session, outlet, Publication(message, now).parts_for(session, qos, retain, identifiers), QOS_KINDS[qos]
-            )
+            parts = Publication(message, now).parts_for(session, qos, retain, identifiers)
+            if self._put(session, outlet, parts, QOS_KINDS[qos]):
+                self._counters.sent_bytes += len(message.payload)
         if not parked:
             session.parked = None
 
@@ -326,7 +331,8 @@ class Outbound:
         now = self._wall()
         for row in rows:
             parts = Publication(row.message, now).parts(session.v5, row.qos, row.retain, row.identifiers)
-            self._put_stored(session, outlet, parts, row.packet_id, row.number << NUMBER | QOS_KINDS[row.qos])
+            if self._put_stored(session, outlet, parts, row.packet_id, row.number << NUMBER | QOS_KINDS[row.qos]):
+                self._counters.sent_bytes += len(row.message.payload)
         session.reading = False
         self.pull(session)
 
@@ -387,7 +393,9 @@ class Outbound:
                 continue
             parts = Publication(row.message, now).parts(session.v5, row.qos, row.retain, row.identifiers)
             entry = row.number << NUMBER | QOS_KINDS[row.qos]
-            sent += self._put_stored(session, outlet, parts, row.packet_id, entry, dup=True)
+            if self._put_stored(session, outlet, parts, row.packet_id, entry, dup=True):
+                sent += 1
+                self._counters.sent_bytes += len(row.message.payload)
         if not resend:
             session.resend = None
 
