@@ -407,6 +407,7 @@ class Rooms:
             ),
             wall=time.time,
             identity={"version": self.version, "node": self.node, "zone": settings.zone, "pid": os.getpid()},
+            end_mqtt=lambda client: self.mqtt.control.kick(client, discard=True),
         )
         # Operators come in through a door of their own: draining devices must not shut them out.
         self.control_transports = TransportServices(

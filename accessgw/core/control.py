@@ -62,8 +62,11 @@ class GatewayControl:
         actions: OperatorActions,
         wall: Callable[[], float],
         identity: dict[str, Any],
+        end_mqtt: Callable[[str], bool] = lambda device: False,
     ) -> None:
-        """`identity` is what every status begins with: version, node, zone, pid."""
+        """`identity` is what every status begins with: version, node, zone, pid. `end_mqtt` ends the session of an MQTT
+        client with all that waits for it; False when there is none."""
+        self._end_mqtt = end_mqtt
         self._sessions = sessions
         self._pushes = pushes
         self._store = store
@@ -141,7 +144,10 @@ class GatewayControl:
         return [_session_row(session) for session in self._sessions.registry.page(user, connected, after, limit)]
 
     def close_device(self, device: str, revoke: bool = False) -> bool:
-        return self._sessions.revoke(device) if revoke else self._sessions.close_device(device)
+        if not revoke:
+            return self._sessions.close_device(device)
+        revoked = self._sessions.revoke(device)
+        return self._end_mqtt(device) or revoked
 
     def trace(self, device: str, emit: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
         try:

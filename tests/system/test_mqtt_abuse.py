@@ -158,3 +158,68 @@ def test_filters_that_match_nothing_do_not_hold_the_worker(room: Room) -> None:
 
 def _published(topic: str) -> bytes:
     return encode(Publish(topic, b""), 5)
+
+
+# ---------------------------------------------------------------- sessions of others
+
+
+@pytest.mark.parametrize(
+    ("owner", "thief"),
+    [("alice-token", "device-token"), ("alice-token", ""), ("device-token", ""), ("", "device-token")],
+)
+def test_a_session_is_its_owners(room: Room, owner: str, thief: str) -> None:
+    """Another user, or one who only claims the client id that somebody proved, finds nothing of it; neither does the
+    owner find anything of the thief's."""
+
+    def come(token: str) -> Peer:
+        proof = {"username": "u", "password": token.encode()} if token else {}
+        return room.connect(keep=True, clean=False, **proof)
+
+    mine = come(owner)
+    mine.subscribe(room.topic(), qos=1)
+    mine.leave()
+    room.connect("publisher").publish(room.topic(), b"secret", qos=1)
+    other = come(thief)
+    assert not other.connack.session_present
+    assert other.publish("elsewhere", qos=1) == Reason.NO_MATCHING_SUBSCRIBERS
+    other.quiet()
+    other.subscribe(room.topic("thief"))
+    other.leave()
+    assert not come(owner).connack.session_present
+
+
+@pytest.mark.parametrize("connected", [True, False])
+def test_a_revoked_client_leaves_nothing_behind(gateway: AbusedGateway, room: Room, connected: bool) -> None:
+    """Its queue and its subscriptions go with the proof that they stand on."""
+    peer = room.connect(keep=True)
+    peer.subscribe(room.topic(), qos=1)
+    if not connected:
+        peer.leave()
+    room.connect("publisher").publish(room.topic(), b"waits", qos=1)
+    path = f"/v1/devices/{room.client_id()}/close"
+    status, answer = gateway.http("POST", path, {"revoke": True}, "t-operate")
+    assert (status, answer["revoked"]) == (200, True)
+    if connected:
+        assert peer.ends()
+    publisher = room.connect("publisher")
+    assert publisher.publish(room.topic(), b"later", qos=1) == Reason.NO_MATCHING_SUBSCRIBERS
+    assert not room.connect(keep=True, clean=False).connack.session_present
+
+
+def test_a_closed_client_keeps_its_session(gateway: AbusedGateway, room: Room) -> None:
+    peer = room.connect(keep=True)
+    peer.subscribe(room.topic(), qos=1)
+    assert gateway.http("POST", f"/v1/devices/{room.client_id()}/close", None, "t-operate")[0] == 200
+    peer.ends_with(Reason.ADMINISTRATIVE_ACTION)
+    assert room.connect(keep=True, clean=False).connack.session_present
+
+
+# ---------------------------------------------------------------- logs
+
+
+def test_topics_do_not_write_log_lines(gateway: AbusedGateway, room: Room) -> None:
+    peer = room.connect()
+    topic = f"$x/{room.name}\n2026-01-01T00:00:00 [forged] line\x1b[2J"
+    assert peer.publish(topic, qos=1) == Reason.NOT_AUTHORIZED
+    line = next(line for line in gateway.said().splitlines() if room.name in line and "denied" in line)
+    assert line.endswith("\\n2026-01-01T00:00:00 [forged] line\\x1b[2J")

@@ -66,7 +66,7 @@ class StoredSession:
 
     client_id: str
     user: str = ""
-    """Whose it is: another user with the same client id begins anew."""
+    """Whose it is: another owner with the same client id begins anew."""
     version: int = 4
     expiry: float = NEVER
     """Seconds after the end of the connection."""

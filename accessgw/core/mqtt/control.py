@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred, succeed
 from accessgw.core.interfaces import ControlError
 from accessgw.core.interfaces.mqtt_state import Message
 from accessgw.core.mqtt.broker import Broker, LocalReceiver
+from accessgw.core.mqtt.owners import user_of
 from accessgw.core.mqtt.requests import Requests
 from accessgw.core.mqtt.session import MqttSession
 from accessgw.core.mqtt.session_keeper import SessionKeeper
@@ -179,7 +180,7 @@ def _row(session: MqttSession) -> dict[str, Any]:
     identity = session.identity
     row: dict[str, Any] = {
         "client": session.client_id,
-        "user": session.user,
+        "user": user_of(session.user),
         "connected": session.outlet is not None,
         "version": {3: "3.1", 4: "3.1.1", 5: "5"}[session.version],
         "expiry": None if session.expiry == float("inf") else session.expiry,

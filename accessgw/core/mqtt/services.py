@@ -64,6 +64,11 @@ def _binding() -> type[MqttBinding]:
     return MqttBinding
 
 
+def harmless(text: str) -> str:
+    """The text for a log that people read in a terminal: control characters are written out."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 @dataclass(slots=True)
 class MqttServices:
     """A BindingFactory."""
@@ -121,9 +126,9 @@ class MqttServices:
             log.info(
                 "denied: {device} (user {user}) may not {action} {topic}",
                 device=identity.device if identity else "",
-                user=identity.user if identity else "",
+                user=harmless(identity.user) if identity else "",
                 action=action,
-                topic=topic,
+                topic=harmless(topic),
             )
 
     def _log_decision(self, decision: Decision, action: str, identity: Identity, topic: str) -> None:
@@ -131,8 +136,8 @@ class MqttServices:
             "{verdict}: {device} (user {user}) {action} {topic}, rule {rule}",
             verdict="allowed" if decision.allowed else "denied",
             device=identity.device,
-            user=identity.user,
+            user=harmless(identity.user),
             action=action,
-            topic=topic,
+            topic=harmless(topic),
             rule=decision.rule,
         )
