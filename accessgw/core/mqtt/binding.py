@@ -534,7 +534,6 @@ class MqttBinding:
                     connect,
                     session,
                     opened.present,
-                    settings,
                     keep_alive=keep_alive,
                     assigned=self._assigned,
                     authentication=authentication,

@@ -16,7 +16,6 @@ from protocols.mqtt.packets import NO_PROPERTIES, V5, Connack, Connect, Properti
 
 KEEP_ALIVE_GRACE = 1.5
 """Section 3.1.2.10."""
-MAX_PACKET_ID = 65535
 
 
 def introduction_of(connect: Connect, info: ConnectionInfo, proven: Identity | None) -> Introduction:
@@ -71,41 +70,25 @@ def connack_of(
     connect: Connect,
     session: MqttSession,
     present: bool,
-    settings: MqttSettings,
     *,
     keep_alive: int,
     assigned: bool,
     authentication: Properties = NO_PROPERTIES,
     origin: str = "",
 ) -> Connack:
-    """What we tell the client: all that differs from what it asked or from the standard's defaults (section 3.2.2.3);
-    a bridge of another gateway is also told our name, `origin`."""
+    """What we tell the client: what differs from what it asked (section 3.2.2.3). The connection adds its own limits, and
+    has a CONNACK ready that says nothing else. A bridge of another gateway is also told our name, `origin`."""
     if connect.version != V5:
         return Connack(present, 0)
     properties: dict[int, object] = dict(authentication)
     if session.expiry != connect.properties.get(Property.SESSION_EXPIRY, 0):
         properties[Property.SESSION_EXPIRY] = int(min(session.expiry, 0xFFFFFFFF))
-    if settings.receive_maximum != MAX_PACKET_ID:
-        properties[Property.RECEIVE_MAXIMUM] = settings.receive_maximum
-    if settings.max_qos < 2:
-        properties[Property.MAXIMUM_QOS] = settings.max_qos
-    properties[Property.MAXIMUM_PACKET_SIZE] = settings.max_packet
-    if settings.topic_alias_maximum:
-        properties[Property.TOPIC_ALIAS_MAXIMUM] = settings.topic_alias_maximum
     if origin and name_in(connect.properties):
         properties[Property.USER_PROPERTY] = [(MARK, origin)]
     if assigned:
         properties[Property.ASSIGNED_CLIENT_ID] = connect.client_id
     if keep_alive != connect.keep_alive:
         properties[Property.SERVER_KEEP_ALIVE] = keep_alive
-    for available, name in (
-        (settings.retain_available, Property.RETAIN_AVAILABLE),
-        (settings.wildcard_available, Property.WILDCARD_AVAILABLE),
-        (settings.shared_available, Property.SHARED_AVAILABLE),
-        (settings.subscription_identifiers_available, Property.SUBSCRIPTION_IDENTIFIERS_AVAILABLE),
-    ):
-        if not available:
-            properties[name] = 0
     return Connack(present, 0, properties)
 
 
