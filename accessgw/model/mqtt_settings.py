@@ -206,7 +206,7 @@ class MqttSettings(Settings, frozen=True, kw_only=True):
     acl_default: Literal["allow", "deny"] = "allow"
     """What holds where no rule matches."""
     acl_log: Literal["none", "denied", "all"] = "denied"
-    """Decisions that are logged."""
+    """Decisions that are logged. Of refusals at most 50 a second have a line each; the others are counted."""
     rules: tuple[MessageRuleSettings, ...] = ()
     """Messages to services."""
     bridges: tuple[BridgeSettings, ...] = ()

@@ -223,3 +223,12 @@ def test_topics_do_not_write_log_lines(gateway: AbusedGateway, room: Room) -> No
     assert peer.publish(topic, qos=1) == Reason.NOT_AUTHORIZED
     line = next(line for line in gateway.said().splitlines() if room.name in line and "denied" in line)
     assert line.endswith("\\n2026-01-01T00:00:00 [forged] line\\x1b[2J")
+
+
+def test_refusals_do_not_fill_the_log(gateway: AbusedGateway, room: Room) -> None:
+    peer = room.connect()
+    before = gateway.metric("accessgw_mqtt_acl_denied_total", action="publish")
+    peer.raw(encode(Publish(f"$x/{room.name}", b""), 5) * 20_000)
+    peer.quiet()
+    assert gateway.metric("accessgw_mqtt_acl_denied_total", action="publish") - before == 20_000
+    assert sum(room.name in line for line in gateway.said().splitlines()) < 5_000

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 log = Logger()
 
+DENIED_PER_SECOND = 50
+"""Refusals of the topic rules that get a line of the log; the others are counted."""
 AUTHENTICATION_TIMEOUT = 5.0
 """Seconds for one step of an enhanced authentication."""
 
@@ -100,6 +102,9 @@ class MqttServices:
     """The worker is being emptied."""
     leave_for: str = ""
     """host:port told to clients that are asked to leave; empty: the configured server reference, or none."""
+    log_second: int = -1
+    logged: int = 0
+    """Refusals in that second."""
 
     def __call__(self, connection: Connection) -> MqttBinding:
         return _binding()(connection, self)
@@ -122,7 +127,7 @@ class MqttServices:
     def denied(self, action: str, identity: Identity | None, topic: str) -> None:
         """Count and log a refusal of the topic rules."""
         self.counters.denied[action] = self.counters.denied.get(action, 0) + 1
-        if self.settings.acl_log != "none":
+        if self.settings.acl_log != "none" and self._may_log():
             log.info(
                 "denied: {device} (user {user}) may not {action} {topic}",
                 device=identity.device if identity else "",
@@ -130,6 +135,17 @@ class MqttServices:
                 action=action,
                 topic=harmless(topic),
             )
+
+    def _may_log(self) -> bool:
+        """Whether one more refusal gets a line. A client that does what it may not as fast as it can is not to fill the
+        disk, nor the time of the worker."""
+        second = int(self.clock.seconds())
+        if second != self.log_second:
+            if self.logged > DENIED_PER_SECOND:
+                log.info("denied: {count} more, without a line each", count=self.logged - DENIED_PER_SECOND)
+            self.log_second, self.logged = second, 0
+        self.logged += 1
+        return self.logged <= DENIED_PER_SECOND
 
     def _log_decision(self, decision: Decision, action: str, identity: Identity, topic: str) -> None:
         log.info(
