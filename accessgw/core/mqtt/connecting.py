@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from accessgw.core.interfaces.mqtt_state import StoredWill
 from accessgw.core.mqtt.bridge_loops import MARK, name_in
+from accessgw.core.mqtt.owners import owner_of
 from accessgw.core.mqtt.session import MqttSession
 from accessgw.core.mqtt.session_keeper import Opening, granted_expiry
 from accessgw.core.sessions import Introduction
@@ -48,7 +49,7 @@ def opening_of(
     return Opening(
         client_id=connect.client_id,
         identity=identity,
-        user=identity.user,
+        user=owner_of(identity),
         version=connect.version,
         clean_start=connect.clean_start,
         expiry=expiry,
