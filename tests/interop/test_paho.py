@@ -197,7 +197,7 @@ def test_what_the_gateway_tells_a_client_of_mqtt_5(mqtt_place: Place) -> None:
     with Device(mqtt_place, "", mqtt.MQTTv5) as device:
         _, _, told = device.connect()
         assert told.AssignedClientIdentifier.startswith("auto-")
-        assert told.ReceiveMaximum == 128
+        assert told.ReceiveMaximum == 1024
         assert told.TopicAliasMaximum == 32
         assert told.MaximumPacketSize == 256 * 1024
 
