@@ -222,7 +222,7 @@ def test_topics_do_not_write_log_lines(gateway: AbusedGateway, room: Room) -> No
     topic = f"$x/{room.name}\n2026-01-01T00:00:00 [forged] line\x1b[2J"
     assert peer.publish(topic, qos=1) == Reason.NOT_AUTHORIZED
     line = next(line for line in gateway.said().splitlines() if room.name in line and "denied" in line)
-    assert line.endswith("\\n2026-01-01T00:00:00 [forged] line\\x1b[2J")
+    assert "\\n2026-01-01T00:00:00 [forged] line\\x1b[2J" in line
 
 
 def test_refusals_do_not_fill_the_log(gateway: AbusedGateway, room: Room) -> None:
