@@ -492,12 +492,14 @@ class MqttBinding:
         self.info.device, self.info.user = identity.device, identity.user
         will = connect.will
         # Topics with $ are the gateway's: what a client may say there, it says itself.
-        if will is not None and (
-            will.topic[0] == "$" or not services.may_publish(identity, will.topic, will.qos, will.retain).allowed
-        ):
-            services.denied("publish", identity, will.topic)
-            self._refuse(Reason.NOT_AUTHORIZED, CloseReason.FORBIDDEN, f"its will may not go to {will.topic!r}")
-            return
+        if will is not None:
+            decision = None
+            if will.topic[0] != "$":
+                decision = services.may_publish(identity, will.topic, will.qos, will.retain)
+            if decision is None or not decision.allowed:
+                services.denied("publish", identity, will.topic, decision)
+                self._refuse(Reason.NOT_AUTHORIZED, CloseReason.FORBIDDEN, f"its will may not go to {will.topic!r}")
+                return
         max_packet = self.wire.peer_max_packet
         opening = opening_of(
             connect,
@@ -714,7 +716,8 @@ class MqttBinding:
         """MQTT 5 says so; before, the message is acknowledged and goes nowhere (3.1.1, section 3.3.5)."""
         services, session = self._services, self.session
         assert session is not None
-        services.denied("publish", session.identity, packet.topic)
+        decision = self._decisions.get((packet.topic, packet.qos, packet.retain))
+        services.denied("publish", session.identity, packet.topic, decision)
         if services.broker.trace.watched:
             services.broker.trace.tell(Message(packet.topic, b"", publisher=session.client_id), "denied")
         if packet.qos:
@@ -910,9 +913,9 @@ class MqttBinding:
             return Reason.WILDCARD_SUBSCRIPTIONS_NOT_SUPPORTED
         if filter.startswith(OWN):
             return min(request.qos, 1)
-        decision = services.access.check_subscribe(session.identity, filter)
+        decision = services.may_subscribe(session.identity, filter)
         if not decision.allowed:
-            services.denied("subscribe", session.identity, filter)
+            services.denied("subscribe", session.identity, filter, decision)
             return Reason.NOT_AUTHORIZED
         return min(request.qos, decision.max_qos)
 

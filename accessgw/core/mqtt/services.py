@@ -71,6 +71,11 @@ def harmless(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def _rule(decision: Decision) -> str:
+    """Which rule decided, as errors and reloads name it."""
+    return f"mqtt.acl[{decision.rule}]" if decision.rule >= 0 else "mqtt.acl_default"
+
+
 @dataclass(slots=True)
 class MqttServices:
     """A BindingFactory."""
@@ -120,20 +125,28 @@ class MqttServices:
     def may_publish(self, identity: Identity, topic: str, qos: int, retain: bool) -> Decision:
         """What the topic rules say of a message."""
         decision = self.access.check_publish(identity, topic, qos, retain)
-        if self.settings.acl_log == "all":
-            self._log_decision(decision, "publish", identity, topic)
+        if decision.allowed and self.settings.acl_log == "all":
+            self._log_allowed(decision, "publish", identity, topic)
         return decision
 
-    def denied(self, action: str, identity: Identity | None, topic: str) -> None:
-        """Count and log a refusal of the topic rules."""
+    def may_subscribe(self, identity: Identity, filter: str) -> Decision:
+        """What the topic rules say of a filter."""
+        decision = self.access.check_subscribe(identity, filter)
+        if decision.allowed and self.settings.acl_log == "all":
+            self._log_allowed(decision, "subscribe", identity, filter)
+        return decision
+
+    def denied(self, action: str, identity: Identity | None, topic: str, decision: Decision | None = None) -> None:
+        """Count and log a refusal of the topic rules; without a decision, of a topic of the gateway's own."""
         self.counters.denied[action] = self.counters.denied.get(action, 0) + 1
         if self.settings.acl_log != "none" and self._may_log():
             log.info(
-                "denied: {device} (user {user}) may not {action} {topic}",
+                "denied: {device} (user {user}) may not {action} {topic}: {why}",
                 device=identity.device if identity else "",
                 user=harmless(identity.user) if identity else "",
                 action=action,
                 topic=harmless(topic),
+                why="the topic is the gateway's own" if decision is None else _rule(decision),
             )
 
     def _may_log(self) -> bool:
@@ -147,13 +160,12 @@ class MqttServices:
         self.logged += 1
         return self.logged <= DENIED_PER_SECOND
 
-    def _log_decision(self, decision: Decision, action: str, identity: Identity, topic: str) -> None:
+    def _log_allowed(self, decision: Decision, action: str, identity: Identity, topic: str) -> None:
         log.info(
-            "{verdict}: {device} (user {user}) {action} {topic}, rule {rule}",
-            verdict="allowed" if decision.allowed else "denied",
+            "allowed: {device} (user {user}) may {action} {topic}: {why}",
             device=identity.device,
             user=harmless(identity.user),
             action=action,
             topic=harmless(topic),
-            rule=decision.rule,
+            why=_rule(decision),
         )
