@@ -25,7 +25,7 @@ from protocols.mqtt.encoding import publish_parts
 from protocols.mqtt.packets import V5, V311
 from protocols.mqtt.reasons import FAILURE, Reason
 from protocols.mqtt.retained import RetainedStore
-from protocols.mqtt.topics import Group, Plan, TopicTree
+from protocols.mqtt.topics import Group, Plan, SharedGroup, TopicTree
 
 log = Logger()
 
@@ -36,6 +36,8 @@ OVERHEAD = 10
 MAX_BACKLOG = 10_000
 """Messages behind a large fan-out; past it, and past MAX_BACKLOG_BYTES, they are refused, or dropped and counted."""
 MAX_BACKLOG_BYTES = 32 * 1024 * 1024
+SHARED = 4
+"""Receivers that take as long as choosing one of a group of shared subscribers."""
 FEW = 4
 """So many receivers cost no more than the message itself: they are not counted."""
 NO_MATCHING_SUBSCRIBERS = int(Reason.NO_MATCHING_SUBSCRIBERS)
@@ -184,7 +186,7 @@ class Broker:
         pub = Publication(message, self.wall())
         if self.rules is not None and self.rules.active and self.rules.consumes(message.topic):
             plan = NOBODY
-        served = plan.receiver_count
+        served = plan.receiver_count + len(plan.shared) * SHARED
         if served > FEW:
             served += self.served
         if self._backlog or served > SLICE:
@@ -264,7 +266,7 @@ class Broker:
             else:
                 self._to_group(pub, group, receivers)
         if plan.shared:
-            self._to_shared(pub, plan)
+            self._to_shared(pub, plan.shared)
         self.reached += pub.reached
 
     def deliver_alone(
@@ -407,12 +409,12 @@ class Broker:
         assert isinstance(receiver, LocalReceiver)
         receiver.deliver(pub.message, qos, retain)
 
-    def _to_shared(self, pub: Publication, plan: Plan[Receiver]) -> None:
+    def _to_shared(self, pub: Publication, groups: Iterable[SharedGroup[Receiver]]) -> None:
         """To one member of each group of shared subscribers (section 4.8.2)."""
         message = pub.message
         strategy = self.settings.shared_strategy
         key = message.publisher if strategy == "hash_client" else message.topic
-        for shared in plan.shared:
+        for shared in groups:
             receiver = shared.choose(strategy, key, _usable, random=self.random, allow_unusable=True)
             if receiver is None:
                 continue
@@ -465,7 +467,10 @@ class Broker:
             while part := list(islice(receivers, SLICE)):
                 self._to_group(pub, group, part)
                 yield len(part)
-        self._to_shared(pub, plan)
+        shared = iter(tuple(plan.shared))
+        while groups := list(islice(shared, SLICE // SHARED)):
+            self._to_shared(pub, groups)
+            yield len(groups) * SHARED
         self.reached += pub.reached
 
     def _backlog_full(self) -> bool:

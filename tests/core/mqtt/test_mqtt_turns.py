@@ -36,3 +36,18 @@ def test_few_receivers_are_served_at_once_however_many_messages_come() -> None:
     outcomes = [world.publish(b"") for _ in range(1000)]
     assert outcomes == [[0]] * 1000
     assert [len(client.payloads) for client in few] == [1000] * 4
+
+
+def test_many_groups_of_shared_subscribers_do_not_share_one_turn() -> None:
+    world = World(max_inflight=10_000, max_subscriptions=10_000)
+    member = world.client("member")
+    member.connect()
+    for number in range(1200):
+        member.subscribe(f"$share/g{number}/t", qos=1)
+    outcome = world.publish(b"x")
+    assert member.session is not None
+    assert 0 < len(member.session.inflight) < 1200
+    assert outcome == []
+    world.turn(5)
+    assert len(member.payloads) == 1200
+    assert outcome == [0]
