@@ -107,8 +107,11 @@ class StreamModel(RuleBasedStateMachine):
 
     @rule(key=st.sampled_from(KEYS), epoch=st.integers(1, 2), seq=st.integers(0, 9))
     def save_cursor(self, key: StreamKey, epoch: int, seq: int) -> None:
-        self.stores.streams.save_cursors("d", [Cursor(key, epoch, seq)])
         old = self.saved.get(key)
+        if old is not None and old.epoch > epoch:
+            # An epoch that was left never comes again; between two writes the store may not even see that it was left.
+            return
+        self.stores.streams.save_cursors("d", [Cursor(key, epoch, seq)])
         if old is None or old.epoch != epoch or old.seq < seq:
             self.saved[key] = Cursor(key, epoch, seq)
 
