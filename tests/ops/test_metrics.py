@@ -145,7 +145,13 @@ def test_messages_of_mqtt_are_one_metric_with_a_label_for_the_qos() -> None:
 def test_every_counters_class_is_shown() -> None:
     named = {value for name, value in vars(slots).items() if name.endswith("Counters")}
     shown = {type(value) for value in (everything().sessions, everything().calls, everything().pushes)}
-    shown |= {slots.TransportCounters, slots.UpstreamCounters, slots.StoreCounters, slots.WebhookCounters, slots.MqttCounters}
+    shown |= {
+        slots.TransportCounters,
+        slots.UpstreamCounters,
+        slots.StoreCounters,
+        slots.WebhookCounters,
+        slots.MqttCounters,
+    }
     assert named == shown
 
 
