@@ -186,6 +186,7 @@ class MqttRooms:
     def _totals(self) -> dict[str, int]:
         counters = self.counters
         counters.inflight = sum(len(session.inflight) for session in self.broker.sessions.values())
+        counters.queued = sum(map(self.keeper.waiting, self.broker.sessions.values()))
         moved = self._bytes_moved
         return {**totals(counters), "bytes/received": moved.bytes_in, "bytes/sent": moved.bytes_out}
 

@@ -51,6 +51,7 @@ class SqliteMqttStore:
         self._counters = counters or MqttCounters()
         self._table = MqttTable(settings)
         self._loaded = MqttState()
+        self._waiting_at_start: dict[str, int] = {}
         self._log = Logger()
         database.on_start(self._load)
 
@@ -60,6 +61,7 @@ class SqliteMqttStore:
 
     def _load(self, connection: sqlite3.Connection) -> None:
         self._loaded, highest = mqtt_rows.load(connection, rows.micros(self._wall()))
+        self._waiting_at_start = {each.client_id: each.queued for each in self._loaded.sessions if each.queued}
         self._table.start(connection, highest)
 
     def bound(self, client_id: str, max_queued: int, max_queued_bytes: int) -> None:
@@ -69,7 +71,7 @@ class SqliteMqttStore:
         found = self._table.waiting(client_id)
         if found is None:
             # Nothing has happened to it since the start.
-            return next((each.queued for each in self._loaded.sessions if each.client_id == client_id), 0)
+            return self._waiting_at_start.get(client_id, 0)
         return found
 
     # ------------------------------------------------------------ sessions

@@ -72,7 +72,10 @@ class BrokerControl:
             for client_id, session in self._broker.sessions.items()
             if client_id > after and (connected is None or (session.outlet is not None) == connected)
         )
-        return [_row(session) for session in heapq.nsmallest(limit, found, key=lambda session: session.client_id)]
+        return [
+            _row(session, self._keeper.waiting(session))
+            for session in heapq.nsmallest(limit, found, key=lambda session: session.client_id)
+        ]
 
     def client(self, client_id: str) -> dict[str, Any]:
         session = self._broker.sessions.get(client_id)
@@ -89,7 +92,7 @@ class BrokerControl:
             }
             for filter, (request, identifier) in session.filters.items()
         ]
-        return {**_row(session), "subscriptions": subscriptions}
+        return {**_row(session, self._keeper.waiting(session)), "subscriptions": subscriptions}
 
     def kick(self, client_id: str, discard: bool = False) -> bool:
         session = self._broker.sessions.get(client_id)
@@ -176,7 +179,7 @@ def _reached(outcome: tuple[int, int]) -> int:
     raise ControlError(503, "store_unavailable", "the message cannot be stored: nothing was published")
 
 
-def _row(session: MqttSession) -> dict[str, Any]:
+def _row(session: MqttSession, waiting: int) -> dict[str, Any]:
     identity = session.identity
     row: dict[str, Any] = {
         "client": session.client_id,
@@ -187,7 +190,7 @@ def _row(session: MqttSession) -> dict[str, Any]:
         "durable": session.durable,
         "subscriptions": len(session.filters),
         "inflight": len(session.inflight),
-        "queued": len(session.parked or ()),
+        "queued": waiting,
         "behind": session.behind,
     }
     if session.outlet is not None:

@@ -169,6 +169,12 @@ class SessionKeeper:
         self._wills.add(session.client_id, will.due_at)
         self._store.save_will(session.client_id, will).addErrback(self._unsaved, session.client_id)
 
+    def waiting(self, session: MqttSession) -> int:
+        """Messages that wait for it beyond those in flight, for reports."""
+        if session.durable:
+            return max(0, self._store.waiting(session.client_id) - len(session.inflight))
+        return len(session.parked or ())
+
     def end(self, session: MqttSession) -> None:
         """The session is over: nothing of it is left but its will, which is due now (section 3.1.2.5)."""
         client_id = session.client_id
