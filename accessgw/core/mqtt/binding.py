@@ -20,6 +20,9 @@ from protocols.mqtt.names import split_shared
 from protocols.mqtt.packets import Property
 from protocols.mqtt.reasons import FAILURE, Reason
 
+AT_ONCE = 64
+"""Packets of one client that a turn of the reactor serves: some milliseconds, when each of them is dear."""
+
 PUBACK_SIZE = 4
 """Bytes of a PUBACK that says success."""
 
@@ -44,17 +47,25 @@ class MqttBinding(Admission):
         ):
             return
         error: RemoteError | None = None
-        arrived: list[packets.Packet] = []
         wire = self.wire
+        try:
+            wire.receive(data, 0.0)
+        except RemoteError as found:
+            error = found
+        arrived = wire.events()
+        self._services.counters.packets_received += len(arrived)
+        if self._rate is not None:
+            self._spent(arrived, len(data))
+        if len(arrived) > AT_ONCE and error is None:
+            self._put_off(arrived)
+        else:
+            self._work(arrived[:AT_ONCE] if error is not None else arrived, error)
+
+    def _work(self, arrived: list[packets.Packet], error: RemoteError | None) -> None:
+        """Handle packets, and write what came of them at once."""
         self._in_batch = True
         self._services.broker.served = 0
         try:
-            try:
-                wire.receive(data, 0.0)
-            except RemoteError as found:
-                error = found
-            arrived = wire.events()
-            self._services.counters.packets_received += len(arrived)
             for packet in arrived:
                 if type(packet) is packets.Publish and self.session is not None and self._trace is None:
                     self._on_publish(packet)
@@ -66,8 +77,6 @@ class MqttBinding(Admission):
             self._defect()
         finally:
             self._in_batch = False
-        if self._rate is not None:
-            self._spent(arrived, len(data))
         if self._admission is not None and not self._held_back:
             # What follows waits in the kernel: it is not to fill our memory before anybody is known.
             self._held_back = True
@@ -75,9 +84,30 @@ class MqttBinding(Admission):
         if error is not None:
             self._broken(error)
             return
-        unsent = wire.to_send(0.0)
+        unsent = self.wire.to_send(0.0)
         if unsent:
             self._write(unsent)
+
+    def _put_off(self, arrived: list[packets.Packet]) -> None:
+        """More packets came in one read than one turn of the reactor should be held for; the next read waits for them."""
+        self._rest = arrived[AT_ONCE:]
+        self.connection.pause()
+        self._services.clock.callLater(0, self._go_on)
+        self._work(arrived[:AT_ONCE], None)
+
+    def _go_on(self) -> None:
+        rest = self._rest
+        if self._closed or rest is None:
+            return
+        if len(rest) > AT_ONCE:
+            self._rest = rest[AT_ONCE:]
+            self._services.clock.callLater(0, self._go_on)
+            self._work(rest[:AT_ONCE], None)
+            return
+        self._rest = None
+        self._work(rest, None)
+        if not (self._closed or self._held_back) and self._pause is None:
+            self.connection.resume()
 
     def _acked_alone(self, session: MqttSession, data: bytes) -> bool:
         """An acknowledgement came alone, as most do; False when it is not one, or brings more about."""

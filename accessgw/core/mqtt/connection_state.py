@@ -43,9 +43,9 @@ class MqttConnection(ABC):
     """The state of a connection, and its two ends. An Outlet towards the broker."""
 
     __slots__ = (
-        "_acks", "_admission", "_assigned", "_calls", "_closed", "_connect", "_decided_by", "_decisions", "_device", "_dirty",
-        "_exchange", "_held", "_held_back", "_in_batch", "_method", "_pause", "_proven", "_push_waits", "_queued", "_rate", "_services", "_trace", "connection",
-        "info", "session", "wire",
+        "_acks", "_admission", "_assigned", "_calls", "_closed", "_connect", "_decided_by", "_decisions", "_device",
+        "_dirty", "_exchange", "_held", "_held_back", "_in_batch", "_method", "_pause", "_proven", "_push_waits",
+        "_queued", "_rate", "_rest", "_services", "_trace", "connection", "info", "session", "wire",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, services: MqttServices) -> None:
@@ -64,6 +64,8 @@ class MqttConnection(ABC):
         self._proven: Identity | None = None
         self._admission: Deferred[Any] | None = None
         self._held: list[packets.Packet] | None = None
+        self._rest: list[packets.Packet] | None = None
+        """What came in one read beyond what one turn serves."""
         self._held_back = False
         """It is not read: it is being authenticated, or ahead of the store."""
         self._acks: deque[Acknowledgement] | None = None
@@ -160,7 +162,7 @@ class MqttConnection(ABC):
     def _read_on(self) -> None:
         if self._held_back:
             self._held_back = False
-            if self._pause is None:
+            if self._pause is None and self._rest is None:
                 self.connection.resume()
 
     def _refuse(self, reason: Reason, close: CloseReason, detail: str) -> None:
@@ -195,7 +197,7 @@ class MqttConnection(ABC):
 
     def _resume(self) -> None:
         self._pause = None
-        if not self._held_back:
+        if not self._held_back and self._rest is None:
             self.connection.resume()
 
     def retrace(self) -> None:
