@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from hashlib import blake2b
+from itertools import chain, islice
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -19,13 +20,16 @@ from accessgw.core.mqtt.bridge_loops import LoopGuard
 from accessgw.core.mqtt.bridges import Bridges
 from accessgw.core.mqtt.broker import Broker
 from accessgw.core.mqtt.calls import MqttCalls
+from accessgw.core.mqtt.connection_state import MqttConnection
 from accessgw.core.mqtt.control import BrokerControl
 from accessgw.core.mqtt.direct import Direct
 from accessgw.core.mqtt.flapping import Flapping
+from accessgw.core.mqtt.gauges import SessionGauges
 from accessgw.core.mqtt.outbound import Outbound
 from accessgw.core.mqtt.requests import Requests
 from accessgw.core.mqtt.rules import ServiceRules
 from accessgw.core.mqtt.services import MqttServices, wire_limits
+from accessgw.core.mqtt.session import MqttSession
 from accessgw.core.mqtt.session_keeper import SessionKeeper
 from accessgw.core.mqtt.subscriptions import Subscriptions
 from accessgw.core.mqtt.sys_topics import SysTopics, totals
@@ -40,6 +44,8 @@ from accessgw.policy.topic_rules import TopicRules
 
 SWEEP_INTERVAL = 30.0
 """Seconds between two looks for messages that have expired."""
+RECHECKED_AT_ONCE = 100
+"""Sessions whose subscriptions one turn of the reactor holds against new topic rules."""
 CLOSE_TIMEOUT = 5.0
 """Seconds for messages to services that wait when the process stops."""
 
@@ -71,9 +77,11 @@ class MqttRooms:
         """`secret` is the state directory's own, from which the gateway's name among bridged brokers is made."""
         mqtt = settings.mqtt
         wall = time.time
+        self._rules = (mqtt.acl, mqtt.acl_default)
         self.store = store
         self.counters = counters
         self._timers = timers
+        self._clock = reactor
         self._bytes_moved = bytes_moved
         self.top = MqttTop(reactor.seconds, random.random)
         self.trace = TopicTrace(wall)
@@ -127,6 +135,7 @@ class MqttRooms:
             self.requests,
             Flapping(mqtt, reactor.seconds, counters),
         )
+        self.gauges = SessionGauges(self.broker.sessions, self.keeper.waiting, counters, clock=reactor, timers=timers)
         self.sys = SysTopics(
             self._totals, self.broker.announce, clock=reactor, wall=wall, interval=mqtt.sys_interval, version=version
         )
@@ -160,6 +169,7 @@ class MqttRooms:
     def start(self) -> None:
         """After the store was started: take over what it knows, and begin what repeats."""
         self.keeper.restore(self.store.loaded)
+        self.gauges.start()
         self.sys.start()
         self.bridges.start(self.services.settings.bridges)
         self._timers.schedule(SWEEP_INTERVAL, self._sweep)
@@ -176,19 +186,30 @@ class MqttRooms:
         mqtt = settings.mqtt
         self.services.settings = self.outbound.settings = self.broker.settings = mqtt
         self.services.limits = wire_limits(mqtt)
-        self.services.access = TopicRules(mqtt.acl, mqtt.acl_default)
+        rules = (mqtt.acl, mqtt.acl_default)
+        if rules != self._rules:
+            self._rules = rules
+            self.services.access = TopicRules(*rules)
+            self._recheck(iter(tuple(self.broker.sessions.values())))
         self.outbound.max_buffer = settings.limits.write_buffer // 2
         if self.services.flapping is not None:
             self.services.flapping.apply(mqtt)
         self.rules.apply(mqtt.rules)
         self.bridges.apply(mqtt.bridges)
 
+    def _recheck(self, left: Iterator[MqttSession]) -> None:
+        """The topic rules have changed: connected clients keep only the subscriptions that they may have now. Those that
+        are away are looked at when they come back."""
+        for session in islice(left, RECHECKED_AT_ONCE):
+            if isinstance(session.outlet, MqttConnection):
+                session.outlet.recheck()
+        further = next(left, None)
+        if further is not None:
+            self._clock.callLater(0, self._recheck, chain((further,), left))
+
     def _totals(self) -> dict[str, int]:
-        counters = self.counters
-        counters.inflight = sum(len(session.inflight) for session in self.broker.sessions.values())
-        counters.queued = sum(map(self.keeper.waiting, self.broker.sessions.values()))
         moved = self._bytes_moved
-        return {**totals(counters), "bytes/received": moved.bytes_in, "bytes/sent": moved.bytes_out}
+        return {**totals(self.counters), "bytes/received": moved.bytes_in, "bytes/sent": moved.bytes_out}
 
     def _sweep(self) -> None:
         """Forget what has expired; more at once while there is much of it."""

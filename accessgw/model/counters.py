@@ -166,7 +166,7 @@ class MqttCounters:
     __slots__ = (
         "acknowledged", "bridge_connected", "bridge_failures", "bridge_received", "bridge_sent", "calls", "connected", "connects", "connects_refused", "denied", "device_requests",
         "dropped_messages", "expired", "flapping_bans", "inflight", "packets_received", "packets_sent", "queued",
-        "queued_bytes", "rate_pauses", "received_bytes", "received_qos0", "received_qos1", "received_qos2",
+        "rate_pauses", "received_bytes", "received_qos0", "received_qos1", "received_qos2",
         "redelivered", "retained", "retained_bytes", "rule_delivered", "rule_dropped", "rule_failed", "rule_queued",
         "rule_taken", "sent_bytes", "sent_qos0", "sent_qos1", "sent_qos2", "sessions", "sessions_expired", "shared_subscriptions",
         "subscriptions", "takeovers", "wills",
@@ -203,7 +203,6 @@ class MqttCounters:
         """QoS 1 and 2 messages that their receivers have acknowledged."""
         self.inflight = 0
         self.queued = 0
-        self.queued_bytes = 0
         self.expired = 0
         """Messages not delivered because their expiry had passed."""
         self.dropped_messages: dict[str, int] = {}

@@ -133,7 +133,6 @@ MQTT: Table = {
     "acknowledged": ("mqtt_publishes_acknowledged_total", "QoS 1 and 2 messages acknowledged by their receivers."),
     "inflight": ("mqtt_inflight", "Messages sent and not yet acknowledged."),
     "queued": ("mqtt_queued", "Messages that wait for their receivers."),
-    "queued_bytes": ("mqtt_queued_bytes", "Payload bytes of messages that wait for their receivers."),
     "expired": ("mqtt_publishes_expired_total", "Messages not delivered because their expiry had passed."),
     "dropped_messages": ("mqtt_publishes_dropped_total", "Deliveries that did not happen, by reason."),
     "denied": ("mqtt_acl_denied_total", "Refusals of the topic rules, by action."),

@@ -225,6 +225,8 @@ class Admission(Inbound):
         self._sent("connack")
         self._read_on()
         self._rate = rate_of(settings, services.clock.seconds())
+        if opened.present and session.filters:
+            self.recheck()
         session.window = min(settings.max_inflight, self.wire.peer_receive_maximum)
         resumed = services.outbound.resume(session)
         if settings.push_topic and not self._assigned:

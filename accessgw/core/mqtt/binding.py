@@ -250,6 +250,14 @@ class MqttBinding(Admission):
             self._sent("suback", packet_id)
             self._services.outbound.pull(session)
 
+    def recheck(self) -> None:
+        services, session = self._services, self.session
+        if session is None or session.identity is None or self._closed:
+            return
+        lost = [name for name, (request, _) in session.filters.items() if self._grant(request) >= FAILURE]
+        if lost:
+            services.subscriptions.unsubscribe(session, lost)
+
     def _on_unsubscribe(self, packet: packets.Unsubscribe) -> None:
         session = self.session
         assert session is not None

@@ -89,6 +89,10 @@ class MqttConnection(ABC):
         """There is room again for what waits to be sent."""
 
     @abstractmethod
+    def recheck(self) -> None:
+        """The topic rules have changed since it subscribed: give up what it may not have any more."""
+
+    @abstractmethod
     def _handle(self, packet: packets.Packet) -> None:
         """A packet has come, or was held until now."""
 

@@ -191,7 +191,7 @@ def _row(session: MqttSession, waiting: int) -> dict[str, Any]:
         "subscriptions": len(session.filters),
         "inflight": len(session.inflight),
         "queued": waiting,
-        "behind": session.behind,
+        "behind": session.behind and session.outlet is not None,
     }
     if session.outlet is not None:
         row["unsent"] = session.outlet.buffered

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 
 from accessgw.core.interfaces import Timer, Timers
+from protocols.mmtp.nothing import NOTHING
 
 LONGEST = 3600.0
 """Seconds; the wall clock may be set meanwhile: look again at least this often."""
@@ -37,15 +38,20 @@ class Deadlines:
         second = math.ceil(at)
         keys = self._seconds.get(second)
         if keys is None:
-            keys = self._seconds[second] = {}
             heapq.heappush(self._order, second)
+        if not keys:
+            keys = self._seconds[second] = {}
         keys[key] = None
         self._watch()
 
     def remove(self, key: str, at: float) -> None:
         """With the time that it was added with."""
         if not math.isinf(at):
-            self._seconds.get(math.ceil(at), {}).pop(key, None)
+            second = math.ceil(at)
+            keys = self._seconds.get(second)
+            if keys and keys.pop(key, self) is None and not keys:
+                # Its second keeps its place in the order, and no table.
+                self._seconds[second] = NOTHING
 
     def _watch(self) -> None:
         if not self._order or self._order[0] >= self._looks_at:

@@ -106,7 +106,8 @@ class Inbound(PushLink):
         decision = self._decisions.get((packet.topic, packet.qos, packet.retain))
         services.denied("publish", session.identity, packet.topic, decision)
         if services.broker.trace.watched:
-            services.broker.trace.tell(Message(packet.topic, b"", publisher=session.client_id), "denied")
+            message = Message(packet.topic, packet.payload, packet.qos, packet.retain, publisher=session.client_id)
+            services.broker.trace.tell(message, "denied")
         if packet.qos:
             self._answer(packet.packet_id, packet.qos, Reason.NOT_AUTHORIZED if session.v5 else Reason.SUCCESS)
             if packet.qos > 1 and not session.v5:

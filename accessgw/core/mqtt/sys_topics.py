@@ -49,7 +49,7 @@ def totals(counters: MqttCounters) -> dict[str, int]:
         "shared_subscriptions/count": counters.shared_subscriptions,
         "retained messages/count": counters.retained,
         "store/messages/count": counters.retained + counters.queued + counters.inflight,
-        "store/messages/bytes": counters.retained_bytes + counters.queued_bytes,
+        "store/messages/bytes": counters.retained_bytes,
     }
 
 
