@@ -85,9 +85,9 @@ def _common(parser: argparse.ArgumentParser, default: dict[str, Any], url_help: 
         parser.add_argument(*names, **{"default": value, **more, **default})
 
     option("--url", value=DEFAULT_URL, help=url_help)
-    option("--device", value=socket.gethostname(), help="device id; the host name when left out")
-    option("--user", value="", help="user, told to the gateway as an attribute")
-    option("--token", value="dev-device", help="device token")
+    option("--device", value="", help="device id; when left out the host name, over MQTT one of its own")
+    option("--user", value="", help="user, told to the gateway as an attribute; over MQTT the user name")
+    option("--token", value="dev-device", help="device token; over MQTT the password")
     option("--app", value="accessgw-client", help="application name")
     option("--ca", metavar="FILE", help=f"authorities to trust; {DEVELOPMENT_CA} when it is there")
     option("--cert", metavar="FILE", help="own certificate, for listeners that ask for one")
@@ -128,7 +128,7 @@ def make_client(args: argparse.Namespace) -> Client:
     ca = authorities(args)
     return Client(
         url,
-        args.device,
+        args.device or socket.gethostname(),
         args.token,
         user=args.user,
         app=args.app,

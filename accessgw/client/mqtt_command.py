@@ -71,10 +71,12 @@ def parse_url(url: str) -> Address:
 
 def connect_packet(args: argparse.Namespace) -> Connect:
     """CONNECT as the options say: the client id is the device, the token the password."""
-    user = args.user or (args.device if args.token else "")
+    # Two commands at once are two devices: one would throw the other out.
+    device = args.device or f"accessgw-client-{secrets.token_hex(4)}"
+    user = args.user or (device if args.token else "")
     password = args.token.encode() if args.token else None
     return Connect(
-        args.device,
+        device,
         version=args.mqtt_version,
         keep_alive=KEEP_ALIVE,
         username=user or None,

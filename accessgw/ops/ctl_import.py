@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 from accessgw.ops.ctl_session import FAILED, OK, Session, complain
@@ -23,9 +22,13 @@ def _run(session: Session, options: argparse.Namespace) -> None:
         if options.output is None or options.output == "-":
             sys.stdout.write(imported.toml)
         else:
-            Path(options.output).write_text(imported.toml, encoding="utf-8")
+            with open(options.output, "w" if options.force else "x", encoding="utf-8") as output:
+                output.write(imported.toml)
     except ImportFailed as error:
         session.code = complain(str(error), FAILED)
+        return
+    except FileExistsError:
+        session.code = complain(f"--output: {options.output} is there already; --force writes over it", FAILED)
         return
     except OSError as error:
         session.code = complain(f"--output: {error}", FAILED)
@@ -49,4 +52,5 @@ def add_command(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     one.add_argument("file", metavar="mosquitto.conf")
     one.add_argument("-o", "--output", metavar="accessgw.toml", help="write here; standard output when left out")
+    one.add_argument("--force", action="store_true", help="write over an existing file")
     one.set_defaults(run=_run)

@@ -47,7 +47,7 @@ class ImportFailed(Exception):
     """What was given is no configuration that can be read; with file and line."""
 
     def __init__(self, file: str, line: int, message: str) -> None:
-        super().__init__(f"{file}:{line}: {message}")
+        super().__init__(f"{file}:{line}: {message}" if line else message)
         self.file = file
         self.line = line
         self.message = message

@@ -192,7 +192,7 @@ def test_what_is_left_out_is_told_with_its_line(site: Path, capsys: pytest.Captu
 
 def test_what_cannot_be_read_is_a_failure(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ctl.main(["import", "/no/such"]) == 1
-    assert "/no/such:0: cannot read /no/such: No such file" in capsys.readouterr().err
+    assert "cannot read /no/such: No such file" in capsys.readouterr().err
     (site / "bad.conf").write_bytes(b"port 1883\n# \xff\n")
     assert ctl.main(["import", str(site / "bad.conf")]) == 1
     assert "bad.conf:2: expected UTF-8, got byte 0xff" in capsys.readouterr().err
@@ -487,3 +487,15 @@ def test_any_acl_gives_rules_that_load(text: str, anonymous: str, who: str) -> N
         assert error.line >= 1
         return
     acl_rules(acl, who=who, anonymous=anonymous)
+
+
+def test_a_file_that_is_there_is_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mosquitto.conf").write_text("listener 1883\n")
+    output = tmp_path / "accessgw.toml"
+    output.write_text("ours")
+    arguments = ["import", str(tmp_path / "mosquitto.conf"), "-o", str(output)]
+    assert ctl.main(arguments) == 1
+    assert "--force writes over it" in capsys.readouterr().err
+    assert output.read_text() == "ours"
+    assert ctl.main([*arguments, "--force"]) in (0, 3)
+    assert "listeners" in output.read_text()

@@ -16,7 +16,7 @@ from tests.system.device import Device
 from tests.system.gateway_process import Gateway
 from tests.system.upstream import Upstream
 
-ROOM = 256 * 1024
+ROOM = 512 * 1024
 """Bytes that a file may have, above what a new store needs."""
 PAYLOAD = "x" * 40_000
 
