@@ -282,7 +282,7 @@ def main(args: argparse.Namespace, ca: str | None, default_url: str) -> None:
         args.url = DEFAULT_URL
     address = parse_url(args.url)
     args.payload = payload_of(args)
-    from twisted.internet import reactor
+    from twisted.internet import reactor  # the process is ours; importing this module must not install one
     from twisted.internet.task import react
 
     endpoints = Endpoints(reactor, ca=ca, cert=args.cert, key=args.key or args.cert, insecure=args.insecure)

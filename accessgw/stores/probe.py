@@ -15,6 +15,7 @@ import sqlite3
 import statistics
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def quantile(seconds: list[float], share: float) -> float:
     return statistics.quantiles(seconds, n=100, method="inclusive")[round(share * 100) - 1] * 1000
 
 
-class Load:
+class Load(ABC):
     """Keeps a number of writes waiting until the time is over."""
 
     def __init__(self, path: Path, options: argparse.Namespace) -> None:
@@ -85,17 +86,17 @@ class Load:
         self._begin = self._end = 0.0
         self._prepared = (0, 0)
 
+    @abstractmethod
     def _make_store(self, database: SqliteDatabase, targets: int, chance: random.Random) -> None:
         """Before the database starts."""
-        raise NotImplementedError
 
     def _prepare(self) -> Deferred[Any]:
         """Before the time begins."""
         return succeed(None)
 
+    @abstractmethod
     def _write(self, number: int) -> Deferred[Any]:
         """One write."""
-        raise NotImplementedError
 
     def run(self) -> dict[str, float]:
         """What came of it."""

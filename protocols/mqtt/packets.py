@@ -79,7 +79,7 @@ class _Nothing(dict[int, Any]):
 
     __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
 
-    def __hash__(self) -> int:  # type: ignore[override]
+    def __hash__(self) -> int:  # type: ignore[override]  # a dict has none: mappings that change must not have
         return 0
 
 

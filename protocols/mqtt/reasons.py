@@ -56,7 +56,7 @@ class Reason(IntEnum):
 FAILURE = 0x80
 """Reason codes from here on say that something failed; in 3.1.1 it is the failure code of a SUBACK."""
 
-_RETURN_CODES = {
+_RETURN_CODES: dict[int, int] = {
     Reason.SUCCESS: 0,
     Reason.UNSUPPORTED_VERSION: 1,
     Reason.CLIENT_ID_NOT_VALID: 2,
@@ -75,4 +75,4 @@ _RETURN_CODES = {
 def return_code(reason: int) -> int | None:
     """The CONNACK return code of 3.1.1 (section 3.2.2.3) for a reason; None where there is none and the
     connection is closed without a CONNACK."""
-    return _RETURN_CODES.get(reason)  # type: ignore[call-overload,no-any-return]
+    return _RETURN_CODES.get(reason)

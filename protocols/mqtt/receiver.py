@@ -249,7 +249,7 @@ class Receiver:
             raise RemoteError(Reason.MALFORMED_PACKET, "expected a length in as few bytes as it needs, got more")
         kind = first >> 4
         if kind == PacketType.PUBLISH:
-            self._published(packet)  # type: ignore[arg-type]
+            self._published(packet)  # type: ignore[arg-type]  # its type says what it is
         else:
             move = TABLE.get((self._state, self.role.peer, input_of(packet)))
             if move is None:

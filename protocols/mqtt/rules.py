@@ -51,7 +51,7 @@ _TYPES: dict[type, PacketType] = {
     Auth: PacketType.AUTH,
 }
 
-_AUTH = {
+_AUTH: dict[int, Variant] = {
     Reason.SUCCESS: Variant.AUTH_SUCCESS,
     Reason.CONTINUE_AUTHENTICATION: Variant.AUTH_CONTINUE,
     Reason.REAUTHENTICATE: Variant.AUTH_AGAIN,
@@ -87,7 +87,7 @@ def input_of(packet: Packet) -> Input:
     if isinstance(packet, Connack) and packet.reason:
         return Variant.REFUSAL
     if isinstance(packet, Auth):
-        return _AUTH.get(packet.reason, PacketType.AUTH)  # type: ignore[call-overload,no-any-return]
+        return _AUTH.get(packet.reason, PacketType.AUTH)
     return _TYPES[type(packet)]
 
 
@@ -162,4 +162,4 @@ def spared(packet: Packet) -> Packet:
     properties: Properties = getattr(packet, "properties", NO_PROPERTIES)
     if not properties:
         return packet
-    return replace(packet, properties=without_problem_information(properties))  # type: ignore[arg-type]
+    return replace(packet, properties=without_problem_information(properties))  # type: ignore[arg-type]  # a union of dataclasses, all of which have them

@@ -6,7 +6,7 @@ from accessgw.model.reasons import CloseReason
 from protocols.mmtp.statuses import Status
 from protocols.mqtt.reasons import Reason
 
-_CLOSES = {
+_CLOSES: dict[CloseReason, Reason] = {
     CloseReason.IDLE: Reason.KEEP_ALIVE_TIMEOUT,
     CloseReason.PROTOCOL_ERROR: Reason.PROTOCOL_ERROR,
     CloseReason.FLOOD: Reason.MESSAGE_RATE_TOO_HIGH,
@@ -24,7 +24,7 @@ _CLOSES = {
     CloseReason.INTERNAL: Reason.UNSPECIFIED,
 }
 
-_REFUSALS = {
+_REFUSALS: dict[int, Reason] = {
     Status.AUTH: Reason.BAD_CREDENTIALS,
     Status.FORBIDDEN: Reason.NOT_AUTHORIZED,
     Status.OVERLOAD: Reason.SERVER_BUSY,
@@ -33,7 +33,7 @@ _REFUSALS = {
     Status.RATE_LIMIT: Reason.CONNECTION_RATE_EXCEEDED,
 }
 
-_DISPLACED = {
+_DISPLACED: dict[int, CloseReason] = {
     Reason.SESSION_TAKEN_OVER: CloseReason.REPLACED,
     Reason.QUOTA_EXCEEDED: CloseReason.SLOW_READER,
     Reason.ADMINISTRATIVE_ACTION: CloseReason.OPERATOR,
@@ -53,9 +53,9 @@ def reason_of(close: CloseReason) -> Reason:
 
 def refusal_of(status: int) -> Reason:
     """What a CONNACK says of a refused admission."""
-    return _REFUSALS.get(status, Reason.UNSPECIFIED)  # type: ignore[call-overload,no-any-return]
+    return _REFUSALS.get(status, Reason.UNSPECIFIED)
 
 
 def close_of(reason: int) -> CloseReason:
     """What the log says of a DISCONNECT of ours."""
-    return _DISPLACED.get(reason, CloseReason.INTERNAL)  # type: ignore[call-overload,no-any-return]
+    return _DISPLACED.get(reason, CloseReason.INTERNAL)
