@@ -137,7 +137,7 @@ MQTT: Table = {
     "dropped_messages": ("mqtt_publishes_dropped_total", "Deliveries that did not happen, by reason."),
     "denied": ("mqtt_acl_denied_total", "Refusals of the topic rules, by action."),
     "subscriptions": ("mqtt_subscriptions", "Subscriptions, shared ones included."),
-    "shared_subscriptions": ("mqtt_shared_subscriptions", "Shared subscriptions."),
+    "shared_subscriptions": ("mqtt_shared_subscriptions", "Groups of shared subscribers."),
     "retained": ("mqtt_retained", "Retained messages."),
     "retained_bytes": ("mqtt_retained_bytes", "Bytes of retained messages: topics, payloads and properties."),
     "wills": ("mqtt_wills_total", "Wills published."),

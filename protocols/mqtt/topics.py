@@ -89,6 +89,11 @@ class TopicTree(Generic[R]):
         return self._count
 
     @property
+    def shared_groups(self) -> int:
+        """Groups of shared subscribers, one for each `$share/{group}/{filter}`."""
+        return len(self._shared)
+
+    @property
     def merged(self) -> int:
         """Receivers held by merged plans."""
         return self._merged

@@ -140,12 +140,6 @@ class MessageRules(Protocol):
 # ------------------------------------------------------------------ operations
 
 
-class LocalSubscription(Protocol):
-    """A subscription of one of the gateway's own parts."""
-
-    def cancel(self) -> None: ...
-
-
 class MqttControl(Protocol):
     """What ops may do with the broker. Errors are ControlError."""
 

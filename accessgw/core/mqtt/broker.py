@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from operator import attrgetter
-from typing import Protocol
 
 from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.logger import Logger
@@ -46,13 +45,6 @@ SLICE = 2000
 """Receivers that one turn of the reactor serves: about two milliseconds."""
 
 
-class Local(Protocol):
-    """A part of the gateway that subscribes."""
-
-    def deliver(self, message: Message, qos: int, retain: bool) -> None:
-        """`retain`: it was retained before; `qos` is what this subscription gets."""
-
-
 class LocalReceiver:
     """A receiver of the subscription tree that is no client."""
 
@@ -63,6 +55,7 @@ class LocalReceiver:
     durable = False
 
     def __init__(self, client_id: str, deliver: Callable[[Message, int, bool], None]) -> None:
+        """`deliver(message, qos, retain)`: `qos` is what this subscription gets, `retain` what it gets to see."""
         self.client_id = client_id
         self.deliver = deliver
 
@@ -142,6 +135,11 @@ class Broker:
             if taken >= FAILURE:
                 return taken
         return self._publish(message, received, will_of)
+
+    def count_subscriptions(self) -> None:
+        """They have changed."""
+        self.counters.subscriptions = len(self.tree)
+        self.counters.shared_subscriptions = self.tree.shared_groups
 
     def announce(self, message: Message) -> None:
         """A retained message of our own, of QoS 0, that is made anew after a restart: for subscribers alone."""

@@ -236,6 +236,8 @@ class MqttConnection(ABC):
     ) -> None:
         if self._closed:
             return
+        if close is CloseReason.REPLACED:
+            self._services.counters.takeovers += 1
         self._say(reason, properties)
         self._finish(close, detail)
 

@@ -189,7 +189,7 @@ class SessionKeeper:
         if session.filters:
             for filter in session.filters:
                 self._broker.tree.unsubscribe(session, filter)
-            self._counters.subscriptions = len(self._broker.tree)
+            self._broker.count_subscriptions()
         if session.durable:
             self._durable -= 1
             self._store.end_session(client_id).addErrback(self._unsaved, client_id)
@@ -251,7 +251,7 @@ class SessionKeeper:
             self._restore_will(client_id, will, now)
         self._counters.retained = len(self._broker.retained)
         self._counters.retained_bytes = self._broker.retained.bytes
-        self._counters.subscriptions = len(self._broker.tree)
+        self._broker.count_subscriptions()
 
     def _restore(self, stored: StoredSession, now: float) -> None:
         client_id = stored.client_id

@@ -122,7 +122,7 @@ class Subscriptions:
                 group, _ = split_shared(request.filter)
                 if not group:
                     feeds[request.filter] = self._retained(request, identifier)
-        broker.counters.subscriptions = len(broker.tree)
+        broker.count_subscriptions()
         if feeds and session.outlet is not None:
             if session.feed is None:
                 session.feed = {}
@@ -213,5 +213,5 @@ class Subscriptions:
                 if session.feed is not None and session.feed.pop(filter, None) is not None:
                     session.feed = session.feed or None
             reasons.append(Reason.SUCCESS if known else Reason.NO_SUBSCRIPTION_EXISTED)
-        self._broker.counters.subscriptions = len(self._broker.tree)
+        self._broker.count_subscriptions()
         return reasons
