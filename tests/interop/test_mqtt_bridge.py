@@ -192,6 +192,10 @@ def test_nothing_is_lost_when_we_are_killed_while_the_queue_is_on_its_way(site: 
     connected(gateway)
     theirs = site.peer(broker.port, "theirs")
     theirs.subscribe("data/#")
+    # mosquitto 2.0.11 lets a new message of QoS 1 or 2 overtake those that wait for its subscriber's window (its log shows
+    # that they came to it in order). It queues none of QoS 0: this one sees the order in which we sent.
+    watcher = site.peer(broker.port, "watcher")
+    watcher.subscribe("data/#", 0)
     for round in range(2):
         ours = site.peer(port, f"ours-{round}", TOKEN)
         for number in range(40):
@@ -200,9 +204,13 @@ def test_nothing_is_lost_when_we_are_killed_while_the_queue_is_on_its_way(site: 
         gateway.start()
     wanted = [f"{round}-{number:02}" for round in range(2) for number in range(40)]
     theirs.wait(lambda peer: set(peer.got()) == set(wanted))
-    assert list(dict.fromkeys(theirs.got(qos=1))) == wanted[::2], " ".join(theirs.got())
+    watcher.wait(lambda peer: set(peer.got()) == set(wanted))
+    arrived = list(dict.fromkeys(watcher.got()))
+    assert [one for one in arrived if one in wanted[::2]] == wanted[::2]
+    assert [one for one in arrived if one in wanted[1::2]] == wanted[1::2]
     # Those of QoS 2 not even twice: the other broker's session has outlived our process.
-    assert theirs.got(qos=2) == wanted[1::2]
+    assert sorted(theirs.got(qos=2)) == wanted[1::2]
+    assert set(theirs.got(qos=1)) == set(wanted[::2])
     gateway.assert_sound()
 
 
