@@ -56,6 +56,18 @@ class SessionCounters:
         """Those of them that were refused because the authenticator could not say, by its name."""
 
 
+class HeaderCounters:
+    """Written by core.header_states."""
+
+    __slots__ = ("committed", "missed", "resumed")
+
+    def __init__(self) -> None:
+        self.committed = 0
+        self.resumed = 0
+        self.missed: dict[str, int] = {}
+        """States that a device named and that were not there, by reason: unknown, digest."""
+
+
 class CallCounters:
     """Written by core.calls."""
 

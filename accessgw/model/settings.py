@@ -143,6 +143,17 @@ class MmtpSettings(Settings, frozen=True, kw_only=True):
     """Heartbeat interval suggested in WELCOME."""
 
 
+class HeaderStateSettings(Settings, frozen=True, kw_only=True):
+    """States of header codecs (profile D), with which a device's next connection goes on."""
+
+    kept: Seconds = 7 * 86400.0
+    """How long a state is kept after it was written."""
+    max_states: Count = 600_000
+    """Checkpoints kept at once, up to six a device, 0.1 to 4 KiB each; past that the oldest go first."""
+    cache_bytes: Amount = 16 * 1024 * 1024
+    """Memory for the states of devices that were here last; others are read from the store."""
+
+
 class StaticTokenSettings(Settings, frozen=True, kw_only=True):
     """One token of the static authenticator."""
 

@@ -77,6 +77,14 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE UNIQUE INDEX mqtt_retained_key ON mqtt_retained (topic)",
         "CREATE INDEX mqtt_retained_expiry ON mqtt_retained (expires_at) WHERE expires_at IS NOT NULL",
     ),
+    (
+        # where header codecs of a device stood, for its next connection; app_table is the table's digest
+        """CREATE TABLE header_state (number INTEGER PRIMARY KEY, device TEXT NOT NULL, user TEXT NOT NULL,
+            app_table BLOB NOT NULL, direction TEXT NOT NULL, checkpoint INTEGER NOT NULL, state BLOB NOT NULL,
+            boot INTEGER NOT NULL, counter INTEGER NOT NULL, at INTEGER NOT NULL)""",
+        "CREATE UNIQUE INDEX header_state_key ON header_state (device, user, app_table, direction, checkpoint)",
+        "CREATE INDEX header_state_age ON header_state (at)",
+    ),
 )
 """Statements that lead from one schema version (PRAGMA user_version) to the next; the first makes an empty file."""
 

@@ -12,12 +12,14 @@ import msgspec
 import pytest
 from twisted.internet.defer import Deferred, succeed
 
-from accessgw.core.interfaces import AnswerStore, OutboxStore, StreamStore
+from accessgw.core.interfaces import AnswerStore, HeaderStateStore, OutboxStore, StreamStore
 from accessgw.model.counters import StoreCounters, WebhookCounters
 from accessgw.model.settings import PushSettings, StoreSettings, WebhookSettings
 from accessgw.stores.memory import MemoryAnswerStore, MemoryOutboxStore, MemoryStreamStore
+from accessgw.stores.memory_header_states import MemoryHeaderStateStore
 from accessgw.stores.sqlite_answers import SqliteAnswerStore
 from accessgw.stores.sqlite_database import SqliteDatabase
+from accessgw.stores.sqlite_header_states import SqliteHeaderStateStore
 from accessgw.stores.sqlite_outbox import SqliteOutboxStore
 from accessgw.stores.sqlite_streams import SqliteStreamStore
 from tests.stores.mqtt_stores import SETTINGS as MQTT
@@ -37,6 +39,7 @@ ThreadedClock = _load("threaded_clock").ThreadedClock
 PUSHES = PushSettings(max_stream_messages=8, max_topic_messages=12, retention=1000.0)
 WEBHOOK = WebhookSettings(max_pending=6)
 MAX_CLAIMS = 10
+MAX_STATES = 20
 NOW = 1_800_000_000.5
 """The wall clock of the stores under test."""
 
@@ -48,6 +51,7 @@ class Stores:
     streams: StreamStore
     answers: AnswerStore
     outbox: OutboxStore
+    header_states: HeaderStateStore
     clock: Any
     database: SqliteDatabase | None = None
     counters: StoreCounters = field(default_factory=StoreCounters)
@@ -66,6 +70,7 @@ def memory(pushes: PushSettings = PUSHES, webhook: WebhookSettings = WEBHOOK) ->
         MemoryStreamStore(pushes),
         MemoryAnswerStore(MAX_CLAIMS),
         MemoryOutboxStore(webhook, counters),
+        MemoryHeaderStateStore(MAX_STATES),
         ThreadedClock(),
         webhook=counters,
     )
@@ -85,6 +90,7 @@ def sqlite(
         SqliteStreamStore(database, pushes),
         SqliteAnswerStore(database, MAX_CLAIMS),
         SqliteOutboxStore(database, webhook, webhook_counters, lambda: NOW),
+        SqliteHeaderStateStore(database, MAX_STATES),
         clock,
         database,
         counters,

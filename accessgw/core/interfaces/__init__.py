@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from twisted.internet.defer import Deferred
 
 from accessgw.model.calls import Answer, Call, Headers
+from accessgw.model.header_states import HeaderState, StateKey
 from accessgw.model.http import HttpRequest
 from accessgw.model.identity import ConnectionInfo, Credentials, Identity
 from accessgw.model.presence import PresenceEvent
@@ -459,6 +460,20 @@ class AnswerStore(Protocol):
 
     def sweep(self, before: float) -> Deferred[int]:
         """Forget claims older than wall-clock `before`, a bounded batch; how many."""
+
+
+class HeaderStateStore(Protocol):
+    """States of header codecs, for the next connection of a device; losing one costs it bytes and nothing else."""
+
+    def save(self, key: StateKey, state: HeaderState, generation: tuple[int, int], now: float) -> None:
+        """Written behind. Of a direction the KEPT_CHECKPOINTS newest stay; what a connection of a higher generation
+        (boot, counter) has written is neither replaced nor removed. `now` is wall-clock."""
+
+    def load(self, key: StateKey) -> Deferred[list[HeaderState]]:
+        """All that is kept of the key."""
+
+    def sweep(self, before: float) -> Deferred[int]:
+        """Forget states written before wall-clock `before`, and the oldest past the bound, a bounded batch; how many."""
 
 
 class OutboxStore(Protocol):
