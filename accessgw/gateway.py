@@ -70,6 +70,7 @@ class Gateway(Service):
             rooms.hooks.start()
             rooms.webhook.start()
         rooms.claims.start()
+        rooms.header_states.start()
         rooms.retention.start()
         rooms.mqtt.start()
         rooms.control.running = True

@@ -29,12 +29,14 @@ from accessgw.core.draining import Draining
 from accessgw.core.filters import FilterChain
 from accessgw.core.filters import load as load_filters
 from accessgw.core.happenings import Happenings
+from accessgw.core.header_states import HeaderStates
 from accessgw.core.http_routes import HttpRoutes
 from accessgw.core.interfaces import (
     AnswerStore,
     Authenticator,
     BindingFactory,
     Filter,
+    HeaderStateStore,
     Listener,
     OutboxStore,
     PresenceSink,
@@ -63,6 +65,7 @@ from accessgw.crypto.workers import Workers
 from accessgw.model.calls import CallRecord
 from accessgw.model.counters import (
     CallCounters,
+    HeaderCounters,
     MqttCounters,
     PushCounters,
     SessionCounters,
@@ -80,9 +83,11 @@ from accessgw.ops.counters_view import GatewayCounters, families, summary
 from accessgw.ops.reactor_ticks import ReactorTicks
 from accessgw.policy.routing import RouteError, RouteTable
 from accessgw.stores.memory import MemoryAnswerStore, MemoryOutboxStore, MemoryStreamStore
+from accessgw.stores.memory_header_states import MemoryHeaderStateStore
 from accessgw.stores.memory_mqtt import MemoryMqttStore
 from accessgw.stores.sqlite_answers import SqliteAnswerStore
 from accessgw.stores.sqlite_database import SqliteDatabase
+from accessgw.stores.sqlite_header_states import SqliteHeaderStateStore
 from accessgw.stores.sqlite_mqtt import SqliteMqttStore
 from accessgw.stores.sqlite_outbox import SqliteOutboxStore
 from accessgw.stores.sqlite_streams import SqliteStreamStore
@@ -164,6 +169,7 @@ class Rooms:
         self.counters = GatewayCounters(
             transports={"": TransportCounters()},
             sessions=SessionCounters(),
+            headers=HeaderCounters(),
             calls=CallCounters(),
             pushes=PushCounters(),
             upstreams=self.upstream_counters,
@@ -184,6 +190,7 @@ class Rooms:
             self.answers: AnswerStore = MemoryAnswerStore(settings.calls.max_claims)
             self.outbox: OutboxStore = MemoryOutboxStore(settings.webhook, counters.webhook)
             self.mqtt_store: MqttStore = MemoryMqttStore(settings.mqtt, time.time, counters.mqtt)
+            self.header_store: HeaderStateStore = MemoryHeaderStateStore(settings.header_states.max_states)
             return
         path = settings.store.path or str(Path(settings.state_dir) / "store.sqlite")
         self.database = SqliteDatabase(path, self.reactor, settings.store, counters.store)
@@ -191,6 +198,7 @@ class Rooms:
         self.answers = SqliteAnswerStore(self.database, settings.calls.max_claims)
         self.outbox = SqliteOutboxStore(self.database, settings.webhook, counters.webhook, time.time)
         self.mqtt_store = SqliteMqttStore(self.database, settings.mqtt, time.time, counters.mqtt)
+        self.header_store = SqliteHeaderStateStore(self.database, settings.header_states.max_states)
 
     def _build_core(self, prepared: Prepared) -> None:
         settings, counters, reactor = self.settings, self.counters, self.reactor
@@ -231,6 +239,10 @@ class Rooms:
             wall=wall,
             random_bytes=os.urandom,
             counters=counters.sessions,
+        )
+        assert counters.headers is not None
+        self.header_states = HeaderStates(
+            settings.header_states, self.header_store, self.timers, wall, counters.headers
         )
         self.flusher = TurnFlusher(reactor)
         self.pushes = Pushes(

@@ -478,6 +478,8 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
     """Bounds on connections."""
     mmtp: MmtpSettings = field(default_factory=MmtpSettings)
     """Limits of the wire."""
+    header_states: HeaderStateSettings = field(default_factory=HeaderStateSettings)
+    """What header codecs knew, kept for a device's next connection."""
     mqtt: MqttSettings = field(default_factory=MqttSettings)
     """MQTT."""
     authenticators: tuple[AuthenticatorSettings, ...] = ()

@@ -13,6 +13,7 @@ from typing import Any
 from accessgw.core.interfaces import MetricFamily
 from accessgw.model.counters import (
     CallCounters,
+    HeaderCounters,
     MqttCounters,
     PushCounters,
     SessionCounters,
@@ -52,6 +53,11 @@ SESSION: Table = {
     "expired": ("sessions_expired_total", "Sessions forgotten."),
     "auth_failures": ("auth_failures_total", "Credentials refused, by authenticator."),
     "auth_unavailable": ("auth_unavailable_total", "Of those, the ones whose authenticator could not say."),
+}
+HEADERS: Table = {
+    "committed": ("header_states_committed_total", "Checkpoints of header codecs kept for a device's next connection."),
+    "resumed": ("header_states_resumed_total", "States that a device named and that were found."),
+    "missed": ("header_states_missed_total", "States that a device named and that were not there, by reason."),
 }
 CALL: Table = {
     "open": ("calls_open", "Calls in progress."),
@@ -155,7 +161,7 @@ MQTT: Table = {
 }
 LABELS = {
     "refused": "reason", "closed": "reason", "auth_failures": "authenticator", "finished": "status",
-    "auth_unavailable": "authenticator",
+    "auth_unavailable": "authenticator", "missed": "reason",
     "connects": "version", "connects_refused": "reason", "dropped_messages": "reason", "denied": "action",
     "rule_taken": "rule", "rule_delivered": "rule", "rule_failed": "rule", "rule_dropped": "rule",
     "rule_queued": "rule", "device_requests": "outcome",
@@ -185,6 +191,7 @@ class GatewayCounters:
     access_log: AccessLog | None = None
     ticks: ReactorTicks | None = None
     mqtt: MqttCounters | None = None
+    headers: HeaderCounters | None = None
 
 
 def families(counters: GatewayCounters) -> list[MetricFamily]:
@@ -194,6 +201,7 @@ def families(counters: GatewayCounters) -> list[MetricFamily]:
         found += _rows(TRANSPORT, transport, {"listener": name} if name else {})
     for table, slots in (
         (SESSION, counters.sessions),
+        (HEADERS, counters.headers),
         (CALL, counters.calls),
         (PUSH, counters.pushes),
         (STORE, counters.store),

@@ -88,7 +88,7 @@ def everything() -> GatewayCounters:
     return GatewayCounters(
         {"tls": transport, 'pl"ain': slots.TransportCounters()}, sessions, calls, slots.PushCounters(),
         {"demo": slots.UpstreamCounters()}, slots.StoreCounters(), slots.WebhookCounters(), AccessLog(LogSettings()), ticks,
-        slots.MqttCounters(),
+        slots.MqttCounters(), slots.HeaderCounters(),
     )  # fmt: skip
 
 
@@ -118,6 +118,7 @@ def test_every_name_keeps_the_promise() -> None:
     [
         (counters_view.TRANSPORT, slots.TransportCounters),
         (counters_view.SESSION, slots.SessionCounters),
+        (counters_view.HEADERS, slots.HeaderCounters),
         (counters_view.CALL, slots.CallCounters),
         (counters_view.PUSH, slots.PushCounters),
         (counters_view.UPSTREAM, slots.UpstreamCounters),
@@ -151,6 +152,7 @@ def test_every_counters_class_is_shown() -> None:
         slots.StoreCounters,
         slots.WebhookCounters,
         slots.MqttCounters,
+        slots.HeaderCounters,
     }
     assert named == shown
 
