@@ -1,0 +1,121 @@
+"""Bundles: the dictionaries of one side, and which of them a body is compressed with (specification, section 8.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
+
+from protocols.errors import LocalError
+from protocols.mmtp.dictionaries import DIGEST_SIZE, Dictionary
+from protocols.mmtp.varint import encode_varint
+
+MAX_DICTIONARIES = 256
+"""Dictionaries of one bundle."""
+MAX_CACHED = 1024
+"""Names whose dictionary is remembered; the names come from peers."""
+
+
+class ClassMap:
+    """Finds the dictionary of a body: the longest class name that matches, a whole name before a prefix."""
+
+    __slots__ = ("_cache", "_exact", "_lengths", "_prefixes")
+
+    def __init__(self, classes: Mapping[str, Dictionary]) -> None:
+        self._exact: dict[str, Dictionary] = {}
+        self._prefixes: dict[str, Dictionary] = {}
+        for name, dictionary in classes.items():
+            if name.endswith("*"):
+                self._prefixes[name[:-1]] = dictionary
+            else:
+                self._exact[name] = dictionary
+        self._lengths = sorted({len(prefix) for prefix in self._prefixes}, reverse=True)
+        self._cache: dict[str, Dictionary | None] = {}
+
+    def for_class(self, kind: str, name: str) -> Dictionary | None:
+        """The dictionary for bodies of `kind` (q, a, p) of this operation or biz, None: there is none."""
+        key = kind + name
+        cache = self._cache
+        if key in cache:
+            return cache[key]
+        found = self._exact.get(key)
+        if found is None:
+            for length in self._lengths:
+                found = self._prefixes.get(key[:length])
+                if found is not None:
+                    break
+        if len(cache) >= MAX_CACHED:
+            cache.clear()
+        cache[key] = found
+        return found
+
+
+class Bundle:
+    """The dictionaries that a side holds and would use; immutable, and shared by connections."""
+
+    __slots__ = ("_map", "by_id", "classes", "dictionaries", "digest")
+
+    def __init__(self, dictionaries: Iterable[Dictionary] = ()) -> None:
+        """Of two dictionaries with the same class the one with the higher id has it.
+
+        Raises LocalError for more than MAX_DICTIONARIES, and for two with one id.
+        """
+        self.dictionaries = tuple(sorted(dictionaries, key=lambda dictionary: dictionary.id))
+        self.by_id = {dictionary.id: dictionary for dictionary in self.dictionaries}
+        if len(self.dictionaries) > MAX_DICTIONARIES:
+            raise LocalError(f"bundle: expected at most {MAX_DICTIONARIES} dictionaries, got {len(self.dictionaries)}")
+        if len(self.by_id) != len(self.dictionaries):
+            raise LocalError("bundle: two dictionaries have one id")
+        named = b"".join(encode_varint(dictionary.id) + dictionary.digest for dictionary in self.dictionaries)
+        self.digest = sha256(named).digest()[:DIGEST_SIZE]
+        self.classes: dict[str, Dictionary] = {
+            name: dictionary for dictionary in self.dictionaries for name in dictionary.classes
+        }
+        self._map = ClassMap(self.classes)
+
+    def for_class(self, kind: str, name: str) -> Dictionary | None:
+        """The dictionary for bodies of `kind` (q, a, p) of this operation or biz, None: there is none."""
+        return self._map.for_class(kind, name)
+
+
+EMPTY_BUNDLE = Bundle()
+
+
+class ClassesInUse:
+    """What the classes mean in one direction of a connection: those of a bundle, until DICT use changes some.
+
+    Costs nothing until then; after that a map, bounded by the classes of the dictionaries that were used.
+    """
+
+    __slots__ = ("_bundle", "_classes", "_map")
+
+    def __init__(self, bundle: Bundle = EMPTY_BUNDLE) -> None:
+        self._bundle = bundle
+        self._classes: dict[str, Dictionary] | None = None
+        self._map: Bundle | ClassMap = bundle
+
+    def for_class(self, kind: str, name: str) -> Dictionary | None:
+        """The dictionary for bodies of `kind` (q, a, p) of this operation or biz, None: there is none."""
+        return self._map.for_class(kind, name)
+
+    def use(self, dictionary: Dictionary) -> None:
+        """From here on the classes of `dictionary` mean it."""
+        self._change({**self._current(), **dict.fromkeys(dictionary.classes, dictionary)})
+
+    def drop(self, name: str) -> None:
+        """From here on the class `name` (as in its dictionary, with its star) is nobody's; it may be unknown."""
+        current = self._current()
+        if name in current:
+            self._change({other: dictionary for other, dictionary in current.items() if other != name})
+
+    def retire(self, dictionary: Dictionary) -> None:
+        """From here on no class means `dictionary`."""
+        current = self._current()
+        if any(other is dictionary for other in current.values()):
+            self._change({name: other for name, other in current.items() if other is not dictionary})
+
+    def _current(self) -> dict[str, Dictionary]:
+        return self._bundle.classes if self._classes is None else self._classes
+
+    def _change(self, classes: dict[str, Dictionary]) -> None:
+        self._classes = classes
+        self._map = ClassMap(classes)

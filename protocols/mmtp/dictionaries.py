@@ -1,0 +1,121 @@
+"""Dictionaries of body classes: content, names of their classes, compression with them (specification, section 8.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import sha256
+
+import zstandard
+
+from protocols.errors import LocalError, RemoteError
+from protocols.mmtp.mini import expand_mini, pack_mini, parameters, tables_log
+from protocols.mmtp.settings import Limits
+from protocols.mmtp.statuses import Status
+from protocols.mmtp.varint import MAX_VARINT
+
+MIN_CONTENT = 8
+MAX_CONTENT = 64 * 1024
+"""Bytes of one dictionary."""
+MAX_CLASSES = 64
+"""Classes of one dictionary."""
+MAX_CLASS = 1 + 256 + 1
+"""Bytes of a class name: kind, operation or biz, the star of a prefix."""
+DIGEST_SIZE = 8
+
+REQUEST_KIND = "q"
+ANSWER_KIND = "a"
+PUSH_KIND = "p"
+KINDS = (REQUEST_KIND, ANSWER_KIND, PUSH_KIND)
+
+_FORMATTED = b"\x37\xa4\x30\xec"
+"""Magic number of a zstd dictionary with entropy tables (RFC 8878 section 5)."""
+
+
+def digest_of(content: bytes) -> bytes:
+    """What names a content on the wire: the first 8 bytes of its SHA-256."""
+    return sha256(content).digest()[:DIGEST_SIZE]
+
+
+def check_class(name: str) -> None:
+    """Raises LocalError for what is not a class name: kind, then a name or, with a star at its end, a prefix."""
+    size = len(name.encode())
+    if not 2 <= size <= MAX_CLASS or name[0] not in KINDS or "\0" in name:
+        raise LocalError(f"class name: expected one of {''.join(KINDS)} and 1 to {MAX_CLASS - 1} bytes, got {name!r}")
+
+
+def zstd_dictionary(content: bytes, history: bytes = b"") -> zstandard.ZstdCompressionDict:
+    """`content` and what follows it, as zstd takes it.
+
+    The type is said, never guessed by zstd from the joined bytes: without content the first bytes are those of
+    an application, which could look like a dictionary with tables.
+    """
+    formatted = content.startswith(_FORMATTED)
+    kind = zstandard.DICT_TYPE_FULLDICT if formatted else zstandard.DICT_TYPE_RAWCONTENT
+    return zstandard.ZstdCompressionDict(content + history, dict_type=kind)
+
+
+class Dictionary:
+    """An immutable dictionary; one object is shared by every bundle and connection of a process.
+
+    The zstd objects are made at the first use in each direction and kept: about 70 KiB + 4 times the content to
+    compress (8 KiB: 110, 64 KiB: 450) and 100 KiB + 27 KiB + the content to decompress (8 KiB: 135).
+    They are one per dictionary and not per connection. zstd lets go of the interpreter lock while it works, so an
+    object must not be used by two threads at once: one thread (that of the reactor) has it.
+    """
+
+    __slots__ = ("_compressor", "_decompressor", "classes", "content", "digest", "id")
+
+    def __init__(self, id: int, content: bytes, classes: Iterable[str] = ()) -> None:
+        """Raises LocalError for an id, content or class name outside the limits."""
+        self.id = id
+        self.content = content
+        self.classes = tuple(classes)
+        if not 0 < id <= MAX_VARINT:
+            raise LocalError(f"dictionary id: expected 1..2^64-1, got {id}")
+        if not MIN_CONTENT <= len(content) <= MAX_CONTENT:
+            raise LocalError(f"dictionary {id}: expected {MIN_CONTENT}..{MAX_CONTENT} bytes, got {len(content)}")
+        if len(self.classes) > MAX_CLASSES:
+            raise LocalError(f"dictionary {id}: expected at most {MAX_CLASSES} classes, got {len(self.classes)}")
+        for name in self.classes:
+            check_class(name)
+        self.digest = digest_of(content)
+        self._compressor: zstandard.ZstdCompressor | None = None
+        self._decompressor: zstandard.ZstdDecompressor | None = None
+
+    def __repr__(self) -> str:
+        return f"Dictionary({self.id}, {len(self.content)} bytes, {list(self.classes)})"
+
+    def check(self) -> None:
+        """Raises RemoteError(COMPRESSION) when zstd cannot work with the content, which came from the peer."""
+        try:
+            self._to_decompress()
+            self._to_compress().compress(self.content[-256:])
+        except zstandard.ZstdError as error:
+            raise RemoteError(Status.COMPRESSION, f"dictionary {self.id}: {str(error)[:100]}") from None
+
+    def compress(self, body: bytes) -> bytes | None:
+        """`body` as a mini (coding 1), None when raw is better."""
+        return pack_mini(self._compressor or self._to_compress(), body)
+
+    def decompress(self, body: bytes, limits: Limits) -> bytes:
+        """A mini (coding 1), expanded. Raises RemoteError(COMPRESSION)."""
+        decompressor = self._decompressor
+        if decompressor is None:
+            try:
+                decompressor = self._to_decompress()
+            except zstandard.ZstdError as error:
+                raise RemoteError(Status.COMPRESSION, f"dictionary {self.id}: {str(error)[:100]}") from None
+        return expand_mini(decompressor, body, limits)
+
+    def _to_compress(self) -> zstandard.ZstdCompressor:
+        log = tables_log(len(self.content))
+        self._compressor = zstandard.ZstdCompressor(
+            dict_data=zstd_dictionary(self.content), compression_params=parameters(log, zstandard.STRATEGY_DFAST)
+        )
+        return self._compressor
+
+    def _to_decompress(self) -> zstandard.ZstdDecompressor:
+        self._decompressor = zstandard.ZstdDecompressor(
+            dict_data=zstd_dictionary(self.content), format=zstandard.FORMAT_ZSTD1_MAGICLESS
+        )
+        return self._decompressor
