@@ -28,6 +28,7 @@ RULES: dict[str, set[str]] = {
         "h2",
         "hpack",
         "wsproto",
+        "zstandard",
     },
     "protocols.mqtt": {"protocols.errors", "protocols.mqtt"},
     "protocols.tls": {"protocols.errors", "protocols.tls", "OpenSSL", "cryptography"},
