@@ -1,0 +1,372 @@
+"""Encoder of header blocks of profile D (specification, 7.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import eq
+
+from protocols.errors import LocalError
+from protocols.mmtp.tables import OPERATION, AppTable, is_credential, is_header_name
+from protocols.mmtp.template_decoder import DROP, FULL, ONCE, OVERRIDES, SIZES
+from protocols.mmtp.template_habits import Habits
+from protocols.mmtp.template_state import (
+    MAX_STATE,
+    MAX_TEMPLATE_FIELDS,
+    MAX_TEMPLATES,
+    Field,
+    Template,
+    TemplateState,
+    weight_of,
+)
+from protocols.mmtp.values import (
+    ENUM,
+    HEX,
+    MAX_TIME,
+    STRING,
+    TIME,
+    encode_string,
+    encode_value,
+    hex_bytes,
+    time_code,
+    uint_of,
+    width,
+)
+from protocols.mmtp.varint import encode_varint
+
+MAX_FIXED = 512
+"""Bytes of a value that is put into a template before it was seen to repeat."""
+_BASES = 4
+"""Templates, the latest first, that a full block may copy from."""
+_NO_LIMIT = 1 << 62
+
+_Headers = Sequence[tuple[str, str]]
+
+
+class TemplateEncoder:
+    """One direction of one connection, sending side.
+
+    Whether a field is a hole follows from what is seen of it (Habits), not from its name or type, but that times begin
+    as holes, so do values above MAX_FIXED, and credentials always are.
+    """
+
+    __slots__ = ("_by_names", "_habits", "_order", "_slots", "_table", "_time", "changed")
+
+    def __init__(self, table: AppTable) -> None:
+        self._table = table
+        self._slots: dict[int, Template] = {}
+        self._by_names: dict[tuple[str, ...], int] = {}
+        self._habits: dict[int, Habits] = {}
+        self._order: list[int] = []
+        """Slots, the one used last first."""
+        self._time = 0
+        self.changed = False
+        """Whether the state differs from that of the last checkpoint in more than the time."""
+
+    @classmethod
+    def resumed(cls, table: AppTable, state: TemplateState) -> TemplateEncoder:
+        """An encoder that goes on from `state`. Raises LocalError when that is of another table."""
+        if state.table.digest != table.digest:
+            raise LocalError("template state: of another table")
+        encoder = cls(table)
+        for template in state.templates:
+            encoder._keep(template)
+        encoder._order = [template.slot for template in state.templates]
+        encoder._time = state.time
+        encoder.changed = False
+        return encoder
+
+    def checkpoint(self) -> TemplateState:
+        """The state after the last block."""
+        self.changed = False
+        return TemplateState(self._table, self._slots.values(), self._time)
+
+    def encode(self, fields: _Headers, max_headers: int = _NO_LIMIT, max_fields: int = _NO_LIMIT) -> bytes:
+        """The block of a list; `:op` can only be its first name. The bounds are what the peer takes: expanded bytes
+        and fields.
+
+        Raises LocalError, with the state as it was, for what no list may have and what is above the bounds.
+        """
+        if not fields:
+            return b""
+        count = len(fields)
+        if count > max_fields:
+            raise LocalError(f"headers: the peer takes {max_fields} fields, got {count}")
+        order = self._order
+        if order:
+            slot = order[0]
+            template = self._slots[slot]
+            if count == len(template.fields) and list(map(eq, fields, template.fields)) == template.pattern:
+                habits = self._habits[slot]
+                if not habits.settled:
+                    block = self._plain(template, habits, fields, max_headers)
+                    if block is not None:
+                        return block
+        return self._search(fields, max_headers)
+
+    def _search(self, fields: _Headers, max_headers: int) -> bytes:
+        fields = [(name, value) for name, value in fields]
+        names = tuple([name for name, _ in fields])
+        slot = self._by_names.get(names)
+        if slot is None:
+            return self._define(names, fields, max_headers)
+        template = self._slots[slot]
+        habits = self._habits[slot]
+        block = None
+        if not habits.settled and list(map(eq, fields, template.fields)) == template.pattern:
+            block = self._plain(template, habits, fields, max_headers)
+        if block is None:
+            block = self._amend(template, habits, fields, max_headers)
+        if self._order[0] != slot:
+            self._order.remove(slot)
+            self._order.insert(0, slot)
+        return block
+
+    def _plain(self, template: Template, habits: Habits, fields: _Headers, max_headers: int) -> bytes | None:
+        """A block without overrides and sizes. None when the names or the sizes are others."""
+        if not template.pinned:
+            return None
+        out = bytearray((template.slot << 2,))
+        time = self._time
+        size = template.base
+        values = []
+        for index, expected, type_, length, kind, secret in template.plan:
+            name, value = fields[index]
+            if name != expected:
+                return None
+            values.append(value)
+            size += len(value)
+            if type_ == HEX:
+                raw = hex_bytes(value)
+                if raw is None or len(raw) != length:
+                    return None
+                out += raw
+                continue
+            if type_ == STRING:
+                out += encode_string(value, secret)
+            elif type_ == ENUM and value in kind.codes:
+                out += kind.codes[value]
+            elif type_ == TIME and (number := uint_of(value, MAX_TIME)) is not None:
+                out += encode_varint(time_code(number - time))
+                time = number
+            else:
+                coded, _ = encode_value(kind, value, time, secret)
+                out += coded
+            if not value.isascii():
+                size += width(value) - len(value)
+        if size > max_headers:
+            raise _too_large(max_headers, size)
+        self._time = time
+        habits.note(template, values)
+        return bytes(out)
+
+    def _amend(self, template: Template, habits: Habits, fields: _Headers, max_headers: int) -> bytes:
+        """A block with whatever it needs: overrides, sizes of hex values."""
+        table = self._table
+        size = sum([len(name) + width_of(value) + 32 for name, value in fields])
+        if size > max_headers:
+            raise _too_large(max_headers, size)
+        raws: dict[int, bytes | None] = {
+            hole.index: hex_bytes(fields[hole.index][1]) for hole in template.holes if hole.kind.type == HEX
+        }
+        loose = [index for index, raw in raws.items() if raw is None or len(raw) != template.sizes[index]]
+        pinned_anew = [index for index in loose if raws[index] is not None] if habits.loose else []
+        room = MAX_STATE - sum([other.weight for other in self._slots.values()])
+        overrides: list[tuple[int, bool]] = []
+        for index, ((_, value), (_, fixed)) in enumerate(zip(fields, template.fields, strict=True)):
+            if fixed is None:
+                if index in pinned_anew:
+                    overrides.append((index, True))
+                elif index in habits.settled and habits.latest(template, index) == value and width(value) <= room:
+                    overrides.append((index, False))
+                    room -= width(value)
+            elif value != fixed:
+                overrides.append((index, False))
+        # From here on habits change; whatever cannot be sent must have been found before.
+        coded = {index: encode_value(table.kind(fields[index][0]), fields[index][1], 0)[0] for index, _ in overrides}
+        for hole in template.holes:
+            encode_value(hole.kind, fields[hole.index][1], 0, hole.secret)
+        new_fields: list[Field] = list(template.fields)
+        sizes = list(template.sizes)
+        time = self._time
+        out = bytearray()
+        previous = -1
+        for place, (index, stays_hole) in enumerate(overrides):
+            name, value = fields[index]
+            fixed = template.fields[index][1]
+            hole = stays_hole
+            if fixed is None:
+                if not hole:
+                    habits.fixed(index)
+            elif habits.changes(index, len(coded[index])):
+                hole = True
+            elif (growth := width(value) - width(fixed)) > room:
+                hole = True
+            else:
+                room -= growth
+            more = place + 1 < len(overrides)
+            out += encode_varint(index - previous - 1 << 2 | more << 1 | hole)
+            previous = index
+            data, time = encode_value(table.kind(name), value, time)
+            out += data
+            new_fields[index] = (name, None if hole else value)
+            raw = hex_bytes(value) if hole and table.kind(name).type == HEX else None
+            sizes[index] = len(raw) if raw is not None else 0
+        overridden = {index for index, _ in overrides}
+        explicit = not overridden.issuperset(loose)
+        for hole_ in template.holes:
+            if hole_.index in overridden:
+                continue
+            value = fields[hole_.index][1]
+            known = raws.get(hole_.index)
+            if known is not None and not explicit:
+                out += known
+            else:
+                data, time = encode_value(hole_.kind, value, time, hole_.secret)
+                out += data
+        habits.settled.clear()
+        habits.loose = habits.loose + 1 if explicit else 0
+        head = template.slot << 2 | (SIZES if explicit else 0) | (OVERRIDES if overrides else 0)
+        self._time = time
+        if overrides:
+            template = Template(table, template.slot, new_fields, sizes)
+            self._slots[template.slot] = template
+            habits.forget_latest()
+            self.changed = True
+        habits.note(template, [fields[hole.index][1] for hole in template.holes])
+        return bytes((head,)) + bytes(out)
+
+    def _define(self, names: tuple[str, ...], fields: _Headers, max_headers: int) -> bytes:
+        """A full block."""
+        table = self._table
+        size = 0
+        for index, (name, value) in enumerate(fields):
+            if not is_header_name(name) and (name != OPERATION or index):
+                raise LocalError(f"header: expected a lower-case name, and {OPERATION} only first, got {name[:64]!r}")
+            size += len(name) + width_of(value) + 32
+        if size > max_headers:
+            raise _too_large(max_headers, size)
+        out = bytearray()
+        time = self._time
+        made: list[Field] = []
+        sizes = []
+        copies = self._copies(fields)
+        index = 0
+        while index < len(fields):
+            name, value = fields[index]
+            copied = copies.get(index)
+            if copied is not None and (copied[2] > 1 or (name, value) not in table.pair_index):
+                slot, start, count = copied
+                out += encode_varint(((start << 5 | slot) + 2) << 2 | 3) + encode_varint(count)
+                holes = [hole for _, hole in self._slots[slot].fields[start : start + count]]
+            else:
+                pair = table.pair_index.get((name, value))
+                count = 1
+                holes = [value]
+                if pair is not None:
+                    out += encode_varint(pair << 2 | 1)
+                else:
+                    hole = is_credential(name) or table.kind(name).type == TIME or len(value) > MAX_FIXED
+                    place = table.index.get(name)
+                    if place is None:
+                        out += encode_varint(hole << 2 | 3) + encode_string(name)
+                    else:
+                        out += encode_varint(place << 2 | hole << 1)
+                    data, time = encode_value(table.kind(name), value, time, is_credential(name))
+                    out += data
+                    made.append((name, None if hole else value))
+                    sizes.append(hex_size(table, name, value) if hole else 0)
+                    index += 1
+                    continue
+            for (name, value), fixed in zip(fields[index : index + count], holes, strict=True):
+                made.append((name, fixed))
+                sizes.append(hex_size(table, name, value) if fixed is None else 0)
+                if fixed is None:
+                    data, time = encode_value(table.kind(name), value, time, is_credential(name))
+                    out += data
+            index += count
+        head = self._place(names, made, sizes)
+        self._time = time
+        return head + bytes(out)
+
+    def _copies(self, fields: _Headers) -> dict[int, tuple[int, int, int]]:
+        """Runs of fields that a template has, too: where a run begins -> slot, its place there, how many."""
+        best: dict[int, tuple[int, int, int]] = {}
+        covered = 0
+        for slot in self._order[:_BASES]:
+            have = self._slots[slot].fields
+            places: dict[str, int] = {}
+            for place, (name, _) in enumerate(have):
+                places.setdefault(name, place)
+            runs: dict[int, tuple[int, int, int]] = {}
+            index = 0
+            while index < len(fields):
+                first = places.get(fields[index][0], len(have))
+                count = 0
+                while (
+                    index + count < len(fields)
+                    and first + count < len(have)
+                    and fields[index + count][0] == have[first + count][0]
+                    and have[first + count][1] in (None, fields[index + count][1])
+                ):
+                    count += 1
+                if count:
+                    runs[index] = (slot, first, count)
+                index += count or 1
+            total = sum([count for _, _, count in runs.values()])
+            if total > covered:
+                best, covered = runs, total
+        return best
+
+    def _place(self, names: tuple[str, ...], fields: list[Field], sizes: list[int]) -> bytes:
+        """Keep a new template, in place of those that were not used for longest when there is no room for it."""
+        weight = weight_of(self._table, fields)
+        if weight > MAX_STATE or len(fields) > MAX_TEMPLATE_FIELDS:
+            return bytes((ONCE,))
+        head = bytearray()
+        if len(self._slots) < MAX_TEMPLATES:
+            slot = next(slot for slot in range(MAX_TEMPLATES) if slot not in self._slots)
+        else:
+            slot = self._order[-1]
+            self._drop(slot)
+        while sum([template.weight for template in self._slots.values()]) + weight > MAX_STATE:
+            victim = self._order[-1]
+            self._drop(victim)
+            head.append(DROP | victim)
+        self._keep(Template(self._table, slot, fields, sizes))
+        self._order.insert(0, slot)
+        head.append(FULL | slot)
+        return bytes(head)
+
+    def _keep(self, template: Template) -> None:
+        self._slots[template.slot] = template
+        self._habits[template.slot] = Habits(template)
+        self._by_names[tuple([name for name, _ in template.fields])] = template.slot
+        self.changed = True
+
+    def _drop(self, slot: int) -> None:
+        template = self._slots.pop(slot)
+        del self._habits[slot]
+        self._order.remove(slot)
+        names = tuple([name for name, _ in template.fields])
+        if self._by_names.get(names) == slot:
+            del self._by_names[names]
+
+
+def hex_size(table: AppTable, name: str, value: str) -> int:
+    """The size that a hole is pinned to by this value."""
+    if table.kind(name).type != HEX:
+        return 0
+    raw = hex_bytes(value)
+    return 0 if raw is None else len(raw)
+
+
+def width_of(value: str) -> int:
+    """As width(), but LocalError for what is no Unicode text."""
+    try:
+        return width(value)
+    except UnicodeEncodeError:
+        raise LocalError(f"header value: expected Unicode text, got {value[:64]!r}") from None
+
+
+def _too_large(max_headers: int, size: int) -> LocalError:
+    return LocalError(f"headers: the peer takes {max_headers} expanded bytes, got {size}")

@@ -1,0 +1,81 @@
+"""What an encoder of profile D has seen of a template's fields: whether they repeat or change (specification, 7.2)."""
+
+from __future__ import annotations
+
+from operator import eq
+
+from protocols.mmtp.template_state import Template
+from protocols.mmtp.values import ENUM, TIME, UINT
+
+_LOWEST = -4
+_HIGHEST = 8
+_SETTLED = 3
+_MOST = 4
+"""A repetition saves the bytes of the value, counted up to this: a field that rarely repeats must not look steady."""
+_ONE_BYTE = (ENUM, TIME, UINT)
+
+
+class Habits:
+    """Scores of one template's fields: up by what a repetition saves, down by one with each change.
+
+    A change of a fixed field below 0 makes it a hole; a hole that has reached _SETTLED is made fixed at its next
+    repetition. Scores are brought up to date only where something turns, so that a usual block costs one addition.
+    """
+
+    __slots__ = ("_latest", "_scores", "_since", "loose", "settled", "uses")
+
+    def __init__(self, template: Template) -> None:
+        count = len(template.fields)
+        self.uses = 0
+        self.loose = 0
+        """Blocks in a row whose hex values had other sizes than the template's."""
+        self.settled: set[int] = set()
+        """Holes that would better be fixed."""
+        self._scores = [0] * count
+        self._since = [0] * count
+        self._latest: list[str] = []
+
+    def note(self, template: Template, values: list[str]) -> None:
+        """The values of the holes in a block."""
+        self.uses += 1
+        latest = self._latest
+        self._latest = values
+        if len(latest) != len(values):
+            return
+        repeated = list(map(eq, values, latest))
+        if True in repeated:
+            for hole, same in zip(template.holes, repeated, strict=True):
+                if same and not hole.secret:
+                    self._repeated(hole.index, 1 if hole.kind.type in _ONE_BYTE else _MOST)
+
+    def latest(self, template: Template, index: int) -> str | None:
+        """The value of a hole in the block before."""
+        if len(self._latest) != len(template.holes):
+            return None
+        return next((v for hole, v in zip(template.holes, self._latest, strict=True) if hole.index == index), None)
+
+    def forget_latest(self) -> None:
+        """The template has got other holes."""
+        self._latest = []
+
+    def changes(self, index: int, size: int) -> bool:
+        """A fixed field has got another value, of `size` bytes: whether it becomes a hole."""
+        steady = self.uses - self._since[index]
+        score = min(_HIGHEST, self._scores[index] + steady * min(size, _MOST)) - 1
+        self._scores[index] = score
+        self._since[index] = self.uses + 1
+        return score < 0
+
+    def fixed(self, index: int) -> None:
+        """A hole has become fixed."""
+        self._scores[index] = _SETTLED
+        self._since[index] = self.uses + 1
+        self.settled.discard(index)
+
+    def _repeated(self, index: int, saved: int) -> None:
+        changed = self.uses - self._since[index] - 1
+        score = max(_LOWEST, self._scores[index] - changed) + saved
+        self._scores[index] = score
+        self._since[index] = self.uses
+        if score >= _SETTLED:
+            self.settled.add(index)
