@@ -69,15 +69,24 @@ class TableName:
     values: tuple[str, ...] = ()
 
 
+_SMALL = tuple(map(str, range(127)))
+_SMALL_CODES = {value: encode_varint(index + 1) for index, value in enumerate(_SMALL)}
+
+
 class Kind:
-    """What coding a header's values needs: the type as a plain number and, of an enum, both directions."""
+    """What coding a header's values needs: the type as a plain number and the values of one-byte codes, both ways."""
 
     __slots__ = ("codes", "type", "values")
 
     def __init__(self, type_: int, values: tuple[str, ...] = ()) -> None:
         self.type = type_
         self.values = values
-        self.codes = {value: encode_varint(index + 1) for index, value in enumerate(values)}
+        """Of an enum; of uint, those whose code is one byte; value n has the code n + 1."""
+        if type_ == ValueType.UINT:
+            self.values = _SMALL
+            self.codes = _SMALL_CODES
+        else:
+            self.codes = {value: encode_varint(index + 1) for index, value in enumerate(values)}
 
 
 STRING_KIND = Kind(int(ValueType.STRING))
@@ -217,7 +226,7 @@ def _check(table_id: int, version: int, names: tuple[TableName, ...], pairs: tup
         )
     for entry in names:
         name = entry.name
-        if name != OPERATION and not is_header_name(name) or len(name) > MAX_NAME:
+        if (name != OPERATION and not is_header_name(name)) or len(name) > MAX_NAME:
             raise LocalError(f"table: expected a lower-case name of at most {MAX_NAME} bytes, got {name[:MAX_NAME]!r}")
         if (entry.type == ValueType.ENUM) != bool(entry.values):
             raise LocalError(f"table: {name}: an enum has values, and nothing else has")
@@ -260,7 +269,7 @@ def _malformed(text: str) -> RemoteError:
 def _generic() -> AppTable:
     types = {
         ValueType.STRING: (
-            ":op content-type accept accept-language accept-encoding user-agent app-id app-version platform os-version "
+            ":op accept accept-language accept-encoding user-agent app-id app-version platform os-version "
             "device-id device-model channel network-type authorization cookie set-cookie location cache-control etag "
             "if-none-match last-modified if-modified-since retry-after server content-encoding content-language "
             "x-zone x-user-id x-session-id x-forwarded-for traceparent"
@@ -269,11 +278,10 @@ def _generic() -> AppTable:
         ValueType.UINT: "content-length version sequence retry-count result-code",
         ValueType.TIME: "timestamp ts server-time",
     }
+    media = ("application/json", "application/json; charset=utf-8", "application/x-protobuf", "application/protobuf")
     names = [TableName(name, type_) for type_, text in types.items() for name in text.split()]
+    names.insert(1, TableName("content-type", ValueType.ENUM, (*media, "text/plain", "application/octet-stream")))
     pairs = (
-        ("content-type", "application/json"),
-        ("content-type", "application/json; charset=utf-8"),
-        ("content-type", "application/x-protobuf"),
         ("platform", "android"),
         ("platform", "ios"),
         ("cache-control", "no-store"),

@@ -18,7 +18,6 @@ from protocols.mmtp.values import (
     HEX,
     STRING,
     TIME,
-    UINT,
     decode_number,
     decode_string,
     decode_value,
@@ -88,40 +87,10 @@ class TemplateDecoder:
     def _plain(self, template: Template, block: bytes, max_headers: int) -> _Headers:
         # Every hole is filled below, so no None is left.
         fields: list[tuple[str, str]] = list(template.fields)  # type: ignore[arg-type]
-        time = self._time
-        size = template.base
-        pos = 1
-        for index, name, type_, length, kind, secret in template.plan:
-            if type_ == HEX:
-                end = pos + length
-                value = block[pos:end].hex()
-                pos = end
-            elif type_ == STRING:
-                value, pos = decode_string(block, pos, secret)
-                if not value.isascii():
-                    size += width(value) - len(value)
-            else:
-                code = block[pos]
-                pos += 1
-                if code > 127:
-                    code, pos = decode_number(block, pos - 1)
-                if not code:
-                    value, pos = decode_string(block, pos, secret)
-                    if not value.isascii():
-                        size += width(value) - len(value)
-                elif type_ == TIME:
-                    time = time_after(code, time)
-                    value = str(time)
-                elif type_ == UINT:
-                    value = str(code - 1)
-                else:
-                    value = kind.values[code - 1]
-                    size += width(value) - len(value)
-            size += len(value)
-            fields[index] = (name, value)
+        pos, time, size = _fill(template, block, 1, self._time, fields)
         if pos != len(block):
             raise malformed(f"expected {pos} bytes, got {len(block)}")
-        if size > max_headers:
+        if template.base + size > max_headers:
             raise _too_large(max_headers)
         self._time = time
         return fields
@@ -129,10 +98,11 @@ class TemplateDecoder:
     def _changed(self, template: Template, block: bytes, max_headers: int) -> _Headers:
         """A block with overrides, or with the sizes of its hex values."""
         head = block[0]
-        explicit = head & SIZES
+        kind_of = self._table.kind
+        headers: list[tuple[str, str]] = list(template.fields)  # type: ignore[arg-type]
         values: dict[int, str] = {}
-        fields = list(template.fields)
-        sizes = list(template.sizes)
+        holes: dict[int, int] = {}
+        overridden: set[int] = set()
         time = self._time
         size = template.base
         pos = 1
@@ -141,51 +111,51 @@ class TemplateDecoder:
         while more:
             code, pos = decode_number(block, pos)
             index += (code >> 2) + 1
-            if index >= len(fields):
-                raise malformed(f"override: expected one of {len(fields)} fields, got number {index}")
+            if index >= len(headers):
+                raise malformed(f"override: expected one of {len(headers)} fields, got number {index}")
             more = code & 2
-            name, old = fields[index]
-            start = pos
-            value, pos, time = decode_value(self._table.kind(name), block, pos, time, is_credential(name))
+            name, old = template.fields[index]
+            secret = is_credential(name)
+            first = block[pos]
+            value, pos, time = decode_value(kind_of(name), block, pos, time, secret)
             size += width(value) - (width(old) if old is not None else 0)
-            if size > max_headers:
-                raise _too_large(max_headers)
-            values[index] = value
-            sizes[index] = 0
+            headers[index] = (name, value)
+            if old is None:
+                overridden.add(index)
             if code & 1:
-                fields[index] = (name, None)
-                sizes[index] = pinned_size(self._table, name, value, block[start])
-            elif is_credential(name):
+                holes[index] = pinned_size(self._table, name, value, first)
+            elif secret:
                 raise malformed(f"{name[:64]}: a credential made part of a template")
             else:
-                fields[index] = (name, value)
-        for hole in template.holes:
-            if hole.index in values:
-                continue
-            if hole.kind.type == HEX and not explicit:
-                end = pos + hole.size
-                if not hole.size or end > len(block):
-                    raise malformed(f"hex: expected {hole.size} bytes (0: not known), {len(block) - pos} are left")
-                value = block[pos:end].hex()
-                pos = end
-            else:
-                value, pos, time = decode_value(hole.kind, block, pos, time, hole.secret)
-            size += width(value)
-            if size > max_headers:
-                raise _too_large(max_headers)
-            values[hole.index] = value
+                values[index] = value
+        if not overridden and not head & SIZES and template.pinned:
+            pos, time, more = _fill(template, block, pos, time, headers)
+            size += more
+        else:
+            for hole in template.holes:
+                if hole.place in overridden:
+                    continue
+                if hole.type == HEX and not head & SIZES:
+                    end = pos + hole.size
+                    if not hole.size:
+                        raise malformed(f"{hole.name[:64]}: the size of its values is not known")
+                    value = block[pos:end].hex()
+                    pos = end
+                else:
+                    value, pos, time = decode_value(hole.kind, block, pos, time, hole.secret)
+                size += width(value)
+                headers[hole.place] = (hole.name, value)
         if pos != len(block):
             raise malformed(f"expected {pos} bytes, got {len(block)}")
+        if size > max_headers:
+            raise _too_large(max_headers)
         if head & OVERRIDES:
-            changed = Template(self._table, template.slot, fields, sizes)
+            changed = template.changed(self._table, values, holes)
             if self._weight() - template.weight + changed.weight > MAX_STATE:
                 raise malformed(f"state: expected a weight of at most {MAX_STATE}")
             self._slots[template.slot] = changed
         self._time = time
-        return [
-            (name, values[index] if index in values else fixed or "")
-            for index, (name, fixed) in enumerate(template.fields)
-        ]
+        return headers
 
     def _full(self, block: bytes, max_headers: int, max_fields: int) -> _Headers:
         pos = 0
@@ -197,7 +167,7 @@ class TemplateDecoder:
             dropped.append(slot)
             pos += 1
         head = block[pos]
-        if head < FULL or FULL + MAX_TEMPLATES <= head != ONCE or head == ONCE and dropped:
+        if head < FULL or FULL + MAX_TEMPLATES <= head != ONCE or (head == ONCE and dropped):
             raise malformed(f"expected a full block, got first byte {head}")
         reader = _FullReader(self._table, self._slots, self._time, max_headers, max_fields)
         reader.read(block, pos + 1)
@@ -205,7 +175,7 @@ class TemplateDecoder:
             slot = head & 31
             if len(reader.fields) > MAX_TEMPLATE_FIELDS:
                 raise malformed(f"expected a template of at most {MAX_TEMPLATE_FIELDS} fields")
-            template = Template(self._table, slot, reader.fields, reader.sizes)
+            template = Template.of(self._table, slot, reader.fields, reader.sizes)
             gone = {slot, *dropped}
             kept = [other for other in self._slots.values() if other.slot not in gone]
             if sum(other.weight for other in kept) + template.weight > MAX_STATE:
@@ -296,6 +266,42 @@ class _FullReader:
         self.headers.append((name, value))
         self.fields.append((name, None if hole else value))
         self.sizes.append(size)
+
+
+def _fill(template: Template, block: bytes, pos: int, time: int, fields: list[tuple[str, str]]) -> tuple[int, int, int]:
+    """Read the values of the holes into `fields`: the position after them, the last time, their expanded bytes.
+    Raises RemoteError, and IndexError at the end; the position may be past the end, too."""
+    size = 0
+    for index, name, type_, length, kind, secret in template.holes:
+        if type_ == HEX:
+            end = pos + length
+            value = block[pos:end].hex()
+            pos = end
+        elif type_ == STRING:
+            value, pos = decode_string(block, pos, secret)
+            if not value.isascii():
+                size += width(value) - len(value)
+        else:
+            code = block[pos]
+            pos += 1
+            if code > 127:
+                code, pos = decode_number(block, pos - 1)
+            if not code:
+                value, pos = decode_string(block, pos, secret)
+                if not value.isascii():
+                    size += width(value) - len(value)
+            elif type_ == TIME:
+                time = time_after(code, time)
+                value = str(time)
+            elif type_ == ENUM or code < 128:
+                value = kind.values[code - 1]
+                if not value.isascii():
+                    size += width(value) - len(value)
+            else:
+                value = str(code - 1)
+        size += len(value)
+        fields[index] = (name, value)
+    return pos, time, size
 
 
 def pinned_size(table: AppTable, name: str, value: str, first: int) -> int:

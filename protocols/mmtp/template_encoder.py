@@ -22,7 +22,6 @@ from protocols.mmtp.values import (
     ENUM,
     HEX,
     MAX_TIME,
-    STRING,
     TIME,
     encode_string,
     encode_value,
@@ -123,36 +122,12 @@ class TemplateEncoder:
 
     def _plain(self, template: Template, habits: Habits, fields: _Headers, max_headers: int) -> bytes | None:
         """A block without overrides and sizes. None when the names or the sizes are others."""
-        if not template.pinned:
-            return None
         out = bytearray((template.slot << 2,))
-        time = self._time
-        size = template.base
-        values = []
-        for index, expected, type_, length, kind, secret in template.plan:
-            name, value = fields[index]
-            if name != expected:
-                return None
-            values.append(value)
-            size += len(value)
-            if type_ == HEX:
-                raw = hex_bytes(value)
-                if raw is None or len(raw) != length:
-                    return None
-                out += raw
-                continue
-            if type_ == STRING:
-                out += encode_string(value, secret)
-            elif type_ == ENUM and value in kind.codes:
-                out += kind.codes[value]
-            elif type_ == TIME and (number := uint_of(value, MAX_TIME)) is not None:
-                out += encode_varint(time_code(number - time))
-                time = number
-            else:
-                coded, _ = encode_value(kind, value, time, secret)
-                out += coded
-            if not value.isascii():
-                size += width(value) - len(value)
+        filled = _fill(template, fields, out, self._time)
+        if filled is None:
+            return None
+        size, time, values = filled
+        size += template.base
         if size > max_headers:
             raise _too_large(max_headers, size)
         self._time = time
@@ -161,79 +136,92 @@ class TemplateEncoder:
 
     def _amend(self, template: Template, habits: Habits, fields: _Headers, max_headers: int) -> bytes:
         """A block with whatever it needs: overrides, sizes of hex values."""
-        table = self._table
-        size = sum([len(name) + width_of(value) + 32 for name, value in fields])
-        if size > max_headers:
-            raise _too_large(max_headers, size)
-        raws: dict[int, bytes | None] = {
-            hole.index: hex_bytes(fields[hole.index][1]) for hole in template.holes if hole.kind.type == HEX
-        }
-        loose = [index for index, raw in raws.items() if raw is None or len(raw) != template.sizes[index]]
-        pinned_anew = [index for index in loose if raws[index] is not None] if habits.loose else []
+        old = template.fields
+        overrides = [
+            index
+            for index, (same, fixed) in enumerate(zip(map(eq, fields, old), template.pattern, strict=True))
+            if same is not fixed
+        ]
         room = MAX_STATE - sum([other.weight for other in self._slots.values()])
-        overrides: list[tuple[int, bool]] = []
-        for index, ((_, value), (_, fixed)) in enumerate(zip(fields, template.fields, strict=True)):
-            if fixed is None:
-                if index in pinned_anew:
-                    overrides.append((index, True))
-                elif index in habits.settled and habits.latest(template, index) == value and width(value) <= room:
-                    overrides.append((index, False))
+        settled: list[int] = []
+        explicit = False
+        # All values are coded first: habits and state change only when nothing can fail any more.
+        codes, growth, time = self._code(overrides, template, fields)
+        tail = bytearray()
+        filled = None if habits.settled else _fill(template, fields, tail, time)
+        if filled is None:
+            for index in habits.settled:
+                value = fields[index][1]
+                if habits.latest(template, index) == value and width_of(value) <= room:
+                    settled.append(index)
                     room -= width(value)
-            elif value != fixed:
-                overrides.append((index, False))
-        # From here on habits change; whatever cannot be sent must have been found before.
-        coded = {index: encode_value(table.kind(fields[index][0]), fields[index][1], 0)[0] for index, _ in overrides}
-        for hole in template.holes:
-            encode_value(hole.kind, fields[hole.index][1], 0, hole.secret)
-        new_fields: list[Field] = list(template.fields)
-        sizes = list(template.sizes)
-        time = self._time
-        out = bytearray()
+            sizes = {hole.place: hole.size for hole in template.holes}
+            hexes = {hole.place: hex_bytes(fields[hole.place][1]) for hole in template.holes if hole.type == HEX}
+            loose = [index for index, raw in hexes.items() if raw is None or len(raw) != sizes[index]]
+            anew = [index for index in loose if habits.loose and hexes[index] is not None]
+            overrides = sorted({*overrides, *settled, *anew})
+            explicit = not {*overrides}.issuperset(loose)
+            codes, growth, time = self._code(overrides, template, fields)
+            tail.clear()
+            for hole in template.holes:
+                if hole.place not in overrides:
+                    value = fields[hole.place][1]
+                    raw = None if explicit else hexes.get(hole.place)
+                    if raw is None:
+                        raw, time = encode_value(hole.kind, value, time, hole.secret)
+                    tail += raw
+                    growth += width(value)
+        else:
+            more, time, _ = filled
+            growth += more
+        if template.base + growth > max_headers:
+            raise _too_large(max_headers, template.base + growth)
+
+        out = bytearray((template.slot << 2 | (SIZES if explicit else 0) | (OVERRIDES if overrides else 0),))
+        new_values: dict[int, str] = {}
+        new_holes: dict[int, int] = {}
         previous = -1
-        for place, (index, stays_hole) in enumerate(overrides):
-            name, value = fields[index]
-            fixed = template.fields[index][1]
-            hole = stays_hole
+        for index, code in zip(overrides, codes, strict=True):
+            value = fields[index][1]
+            fixed = old[index][1]
             if fixed is None:
-                if not hole:
+                hole_now = index not in settled
+                if not hole_now:
                     habits.fixed(index)
-            elif habits.changes(index, len(coded[index])):
-                hole = True
-            elif (growth := width(value) - width(fixed)) > room:
-                hole = True
             else:
-                room -= growth
-            more = place + 1 < len(overrides)
-            out += encode_varint(index - previous - 1 << 2 | more << 1 | hole)
+                growth = width(value) - width(fixed)
+                hole_now = habits.changes(index, len(code)) or growth > room
+                room -= 0 if hole_now else growth
+            if hole_now:
+                new_holes[index] = hex_size(self._table, fields[index][0], value)
+            else:
+                new_values[index] = value
+            follows = index != overrides[-1]
+            out += encode_varint(index - previous - 1 << 2 | follows << 1 | hole_now)
+            out += code
             previous = index
-            data, time = encode_value(table.kind(name), value, time)
-            out += data
-            new_fields[index] = (name, None if hole else value)
-            raw = hex_bytes(value) if hole and table.kind(name).type == HEX else None
-            sizes[index] = len(raw) if raw is not None else 0
-        overridden = {index for index, _ in overrides}
-        explicit = not overridden.issuperset(loose)
-        for hole_ in template.holes:
-            if hole_.index in overridden:
-                continue
-            value = fields[hole_.index][1]
-            known = raws.get(hole_.index)
-            if known is not None and not explicit:
-                out += known
-            else:
-                data, time = encode_value(hole_.kind, value, time, hole_.secret)
-                out += data
+        out += tail
         habits.settled.clear()
         habits.loose = habits.loose + 1 if explicit else 0
-        head = template.slot << 2 | (SIZES if explicit else 0) | (OVERRIDES if overrides else 0)
         self._time = time
         if overrides:
-            template = Template(table, template.slot, new_fields, sizes)
+            template = template.changed(self._table, new_values, new_holes)
             self._slots[template.slot] = template
-            habits.forget_latest()
             self.changed = True
-        habits.note(template, [fields[hole.index][1] for hole in template.holes])
-        return bytes((head,)) + bytes(out)
+        habits.note(template, [fields[hole.place][1] for hole in template.holes])
+        return bytes(out)
+
+    def _code(self, indexes: list[int], template: Template, fields: _Headers) -> tuple[list[bytes], int, int]:
+        """The values of these fields in full, by how much they expand more than the template's, and the last time."""
+        codes = []
+        growth = 0
+        time = self._time
+        for index in indexes:
+            name, value = fields[index]
+            code, time = encode_value(self._table.kind(name), value, time)
+            codes.append(code)
+            growth += width(value) - width(template.fields[index][1] or "")
+        return codes, growth, time
 
     def _define(self, names: tuple[str, ...], fields: _Headers, max_headers: int) -> bytes:
         """A full block."""
@@ -332,7 +320,7 @@ class TemplateEncoder:
             victim = self._order[-1]
             self._drop(victim)
             head.append(DROP | victim)
-        self._keep(Template(self._table, slot, fields, sizes))
+        self._keep(Template.of(self._table, slot, fields, sizes))
         self._order.insert(0, slot)
         head.append(FULL | slot)
         return bytes(head)
@@ -350,6 +338,46 @@ class TemplateEncoder:
         names = tuple([name for name, _ in template.fields])
         if self._by_names.get(names) == slot:
             del self._by_names[names]
+
+
+def _fill(template: Template, fields: _Headers, out: bytearray, time: int) -> tuple[int, int, list[str]] | None:
+    """Append the values of the holes: their expanded bytes, the last time, and the values themselves. None when a
+    name or a size is not as in the template."""
+    if not template.pinned:
+        return None
+    extra = 0
+    values = []
+    for index, expected, type_, length, kind, secret in template.holes:
+        name, value = fields[index]
+        if name != expected:
+            return None
+        values.append(value)
+        if type_ == HEX:
+            try:
+                raw = bytes.fromhex(value)
+            except ValueError:
+                return None
+            if len(raw) != length or raw.hex() != value:
+                return None
+            out += raw
+        elif (code := kind.codes.get(value)) is not None:
+            out += code
+            if type_ == ENUM and not value.isascii():
+                extra += width(value) - len(value)
+        elif type_ == TIME and (number := uint_of(value, MAX_TIME)) is not None:
+            difference = time_code(number - time)
+            time = number
+            if 127 < difference < 16384:
+                out.append(difference & 127 | 128)
+                out.append(difference >> 7)
+            else:
+                out += encode_varint(difference)
+        else:
+            coded, _ = encode_value(kind, value, time, secret)
+            out += coded
+            if not value.isascii():
+                extra += width(value) - len(value)
+    return sum(map(len, values)) + extra, time, values
 
 
 def hex_size(table: AppTable, name: str, value: str) -> int:

@@ -7,16 +7,18 @@ from operator import eq
 from protocols.mmtp.template_state import Template
 from protocols.mmtp.values import ENUM, TIME, UINT
 
-_LOWEST = -4
+_LOWEST = -8
 _HIGHEST = 8
-_SETTLED = 3
-_MOST = 4
+_SETTLED = 6
+_CHANGE = 4
+"""One byte for the override, and some for what another template costs both sides in work."""
+_MOST = 8
 """A repetition saves the bytes of the value, counted up to this: a field that rarely repeats must not look steady."""
 _ONE_BYTE = (ENUM, TIME, UINT)
 
 
 class Habits:
-    """Scores of one template's fields: up by what a repetition saves, down by one with each change.
+    """Scores of one template's fields: up by what a repetition saves, down by _CHANGE with each change.
 
     A change of a fixed field below 0 makes it a hole; a hole that has reached _SETTLED is made fixed at its next
     repetition. Scores are brought up to date only where something turns, so that a usual block costs one addition.
@@ -46,13 +48,13 @@ class Habits:
         if True in repeated:
             for hole, same in zip(template.holes, repeated, strict=True):
                 if same and not hole.secret:
-                    self._repeated(hole.index, 1 if hole.kind.type in _ONE_BYTE else _MOST)
+                    self._repeated(hole.place, 1 if hole.type in _ONE_BYTE else _MOST)
 
     def latest(self, template: Template, index: int) -> str | None:
         """The value of a hole in the block before."""
         if len(self._latest) != len(template.holes):
             return None
-        return next((v for hole, v in zip(template.holes, self._latest, strict=True) if hole.index == index), None)
+        return next((v for hole, v in zip(template.holes, self._latest, strict=True) if hole.place == index), None)
 
     def forget_latest(self) -> None:
         """The template has got other holes."""
@@ -61,7 +63,7 @@ class Habits:
     def changes(self, index: int, size: int) -> bool:
         """A fixed field has got another value, of `size` bytes: whether it becomes a hole."""
         steady = self.uses - self._since[index]
-        score = min(_HIGHEST, self._scores[index] + steady * min(size, _MOST)) - 1
+        score = min(_HIGHEST, self._scores[index] + steady * min(size, _MOST)) - _CHANGE
         self._scores[index] = score
         self._since[index] = self.uses + 1
         return score < 0
@@ -73,7 +75,7 @@ class Habits:
         self.settled.discard(index)
 
     def _repeated(self, index: int, saved: int) -> None:
-        changed = self.uses - self._since[index] - 1
+        changed = (self.uses - self._since[index] - 1) * _CHANGE
         score = max(_LOWEST, self._scores[index] - changed) + saved
         self._scores[index] = score
         self._since[index] = self.uses

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from hashlib import sha256
+from typing import NamedTuple
 
-from protocols.mmtp.tables import OPERATION, AppTable, is_credential, is_header_name, is_header_value
+from protocols.mmtp.tables import OPERATION, AppTable, Kind, is_credential, is_header_name, is_header_value
 from protocols.mmtp.values import HEX, MAX_TIME, decode_number, malformed, width
 from protocols.mmtp.varint import encode_varint
 
@@ -22,42 +23,81 @@ Field = tuple[str, str | None]
 """A name and its value; None for a hole."""
 
 
-class Hole:
+class Hole(NamedTuple):
     """Where a block carries a value."""
 
-    __slots__ = ("index", "kind", "name", "secret", "size")
-
-    def __init__(self, index: int, name: str, size: int, table: AppTable) -> None:
-        self.index = index
-        self.name = name
-        self.size = size
-        self.kind = table.kind(name)
-        self.secret = is_credential(name)
+    place: int
+    name: str
+    type: int
+    size: int
+    """Bytes of the values of type hex; 0 for all else, and where it is not known."""
+    kind: Kind
+    secret: bool
 
 
 class Template:
     """A list of fields, some of which are holes. Immutable, so states share it; a change makes another."""
 
-    __slots__ = ("base", "fields", "holes", "pattern", "plan", "pinned", "sizes", "slot", "weight")
+    __slots__ = ("base", "fields", "holes", "pattern", "pinned", "slot", "weight")
 
-    def __init__(self, table: AppTable, slot: int, fields: Sequence[Field], sizes: Sequence[int]) -> None:
+    def __init__(self, slot: int, fields: list[Field], holes: list[Hole], base: int, weight: int) -> None:
         self.slot = slot
         self.fields = tuple(fields)
-        self.sizes = tuple(sizes)
-        """Bytes of the holes of type hex; 0 for all else, and where it is not known."""
-        self.holes = tuple(
-            Hole(index, name, sizes[index], table) for index, (name, value) in enumerate(fields) if value is None
-        )
-        self.plan = tuple(
-            (hole.index, hole.name, hole.kind.type, hole.size, hole.kind, hole.secret) for hole in self.holes
-        )
-        """The holes again, as the loops over them want it."""
+        self.holes = tuple(holes)
         self.pattern = [value is not None for _, value in fields]
-        self.pinned = all(hole.size for hole in self.holes if hole.kind.type == HEX)
+        self.pinned = True
         """Whether blocks may leave out the sizes of hex values."""
-        self.base = sum([len(name) + 32 + (width(value) if value is not None else 0) for name, value in fields])
+        for hole in holes:
+            if hole.type == HEX and not hole.size:
+                self.pinned = False
+        self.base = base
         """Expanded bytes without the values of the holes."""
-        self.weight = weight_of(table, fields)
+        self.weight = weight
+
+    @classmethod
+    def of(cls, table: AppTable, slot: int, fields: list[Field], sizes: list[int]) -> Template:
+        """The template of these fields; `sizes` are those of the holes of type hex, 0 for all else."""
+        holes = [_hole(table, index, name, sizes[index]) for index, (name, value) in enumerate(fields) if value is None]
+        base = sum([len(name) + 32 + width(value or "") for name, value in fields])
+        return cls(slot, fields, holes, base, weight_of(table, fields))
+
+    def changed(self, table: AppTable, values: dict[int, str], holes: dict[int, int]) -> Template:
+        """The template after overrides: fields with other fixed values, and fields that are holes now, with the sizes
+        of their hex values."""
+        fields = list(self.fields)
+        growth = 0
+        same_holes = not holes
+        for index, value in values.items():
+            name, old = fields[index]
+            if old is None:
+                same_holes = False
+                growth += width(value)
+            else:
+                growth += width(value) - width(old)
+            fields[index] = (name, value)
+        if not same_holes:
+            made = {hole.place: hole for hole in self.holes if hole.place not in values}
+            for index, size in holes.items():
+                name, old = fields[index]
+                growth -= width(old or "")
+                fields[index] = (name, None)
+                made[index] = _hole(table, index, name, size)
+            in_order = [made[index] for index in sorted(made)]
+            return Template(self.slot, fields, in_order, self.base + growth, self.weight + growth)
+        other = Template.__new__(Template)
+        other.slot = self.slot
+        other.fields = tuple(fields)
+        other.holes = self.holes
+        other.pattern = self.pattern
+        other.pinned = self.pinned
+        other.base = self.base + growth
+        other.weight = self.weight + growth
+        return other
+
+
+def _hole(table: AppTable, index: int, name: str, size: int) -> Hole:
+    kind = table.kind(name)
+    return Hole(index, name, kind.type, size, kind, is_credential(name))
 
 
 def weight_of(table: AppTable, fields: Iterable[Field]) -> int:
@@ -115,7 +155,8 @@ def _encode(table: AppTable, templates: tuple[Template, ...], time: int) -> byte
     out = [encode_varint(time), encode_varint(len(templates))]
     for template in templates:
         out += encode_varint(template.slot), encode_varint(len(template.fields))
-        for (name, value), size in zip(template.fields, template.sizes, strict=True):
+        sizes = {hole.place: hole.size for hole in template.holes if hole.type == HEX}
+        for place, (name, value) in enumerate(template.fields):
             index = table.index.get(name)
             code = 0 if index is None else index + 1
             out.append(encode_varint(code << 1 | (value is None)))
@@ -124,8 +165,8 @@ def _encode(table: AppTable, templates: tuple[Template, ...], time: int) -> byte
             if value is not None:
                 raw = value.encode()
                 out += encode_varint(len(raw)), raw
-            elif table.kind(name).type == HEX:
-                out.append(encode_varint(size))
+            elif place in sizes:
+                out.append(encode_varint(sizes[place]))
     return b"".join(out)
 
 
@@ -159,7 +200,7 @@ def _decode(data: bytes, table: AppTable) -> TemplateState:
             name, value, hex_size, pos = _decode_field(data, pos, table, index)
             fields.append((name, value))
             sizes.append(hex_size)
-        template = Template(table, slot, fields, sizes)
+        template = Template.of(table, slot, fields, sizes)
         weight += template.weight
         if weight > MAX_STATE:
             raise malformed(f"state: expected a weight of at most {MAX_STATE}")

@@ -127,15 +127,13 @@ def encode_value(kind: Kind, value: str, time: int, secret: bool = False) -> tup
         raw = hex_bytes(value)
         if raw is not None:
             return encode_varint(len(raw) + 1) + raw, time
-    elif type_ == ENUM:
-        code = kind.codes.get(value)
-        if code is not None:
-            return code, time
+    elif (code := kind.codes.get(value)) is not None:
+        return code, time
     elif type_ == UINT:
         number = uint_of(value)
         if number is not None:
             return encode_varint(number + 1), time
-    else:
+    elif type_ == TIME:
         number = uint_of(value, MAX_TIME)
         if number is not None:
             return encode_varint(time_code(number - time)), number
