@@ -94,27 +94,41 @@ class TemplateEncoder:
         if order:
             slot = order[0]
             template = self._slots[slot]
-            if count == len(template.fields) and list(map(eq, fields, template.fields)) == template.pattern:
-                habits = self._habits[slot]
-                if not habits.settled:
-                    block = self._plain(template, habits, fields, max_headers)
-                    if block is not None:
-                        return block
+            if count == len(template.fields):
+                block = self._with(template, self._habits[slot], fields, max_headers)
+                if block is not None:
+                    return block
         return self._search(fields, max_headers)
+
+    def _with(self, template: Template, habits: Habits, fields: _Headers, max_headers: int) -> bytes | None:
+        """The block by this template; None when it is of other names."""
+        known = template.fields
+        same = list(map(eq, fields, known))
+        if same == template.pattern:
+            if not habits.settled:
+                block = self._plain(template, habits, fields, max_headers)
+                if block is not None:
+                    return block
+            overrides = []
+        else:
+            overrides = [place for place, fixed in enumerate(template.pattern) if same[place] is not fixed]
+            for place in overrides:
+                if fields[place][0] != known[place][0] or fields[place][1] == known[place][1]:
+                    return None
+        for hole in template.holes:
+            if fields[hole.place][0] != hole.name:
+                return None
+        return self._amend(template, habits, fields, overrides, max_headers)
 
     def _search(self, fields: _Headers, max_headers: int) -> bytes:
         fields = [(name, value) for name, value in fields]
         names = tuple([name for name, _ in fields])
         slot = self._by_names.get(names)
-        if slot is None:
-            return self._define(names, fields, max_headers)
-        template = self._slots[slot]
-        habits = self._habits[slot]
         block = None
-        if not habits.settled and list(map(eq, fields, template.fields)) == template.pattern:
-            block = self._plain(template, habits, fields, max_headers)
-        if block is None:
-            block = self._amend(template, habits, fields, max_headers)
+        if slot is not None:
+            block = self._with(self._slots[slot], self._habits[slot], fields, max_headers)
+        if slot is None or block is None:
+            return self._define(names, fields, max_headers)
         if self._order[0] != slot:
             self._order.remove(slot)
             self._order.insert(0, slot)
@@ -131,17 +145,14 @@ class TemplateEncoder:
         if size > max_headers:
             raise _too_large(max_headers, size)
         self._time = time
-        habits.note(template, values)
+        habits.note(values)
         return bytes(out)
 
-    def _amend(self, template: Template, habits: Habits, fields: _Headers, max_headers: int) -> bytes:
+    def _amend(
+        self, template: Template, habits: Habits, fields: _Headers, overrides: list[int], max_headers: int
+    ) -> bytes:
         """A block with whatever it needs: overrides, sizes of hex values."""
         old = template.fields
-        overrides = [
-            index
-            for index, (same, fixed) in enumerate(zip(map(eq, fields, old), template.pattern, strict=True))
-            if same is not fixed
-        ]
         room = MAX_STATE - sum([other.weight for other in self._slots.values()])
         settled: list[int] = []
         explicit = False
@@ -207,8 +218,10 @@ class TemplateEncoder:
         if overrides:
             template = template.changed(self._table, new_values, new_holes)
             self._slots[template.slot] = template
+            if settled or new_holes:
+                habits.reshaped(template)
             self.changed = True
-        habits.note(template, [fields[hole.place][1] for hole in template.holes])
+        habits.note([fields[hole.place][1] for hole in template.holes])
         return bytes(out)
 
     def _code(self, indexes: list[int], template: Template, fields: _Headers) -> tuple[list[bytes], int, int]:
@@ -367,11 +380,11 @@ def _fill(template: Template, fields: _Headers, out: bytearray, time: int) -> tu
         elif type_ == TIME and (number := uint_of(value, MAX_TIME)) is not None:
             difference = time_code(number - time)
             time = number
-            if 127 < difference < 16384:
-                out.append(difference & 127 | 128)
-                out.append(difference >> 7)
-            else:
-                out += encode_varint(difference)
+            out += (
+                encode_varint(difference)
+                if not 127 < difference < 16384
+                else bytes((difference & 127 | 128, difference >> 7))
+            )
         else:
             coded, _ = encode_value(kind, value, time, secret)
             out += coded
