@@ -76,8 +76,6 @@ def expand_mini(decompressor: zstandard.ZstdDecompressor, body: bytes, limits: L
     if not _LEAST <= length < MAX_MINI:
         raise RemoteError(Status.COMPRESSION, f"body: expected a block of {_LEAST}..{MAX_MINI - 1} bytes, got {length}")
     bound = min(MAX_MINI, limits.max_body, max(RATIO_FREE, limits.max_ratio * length))
-    if bound <= 0:  # to zstandard 0 means no bound
-        raise RemoteError(Status.COMPRESSION, "body: compressed bodies are not taken")
     frame = _FRAME_HEADER + (length << 3 | _LAST_COMPRESSED).to_bytes(3, "little") + body
     try:
         expanded = decompressor.decompress(frame, max_output_size=bound)

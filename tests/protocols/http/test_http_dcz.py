@@ -111,6 +111,12 @@ def test_hostile_bodies_are_refused(body: bytes, code: int) -> None:
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("size", [1, 63, 64, 65, 200])
+def test_bytes_after_the_frame_are_told_as_such(size: int) -> None:
+    with pytest.raises(RemoteError, match="bytes after the zstd frame"):
+        DICTIONARY.decode(framed(ZSTD + bytes.fromhex("0000190000") + b"abc" + bytes(size)), 1000)
+
+
 def test_the_bounds_are_arguments() -> None:
     packed = DICTIONARY.encode(CONTENT * 3)
     assert packed is not None
