@@ -28,13 +28,13 @@ def load(path: str | Path, environ: Mapping[str, str] | None = None) -> GatewayS
     Raises ConfigError with every problem that was found.
     """
     environ = os.environ if environ is None else environ
-    data = _read(Path(path))
+    data = read_toml(Path(path))
     routes_file = environ.get(environment.PREFIX + "ROUTES_FILE", data.get("routes_file", ""))
     own = {key: len(data[key]) for key in _FROM_ROUTES_FILE if isinstance(data.get(key), list)}
     origin = Path()
     if routes_file and isinstance(routes_file, str):
         origin = Path(path).parent / routes_file
-        _merge(data, _read(origin), origin)
+        _merge(data, read_toml(origin), origin)
     kind = inspect.type_info(GatewaySettings)
     variables = environment.apply(data, kind, environ)
     problems = list(check(data, kind))
@@ -58,7 +58,8 @@ def loads(text: str) -> GatewaySettings:
     raise ConfigError.of(problems)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file. Raises ConfigError with the file, and the line when there is one."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
