@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from protocols.errors import LocalError, RemoteError
-from protocols.mmtp.bodies import Declined, StreamDecompressor
+from protocols.mmtp.bodies import Declined
 from protocols.mmtp.events import CallDrained, DataReceived
 from protocols.mmtp.flow import ReceiveCredit, SendCredit
 from protocols.mmtp.frames import MORE, encode_data, encode_reset, encode_window
 from protocols.mmtp.nothing import NOTHING
 from protocols.mmtp.state import CALL, CallInput, CallState
 from protocols.mmtp.statuses import Status
+from protocols.mmtp.uses import Parts
 from protocols.mmtp.wire import Wire
 
 CALL_BYTES = 128
@@ -20,14 +21,16 @@ PIECE = 32 * 1024
 class Call:
     """One open call."""
 
-    __slots__ = ("decompressor", "finishing", "number", "queue", "received", "sent", "state")
+    __slots__ = ("decompressor", "finishing", "number", "operation", "queue", "received", "sent", "state")
 
-    def __init__(self, number: int, state: CallState) -> None:
+    def __init__(self, number: int, state: CallState, operation: str) -> None:
         self.number = number
+        self.operation = operation
+        """Names the classes of its bodies."""
         self.state = state
         self.sent = SendCredit()
         self.received = ReceiveCredit()
-        self.decompressor: StreamDecompressor | None = None
+        self.decompressor: Parts | None = None
         self.queue: bytearray | None = None
         """Body bytes that wait for credit; None: nothing waits."""
         self.finishing = False

@@ -12,10 +12,14 @@ from protocols.mmtp.acks import Acknowledger
 from protocols.mmtp.agreement import Agreement
 from protocols.mmtp.attributes import RequestAttributes
 from protocols.mmtp.bodies import ZSTD_CAPABILITY
+from protocols.mmtp.bundles import EMPTY_BUNDLE, Bundle
 from protocols.mmtp.device_calls import DeviceCalls
+from protocols.mmtp.device_exchange import HeaderMemory
+from protocols.mmtp.dictionaries import PUSH_KIND, Dictionary
 from protocols.mmtp.events import Event, Headers
 from protocols.mmtp.frames import ACK_PLAIN, PING_ANSWER_FRAME, PING_FRAME, FrameType, encode_frame
 from protocols.mmtp.gateway_calls import GatewayCalls
+from protocols.mmtp.gateway_exchange import FoundStates, GatewayExchange, bundle_in_force, packed_dictionary
 from protocols.mmtp.handshake import (
     Goaway,
     Hello,
@@ -25,14 +29,18 @@ from protocols.mmtp.handshake import (
     encode_hello,
     encode_welcome,
 )
+from protocols.mmtp.profiles import TEMPLATE_CAPABILITY
 from protocols.mmtp.pushes import PushFrame, PushSender
 from protocols.mmtp.receiver import DeviceReceiver, GatewayReceiver
 from protocols.mmtp.settings import DEFAULT_LIMITS, Limits, apply
+from protocols.mmtp.shared_bodies import SharedBody
 from protocols.mmtp.state import ConnectionState, Sent
 from protocols.mmtp.statuses import Status
+from protocols.mmtp.tables import AppTable
+from protocols.mmtp.uses import DICT_CAPABILITY, HISTORY_CAPABILITY, Uses
 from protocols.mmtp.wire import Wire
 
-CAPABILITIES = frozenset((ZSTD_CAPABILITY,))
+CAPABILITIES = frozenset((ZSTD_CAPABILITY, TEMPLATE_CAPABILITY, DICT_CAPABILITY, HISTORY_CAPABILITY))
 """Optional features that this package has."""
 
 MAX_PONGS_OWED = 100
@@ -134,6 +142,9 @@ class Connection:
         acks = self._acks
         if acks is not None and acks.pending and not wire.closed and (out or acks.due(now)):
             out.append(acks.take())
+        exchange = self._receiver.exchange
+        if exchange is not None and not wire.closed:
+            exchange.fill(out)
         if not out:
             return b""
         data = out[0] if len(out) == 1 else b"".join(out)
@@ -155,13 +166,27 @@ class Connection:
 
     # --- hand-shake
 
-    def send_hello(self, hello: Hello) -> None:
-        """Client: the first frame. Settings that tell of our limits are added to hello.settings. LocalError above 8 KiB."""
+    def send_hello(self, hello: Hello, headers: HeaderMemory | None = None, bundle: Bundle | None = None) -> None:
+        """Client: the first frame. Settings that tell of our limits are added to hello.settings. LocalError above 8 KiB.
+
+        `headers` (capability `template`): all header blocks from here on are profile D and go on from there; when the
+        gateway does not have that state, calls end with CallReset(STATE_MISS) and are to be repeated with their ids.
+        `bundle` (capability `dict`): the dictionaries that we hold; until WELCOME bodies use them, and a call that ends
+        with CallReset(DICTIONARY_MISS) is to be repeated with `secret`.
+        """
         if self._wire.closed:
             return
         state = self._wire.sends(Sent.HELLO)
+        for given, capability in ((headers, TEMPLATE_CAPABILITY), (bundle, DICT_CAPABILITY)):
+            if given is not None and capability not in hello.capabilities:
+                raise LocalError(f"HELLO: names what needs the capability {capability}")
         settings = self._agreement.ours(hello.settings)
-        hello = replace(hello, settings=settings)
+        hello = replace(
+            hello,
+            settings=settings,
+            headers=headers.named if headers is not None else None,
+            bundle=bundle.digest if bundle is not None and bundle.dictionaries else b"",
+        )
         payload = encode_hello(hello)
         if len(payload) > DEFAULT_LIMITS.max_hello:
             raise LocalError(f"HELLO: expected at most {DEFAULT_LIMITS.max_hello} bytes, got {len(payload)}")
@@ -169,12 +194,23 @@ class Connection:
         self._wire.enforced = apply(self._wire.limits, settings)
         self._wire.hello = hello
         self._wire.enter(state)
+        receiver = self._receiver
+        if isinstance(receiver, DeviceReceiver):
+            if headers is not None:
+                receiver.begin_exchange(headers)
+            if hello.bundle and bundle is not None:
+                receiver.bundle = bundle
+                self._wire.uses = Uses(bundle)
 
-    def send_welcome(self, welcome: Welcome) -> None:
+    def send_welcome(self, welcome: Welcome, headers: FoundStates | None = None, bundle: Bundle | None = None) -> None:
         """welcome.result != 0 refuses: the connection is closed after it.
 
         Settings that tell of our limits are added to welcome.settings. Capabilities are cut to what HELLO named
-        and this package has; an empty set asks for all of them.
+        and this package has; an empty set asks for all of them, `template` only with `headers`.
+
+        `headers` is what was found of Hello.headers, `bundle` the bundle that has the digest Hello.bundle, if there is
+        one. What came before and needed them is received now: see events() again, and `closed`, since the peer's bytes
+        may be found wrong only here.
         """
         if self._wire.closed:
             return
@@ -188,13 +224,41 @@ class Connection:
         settings = self._agreement.ours(welcome.settings)
         offered = self._wire.hello.capabilities if self._wire.hello is not None else frozenset()
         used = (welcome.capabilities or CAPABILITIES) & CAPABILITIES & offered
+        if headers is None:
+            used -= {TEMPLATE_CAPABILITY}
         welcome = replace(welcome, settings=settings, capabilities=used)
+        self._grant(welcome, headers, bundle)
         self._wire.out.append(encode_frame(FrameType.WELCOME, 0, encode_welcome(welcome)))
         self._wire.zstd = ZSTD_CAPABILITY in used
         if settings:
             self._agreement.announce(apply(self._wire.limits, settings))
         self._wire.hello = None
         self._wire.enter(state)
+        receiver = self._receiver
+        if isinstance(receiver, GatewayReceiver):
+            try:
+                receiver.release()
+            except RemoteError as error:
+                self._fail(error.code, str(error))
+
+    def _grant(self, welcome: Welcome, found: FoundStates | None, bundle: Bundle | None) -> None:
+        """Fill in what WELCOME says of header states and dictionaries, and hold to it."""
+        wire = self._wire
+        receiver = self._receiver
+        if not isinstance(receiver, GatewayReceiver):
+            raise LocalError("only the server sends WELCOME")
+        used = welcome.capabilities
+        template = TEMPLATE_CAPABILITY in used
+        dictionaries = DICT_CAPABILITY in used
+        welcome.table, welcome.accepted, welcome.bundle = None, 0, b""
+        if dictionaries or HISTORY_CAPABILITY in used:
+            in_force = bundle_in_force(wire.hello, bundle) if dictionaries else EMPTY_BUNDLE
+            wire.uses = Uses(in_force, dictionaries=dictionaries, history=HISTORY_CAPABILITY in used)
+            if in_force.dictionaries:
+                welcome.bundle = in_force.digest
+        if template or dictionaries or receiver.exchange is not None:
+            exchange = receiver.begin_exchange(None)
+            welcome.table, welcome.accepted = exchange.grant(found, template=template)
 
     def update_settings(self, settings: dict[int, int]) -> None:
         """SETTINGS: change what we accept (see protocols.mmtp.settings for the ids)."""
@@ -215,22 +279,26 @@ class Connection:
         call_id: int | None = None,
         timeout: float | None = None,
         age: float | None = None,
+        secret: bool = False,
     ) -> int:
         """Open a call and return its number (-1 when closed). `call_id` marks a repetition (its own id and *resent*
-        go along), `age` is how long ago it was made, `timeout` how long the device still waits, both in seconds. LocalError when too many are open, or the hand-shake has not begun."""
+        go along), `age` is how long ago it was made, `timeout` how long the device still waits, both in seconds; the body
+        of a `secret` one travels raw. LocalError when too many are open, or the hand-shake has not begun."""
         if self._wire.closed:
             return -1
         self._wire.sends(Sent.REQUEST)
         attributes = RequestAttributes(call_id, timeout, call_id is not None, None if call_id is None else age)
-        return self._device_calls().request(operation, headers, body, more, attributes)
+        return self._device_calls().request(operation, headers, body, more, attributes, secret=secret)
 
-    def respond(self, call: int, status: int, headers: Headers, body: bytes, *, more: bool = False) -> None:
-        """Server: answer a call; what credit does not allow yet is queued. LocalError when it is not open, was
+    def respond(
+        self, call: int, status: int, headers: Headers, body: bytes, *, more: bool = False, secret: bool = False
+    ) -> None:
+        """Server: answer a call; what credit does not allow yet is queued, and a `secret` body travels raw. LocalError when it is not open, was
         answered, or the peer would not take the headers."""
         if self._wire.closed:
             return
         self._wire.sends(Sent.RESPONSE)
-        self._gateway_calls().respond(call, status, headers, body, more)
+        self._gateway_calls().respond(call, status, headers, body, more, secret=secret)
 
     def send_data(self, call: int, data: bytes, more: bool) -> None:
         """Queues what credit does not allow yet; see unsent() and CallDrained."""
@@ -295,6 +363,60 @@ class Connection:
         self._wire.closing_status = goaway.status
         self._wire.enter(state)
 
+    # --- tables and dictionaries, server
+
+    def _offering(self) -> GatewayExchange:
+        """Raises LocalError where they cannot be offered."""
+        self._wire.sends(Sent.OFFER)
+        receiver = self._receiver
+        if not isinstance(receiver, GatewayReceiver) or receiver.gateway_exchange is None:
+            raise LocalError("tables and dictionaries: the device takes none")
+        return receiver.gateway_exchange
+
+    def offer_table(self, table: AppTable) -> None:
+        """A table for the device's next connections; TableHeld follows. LocalError without the capability `template`."""
+        if not self._wire.closed:
+            self._offering().offer_table(table)
+
+    def retire_table(self, id: int) -> None:
+        """The device should not name the table any more."""
+        if not self._wire.closed:
+            self._offering().retire_table(id)
+
+    def offer_dictionary(self, dictionary: Dictionary, base: Dictionary | None = None) -> None:
+        """A dictionary for the device; DictionaryHeld follows, then use_dictionary may. A device that has `base` gets the
+        difference. The first offer of a dictionary packs it (some 20 ms; gateway_exchange.packed_dictionary does it in
+        advance). LocalError without the capability `dict`, and for one that the device has."""
+        if not self._wire.closed:
+            self._offering().offer_dictionary(packed_dictionary(dictionary, base))
+
+    def use_dictionary(self, id: int) -> None:
+        """From here on the classes of the dictionary mean it in our bodies; the device follows with its own. LocalError
+        when it does not have it."""
+        if not self._wire.closed:
+            self._offering().use_dictionary(id)
+
+    def drop_class(self, name: str) -> None:
+        """From here on bodies of this class (kind and name, as in Dictionary.classes) have no dictionary of their own."""
+        if not self._wire.closed:
+            self._offering().drop_class(name)
+
+    def retire_dictionary(self, id: int) -> None:
+        """Use it no more, and let the device forget it; DictionaryRetired follows."""
+        if not self._wire.closed:
+            self._offering().retire_dictionary(id)
+
+    def holds_dictionary(self, id: int) -> bool:
+        """Whether use_dictionary would work."""
+        receiver = self._receiver
+        exchange = receiver.gateway_exchange if isinstance(receiver, GatewayReceiver) else None
+        return exchange is not None and exchange.holds(id)
+
+    def push_dictionary(self, biz: str) -> Dictionary | None:
+        """What pushes of the biz are compressed with on this connection, for encode_push."""
+        uses = self._wire.uses
+        return uses.down.for_class(PUSH_KIND, biz) if uses is not None else None
+
     # --- pushes, server
 
     def _sender(self) -> PushSender:
@@ -306,15 +428,23 @@ class Connection:
         """There is room in the push window for a body of `size` bytes."""
         return not self._wire.closed and self._sender().room(size, self._wire.peer)
 
-    def introduce_stream(self, alias: int, cursor: StreamCursor) -> None:
-        """The next push of `alias` carries the stream's names; its seq counts from cursor.seq + 1."""
-        self.note_stream(cursor, alias, "")
+    def introduce_stream(self, alias: int, cursor: StreamCursor, *, history: int = 0) -> None:
+        """The next push of `alias` carries the stream's names; its seq counts from cursor.seq + 1. `history`: bytes of its
+        bodies that coding 3 may go back to, where the device takes it; see stream_has_history."""
+        self.note_stream(cursor, alias, "", history=history)
 
-    def note_stream(self, cursor: StreamCursor, alias: int, note: str) -> None:
+    def note_stream(self, cursor: StreamCursor, alias: int, note: str, *, history: int = 0) -> None:
         """Introduce the stream with a note, `truncated` or `history_lost`; cursor.seq is its floor."""
-        if not self._wire.closed:
-            self._wire.sends(Sent.PUSH)
-            self._wire.out.append(self._sender().announce(alias, cursor, note))
+        wire = self._wire
+        if not wire.closed:
+            wire.sends(Sent.PUSH)
+            if wire.uses is None or not wire.uses.history:
+                history = 0
+            wire.out.append(self._sender().announce(alias, cursor, note, history))
+
+    def stream_has_history(self, alias: int) -> bool:
+        """Pushes of the alias leave by offer_body and not by offer_push."""
+        return self._sender().has_history(alias)
 
     def send_push(self, alias: int, seq: int, frame: bytes, size: int, token: Any) -> None:
         """Send a push in order whose frame was made by pushes.encode_push; `token` comes back in PushesAcked.
@@ -332,6 +462,33 @@ class Connection:
         if not self._sender().offer(push, wire.peer):
             return False
         wire.out.append(push.frame)
+        return True
+
+    def offer_body(
+        self,
+        alias: int,
+        seq: int,
+        shared: SharedBody,
+        token: Any,
+        *,
+        ttl: float | None = None,
+        priority: int = 0,
+        collapse: str = "",
+        gap: int = 0,
+    ) -> bool:
+        """As offer_push, for a stream with history: the body is compressed for this connection (once for all that have had
+        the same bodies). A stream with secrets must have none. LocalError for a stream that was introduced without."""
+        wire = self._wire
+        if wire.closed:
+            return False
+        wire.sends(Sent.PUSH)
+        frame = self._sender().offer_body(
+            alias, seq, shared, wire.peer, wire.uses, zstd=wire.zstd, token=token, ttl=ttl, priority=priority,
+            collapse=collapse, gap=gap,
+        )  # fmt: skip
+        if frame is None:
+            return False
+        wire.out.append(frame)
         return True
 
     def acked_alone(self, data: bytes) -> list[Any] | None:

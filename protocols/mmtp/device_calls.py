@@ -9,13 +9,15 @@ from protocols.mmtp.attributes import (
     read_block,
     skip_response_attributes,
 )
-from protocols.mmtp.bodies import EXPLICIT, Declined, begin, compress
+from protocols.mmtp.bodies import Declined
 from protocols.mmtp.calls import CALL_BYTES, Call, Calls
+from protocols.mmtp.dictionaries import ANSWER_KIND, REQUEST_KIND
 from protocols.mmtp.events import CallReset, Headers, ResponseReceived
 from protocols.mmtp.fields import expect_end
 from protocols.mmtp.frames import ATTRIBUTES, CODING_SHIFT, MORE, FrameType, frame_head
 from protocols.mmtp.state import CallInput, CallState
 from protocols.mmtp.statuses import Status
+from protocols.mmtp.uses import pack, unpack
 from protocols.mmtp.varint import decode_varint, encode_varint
 
 
@@ -27,7 +29,9 @@ class DeviceCalls(Calls):
     _data_came = (CallInput.DOWN_LAST, CallInput.DOWN_MORE)
     _data_left = (CallInput.UP_LAST, CallInput.UP_MORE)
 
-    def request(self, operation: str, headers: Headers, body: bytes, more: bool, attributes: RequestAttributes) -> int:
+    def request(
+        self, operation: str, headers: Headers, body: bytes, more: bool, attributes: RequestAttributes, *, secret: bool
+    ) -> int:
         """REQUEST, with as much of the body as credit allows; returns the call's number."""
         wire = self._wire
         number = self.next_number
@@ -36,19 +40,19 @@ class DeviceCalls(Calls):
         coded = encode_request_attributes(attributes)
         block = wire.headers.encode(operation, headers, wire.limits, wire.peer)
         flags = ATTRIBUTES if coded else 0
-        if wire.zstd and not more:
-            packed = compress(body)
-            if packed is not None:
-                body = packed
-                flags |= EXPLICIT << CODING_SHIFT
+        if not more and not secret:
+            uses = wire.uses
+            coding, body = pack(body, None if uses is None else uses.up, REQUEST_KIND, operation, wire.zstd)
+            flags |= coding << CODING_SHIFT
         head = coded + encode_varint(len(block)) + block
-        call = Call(number, CallState.UPLOADING)
+        call = Call(number, CallState.UPLOADING, operation)
         body, more = self._first_part(call, body, more, len(head))
         if not more:
             call.state = CallState.WAITING
         self._begin(call)
         self.next_number = number + 1
         wire.out.append(frame_head(FrameType.REQUEST, flags | more, len(head) + len(body)) + head + body)
+        wire.headers.after_block(wire.out, wire.events)
         return number
 
     def response_came(self, flags: int, data: bytes, start: int, stop: int) -> None:
@@ -74,7 +78,17 @@ class DeviceCalls(Calls):
         coding = flags >> CODING_SHIFT & 3
         if coding:
             try:
-                body, call.decompressor = begin(coding, body, bool(more), wire.zstd, wire.limits)
+                uses = wire.uses
+                body, call.decompressor = unpack(
+                    coding,
+                    body,
+                    bool(more),
+                    zstd=wire.zstd,
+                    limits=wire.limits,
+                    classes=None if uses is None else uses.down,
+                    kind=ANSWER_KIND,
+                    name=call.operation,
+                )
             except Declined as error:
                 self._declined(call, error)
         wire.events.append(ResponseReceived(number, status, headers, body, bool(more), size))

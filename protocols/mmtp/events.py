@@ -5,9 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from protocols.mmtp.dictionaries import Dictionary
 from protocols.mmtp.handshake import Goaway, Hello, Welcome
+from protocols.mmtp.tables import AppTable
+from protocols.mmtp.templates import TemplateState
 
 Headers = list[tuple[str, str]]
+UP = "up"
+"""From device to gateway."""
+DOWN = "down"
 
 
 @dataclass(slots=True)
@@ -136,6 +142,68 @@ class GoawayReceived:
     goaway: Goaway
 
 
+@dataclass(slots=True)
+class CheckpointTaken:
+    """A state of header blocks that HELLO may name from now on: it came (device: `down`, gateway: `up`), or it left
+    (device: `up`, gateway: `down`). The gateway stores every one at once, and the last three of each direction; a
+    lower number than the last one's replaces what is not below it. The device stores those that came."""
+
+    direction: str
+    number: int
+    state: TemplateState
+
+
+@dataclass(slots=True)
+class CheckpointAcked:
+    """The peer has the checkpoint that left. The device stores it: it is what its next HELLO names for `up`."""
+
+    direction: str
+    number: int
+    state: TemplateState
+
+
+@dataclass(slots=True)
+class TableReceived:
+    """Client: a table to begin the next connection with, instead of the one of this connection."""
+
+    table: AppTable
+
+
+@dataclass(slots=True)
+class TableHeld:
+    """Server: the device has the table that was offered."""
+
+    id: int
+
+
+@dataclass(slots=True)
+class TableRetired:
+    """Client: the table is not to be named any more."""
+
+    id: int
+
+
+@dataclass(slots=True)
+class DictionaryReceived:
+    """Client: a dictionary to store: from now on one of the bundle that the next HELLO names."""
+
+    dictionary: Dictionary
+
+
+@dataclass(slots=True)
+class DictionaryHeld:
+    """Server: the device has the dictionary that was offered; it may be used."""
+
+    id: int
+
+
+@dataclass(slots=True)
+class DictionaryRetired:
+    """Client: forget the dictionary, the bundle too. Server: the device has forgotten it."""
+
+    id: int
+
+
 Event = (
     HelloReceived
     | WelcomeReceived
@@ -150,4 +218,12 @@ Event = (
     | PongReceived
     | PingReceived
     | GoawayReceived
+    | CheckpointTaken
+    | CheckpointAcked
+    | TableReceived
+    | TableHeld
+    | TableRetired
+    | DictionaryReceived
+    | DictionaryHeld
+    | DictionaryRetired
 )

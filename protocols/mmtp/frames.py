@@ -45,7 +45,21 @@ CRITICAL = 1
 CODING_SHIFT = 1
 
 LAST_KIND = 4
-"""Highest kind of DICT and TABLE (retire)."""
+"""Highest kind of DICT and TABLE that needs no capability (retire)."""
+
+
+class TableKind(IntEnum):
+    """Flags of TABLE."""
+
+    OFFER = 0
+    WANT = 1
+    CHUNK = 2
+    HAVE = 3
+    RETIRE = 4
+    START = 5
+    CHECKPOINT = 6
+    CHECKPOINT_ACK = 7
+
 
 _ALLOWED_FLAGS = bytes((1, 0, 1, 15, 15, 1, 0, 14, 0, 0, 1, 15, 15, 0, 0, 1))
 _BAD_FIRST = bytes(1 if first & 15 & ~_ALLOWED_FLAGS[first >> 4] else 0 for first in range(256))

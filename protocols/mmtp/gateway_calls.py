@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from protocols.errors import LocalError, RemoteError
 from protocols.mmtp.attributes import NO_ATTRIBUTES, decode_request_attributes, read_block
-from protocols.mmtp.bodies import EXPLICIT, Declined, begin, compress
+from protocols.mmtp.bodies import RAW, Declined
 from protocols.mmtp.calls import CALL_BYTES, Call, Calls
+from protocols.mmtp.dictionaries import ANSWER_KIND, REQUEST_KIND
 from protocols.mmtp.events import CallReset, Headers, RequestReceived
 from protocols.mmtp.fields import expect_end
 from protocols.mmtp.frames import ATTRIBUTES, CODING_SHIFT, MORE, FrameType, encode_reset, frame_head
 from protocols.mmtp.state import UPLOAD_OPEN, CallInput, CallState
 from protocols.mmtp.statuses import Status
+from protocols.mmtp.uses import pack, unpack
 from protocols.mmtp.varint import decode_varint, encode_varint
 from protocols.mmtp.wire import Wire
 
@@ -39,10 +41,15 @@ class GatewayCalls(Calls):
         if flags & ATTRIBUTES:
             attributes, start = decode_request_attributes(data, start, stop)
         block, start = read_block(data, start, stop)
-        operation, headers = wire.headers.decode_request(block, wire.enforced)
+        refused = wire.refuse
+        operation = ""
+        headers: Headers = []
+        if wire.headers.missing:
+            refused = Status.STATE_MISS
+        else:
+            operation, headers = wire.headers.decode_request(block, wire.enforced)
         self.next_number = number + 1
         size = stop - start
-        refused = wire.refuse
         if refused is None and len(self.open) >= wire.enforced.max_open_calls:
             refused = Status.OVERLOAD
         more = flags & MORE
@@ -50,13 +57,23 @@ class GatewayCalls(Calls):
             self._take_body(None, size)
             wire.out.append(encode_reset(number, refused))
             return
-        call = Call(number, CallState.UPLOADING if more else CallState.WAITING)
+        call = Call(number, CallState.UPLOADING if more else CallState.WAITING, operation)
         self._take_body(call, size)
         body = data[start:stop]
         coding = flags >> CODING_SHIFT & 3
         if coding:
             try:
-                body, call.decompressor = begin(coding, body, bool(more), wire.zstd, wire.limits)
+                uses = wire.uses
+                body, call.decompressor = unpack(
+                    coding,
+                    body,
+                    bool(more),
+                    zstd=wire.zstd,
+                    limits=wire.limits,
+                    classes=None if uses is None else uses.up,
+                    kind=REQUEST_KIND,
+                    name=operation,
+                )
             except Declined as error:
                 self._declined(call, error)
                 return
@@ -108,7 +125,7 @@ class GatewayCalls(Calls):
     def _not_open(self, number: int) -> None:
         raise LocalError(f"call {number}: it is not open")
 
-    def respond(self, number: int, status: int, headers: Headers, body: bytes, more: bool) -> None:
+    def respond(self, number: int, status: int, headers: Headers, body: bytes, more: bool, *, secret: bool) -> None:
         """RESPONSE, with as much of the body as credit allows."""
         wire = self._wire
         call = self.open.get(number)
@@ -117,16 +134,17 @@ class GatewayCalls(Calls):
         if (call.state, CallInput.RESPONSE_MORE) not in _ANSWERABLE:
             raise LocalError(f"call {number}: it was answered")
         block = wire.headers.encode(None, headers, wire.limits, wire.peer)
-        coding = 0
-        if wire.zstd and not more:
-            packed = compress(body)
-            if packed is not None:
-                body = packed
-                coding = EXPLICIT << CODING_SHIFT
+        coding = RAW
+        if not more and not secret:
+            uses = wire.uses
+            coding, body = pack(body, None if uses is None else uses.down, ANSWER_KIND, call.operation, wire.zstd)
         head = bytes((number & 127,)) + encode_varint(status) + encode_varint(len(block)) + block
         body, more = self._first_part(call, body, more, len(head))
         call.left(CallInput.RESPONSE_MORE if more else CallInput.RESPONSE_LAST)
-        wire.out.append(frame_head(FrameType.RESPONSE, coding | more, len(head) + len(body)) + head + body)
+        wire.out.append(
+            frame_head(FrameType.RESPONSE, coding << CODING_SHIFT | more, len(head) + len(body)) + head + body
+        )
+        wire.headers.after_block(wire.out, wire.events)
         if not more:
             self._end(call)
 

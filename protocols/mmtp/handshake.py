@@ -26,6 +26,10 @@ from protocols.mmtp.varint import decode_varint, encode_varint
 VERSION = 1
 MAX_DEVICE = 256
 MAC_KEY_SIZE = 32
+DIGEST_SIZE = 8
+"""Bytes of a digest: the first of SHA-256."""
+UP_ACCEPTED = 1
+DOWN_ACCEPTED = 2
 SCOPES = ("device", "user", "topic", "broadcast")
 """Names of stream scopes by their number on the wire."""
 
@@ -39,6 +43,20 @@ class StreamCursor:
     biz: str
     epoch: int
     seq: int
+
+
+@dataclass(slots=True, frozen=True)
+class NamedStates:
+    """The header states that a device begins with (HELLO key 18): a table and a checkpoint per direction."""
+
+    table: int
+    table_digest: bytes
+    up: int = 0
+    """Checkpoint of the device's encoder; 0: the empty state."""
+    up_digest: bytes = b""
+    down: int = 0
+    """Checkpoint of the device's decoder; 0: none."""
+    down_digest: bytes = b""
 
 
 @dataclass(slots=True)
@@ -68,6 +86,10 @@ class Hello:
     """Status with which its last connection ended, as the device saw it."""
     attributes: dict[str, str] = field(default_factory=dict)
     """Facts such as os, os_version, region, language."""
+    headers: NamedStates | None = None
+    """Header states of profile D that hold from here on; filled in by Connection.send_hello."""
+    bundle: bytes = b""
+    """Digest of the bundle of dictionaries that the device holds, 8 bytes; filled in by Connection.send_hello."""
 
 
 @dataclass(slots=True)
@@ -96,6 +118,13 @@ class Welcome:
     """Seconds that `addresses` stay true."""
     retry_after: float = 0.0
     """With a refusal: seconds to wait before the next attempt."""
+    table: tuple[int, bytes] | None = None
+    """Id and digest of the table of the gateway's header blocks, None: profile H. This, `accepted` and `bundle` are filled
+    in by Connection.send_welcome."""
+    accepted: int = 0
+    """Bits of what HELLO named: UP_ACCEPTED, DOWN_ACCEPTED."""
+    bundle: bytes = b""
+    """Digest of the bundle in force, 8 bytes; empty: none."""
 
 
 @dataclass(slots=True)
@@ -138,6 +167,51 @@ def decode_cursor(data: bytes, pos: int, end: int) -> StreamCursor:
     return StreamCursor(SCOPES[scope], name, biz, epoch, seq)
 
 
+def _digest(digest: bytes) -> bytes:
+    if len(digest) != DIGEST_SIZE:
+        raise LocalError(f"digest: expected {DIGEST_SIZE} bytes, got {len(digest)}")
+    return digest
+
+
+def read_digest(data: bytes, pos: int, end: int) -> tuple[bytes, int]:
+    """The digest at `pos`, and the position after it. Raises RemoteError(PROTOCOL)."""
+    if pos + DIGEST_SIZE > end:
+        raise RemoteError(Status.PROTOCOL, f"digest: expected {DIGEST_SIZE} bytes, got {end - pos}")
+    return data[pos : pos + DIGEST_SIZE], pos + DIGEST_SIZE
+
+
+def encode_named_states(named: NamedStates) -> bytes:
+    """Value of HELLO key 18."""
+    parts = [encode_varint(named.table), _digest(named.table_digest), encode_varint(named.up)]
+    if named.up:
+        parts.append(_digest(named.up_digest))
+    parts.append(encode_varint(named.down))
+    if named.down:
+        parts.append(_digest(named.down_digest))
+    return b"".join(parts)
+
+
+def decode_named_states(data: bytes, pos: int, end: int) -> NamedStates:
+    """The inverse of encode_named_states. Raises RemoteError(PROTOCOL)."""
+    table, pos = decode_varint(data, pos, end)
+    table_digest, pos = read_digest(data, pos, end)
+    up, pos = decode_varint(data, pos, end)
+    up_digest = down_digest = b""
+    if up:
+        up_digest, pos = read_digest(data, pos, end)
+    down, pos = decode_varint(data, pos, end)
+    if down:
+        down_digest, pos = read_digest(data, pos, end)
+    expect_end(pos, end)
+    return NamedStates(table, table_digest, up, up_digest, down, down_digest)
+
+
+def _read_whole_digest(data: bytes, pos: int, end: int) -> bytes:
+    digest, pos = read_digest(data, pos, end)
+    expect_end(pos, end)
+    return digest
+
+
 def encode_hello(hello: Hello) -> bytes:
     """Payload of HELLO."""
     if not 1 <= len(hello.device.encode()) <= MAX_DEVICE:
@@ -157,11 +231,13 @@ def encode_hello(hello: Hello) -> bytes:
         varint_field(12, hello.network) if hello.network else b"",
         varint_field(14, hello.last_close) if hello.last_close else b"",
         *(one_field(16, sized(name.encode()) + value.encode()) for name, value in sorted(hello.attributes.items())),
+        b"" if hello.headers is None else one_field(18, encode_named_states(hello.headers)),
+        one_field(20, _digest(hello.bundle)) if hello.bundle else b"",
     ]
     return b"".join(parts)
 
 
-_HELLO_KEYS = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16))
+_HELLO_KEYS = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16, 18, 20))
 _HELLO_REPEATED = frozenset((6, 10, 16))
 
 
@@ -202,9 +278,13 @@ def decode_hello(data: bytes, pos: int, end: int) -> Hello:
             hello.network = read_varint(data, start, stop)
         elif key == 14:
             hello.last_close = read_varint(data, start, stop)
-        else:
+        elif key == 16:
             name, after = read_sized(data, start, stop)
             hello.attributes[name] = read_string(data, after, stop)
+        elif key == 18:
+            hello.headers = decode_named_states(data, start, stop)
+        else:
+            hello.bundle = _read_whole_digest(data, start, stop)
     if not hello.device:
         raise RemoteError(Status.PROTOCOL, f"device: expected 1..{MAX_DEVICE} bytes, got none")
     hello.capabilities = frozenset(capabilities)
@@ -229,11 +309,14 @@ def encode_welcome(welcome: Welcome) -> bytes:
         *(string_field(14, address) for address in welcome.addresses),
         milliseconds_field(16, welcome.addresses_valid) if welcome.addresses_valid else b"",
         milliseconds_field(18, welcome.retry_after) if welcome.retry_after else b"",
+        b"" if welcome.table is None else one_field(20, encode_varint(welcome.table[0]) + _digest(welcome.table[1])),
+        varint_field(22, welcome.accepted) if welcome.accepted else b"",
+        one_field(24, _digest(welcome.bundle)) if welcome.bundle else b"",
     ]
     return b"".join(parts)
 
 
-_WELCOME_KEYS = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 18))
+_WELCOME_KEYS = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 18, 20, 22, 24))
 _WELCOME_REPEATED = frozenset((6, 14))
 
 
@@ -268,8 +351,15 @@ def decode_welcome(data: bytes, pos: int, end: int) -> Welcome:
             welcome.addresses.append(read_string(data, start, stop))
         elif key == 16:
             welcome.addresses_valid = read_milliseconds(data, start, stop)
-        else:
+        elif key == 18:
             welcome.retry_after = read_milliseconds(data, start, stop)
+        elif key == 20:
+            table, after = decode_varint(data, start, stop)
+            welcome.table = (table, _read_whole_digest(data, after, stop))
+        elif key == 22:
+            welcome.accepted = read_varint(data, start, stop)
+        else:
+            welcome.bundle = _read_whole_digest(data, start, stop)
     welcome.capabilities = frozenset(capabilities)
     return welcome
 

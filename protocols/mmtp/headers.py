@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import cast
+from typing import ClassVar, cast
 
 from hpack import Decoder, Encoder, HPACKError
 
 from protocols.errors import LocalError, RemoteError
-from protocols.mmtp.events import Headers
+from protocols.mmtp.events import Event, Headers
 from protocols.mmtp.settings import Limits
 from protocols.mmtp.statuses import Status
 
@@ -22,14 +22,62 @@ _NAME = re.compile(r"[a-z0-9!#$%&'*+\-.^_`|~]+")
 _BAD_VALUE = re.compile(r"[\0\r\n]")
 _SHORT_CODES = re.compile(r"[A-Za-z0-9 %*,./:;=&_-]*")
 """Characters whose Huffman code is at most 8 bits: only then is the coded form never longer than the raw one."""
-_FRAME_RESERVE = 1024
+FRAME_RESERVE = 1024
 """Room in a frame for what is not headers: attributes, lengths."""
 
 
+def check_operation(operation: str) -> None:
+    """Raises LocalError for what is not an operation."""
+    if not 1 <= len(operation.encode(errors="replace")) <= MAX_OPERATION or _BAD_VALUE.search(operation):
+        raise LocalError(f"operation: expected 1..{MAX_OPERATION} bytes on one line, got {operation!r}")
+
+
+def _to_send(operation: str | None, headers: Headers, peer: Limits) -> Headers:
+    """`headers` after `:op` if there is an operation. Raises LocalError for what the peer would not accept."""
+    fields: Headers = []
+    size = 0
+    if operation is not None:
+        check_operation(operation)
+        fields.append((OPERATION, operation))
+        size = 35 + len(operation.encode())
+    for name, value in headers:
+        if not _NAME.fullmatch(name):
+            raise LocalError(f"header: expected a lower-case name, got {name!r}")
+        if _BAD_VALUE.search(value):
+            raise LocalError(f"header {name}: NUL, CR or LF in its value")
+        fields.append((name, value))
+        size += 32 + len(name) + (len(value) if value.isascii() else len(value.encode()))
+    bound = min(peer.max_headers, peer.max_frame - FRAME_RESERVE)
+    if size > bound or len(fields) > peer.max_header_fields:
+        raise LocalError(
+            f"headers: the peer takes {bound} bytes in {peer.max_header_fields} fields, got {size} in {len(fields)}"
+        )
+    return fields
+
+
+def operation_of(fields: Headers) -> str:
+    """The operation that begins the list of a REQUEST. Raises RemoteError(PROTOCOL)."""
+    if not fields or fields[0][0] != OPERATION:
+        raise RemoteError(Status.PROTOCOL, "headers: expected :op first")
+    operation = fields[0][1]
+    if not 1 <= len(operation.encode()) <= MAX_OPERATION or _BAD_VALUE.search(operation):
+        raise RemoteError(Status.PROTOCOL, f"operation: expected 1..{MAX_OPERATION} bytes on one line")
+    return operation
+
+
 class HeaderCodec:
-    """The HPACK states of one connection, both directions; made at the first block, since they weigh 2.8 KB."""
+    """The HPACK states of one connection, both directions; made at the first block, since they weigh 2.8 KB.
+
+    `protocols.mmtp.profiles.Profiles` takes its place where the sides agreed on profile D.
+    """
 
     __slots__ = ("_decoder", "_encoder")
+
+    missing: ClassVar[bool] = False
+    """Blocks of requests cannot be decoded; see Profiles."""
+
+    def after_block(self, out: list[bytes], events: list[Event]) -> None:
+        """The frame of a block that was encoded here is in `out`; HPACK states are not resumed, so no checkpoint follows."""
 
     def __init__(self) -> None:
         self._encoder: Encoder | None = None
@@ -42,34 +90,20 @@ class HeaderCodec:
         """
         if operation is None and not headers:
             return b""
-        fields: list[tuple[str, str, bool]] = []
-        size = 0
-        if operation is not None:
-            if not 1 <= len(operation.encode()) <= MAX_OPERATION or _BAD_VALUE.search(operation):
-                raise LocalError(f"operation: expected 1..{MAX_OPERATION} bytes on one line, got {operation!r}")
-            fields.append((OPERATION, operation, False))
-            size = 35 + len(operation.encode())
-        for name, value in headers:
-            if not _NAME.fullmatch(name):
-                raise LocalError(f"header: expected a lower-case name, got {name!r}")
-            if _BAD_VALUE.search(value):
-                raise LocalError(f"header {name}: NUL, CR or LF in its value")
-            fields.append((name, value, name in _CREDENTIALS or name.endswith("-token")))
-            size += 32 + len(name) + (len(value) if value.isascii() else len(value.encode()))
-        bound = min(peer.max_headers, peer.max_frame - _FRAME_RESERVE)
-        if size > bound or len(fields) > peer.max_header_fields:
-            raise LocalError(
-                f"headers: the peer takes {bound} bytes in {peer.max_header_fields} fields, got {size} in {len(fields)}"
-            )
+        fields = _to_send(operation, headers, peer)
         encoder = self._encoder
         if encoder is None:
             encoder = self._encoder = Encoder()
         table = min(own.header_table, peer.header_table)
         if encoder.header_table_size != table:
             encoder.header_table_size = table
-        return encoder.encode(()) + b"".join(
-            [encoder.encode((entry,), huffman=_SHORT_CODES.fullmatch(entry[1]) is not None) for entry in fields]
-        )
+        return encoder.encode(()) + b"".join([
+            encoder.encode(
+                ((name, value, name in _CREDENTIALS or name.endswith("-token")),),
+                huffman=_SHORT_CODES.fullmatch(value) is not None,
+            )
+            for name, value in fields
+        ])  # fmt: skip
 
     def decode(self, block: bytes, enforced: Limits) -> Headers:
         """The list of a block. Raises RemoteError: COMPRESSION for what does not decode or is too large,
@@ -107,12 +141,7 @@ class HeaderCodec:
     def decode_request(self, block: bytes, enforced: Limits) -> tuple[str, Headers]:
         """Operation and headers of a REQUEST."""
         fields = self.decode(block, enforced)
-        if not fields or fields[0][0] != OPERATION:
-            raise RemoteError(Status.PROTOCOL, "headers: expected :op first")
-        operation = fields[0][1]
-        if not 1 <= len(operation.encode()) <= MAX_OPERATION or _BAD_VALUE.search(operation):
-            raise RemoteError(Status.PROTOCOL, f"operation: expected 1..{MAX_OPERATION} bytes on one line")
-        return operation, _checked(fields[1:])
+        return operation_of(fields), _checked(fields[1:])
 
     def decode_response(self, block: bytes, enforced: Limits) -> Headers:
         """Headers of a RESPONSE."""
@@ -154,6 +183,7 @@ def _check_table_updates(block: bytes) -> None:
 
 
 def _checked(fields: Headers) -> Headers:
+    """The headers, if their names and values are allowed. Raises RemoteError(PROTOCOL)."""
     headers: Headers = []
     for name, value in fields:
         if not _NAME.fullmatch(name):

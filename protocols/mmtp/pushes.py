@@ -7,7 +7,8 @@ from typing import Any
 
 from protocols.errors import LocalError, RemoteError
 from protocols.mmtp.attributes import attributes_end
-from protocols.mmtp.bodies import EXPLICIT, RAW, Declined, begin, compress
+from protocols.mmtp.bodies import EXPLICIT, HISTORY, MINI, RAW, Declined, compress
+from protocols.mmtp.dictionaries import PUSH_KIND, Dictionary
 from protocols.mmtp.events import PushReceived, StreamNoted
 from protocols.mmtp.fields import (
     field,
@@ -22,9 +23,12 @@ from protocols.mmtp.fields import (
 )
 from protocols.mmtp.frames import ATTRIBUTES, CODING_SHIFT, FrameType, encode_frame
 from protocols.mmtp.handshake import StreamCursor, decode_cursor, encode_cursor
+from protocols.mmtp.history import MAX_HISTORY, History
 from protocols.mmtp.nothing import NOTHING
 from protocols.mmtp.settings import Limits
+from protocols.mmtp.shared_bodies import SharedBody
 from protocols.mmtp.statuses import Status
+from protocols.mmtp.uses import Uses, unpack_push
 from protocols.mmtp.varint import MAX_VARINT, decode_varint, encode_varint
 
 STREAM = 1
@@ -33,12 +37,16 @@ NOTE = 3
 PRIORITY = 4
 GAP = 5
 COLLAPSE = 6
-_KEYS = (STREAM, TTL, NOTE, PRIORITY, GAP, COLLAPSE)
+HISTORY_SIZE = 7
+_KEYS = (STREAM, TTL, NOTE, PRIORITY, GAP, COLLAPSE, HISTORY_SIZE)
+_OF_ANNOUNCEMENTS = {STREAM, NOTE, HISTORY_SIZE}
 
 NOTES = {1: "truncated", 2: "history_lost"}
 _NOTE_NUMBERS = {name: number for number, name in NOTES.items()}
 MAX_ALIASES = 1024
 MAX_RANGES = 64
+MAX_HISTORIES = 64
+"""Streams of a connection whose bodies we remember; further ones are announced without history."""
 
 
 def encode_push(
@@ -50,20 +58,37 @@ def encode_push(
     priority: int = 0,
     collapse: str = "",
     gap: int = 0,
+    dictionary: Dictionary | None = None,
 ) -> bytes:
     """The frame of one push, the same for every connection that has got the pushes before it.
 
-    `body` is the expanded body; `coding` EXPLICIT asks for zstd, which is used if it saves something.
-    `ttl` is in seconds. Raises LocalError for another coding.
+    `body` is the expanded body; `dictionary` (Connection.push_dictionary) makes a mini of it, `coding` EXPLICIT asks
+    for zstd, each used if it saves something. `ttl` is in seconds. Raises LocalError for another coding.
     """
     if coding not in (RAW, EXPLICIT):
         raise LocalError(f"coding: expected {RAW} or {EXPLICIT}, got {coding}")
-    flags = 0
-    if coding == EXPLICIT:
+    packed = dictionary.compress(body) if dictionary is not None else None
+    used = MINI
+    if packed is None and coding == EXPLICIT:
         packed = compress(body)
-        if packed is not None:
-            body = packed
-            flags = EXPLICIT << CODING_SHIFT
+        used = EXPLICIT
+    if packed is None:
+        packed, used = body, RAW
+    return push_frame(alias, used, packed, ttl=ttl, priority=priority, collapse=collapse, gap=gap)
+
+
+def push_frame(
+    alias: int,
+    coding: int,
+    body: bytes,
+    *,
+    ttl: float | None = None,
+    priority: int = 0,
+    collapse: str = "",
+    gap: int = 0,
+) -> bytes:
+    """The frame of a push whose body is coded already."""
+    flags = coding << CODING_SHIFT
     attributes = b"".join((
         milliseconds_field(TTL, max(0.0, ttl)) if ttl is not None else b"",
         varint_field(PRIORITY, priority) if priority else b"",
@@ -75,8 +100,9 @@ def encode_push(
     return encode_frame(FrameType.PUSH, flags, encode_varint(alias) + body)
 
 
-def encode_announcement(alias: int, cursor: StreamCursor, note: str = "") -> bytes:
-    """The PUSH frame that says what `alias` stands for; its next push has number cursor.seq + 1.
+def encode_announcement(alias: int, cursor: StreamCursor, note: str = "", history: int = 0) -> bytes:
+    """The PUSH frame that says what `alias` stands for; its next push has number cursor.seq + 1, and coding 3 goes
+    back `history` bytes of the bodies before (0: not used).
 
     Raises LocalError for an unknown note or scope.
     """
@@ -86,6 +112,8 @@ def encode_announcement(alias: int, cursor: StreamCursor, note: str = "") -> byt
     attributes = field(STREAM, encode_cursor(following))
     if note:
         attributes += varint_field(NOTE, _NOTE_NUMBERS[note])
+    if history:
+        attributes += varint_field(HISTORY_SIZE, history)
     return encode_frame(FrameType.PUSH, ATTRIBUTES, encode_varint(alias) + sized(attributes))
 
 
@@ -191,10 +219,12 @@ class Unacknowledged:
 class PushSender:
     """The gateway's side: announcements, window, acknowledgements."""
 
-    __slots__ = ("_next", "_unacknowledged", "extra_bytes")
+    __slots__ = ("_histories", "_next", "_unacknowledged", "extra_bytes")
 
     def __init__(self) -> None:
         self._next: dict[int, int] = NOTHING
+        self._histories: dict[int, tuple[History, str]] = NOTHING
+        """By alias: what its pushes go back to, and its biz."""
         self._unacknowledged: Unacknowledged | None = None
         """Made with the first announcement: many devices are connected and get nothing."""
         self.extra_bytes = 0
@@ -209,11 +239,20 @@ class PushSender:
         """A push of `size` body bytes may be sent."""
         return self._window().fits(size, peer.push_window, peer.push_window_bytes + self.extra_bytes)
 
-    def announce(self, alias: int, cursor: StreamCursor, note: str = "") -> bytes:
+    def announce(self, alias: int, cursor: StreamCursor, note: str = "", history: int = 0) -> bytes:
         """The frame of an announcement. Raises LocalError above MAX_ALIASES streams."""
         if alias not in self._next and len(self._next) >= MAX_ALIASES:
             raise LocalError(f"streams: a connection has at most {MAX_ALIASES}")
-        frame = encode_announcement(alias, cursor, note)
+        if alias not in self._histories and len(self._histories) >= MAX_HISTORIES:
+            history = 0
+        made = History(history) if history else None
+        frame = encode_announcement(alias, cursor, note, history)
+        if made is not None:
+            if not self._histories:
+                self._histories = {}
+            self._histories[alias] = (made, cursor.biz)
+        elif self._histories:
+            self._histories.pop(alias, None)
         if not self._next:
             self._next = {}
         self._next[alias] = cursor.seq + 1
@@ -223,13 +262,57 @@ class PushSender:
         """The push leaves, unless the window is full. Raises LocalError for a stream that was not introduced."""
         if not self.room(push.entry[0], peer):
             return False
-        alias, seq = push.alias, push.seq
+        if push.alias in self._histories:
+            raise LocalError(f"push: the bodies of alias {push.alias} have a history, see offer_body")
+        self._sent(push.alias, push.seq, push.entry)
+        return True
+
+    def offer_body(
+        self,
+        alias: int,
+        seq: int,
+        shared: SharedBody,
+        peer: Limits,
+        uses: Uses | None,
+        *,
+        zstd: bool,
+        token: Any,
+        ttl: float | None,
+        priority: int,
+        collapse: str,
+        gap: int,
+    ) -> bytes | None:
+        """The frame of a push of a stream with history, which leaves; None when the window is full."""
+        body = shared.body
+        if not self.room(len(body), peer):
+            return None
+        found = self._histories.get(alias)
+        if found is None:
+            raise LocalError(f"push: alias {alias} was announced without history, see encode_push")
+        history, biz = found
+        dictionary = uses.down.for_class(PUSH_KIND, biz) if uses is not None else None
+        packed = shared.after(dictionary, history.tail)
+        coding = HISTORY
+        if packed is None and zstd:
+            packed = shared.explicit()
+            coding = EXPLICIT
+        if packed is None:
+            packed, coding = body, RAW
+        frame = push_frame(alias, coding, packed, ttl=ttl, priority=priority, collapse=collapse, gap=gap)
+        self._sent(alias, seq, (len(packed), token))
+        history.append(body)
+        return frame
+
+    def has_history(self, alias: int) -> bool:
+        """The alias was announced with history."""
+        return alias in self._histories
+
+    def _sent(self, alias: int, seq: int, entry: tuple[int, Any]) -> None:
         following = self._next.get(alias)
         if following is None or seq < following:
             raise LocalError(f"push: expected a stream that was introduced, next {following}, got {alias} seq {seq}")
         self._next[alias] = seq + 1
-        self._window().add(push.entry)
-        return True
+        self._window().add(entry)
 
     def acked_now(self, count: int) -> list[Any] | None:
         """Tokens of the `count` oldest; None, with nothing acknowledged, when `count` is wrong."""
@@ -261,9 +344,10 @@ class PushSender:
 
 
 class _Stream:
-    __slots__ = ("biz", "epoch", "following", "id", "scope")
+    __slots__ = ("biz", "epoch", "following", "history", "id", "scope")
 
-    def __init__(self, cursor: StreamCursor) -> None:
+    def __init__(self, cursor: StreamCursor, history: int) -> None:
+        self.history = History(history) if history else None
         self.scope = cursor.scope
         self.id = cursor.id
         self.biz = cursor.biz
@@ -288,7 +372,7 @@ class PushReceiver:
         return len(self._streams)
 
     def came(
-        self, flags: int, data: bytes, start: int, stop: int, *, zstd: bool
+        self, flags: int, data: bytes, start: int, stop: int, *, zstd: bool, uses: Uses | None = None
     ) -> tuple[PushReceived | StreamNoted | None, int]:
         """PUSH: its event (None for an announcement without a note) and its body bytes on the wire.
 
@@ -296,14 +380,14 @@ class PushReceiver:
         """
         alias, start = decode_varint(data, start, stop)
         ttl: float | None = None
-        priority = gap = note = 0
+        priority = gap = note = history = 0
         collapse = ""
         announced: StreamCursor | None = None
         if flags & ATTRIBUTES:
             begin_at, after = attributes_end(data, start, stop)
             found = read_fields(data, begin_at, after, _KEYS)
             keys = {key for key, _, _ in found}
-            if (STREAM in keys and not keys <= {STREAM, NOTE}) or (NOTE in keys and STREAM not in keys):
+            if not keys <= _OF_ANNOUNCEMENTS if STREAM in keys else not keys.isdisjoint(_OF_ANNOUNCEMENTS):
                 raise RemoteError(Status.PROTOCOL, "PUSH: attributes of a push and of an announcement together")
             for key, value, end in found:
                 if key == STREAM:
@@ -316,6 +400,10 @@ class PushReceiver:
                     priority = read_varint(data, value, end)
                 elif key == GAP:
                     gap = read_varint(data, value, end)
+                elif key == HISTORY_SIZE:
+                    history = read_varint(data, value, end)
+                    if uses is None or not uses.history or not 1 <= history <= MAX_HISTORY:
+                        raise RemoteError(Status.PROTOCOL, f"PUSH: history of {history} bytes was not agreed")
                 else:
                     collapse = read_string(data, value, end)
             start = after
@@ -323,34 +411,38 @@ class PushReceiver:
         if announced is not None:
             if start != stop or coding:
                 raise RemoteError(Status.PROTOCOL, "PUSH: an announcement has no body")
-            return self._announced(alias, announced, note), 0
+            return self._announced(alias, announced, note, history), 0
         stream = self._streams.get(alias)
         if stream is None:
             raise RemoteError(Status.PROTOCOL, f"PUSH: alias {alias} was not announced")
         body = data[start:stop]
         if coding:
             try:
-                body, _ = begin(coding, body, False, zstd, self._limits)
+                body = unpack_push(
+                    coding, body, zstd=zstd, limits=self._limits, uses=uses, biz=stream.biz, history=stream.history
+                )
             except Declined as error:
                 raise RemoteError(Status.DICTIONARY_MISS, f"PUSH: {error}") from None
         seq = stream.following + gap
         if seq > MAX_VARINT:
             raise RemoteError(Status.PROTOCOL, "PUSH: sequence number above 2^64 - 1")
         stream.following = seq + 1
+        if stream.history is not None:
+            stream.history.append(body)
         index = self.count
         self.count += 1
         return PushReceived(
             alias, stream.scope, stream.id, stream.biz, stream.epoch, seq, body, ttl, collapse, priority, gap, index
         ), stop - start
 
-    def _announced(self, alias: int, cursor: StreamCursor, note: int) -> StreamNoted | None:
+    def _announced(self, alias: int, cursor: StreamCursor, note: int, history: int) -> StreamNoted | None:
         if alias not in self._streams and len(self._streams) >= MAX_ALIASES:
             raise RemoteError(Status.PROTOCOL, f"PUSH: expected at most {MAX_ALIASES} aliases")
         if note and note not in NOTES:
             raise RemoteError(Status.PROTOCOL, f"PUSH: expected note 1 or 2, got {note}")
         if cursor.seq < 1:
             raise RemoteError(Status.PROTOCOL, "PUSH: expected a next sequence number of at least 1, got 0")
-        self._streams[alias] = _Stream(cursor)
+        self._streams[alias] = _Stream(cursor, history)
         if not note:
             return None
         return StreamNoted(cursor.scope, cursor.id, cursor.biz, NOTES[note], cursor.epoch, cursor.seq - 1)

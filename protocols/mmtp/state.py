@@ -77,6 +77,8 @@ class Sent(_Key):
     DATA = auto()
     RESET = auto()
     SETTINGS = auto()
+    OFFER = auto()
+    """DICT and TABLE of the gateway."""
 
 
 _C = ConnectionState
@@ -85,7 +87,7 @@ _F = FrameType
 _ALWAYS = (_F.PING, _F.PONG, _F.EXT)
 _FROM_DEVICE = (_F.REQUEST, _F.DATA, _F.RESET, _F.ACK, _F.WINDOW, _F.SETTINGS, _F.DICT, _F.TABLE)
 _FROM_GATEWAY = (_F.RESPONSE, _F.DATA, _F.RESET, _F.PUSH, _F.WINDOW, _F.SETTINGS, _F.DICT, _F.TABLE)
-_TO_DEVICE = (Sent.RESPONSE, Sent.DATA, Sent.RESET, Sent.PUSH, Sent.SETTINGS)
+_TO_DEVICE = (Sent.RESPONSE, Sent.DATA, Sent.RESET, Sent.PUSH, Sent.SETTINGS, Sent.OFFER)
 _TO_GATEWAY = (Sent.REQUEST, Sent.DATA, Sent.RESET, Sent.SETTINGS)
 
 Table = dict[tuple[ConnectionState, FrameType | Sent], ConnectionState]

@@ -8,9 +8,11 @@ from protocols.mmtp.flow import ControlBudget
 from protocols.mmtp.frames import FrameType, encode_frame
 from protocols.mmtp.handshake import Goaway, Hello, encode_goaway
 from protocols.mmtp.headers import HeaderCodec
+from protocols.mmtp.profiles import Profiles
 from protocols.mmtp.settings import DEFAULT_LIMITS, Limits, until_heard
 from protocols.mmtp.state import CLIENT, SERVER, ConnectionState, Sent, moves
 from protocols.mmtp.statuses import Status
+from protocols.mmtp.uses import Uses
 
 
 class Wire:
@@ -18,7 +20,7 @@ class Wire:
 
     __slots__ = (
         "budget", "closed", "closing_status", "enforced", "events", "headers", "hello", "limits", "moves", "now",
-        "out", "peer", "pongs_owed", "refuse", "server", "state", "table", "timer", "zstd",
+        "out", "peer", "pongs_owed", "refuse", "server", "state", "table", "timer", "uses", "zstd",
     )  # fmt: skip
 
     def __init__(self, server: bool, limits: Limits, now: float) -> None:
@@ -30,7 +32,7 @@ class Wire:
         """What the peer accepts."""
         self.out: list[bytes] = []
         self.events: list[Event] = []
-        self.headers = HeaderCodec()
+        self.headers: HeaderCodec | Profiles = HeaderCodec()
         self.budget: ControlBudget | None = None
         """Full, and made at the first control frame."""
         self.now = now
@@ -40,6 +42,8 @@ class Wire:
         """The device's, until WELCOME."""
         self.zstd = False
         """Both sides named the capability."""
+        self.uses: Uses | None = None
+        """Dictionaries, where they were agreed."""
         self.pongs_owed = 0
         """Pings of ours that wait for an answer."""
         self.refuse: int | None = None
