@@ -72,6 +72,7 @@ class Gateway(Service):
         rooms.claims.start()
         rooms.header_states.start()
         rooms.retention.start()
+        rooms.dictionaries.start()
         rooms.mqtt.start()
         rooms.control.running = True
         self.reactor.callWhenRunning(self._running)
@@ -208,6 +209,7 @@ class Gateway(Service):
         await rooms.control_listener.stop()
         rooms.control_api.close()
         rooms.password_workers.stop()
+        await rooms.dictionaries.stop()
         for connection in rooms.control_transports.table.snapshot():
             connection.retire()
         if rooms.database is not None:

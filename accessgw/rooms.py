@@ -25,6 +25,8 @@ from accessgw.core.builtin_operations import BuiltinOperations
 from accessgw.core.calls import Calls
 from accessgw.core.claims import Claims
 from accessgw.core.control import GatewayControl, OperatorActions
+from accessgw.core.dictionaries.service import Dictionaries
+from accessgw.core.dictionaries.trainer import Trainer
 from accessgw.core.draining import Draining
 from accessgw.core.filters import FilterChain
 from accessgw.core.filters import load as load_filters
@@ -42,6 +44,7 @@ from accessgw.core.interfaces import (
     PresenceSink,
     StreamStore,
 )
+from accessgw.core.interfaces.dictionaries import DictionaryStore
 from accessgw.core.interfaces.mqtt import EnhancedAuthenticator, MqttStore
 from accessgw.core.mmtp_binding import MmtpServices, wire_limits
 from accessgw.core.presence import NoPresence, Presence
@@ -65,6 +68,7 @@ from accessgw.crypto.workers import Workers
 from accessgw.model.calls import CallRecord
 from accessgw.model.counters import (
     CallCounters,
+    DictionaryCounters,
     HeaderCounters,
     MqttCounters,
     PushCounters,
@@ -83,10 +87,12 @@ from accessgw.ops.counters_view import GatewayCounters, families, summary
 from accessgw.ops.reactor_ticks import ReactorTicks
 from accessgw.policy.routing import RouteError, RouteTable
 from accessgw.stores.memory import MemoryAnswerStore, MemoryOutboxStore, MemoryStreamStore
+from accessgw.stores.memory_dictionaries import MemoryDictionaryStore
 from accessgw.stores.memory_header_states import MemoryHeaderStateStore
 from accessgw.stores.memory_mqtt import MemoryMqttStore
 from accessgw.stores.sqlite_answers import SqliteAnswerStore
 from accessgw.stores.sqlite_database import SqliteDatabase
+from accessgw.stores.sqlite_dictionaries import SqliteDictionaryStore
 from accessgw.stores.sqlite_header_states import SqliteHeaderStateStore
 from accessgw.stores.sqlite_mqtt import SqliteMqttStore
 from accessgw.stores.sqlite_outbox import SqliteOutboxStore
@@ -176,6 +182,7 @@ class Rooms:
             store=StoreCounters(),
             webhook=WebhookCounters(),
             mqtt=MqttCounters(),
+            dictionaries=DictionaryCounters(),
             access_log=self.access_log,
             ticks=self.ticks,
         )
@@ -190,6 +197,7 @@ class Rooms:
             self.answers: AnswerStore = MemoryAnswerStore(settings.calls.max_claims)
             self.outbox: OutboxStore = MemoryOutboxStore(settings.webhook, counters.webhook)
             self.mqtt_store: MqttStore = MemoryMqttStore(settings.mqtt, time.time, counters.mqtt)
+            self.dictionary_store: DictionaryStore = MemoryDictionaryStore()
             self.header_store: HeaderStateStore = MemoryHeaderStateStore(settings.header_states.max_states)
             return
         path = settings.store.path or str(Path(settings.state_dir) / "store.sqlite")
@@ -198,6 +206,7 @@ class Rooms:
         self.answers = SqliteAnswerStore(self.database, settings.calls.max_claims)
         self.outbox = SqliteOutboxStore(self.database, settings.webhook, counters.webhook, time.time)
         self.mqtt_store = SqliteMqttStore(self.database, settings.mqtt, time.time, counters.mqtt)
+        self.dictionary_store = SqliteDictionaryStore(self.database)
         self.header_store = SqliteHeaderStateStore(self.database, settings.header_states.max_states)
 
     def _build_core(self, prepared: Prepared) -> None:
@@ -281,6 +290,16 @@ class Rooms:
             counters=counters.calls,
             tracing=self.tracing,
             log=self._log_call,
+        )
+        assert counters.dictionaries is not None
+        self.dictionaries = Dictionaries(
+            settings.dictionaries,
+            self.dictionary_store,
+            Trainer(reactor, settings.dictionaries.train_timeout),
+            clock=reactor,
+            wall=wall,
+            random=random.random,
+            counters=counters.dictionaries,
         )
         self.retention = Retention(self.streams, self.timers, wall)
         self.tracing.changed = self._retrace
@@ -431,6 +450,7 @@ class Rooms:
             settings.pushes,
             reactor,
             mqtt=self.mqtt.control,
+            dictionaries=self.dictionaries,
             describe=self._describe,
         )
         self.control_listener = build_listener(
@@ -470,6 +490,7 @@ class Rooms:
         self.calls.routes = prepared.routes
         self.upstreams.reconfigure(_clusters(settings))
         self.mqtt.reconfigure(settings)
+        self.dictionaries.reconfigure(settings.dictionaries)
         self.access_log.reconfigure(settings.log)
         self.pushes.replace_bounds(settings.pushes)
         self.control_api.pushes = settings.pushes

@@ -251,3 +251,36 @@ class MqttCounters:
     def drop(self, reason: str) -> None:
         """A delivery that did not happen."""
         self.dropped_messages[reason] = self.dropped_messages.get(reason, 0) + 1
+
+
+class DictionaryCounters:
+    """Written by core.dictionaries."""
+
+    __slots__ = (
+        "bodies", "classes", "dictionaries", "displaced", "errors", "no_room", "packed", "promotions", "raw",
+        "rollbacks", "sample_bytes", "sampled", "trainings",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.dictionaries: dict[str, int] = {}
+        """Now, by state."""
+        self.trainings: dict[str, int] = {}
+        """By outcome: trained, refused."""
+        self.rollbacks = 0
+        self.promotions = 0
+        """Those that happened without an operator."""
+        self.bodies = 0
+        self.raw = 0
+        self.packed = 0
+        """Bodies of classes with a dictionary, their bytes before and on the wire."""
+        self.errors = 0
+        self.sampled = 0
+        self.sample_bytes = 0
+        self.classes = 0
+        self.displaced = 0
+        """Classes that gave way to another before enough users had used them."""
+        self.no_room = 0
+
+    def count_training(self, outcome: str) -> None:
+        """One has ended."""
+        self.trainings[outcome] = self.trainings.get(outcome, 0) + 1

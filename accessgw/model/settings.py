@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, field
 
+from accessgw.model.dictionary_settings import DictionarySettings
 from accessgw.model.mqtt_settings import MqttSettings
 from accessgw.model.setting_types import (
     Amount,
@@ -480,6 +481,8 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
     """Limits of the wire."""
     header_states: HeaderStateSettings = field(default_factory=HeaderStateSettings)
     """What header codecs knew, kept for a device's next connection."""
+    dictionaries: DictionarySettings = field(default_factory=DictionarySettings)
+    """Dictionaries of bodies."""
     mqtt: MqttSettings = field(default_factory=MqttSettings)
     """MQTT."""
     authenticators: tuple[AuthenticatorSettings, ...] = ()

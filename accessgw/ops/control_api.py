@@ -10,10 +10,12 @@ from urllib.parse import quote
 from twisted.internet.defer import Deferred
 
 from accessgw.core.interfaces import Clock, Control, ControlError
+from accessgw.core.interfaces.dictionaries import DictionaryControl
 from accessgw.core.interfaces.mqtt import MqttControl
 from accessgw.model.pushes import PushResult, Scope, StreamKey
 from accessgw.model.settings import ControlSettings, PushSettings
 from accessgw.ops import dashboard
+from accessgw.ops.dictionaries_api import DictionariesApi
 from accessgw.ops.http_api import HttpApi, Reply, Request, Route, check_key
 from accessgw.ops.metrics import CONTENT_TYPE, render
 from accessgw.ops.mqtt_api import MqttApi
@@ -22,10 +24,6 @@ from accessgw.ops.queries import one_of, only, only_keys, page_limit
 
 NOT_BUILT = (
     ("POST", "/v1/upgrade", "operate"),
-    ("GET", "/v1/dictionaries", "read"),
-    ("POST", "/v1/dictionaries/train", "operate"),
-    ("POST", "/v1/dictionaries/{id}/activate", "operate"),
-    ("POST", "/v1/dictionaries/{id}/rollback", "operate"),
     ("POST", "/v1/keys/rotate", "operate"),
     ("POST", "/v1/keys/revoke", "operate"),
 )
@@ -35,7 +33,7 @@ NOT_BUILT = (
 class ControlApi(HttpApi):
     """The HttpHandler of the control listener. It acts only through `control`.
 
-    Without `mqtt` the paths under /v1/mqtt answer 404 `not_enabled`. `describe` makes the body of
+    Without `mqtt` the paths under /v1/mqtt answer 404 `not_enabled`, and so for `dictionaries`. `describe` makes the body of
     /.well-known/accessgw; without it the path does not exist here. `wall` is the wall clock.
     """
 
@@ -47,6 +45,7 @@ class ControlApi(HttpApi):
         clock: Clock,
         *,
         mqtt: MqttControl | None = None,
+        dictionaries: DictionaryControl | None = None,
         describe: Callable[[], dict[str, object]] | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -70,6 +69,7 @@ class ControlApi(HttpApi):
             Route("GET", "/v1/workers", "read", lambda request: Reply({"workers": control.workers()})),
             Route("GET", "/v1/top", "read", self._top),
             Route("GET", "/v1/events", "read", subscribe=self._events),
+            *DictionariesApi(dictionaries).routes(),
             *MqttApi(mqtt, lambda: self.pushes.max_batch, wall).routes(),
             *(Route(method, path, role, _not_built) for method, path, role in NOT_BUILT),
         ]

@@ -13,6 +13,7 @@ from typing import Any
 from accessgw.core.interfaces import MetricFamily
 from accessgw.model.counters import (
     CallCounters,
+    DictionaryCounters,
     HeaderCounters,
     MqttCounters,
     PushCounters,
@@ -159,7 +160,23 @@ MQTT: Table = {
     "bridge_received": ("mqtt_bridge_received_total", "Messages taken from the other broker, by bridge."),
     "bridge_failures": ("mqtt_bridge_failures_total", "Connections of a bridge that failed or were lost, by bridge."),
 }
+DICTIONARY: Table = {
+    "dictionaries": ("dictionaries", "Dictionaries of bodies, by state."),
+    "trainings": ("dictionary_trainings_total", "Trainings that have ended, by outcome."),
+    "rollbacks": ("dictionary_rollbacks_total", "Canaries rolled back because they did worse."),
+    "promotions": ("dictionary_promotions_total", "Canaries that became active by themselves."),
+    "bodies": ("dictionary_bodies_total", "Bodies of classes with a dictionary."),
+    "raw": ("dictionary_raw_bytes_total", "Their bytes before compression."),
+    "packed": ("dictionary_packed_bytes_total", "Their bytes on the wire."),
+    "errors": ("dictionary_errors_total", "Bodies that could not be expanded with their dictionary."),
+    "sampled": ("dictionary_samples_total", "Bodies taken as samples."),
+    "sample_bytes": ("dictionary_sample_bytes", "Memory that samples take."),
+    "classes": ("dictionary_classes", "Classes of bodies that are sampled."),
+    "displaced": ("dictionary_classes_displaced_total", "Classes given up for another before they had enough users."),
+    "no_room": ("dictionary_classes_refused_total", "Bodies not looked at because there was no place for their class."),
+}
 LABELS = {
+    "dictionaries": "state", "trainings": "outcome",
     "refused": "reason", "closed": "reason", "auth_failures": "authenticator", "finished": "status",
     "auth_unavailable": "authenticator", "missed": "reason",
     "connects": "version", "connects_refused": "reason", "dropped_messages": "reason", "denied": "action",
@@ -191,6 +208,7 @@ class GatewayCounters:
     access_log: AccessLog | None = None
     ticks: ReactorTicks | None = None
     mqtt: MqttCounters | None = None
+    dictionaries: DictionaryCounters | None = None
     headers: HeaderCounters | None = None
 
 
@@ -208,6 +226,7 @@ def families(counters: GatewayCounters) -> list[MetricFamily]:
         (WEBHOOK, counters.webhook),
         (ACCESS_LOG, counters.access_log),
         (MQTT, counters.mqtt),
+        (DICTIONARY, counters.dictionaries),
     ):
         if slots is not None:
             found += _rows(table, slots, {})

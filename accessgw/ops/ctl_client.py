@@ -62,6 +62,16 @@ class ControlClient:
             connection.close()
         return _parsed(text)
 
+    def content(self, path: str, *, role: str) -> bytes:
+        """The bytes of the answer. Raises Refused or Unreachable."""
+        connection, answer = self._send("GET", path, "", role, key="", timeout=self._timeout)
+        try:
+            return answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise Unreachable(f"{self._url} went away: {error}") from None
+        finally:
+            connection.close()
+
     def events(self, path: str) -> Iterator[dict[str, Any]]:
         """Server-sent events until the gateway ends them. Raises Refused or Unreachable."""
         # a quiet stream has a comment every 15 s; one without for a minute is dead

@@ -85,6 +85,13 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE UNIQUE INDEX header_state_key ON header_state (device, user, app_table, direction, checkpoint)",
         "CREATE INDEX header_state_age ON header_state (at)",
     ),
+    (
+        # facts: everything but the content, as JSON
+        "CREATE TABLE dictionary (number INTEGER PRIMARY KEY, facts TEXT NOT NULL, content BLOB NOT NULL)",
+        # ids of the dictionaries that were in force together, a JSON list
+        "CREATE TABLE dictionary_bundle (number INTEGER PRIMARY KEY, ids TEXT NOT NULL)",
+        "CREATE UNIQUE INDEX dictionary_bundle_key ON dictionary_bundle (ids)",
+    ),
 )
 """Statements that lead from one schema version (PRAGMA user_version) to the next; the first makes an empty file."""
 

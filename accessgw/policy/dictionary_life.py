@@ -1,0 +1,161 @@
+"""The life of a dictionary: who gets a canary, when it is judged and how, what follows what. Pure decisions.
+
+`now` is the wall clock, for a life lasts longer than a process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from msgspec.structs import replace
+
+from accessgw.model.dictionaries import SETTLED, DictionaryRecord, DictionaryState, Figures
+from accessgw.model.dictionary_settings import DictionarySettings
+
+State = DictionaryState
+
+
+class LifeError(Exception):
+    """What was asked for cannot follow a dictionary's state; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What to do with a canary."""
+
+    good: bool
+    reason: str
+
+
+def share_of(app: str, device: str) -> float:
+    """The place of a device in [0, 1); canaries go to those below their share. The same devices in every app would
+    bear every trial, so the app counts too."""
+    digest = hashlib.blake2b(f"{app}\0{device}".encode(errors="surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def judge(
+    canary: DictionaryRecord, active: DictionaryRecord | None, now: float, settings: DictionarySettings
+) -> Verdict | None:
+    """What the figures say of a canary; None: not enough yet, or nothing to do.
+
+    Both are measured since the canary began. Without an active dictionary it is held against raw bodies.
+    """
+    own = canary.figures.since(canary.own_baseline)
+    if own.attempts < settings.canary_messages:
+        return None
+    other = active.figures.since(canary.baseline) if active is not None else Figures()
+    if own.error_rate > other.error_rate + settings.error_margin:
+        return Verdict(False, f"errors {own.error_rate:.4f} against {other.error_rate:.4f}")
+    measured = active is None or other.attempts >= settings.canary_messages
+    if measured and own.ratio > other.ratio * (1 + settings.ratio_margin):
+        return Verdict(False, f"ratio {own.ratio:.3f} against {other.ratio:.3f}")
+    if settings.promote and measured and now - canary.changed_at >= settings.promote_after:
+        return Verdict(True, f"ratio {own.ratio:.3f} against {other.ratio:.3f} over {own.messages} bodies")
+    return None
+
+
+def slot_of(records: Iterable[DictionaryRecord], record: DictionaryRecord, state: State) -> DictionaryRecord | None:
+    """The other dictionary of its app and classes that is in `state`; there is one at most of active and canary."""
+    return next(
+        (other for other in records if other.slot == record.slot and other.state == state and other.id != record.id),
+        None,
+    )
+
+
+def trained(record: DictionaryRecord, now: float) -> DictionaryRecord:
+    """It is finished and checked."""
+    return replace(record, state=State.CANDIDATE, changed_at=now)
+
+
+def refused(record: DictionaryRecord, now: float, reason: str) -> DictionaryRecord:
+    """It came to nothing."""
+    return replace(record, state=State.REFUSED, changed_at=now, reason=reason, content=b"")
+
+
+def canary(
+    record: DictionaryRecord, records: Sequence[DictionaryRecord], now: float, share: float
+) -> list[DictionaryRecord]:
+    """Give it to a share of the devices; the records that change. Raises LifeError."""
+    _must_be_usable(record)
+    if record.state == State.ACTIVE:
+        raise LifeError(f"dictionary {record.id} is active already")
+    active = slot_of(records, record, State.ACTIVE)
+    before = slot_of(records, record, State.CANARY)
+    own = record.own_baseline if record.state == State.CANARY else record.figures
+    baseline = record.baseline if record.state == State.CANARY else active.figures if active else Figures()
+    began = record.changed_at if record.state == State.CANARY else now
+    changed = [
+        replace(
+            record,
+            state=State.CANARY,
+            changed_at=began,
+            share=share,
+            reason="",
+            own_baseline=own,
+            baseline=baseline,
+        )
+    ]
+    if before is not None:
+        changed.append(retired(before, now, f"dictionary {record.id} took its place as a canary"))
+    return changed
+
+
+def activate(
+    record: DictionaryRecord, records: Sequence[DictionaryRecord], now: float, reason: str
+) -> list[DictionaryRecord]:
+    """Give it to everyone; the records that change. Raises LifeError."""
+    _must_be_usable(record)
+    if record.state == State.ACTIVE:
+        return []
+    active = slot_of(records, record, State.ACTIVE)
+    changed = [
+        replace(
+            record,
+            state=State.ACTIVE,
+            changed_at=now,
+            reason=reason,
+            share=0.0,
+            replaced=active.id if active is not None else 0,
+        )
+    ]
+    if active is not None:
+        changed.append(retired(active, now, f"dictionary {record.id} took its place"))
+    return changed
+
+
+def roll_back(
+    record: DictionaryRecord, records: Sequence[DictionaryRecord], now: float, reason: str
+) -> list[DictionaryRecord]:
+    """Take it away from everyone; the one that it replaced comes back, if it is still there. Raises LifeError."""
+    if record.state not in (State.CANARY, State.ACTIVE, State.CANDIDATE):
+        raise LifeError(
+            f"dictionary {record.id} is {record.state.value}: only a candidate, canary or active one goes back"
+        )
+    changed = [replace(record, state=State.ROLLED_BACK, changed_at=now, reason=reason, share=0.0)]
+    if record.state == State.ACTIVE and record.replaced:
+        earlier = next((other for other in records if other.id == record.replaced), None)
+        if earlier is not None and earlier.state == State.RETIRED:
+            changed.append(
+                replace(earlier, state=State.ACTIVE, changed_at=now, reason=f"dictionary {record.id} was rolled back")
+            )
+    return changed
+
+
+def retired(record: DictionaryRecord, now: float, reason: str) -> DictionaryRecord:
+    """Nobody is given it any more."""
+    return replace(record, state=State.RETIRED, changed_at=now, reason=reason, share=0.0)
+
+
+def forgotten(record: DictionaryRecord, now: float, settings: DictionarySettings) -> bool:
+    """Whether its time to be expanded is over."""
+    return record.state in SETTLED and now - record.changed_at >= settings.retention
+
+
+def _must_be_usable(record: DictionaryRecord) -> None:
+    if record.state in (State.TRAINING, State.REFUSED):
+        raise LifeError(
+            f"dictionary {record.id} is {record.state.value}" + (f": {record.reason}" if record.reason else "")
+        )
