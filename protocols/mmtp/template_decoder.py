@@ -263,8 +263,9 @@ class _FullReader:
         self._size += len(name) + width(value) + 32
         if self._size > self._max_headers or len(self.fields) >= self._max_fields:
             raise _too_large(self._max_headers, self._max_fields)
-        self.headers.append((name, value))
-        self.fields.append((name, None if hole else value))
+        field = (name, value)
+        self.headers.append(field)
+        self.fields.append((name, None) if hole else field)
         self.sizes.append(size)
 
 
@@ -272,7 +273,7 @@ def _fill(template: Template, block: bytes, pos: int, time: int, fields: list[tu
     """Read the values of the holes into `fields`: the position after them, the last time, their expanded bytes.
     Raises RemoteError, and IndexError at the end; the position may be past the end, too."""
     size = 0
-    for index, name, type_, length, kind, secret in template.holes:
+    for index, name, type_, length, kind, secret in template.plan:
         if type_ == HEX:
             end = pos + length
             value = block[pos:end].hex()

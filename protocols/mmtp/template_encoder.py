@@ -7,6 +7,7 @@ from operator import eq
 
 from protocols.errors import LocalError
 from protocols.mmtp.tables import OPERATION, AppTable, is_credential, is_header_name
+from protocols.mmtp.template_copies import find_copies
 from protocols.mmtp.template_decoder import DROP, FULL, ONCE, OVERRIDES, SIZES
 from protocols.mmtp.template_habits import Habits
 from protocols.mmtp.template_state import (
@@ -115,8 +116,8 @@ class TemplateEncoder:
             for place in overrides:
                 if fields[place][0] != known[place][0] or fields[place][1] == known[place][1]:
                     return None
-        for hole in template.holes:
-            if fields[hole.place][0] != hole.name:
+        for place, name, *_ in template.plan:
+            if fields[place][0] != name:
                 return None
         return self._amend(template, habits, fields, overrides, max_headers)
 
@@ -128,7 +129,7 @@ class TemplateEncoder:
         if slot is not None:
             block = self._with(self._slots[slot], self._habits[slot], fields, max_headers)
         if slot is None or block is None:
-            return self._define(names, fields, max_headers)
+            return self._define(fields, max_headers)
         if self._order[0] != slot:
             self._order.remove(slot)
             self._order.insert(0, slot)
@@ -236,7 +237,7 @@ class TemplateEncoder:
             growth += width(value) - width(template.fields[index][1] or "")
         return codes, growth, time
 
-    def _define(self, names: tuple[str, ...], fields: _Headers, max_headers: int) -> bytes:
+    def _define(self, fields: _Headers, max_headers: int) -> bytes:
         """A full block."""
         table = self._table
         size = 0
@@ -250,12 +251,12 @@ class TemplateEncoder:
         time = self._time
         made: list[Field] = []
         sizes = []
-        copies = self._copies(fields)
+        copies = find_copies([self._slots[slot] for slot in self._order[:_BASES]], fields)
         index = 0
         while index < len(fields):
             name, value = fields[index]
             copied = copies.get(index)
-            if copied is not None and (copied[2] > 1 or (name, value) not in table.pair_index):
+            if copied is not None and (copied.length > 1 or (name, value) not in table.pair_index):
                 slot, start, count = copied
                 out += encode_varint(((start << 5 | slot) + 2) << 2 | 3) + encode_varint(count)
                 holes = [hole for _, hole in self._slots[slot].fields[start : start + count]]
@@ -285,38 +286,10 @@ class TemplateEncoder:
                     data, time = encode_value(table.kind(name), value, time, is_credential(name))
                     out += data
             index += count
-        head = self._place(names, made, sizes)
+        shared = [_shared(table, name, fixed) for name, fixed in made]
+        head = self._place(tuple([name for name, _ in shared]), shared, sizes)
         self._time = time
         return head + bytes(out)
-
-    def _copies(self, fields: _Headers) -> dict[int, tuple[int, int, int]]:
-        """Runs of fields that a template has, too: where a run begins -> slot, its place there, how many."""
-        best: dict[int, tuple[int, int, int]] = {}
-        covered = 0
-        for slot in self._order[:_BASES]:
-            have = self._slots[slot].fields
-            places: dict[str, int] = {}
-            for place, (name, _) in enumerate(have):
-                places.setdefault(name, place)
-            runs: dict[int, tuple[int, int, int]] = {}
-            index = 0
-            while index < len(fields):
-                first = places.get(fields[index][0], len(have))
-                count = 0
-                while (
-                    index + count < len(fields)
-                    and first + count < len(have)
-                    and fields[index + count][0] == have[first + count][0]
-                    and have[first + count][1] in (None, fields[index + count][1])
-                ):
-                    count += 1
-                if count:
-                    runs[index] = (slot, first, count)
-                index += count or 1
-            total = sum([count for _, _, count in runs.values()])
-            if total > covered:
-                best, covered = runs, total
-        return best
 
     def _place(self, names: tuple[str, ...], fields: list[Field], sizes: list[int]) -> bytes:
         """Keep a new template, in place of those that were not used for longest when there is no room for it."""
@@ -360,7 +333,7 @@ def _fill(template: Template, fields: _Headers, out: bytearray, time: int) -> tu
         return None
     extra = 0
     values = []
-    for index, expected, type_, length, kind, secret in template.holes:
+    for index, expected, type_, length, kind, secret in template.plan:
         name, value = fields[index]
         if name != expected:
             return None
@@ -391,6 +364,17 @@ def _fill(template: Template, fields: _Headers, out: bytearray, time: int) -> tu
             if not value.isascii():
                 extra += width(value) - len(value)
     return sum(map(len, values)) + extra, time, values
+
+
+def _shared(table: AppTable, name: str, value: str | None) -> Field:
+    """A field as the table has it, if it does, so that the caller's equal strings are not kept."""
+    place = table.index.get(name)
+    if place is not None:
+        name = table.names[place].name
+        pair = None if value is None else table.pair_index.get((name, value))
+        if pair is not None:
+            return table.pairs[pair]
+    return name, value
 
 
 def hex_size(table: AppTable, name: str, value: str) -> int:

@@ -38,12 +38,13 @@ class Hole(NamedTuple):
 class Template:
     """A list of fields, some of which are holes. Immutable, so states share it; a change makes another."""
 
-    __slots__ = ("base", "fields", "holes", "pattern", "pinned", "slot", "weight")
+    __slots__ = ("base", "fields", "pattern", "pinned", "plan", "slot", "weight")
 
     def __init__(self, slot: int, fields: list[Field], holes: list[Hole], base: int, weight: int) -> None:
         self.slot = slot
         self.fields = tuple(fields)
-        self.holes = tuple(holes)
+        self.plan = tuple([(*hole,) for hole in holes])
+        """The holes as plain tuples, which unpack faster than named ones."""
         self.pattern = [value is not None for _, value in fields]
         self.pinned = True
         """Whether blocks may leave out the sizes of hex values."""
@@ -53,6 +54,11 @@ class Template:
         self.base = base
         """Expanded bytes without the values of the holes."""
         self.weight = weight
+
+    @property
+    def holes(self) -> list[Hole]:
+        """The holes in order."""
+        return [Hole(*hole) for hole in self.plan]
 
     @classmethod
     def of(cls, table: AppTable, slot: int, fields: list[Field], sizes: list[int]) -> Template:
@@ -87,7 +93,7 @@ class Template:
         other = Template.__new__(Template)
         other.slot = self.slot
         other.fields = tuple(fields)
-        other.holes = self.holes
+        other.plan = self.plan
         other.pattern = self.pattern
         other.pinned = self.pinned
         other.base = self.base + growth
