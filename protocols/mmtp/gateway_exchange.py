@@ -167,10 +167,16 @@ class GatewayExchange(Exchange):
     # --- offers
 
     def offer_table(self, table: AppTable) -> None:
-        """Raises LocalError without the capability, and above MAX_TABLES."""
+        """Nothing happens while it stands offered. Raises LocalError without the capability, above MAX_TABLES, and while
+        another one with its id stands offered."""
         if not self.template:
             raise LocalError("table: the device does not speak profile D")
-        if len(self._tables) >= MAX_TABLES and table.id not in self._tables:
+        offered = self._tables.get(table.id)
+        if offered is not None:
+            if offered.digest != table.digest:
+                raise LocalError(f"table {table.id}: another one with this id stands offered")
+            return
+        if len(self._tables) >= MAX_TABLES:
             raise LocalError(f"tables: expected at most {MAX_TABLES} offers")
         if not self._tables:
             self._tables = {}
@@ -186,10 +192,13 @@ class GatewayExchange(Exchange):
         self._wire.out.append(table_frame(TableKind.RETIRE, encode_varint(id)))
 
     def offer_dictionary(self, packed: PackedDictionary) -> None:
-        """Raises LocalError without the capability, and above MAX_DICTIONARIES."""
+        """Nothing happens while it stands offered. Raises LocalError without the capability, above MAX_DICTIONARIES, and
+        for one that the device has."""
         uses = self._agreed()
         id = packed.dictionary.id
-        if len(self._offers) + len(uses.held) >= MAX_DICTIONARIES and id not in self._offers:
+        if id in self._offers:
+            return
+        if len(self._offers) + len(uses.held) >= MAX_DICTIONARIES:
             raise LocalError(f"dictionaries: a connection has at most {MAX_DICTIONARIES}")
         if id in uses.held or id in self._retiring:
             raise LocalError(f"dictionary {id}: the device has it, or is about to forget it")
