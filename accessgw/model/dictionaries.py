@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 
 class DictionaryState(StrEnum):
@@ -97,6 +98,10 @@ class DictionaryRecord(Struct, frozen=True, kw_only=True):
     """Of a canary: the figures of the active dictionary when the canary began."""
     own_baseline: Figures = Figures()
     """Of a canary: its own figures then (it may have been in use before)."""
+
+    def but(self, **changes: Any) -> DictionaryRecord:
+        """The same with some fields changed."""
+        return structs.replace(self, **changes)
 
     @property
     def slot(self) -> tuple[str, tuple[str, ...]]:

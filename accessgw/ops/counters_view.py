@@ -208,8 +208,8 @@ class GatewayCounters:
     access_log: AccessLog | None = None
     ticks: ReactorTicks | None = None
     mqtt: MqttCounters | None = None
-    dictionaries: DictionaryCounters | None = None
     headers: HeaderCounters | None = None
+    dictionaries: DictionaryCounters | None = None
 
 
 def families(counters: GatewayCounters) -> list[MetricFamily]:

@@ -9,8 +9,6 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from msgspec.structs import replace
-
 from accessgw.model.dictionaries import SETTLED, DictionaryRecord, DictionaryState, Figures
 from accessgw.model.dictionary_settings import DictionarySettings
 
@@ -67,12 +65,12 @@ def slot_of(records: Iterable[DictionaryRecord], record: DictionaryRecord, state
 
 def trained(record: DictionaryRecord, now: float) -> DictionaryRecord:
     """It is finished and checked."""
-    return replace(record, state=State.CANDIDATE, changed_at=now)
+    return record.but(state=State.CANDIDATE, changed_at=now)
 
 
 def refused(record: DictionaryRecord, now: float, reason: str) -> DictionaryRecord:
     """It came to nothing."""
-    return replace(record, state=State.REFUSED, changed_at=now, reason=reason, content=b"")
+    return record.but(state=State.REFUSED, changed_at=now, reason=reason, content=b"")
 
 
 def canary(
@@ -88,8 +86,7 @@ def canary(
     baseline = record.baseline if record.state == State.CANARY else active.figures if active else Figures()
     began = record.changed_at if record.state == State.CANARY else now
     changed = [
-        replace(
-            record,
+        record.but(
             state=State.CANARY,
             changed_at=began,
             share=share,
@@ -112,8 +109,7 @@ def activate(
         return []
     active = slot_of(records, record, State.ACTIVE)
     changed = [
-        replace(
-            record,
+        record.but(
             state=State.ACTIVE,
             changed_at=now,
             reason=reason,
@@ -134,19 +130,19 @@ def roll_back(
         raise LifeError(
             f"dictionary {record.id} is {record.state.value}: only a candidate, canary or active one goes back"
         )
-    changed = [replace(record, state=State.ROLLED_BACK, changed_at=now, reason=reason, share=0.0)]
+    changed = [record.but(state=State.ROLLED_BACK, changed_at=now, reason=reason, share=0.0)]
     if record.state == State.ACTIVE and record.replaced:
         earlier = next((other for other in records if other.id == record.replaced), None)
         if earlier is not None and earlier.state == State.RETIRED:
             changed.append(
-                replace(earlier, state=State.ACTIVE, changed_at=now, reason=f"dictionary {record.id} was rolled back")
+                earlier.but(state=State.ACTIVE, changed_at=now, reason=f"dictionary {record.id} was rolled back")
             )
     return changed
 
 
 def retired(record: DictionaryRecord, now: float, reason: str) -> DictionaryRecord:
     """Nobody is given it any more."""
-    return replace(record, state=State.RETIRED, changed_at=now, reason=reason, share=0.0)
+    return record.but(state=State.RETIRED, changed_at=now, reason=reason, share=0.0)
 
 
 def forgotten(record: DictionaryRecord, now: float, settings: DictionarySettings) -> bool:

@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
 from accessgw.core.interfaces import ControlError, HttpUpload, MetricFamily
+from accessgw.core.interfaces.dictionaries import DictionaryControl
 from accessgw.core.interfaces.mqtt import MqttControl
 from accessgw.model.calls import Headers
 from accessgw.model.http import HttpRequest
@@ -153,12 +154,22 @@ class Api:
     """A ControlApi over a FakeControl, with a way to ask it."""
 
     def __init__(
-        self, settings: ControlSettings = SETTINGS, pushes: PushSettings | None = None, mqtt: MqttControl | None = None
+        self,
+        settings: ControlSettings = SETTINGS,
+        pushes: PushSettings | None = None,
+        mqtt: MqttControl | None = None,
+        dictionaries: DictionaryControl | None = None,
     ) -> None:
         self.clock = Clock()
         self.control = FakeControl()
         self.handler = ControlApi(
-            self.control, settings, pushes or PushSettings(), self.clock, mqtt=mqtt, wall=lambda: 1000.0
+            self.control,
+            settings,
+            pushes or PushSettings(),
+            self.clock,
+            mqtt=mqtt,
+            dictionaries=dictionaries,
+            wall=lambda: 1000.0,
         )
 
     def open(

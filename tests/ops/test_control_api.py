@@ -122,10 +122,6 @@ def test_a_wrong_method_says_what_is_allowed(api: Api) -> None:
     ("method", "path", "token"),
     [
         ("POST", "/v1/upgrade", "dev-operate"),
-        ("GET", "/v1/dictionaries", "dev-read"),
-        ("POST", "/v1/dictionaries/train", "dev-operate"),
-        ("POST", "/v1/dictionaries/7/activate", "dev-operate"),
-        ("POST", "/v1/dictionaries/7/rollback", "dev-operate"),
         ("POST", "/v1/keys/rotate", "dev-operate"),
         ("POST", "/v1/keys/revoke", "dev-operate"),
     ],

@@ -180,7 +180,7 @@ def test_help_lists_what_is_built_and_nothing_else(run: Run) -> None:
     assert code == 0
     for name in ("status", "devices", "push", "close", "drain", "reload", "config", "top", "trace", "streams"):
         assert f"    {name} " in out
-    for name in ("upgrade", "dictionary", "keys"):
+    for name in ("upgrade", "keys"):
         assert name not in out
 
 

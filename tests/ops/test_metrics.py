@@ -88,7 +88,7 @@ def everything() -> GatewayCounters:
     return GatewayCounters(
         {"tls": transport, 'pl"ain': slots.TransportCounters()}, sessions, calls, slots.PushCounters(),
         {"demo": slots.UpstreamCounters()}, slots.StoreCounters(), slots.WebhookCounters(), AccessLog(LogSettings()), ticks,
-        slots.MqttCounters(), slots.HeaderCounters(),
+        slots.MqttCounters(), slots.HeaderCounters(), slots.DictionaryCounters(),
     )  # fmt: skip
 
 
@@ -125,6 +125,7 @@ def test_every_name_keeps_the_promise() -> None:
         (counters_view.STORE, slots.StoreCounters),
         (counters_view.WEBHOOK, slots.WebhookCounters),
         (counters_view.MQTT, slots.MqttCounters),
+        (counters_view.DICTIONARY, slots.DictionaryCounters),
     ],
 )
 def test_every_slot_is_shown(table: dict[str, Any], counters: type) -> None:
@@ -153,6 +154,7 @@ def test_every_counters_class_is_shown() -> None:
         slots.WebhookCounters,
         slots.MqttCounters,
         slots.HeaderCounters,
+        slots.DictionaryCounters,
     }
     assert named == shown
 

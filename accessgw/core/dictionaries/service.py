@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from msgspec.structs import replace
 from twisted.internet.defer import Deferred, DeferredLock, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -89,6 +88,7 @@ class Dictionaries:
         self._timer: Any = None
         self._ticks = 0
         self._working = False
+        self._training: Deferred[None] | None = None
         self.sampler = Sampler(settings, random)
         self.observe: Callable[[str, str, str, str, bytes], None] = (
             self.sampler.observe if settings.enabled else _ignore
@@ -116,14 +116,21 @@ class Dictionaries:
         self._timer = self._clock.callLater(TICK, self._tick)
 
     def stop(self) -> Deferred[None]:
-        """Fires when the figures are written."""
+        """Fires when the training that runs has ended and the figures are written."""
         if self._timer is None:
             return succeed(None)
         self._timer.cancel()
         self._timer = None
         self._queue.clear()
-        self._trainer.stop()
-        return self._flush().addErrback(self._lost, "figures")
+        return Deferred.fromCoroutine(self._stop()).addErrback(self._lost, "the end")
+
+    async def _stop(self) -> None:
+        over: Deferred[None] = Deferred()
+        if self._training is not None:
+            self._training.addBoth(lambda _: over.callback(None))
+            self._trainer.stop()
+            await over
+        await self._flush()
 
     def reconfigure(self, settings: DictionarySettings) -> None:
         """Judge by other margins, keep other secrets."""
@@ -281,8 +288,8 @@ class Dictionaries:
         def progress(percent: int) -> None:
             self._percent[id] = percent
 
-        done = Deferred.fromCoroutine(self._train_one(job, progress))
-        done.addErrback(self._lost, f"dictionary {id}").addBoth(lambda _: self._training_over(id))
+        training = self._training = Deferred.fromCoroutine(self._train_one(job, progress))
+        training.addErrback(self._lost, f"dictionary {id}").addBoth(lambda _: self._training_over(id))
 
     async def _train_one(self, job: TrainingJob, progress: Callable[[int], None]) -> None:
         try:
@@ -294,14 +301,14 @@ class Dictionaries:
 
     def _training_over(self, id: int) -> None:
         self._percent.pop(id, None)
+        self._training = None
         self._next_training()
 
     def _trained(self, id: int, result: TrainingResult) -> Deferred[None]:
         def decide() -> list[DictionaryRecord]:
             now = self._wall()
             record = life.trained(
-                replace(
-                    self._find(id),
+                self._find(id).but(
                     content=result.content,
                     samples=result.samples,
                     users=result.users,
@@ -435,7 +442,7 @@ class Dictionaries:
     def _current(self) -> list[DictionaryRecord]:
         """The records with the figures of this moment."""
         return [
-            record if (figures := self._tallies[id].figures()) == record.figures else replace(record, figures=figures)
+            record if (figures := self._tallies[id].figures()) == record.figures else record.but(figures=figures)
             for id, record in self._records.items()
         ]
 
@@ -443,7 +450,7 @@ class Dictionaries:
         record = self._records.get(id)
         if record is None:
             raise ControlError(404, "not_found", f"no such dictionary: {id}")
-        return replace(record, figures=self._tallies[id].figures())
+        return record.but(figures=self._tallies[id].figures())
 
     def _row(self, record: DictionaryRecord, whole: bool = False) -> dict[str, Any]:
         return dictionary_row(record, self._percent.get(record.id), self.settings, whole)

@@ -10,8 +10,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import msgspec
 from twisted.internet.defer import Deferred
@@ -102,29 +103,35 @@ class Trainer:
             close_fds=False,
             env={"PYTHONPATH": str(ROOT)},
         )
-        with process:
-            self._process = process
-            if self._ended:
-                process.kill()
-            try:
-                return self._talk(process, job, progress)
-            finally:
-                process.kill()
-
-    def _talk(
-        self, process: subprocess.Popen[bytes], job: TrainingJob, progress: Callable[[int], None]
-    ) -> TrainingResult:
         assert process.stdin is not None
         assert process.stdout is not None
-        order = Order(job.id, job.users, job.size, len(job.samples), int(self._timeout))
+        self._process = process
+        if self._ended:
+            process.kill()
         try:
-            process.stdin.write(msgspec.json.encode(order) + b"\n")
+            return self._talk(process, process.stdin, process.stdout, job, progress)
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+            with suppress(OSError):  # what it did not read cannot be flushed
+                process.stdin.close()
+
+    def _talk(
+        self,
+        process: subprocess.Popen[bytes],
+        orders: IO[bytes],
+        reports: IO[bytes],
+        job: TrainingJob,
+        progress: Callable[[int], None],
+    ) -> TrainingResult:
+        order = Order(job.id, job.users, job.size, len(job.samples), int(self._timeout))
+        with suppress(BrokenPipeError):  # its end says why
+            orders.write(msgspec.json.encode(order) + b"\n")
             for sample in job.samples:
-                process.stdin.write(SAMPLE.pack(sample.user, len(sample.body)) + sample.body)
-            process.stdin.close()
-        except BrokenPipeError:
-            pass  # its end says why
-        for line in process.stdout:
+                orders.write(SAMPLE.pack(sample.user, len(sample.body)) + sample.body)
+            orders.close()
+        for line in reports:
             report = msgspec.json.decode(line, type=Report)
             if report.refused:
                 raise TrainingRefused(report.refused)

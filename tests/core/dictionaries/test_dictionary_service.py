@@ -1,0 +1,412 @@
+"""Dictionaries in a gateway: trained, tried, judged, taken back, and found again by another process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.task import Clock
+
+from accessgw.core.dictionaries.service import Dictionaries
+from accessgw.core.dictionaries.training import TrainingRefused
+from accessgw.core.interfaces import ControlError, StoreUnavailable
+from accessgw.model.counters import DictionaryCounters
+from accessgw.model.dictionaries import TrainingJob, TrainingResult
+from accessgw.model.dictionary_settings import DictionarySettings
+from accessgw.stores.memory_dictionaries import MemoryDictionaryStore
+
+WALL = 1_800_000_000.0
+SETTINGS = DictionarySettings(
+    enabled=True,
+    users=2,
+    least_messages=50,
+    canary_share=0.5,
+    canary_messages=10,
+    ratio_margin=0.1,
+    error_margin=0.05,
+    promote_after=5.0,
+    retention=1000.0,
+)
+
+
+class FakeTrainer:
+    def __init__(self) -> None:
+        self.jobs: list[TrainingJob] = []
+        self.progress: Callable[[int], None] = lambda percent: None
+        self.deferred: Deferred[TrainingResult] | None = None
+
+    @property
+    def busy(self) -> bool:
+        return self.deferred is not None
+
+    def train(self, job: TrainingJob, progress: Callable[[int], None]) -> Deferred[TrainingResult]:
+        assert not self.busy
+        self.jobs.append(job)
+        self.progress = progress
+        self.deferred = Deferred()
+        return self.deferred
+
+    def finish(self, reason: str = "") -> None:
+        deferred, self.deferred = self.deferred, None
+        assert deferred is not None
+        if reason:
+            deferred.errback(TrainingRefused(reason))
+        else:
+            number = len(self.jobs)
+            deferred.callback(TrainingResult(b"common to all %d " % number * 9, 60, 3, 1, 0.3, 0.8))
+
+    def stop(self) -> None:
+        if self.busy:
+            self.finish("the gateway stopped")
+
+
+class World:
+    """A gateway's dictionaries; `restarted` is the next process on the same store."""
+
+    def __init__(self, store: Any = None, now: float = WALL, **settings: Any) -> None:
+        self.store = store or MemoryDictionaryStore()
+        self.clock = Clock()
+        self.clock.advance(0)
+        self.began = now
+        self.trainer = FakeTrainer()
+        self.counters = DictionaryCounters()
+        self.settings = settings
+        self.service = Dictionaries(
+            replace(SETTINGS, **settings),
+            self.store,
+            self.trainer,  # type: ignore[arg-type]
+            clock=self.clock,
+            wall=lambda: self.began + self.clock.seconds(),
+            random=lambda: 0.5,
+            counters=self.counters,
+        )
+        self.changed: list[str] = []
+        self.service.on_change(self.changed.append)
+        self.service.start()
+
+    def restarted(self, **settings: Any) -> World:
+        return World(self.store, self.began + self.clock.seconds(), **{**self.settings, **settings})
+
+    def feed(self, app: str = "wallet", name: str = "pay", kind: str = "q", count: int = 60, users: int = 3) -> None:
+        for number in range(count):
+            self.service.observe(app, kind, name, f"user{number % users}", b"body number %04d of them" % number)
+
+    def train(self, app: str | None = None, *classes: str) -> list[dict[str, Any]]:
+        return result(self.service.train(app, classes))
+
+    def trained(self, **how: Any) -> int:
+        """A new canary of wallet's pay."""
+        if not self.service.overview()["classes"]:
+            self.feed(**how)
+        (row,) = self.train()
+        self.trainer.finish()
+        return row["id"]
+
+    def states(self) -> dict[int, str]:
+        return {row["id"]: row["state"] for row in self.service.overview()["dictionaries"]}
+
+    def ids_for(self, device: str, app: str = "wallet") -> tuple[int, ...]:
+        bundle = self.service.bundle_for(app, device)
+        return tuple(dictionary.id for dictionary in bundle.dictionaries) if bundle else ()
+
+    def pass_bodies(self, id: int, count: int, ratio: float) -> None:
+        for _ in range(count):
+            self.service.record(id, 1000, int(1000 * ratio))
+
+
+def result(deferred: Deferred[Any]) -> Any:
+    found: list[Any] = []
+    deferred.addBoth(found.append)
+    assert found, "it has not fired"
+    if hasattr(found[0], "raiseException"):
+        found[0].raiseException()
+    return found[0]
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+DEVICES = [f"device{number}" for number in range(200)]
+
+
+def test_a_training_shows_its_progress_and_ends_as_a_canary_of_some_devices(world: World) -> None:
+    world.feed()
+    (row,) = world.train()
+    assert (row["id"], row["state"], row["percent"], row["classes"]) == (1, "training", 0, ["qpay"])
+    world.trainer.progress(45)
+    assert world.service.show(1)["percent"] == 45
+    assert world.ids_for("device1") == () and not world.changed
+    world.trainer.finish()
+    assert world.states() == {1: "canary"}
+    assert world.changed == ["wallet"]
+    having = [device for device in DEVICES if world.ids_for(device)]
+    assert 70 < len(having) < 130
+    assert having == [device for device in DEVICES if world.ids_for(device)]
+    assert world.ids_for(having[0], "other") == ()
+    assert world.service.dictionary(1).classes == ("qpay",)
+    assert world.trainer.jobs[0].users == 2 and len(world.trainer.jobs[0].samples) == 60
+
+
+def test_a_candidate_waits_where_there_is_no_share() -> None:
+    world = World(canary_share=0.0)
+    world.trained()
+    assert world.states() == {1: "candidate"}
+    assert world.service.dictionary(1) is None
+    result(world.service.activate(1, 0.1))
+    assert world.states() == {1: "canary"}
+
+
+def test_activate_and_rollback(world: World) -> None:
+    first = world.trained()
+    assert result(world.service.activate(first, 1.0))["state"] == "active"
+    assert {world.ids_for(device) for device in DEVICES} == {(1,)}
+    second = world.trained()
+    assert {world.ids_for(device) for device in DEVICES} == {(1,), (2,)}
+    result(world.service.activate(second, 1.0))
+    assert world.states() == {1: "retired", 2: "active"}
+    assert result(world.service.roll_back(2))["state"] == "rolled_back"
+    assert world.states() == {1: "active", 2: "rolled_back"}
+    assert world.ids_for("device1") == (1,)
+    assert result(world.service.roll_back(1))["state"] == "rolled_back"
+    assert world.ids_for("device1") == ()
+
+
+def test_earlier_sets_stay_known_until_they_are_forgotten(world: World) -> None:
+    result(world.service.activate(world.trained(), 1.0))
+    first = world.service.bundle_for("wallet", "device1")
+    result(world.service.activate(world.trained(), 1.0))
+    second = world.service.bundle_for("wallet", "device1")
+    assert first.digest != second.digest
+    assert world.service.known(first.digest) is first and world.service.known(second.digest) is second
+    assert world.service.known(b"\0" * 8) is None
+    again = world.restarted()
+    assert again.ids_for("device1") == (2,)
+    assert [one.id for one in again.service.known(first.digest).dictionaries] == [1]
+    again.clock.advance(1001)
+    again.clock.pump([1, 1])
+    assert again.states() == {2: "active"}
+    assert again.service.known(first.digest) is None and again.service.dictionary(1) is None
+    assert World(again.store).states() == {2: "active"}
+
+
+def test_the_bundle_is_the_same_object_until_something_changes(world: World) -> None:
+    result(world.service.activate(world.trained(), 1.0))
+    bundle = world.service.bundle_for("wallet", "d")
+    assert world.service.bundle_for("wallet", "e") is bundle
+    dictionary = world.service.dictionary(1)
+    world.trained()
+    assert world.service.dictionary(1) is dictionary, "its compiled tables are dear"
+
+
+def test_a_worse_canary_is_rolled_back_by_itself(world: World) -> None:
+    result(world.service.activate(world.trained(), 1.0))
+    world.trained()
+    world.pass_bodies(1, 10, 0.3)
+    world.pass_bodies(2, 9, 0.5)
+    world.clock.advance(1)
+    assert world.states()[2] == "canary"
+    world.pass_bodies(2, 1, 0.5)
+    world.clock.advance(1)
+    assert world.states() == {1: "active", 2: "rolled_back"}
+    assert world.service.show(2)["reason"] == "ratio 0.500 against 0.300"
+    assert world.counters.rollbacks == 1 and world.changed.count("wallet") == 4
+    assert {world.ids_for(device) for device in DEVICES} == {(1,)}
+
+
+def test_a_canary_that_cannot_be_expanded_is_rolled_back(world: World) -> None:
+    world.trained()
+    for _ in range(10):
+        world.service.record_error(1)
+    world.clock.advance(1)
+    assert world.states() == {1: "rolled_back"}
+    assert world.counters.errors == 10 and "errors 1.0000" in world.service.show(1)["reason"]
+
+
+def test_a_good_canary_is_promoted_only_where_that_is_wanted(world: World) -> None:
+    for promote, state in ((False, "canary"), (True, "active")):
+        world = World(promote=promote)
+        world.trained()
+        world.pass_bodies(1, 10, 0.3)
+        world.clock.pump([1] * 6)
+        assert world.states() == {1: state}
+        assert world.counters.promotions == int(promote)
+
+
+def test_a_refused_training_says_why_and_the_next_one_runs(world: World) -> None:
+    world.feed()
+    world.feed(name="refund")
+    assert [row["id"] for row in world.train()] == [1, 2]
+    world.trainer.finish("too little is common")
+    assert world.states() == {1: "refused", 2: "training"}
+    assert world.service.show(1)["reason"] == "too little is common"
+    world.trainer.finish()
+    assert world.states() == {1: "refused", 2: "canary"}
+    assert world.counters.trainings == {"refused": 1, "trained": 1}
+    with pytest.raises(ControlError):
+        world.service.content(1)
+
+
+def test_a_broken_training_is_told_by_the_next_process_and_its_id_stays_used(world: World) -> None:
+    world.feed()
+    world.train()
+    again = world.restarted()
+    assert again.states() == {1: "refused"}
+    assert "ended during the training" in again.service.show(1)["reason"]
+    again.feed()
+    assert again.trained() == 2
+
+
+def test_figures_outlive_the_process(world: World) -> None:
+    world.trained()
+    world.pass_bodies(1, 5, 0.3)
+    result(world.service.stop())
+    assert (world.restarted().service.show(1)["bodies"], world.restarted().service.show(1)["raw_bytes"]) == (5, 5000)
+    world = World()
+    world.trained()
+    world.pass_bodies(1, 5, 0.3)
+    world.clock.pump([1] * 5)
+    assert world.restarted().service.show(1)["bodies"] == 5, "they are written every few seconds"
+
+
+def test_a_trial_goes_on_after_a_restart(world: World) -> None:
+    result(world.service.activate(world.trained(), 1.0))
+    world.pass_bodies(1, 100, 0.9)
+    world.trained()
+    world.pass_bodies(1, 10, 0.3)
+    world.pass_bodies(2, 5, 0.5)
+    result(world.service.stop())
+    again = world.restarted()
+    again.pass_bodies(2, 5, 0.5)
+    again.clock.advance(1)
+    assert again.states()[2] == "rolled_back"
+    assert again.service.show(2)["reason"] == "ratio 0.500 against 0.300"
+
+
+def test_a_change_that_the_store_did_not_take_does_not_happen(world: World) -> None:
+    world.trained()
+    put, world.store.put = world.store.put, lambda records, lazy=False: fail(StoreUnavailable("disk full"))
+    with pytest.raises(StoreUnavailable):
+        result(world.service.activate(1, 1.0))
+    assert world.states() == {1: "canary"}
+    world.store.put = put
+    assert result(world.service.activate(1, 1.0))["state"] == "active"
+
+
+def test_the_same_class_of_two_apps_is_two(world: World) -> None:
+    world.feed()
+    world.feed(app="other")
+    rows = world.train()
+    assert [(row["app"], row["classes"]) for row in rows] == [("wallet", ["qpay"]), ("other", ["qpay"])]
+    world.trainer.finish()
+    world.trainer.finish()
+    for row in rows:
+        result(world.service.activate(row["id"], 1.0))
+    assert world.ids_for("d", "wallet") == (1,) and world.ids_for("d", "other") == (2,)
+    assert world.service.bundle_for("third", "d") is None
+
+
+@pytest.mark.parametrize(
+    ("app", "classes", "code"),
+    [
+        ("wallet", ["xpay"], "invalid"),
+        ("wallet", ["qgw.time"], "secret"),
+        ("wallet", ["qnothing"], "too_little"),
+        ("nobody", [], "too_little"),
+        ("nobody", ["qpay"], "too_little"),
+    ],
+)
+def test_what_cannot_be_trained_is_told(world: World, app: str, classes: list[str], code: str) -> None:
+    world.feed()
+    with pytest.raises(ControlError) as caught:
+        world.train(app, *classes)
+    assert caught.value.code == code
+    assert world.states() == {}
+
+
+def test_a_training_is_not_begun_twice_and_not_past_the_bound() -> None:
+    world = World(max_dictionaries=1)
+    world.feed()
+    world.train()
+    with pytest.raises(ControlError) as caught:
+        world.train("wallet", "qpay")
+    assert caught.value.code == "busy"
+    world.trainer.finish()
+    with pytest.raises(ControlError) as caught:
+        world.train()
+    assert caught.value.code == "too_many"
+
+
+def test_several_classes_together_are_one_dictionary(world: World) -> None:
+    world.feed(count=30)
+    world.feed(name="pay.later", count=30)
+    (row,) = world.train("wallet", "qpay*", "apay*")
+    assert len(world.trainer.jobs[0].samples) == 60
+    world.trainer.finish()
+    result(world.service.activate(row["id"], 1.0))
+    bundle = world.service.bundle_for("wallet", "d")
+    assert bundle.for_class("q", "pay.later").id == bundle.for_class("a", "pay").id == 1
+    assert bundle.for_class("p", "pay") is None
+
+
+@pytest.mark.parametrize("act", ["activate", "roll_back", "show", "content"])
+def test_an_unknown_id_is_told(world: World, act: str) -> None:
+    with pytest.raises(ControlError) as caught:
+        done = getattr(world.service, act)(*((7, 1.0) if act == "activate" else (7,)))
+        result(done)
+    assert caught.value.status == 404
+
+
+def test_trainings_by_the_clock() -> None:
+    world = World(train_interval=100.0)
+    world.feed()
+    world.clock.advance(1)
+    assert world.states() == {1: "training"}
+    world.trainer.finish()
+    world.clock.pump([1] * 90)
+    assert world.states() == {1: "canary"}
+    world.clock.pump([1] * 20)
+    assert world.states() == {1: "canary", 2: "training"}
+
+
+def test_a_secret_of_a_reload_is_kept_from_then_on(world: World) -> None:
+    world.feed()
+    assert not world.service.is_secret("pay")
+    world.service.reconfigure(replace(SETTINGS, secret=("pay",)))
+    world.feed()
+    assert world.service.is_secret("pay") and world.service.overview()["classes"] == []
+
+
+def test_disabled_it_samples_nothing_and_knows_nothing(world: World) -> None:
+    result(world.service.activate(world.trained(), 1.0))
+    off = world.restarted(enabled=False)
+    off.feed()
+    assert off.service.overview() == {"enabled": False, "dictionaries": [], "classes": []}
+    assert off.service.bundle_for("wallet", "d") is None
+    assert not off.clock.getDelayedCalls()
+    with pytest.raises(ControlError) as caught:
+        off.train()
+    assert caught.value.code == "not_enabled"
+    result(off.service.stop())
+    assert world.restarted().ids_for("d") == (1,), "what was in the store is still there"
+
+
+def test_a_stop_during_a_training_leaves_it_refused(world: World) -> None:
+    world.feed()
+    world.train()
+    result(world.service.stop())
+    assert world.states() == {1: "refused"}
+    assert not world.clock.getDelayedCalls()
+
+
+def test_who_watches_no_more_is_not_called(world: World) -> None:
+    seen: list[str] = []
+    end = world.service.on_change(seen.append)
+    end()
+    end()
+    world.trained()
+    assert seen == [] and world.changed == ["wallet"]
