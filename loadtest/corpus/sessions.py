@@ -6,7 +6,7 @@ Training and test sessions of a seed share no device, and a quarter of the words
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from loadtest.corpus.calls import CALLS, Call, answered, refused
 from loadtest.corpus.devices import JSON, PROTOBUF, Device, Headers
@@ -16,6 +16,7 @@ from loadtest.corpus.notices import NOTICES, Notice
 from loadtest.corpus.vocabulary import Vocabulary
 
 HEARTBEATS = 10
+EARLIER_CALLS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,8 @@ class Session:
     device: str
     user: str
     events: list[Event]
+    before: list[Exchange] = field(default_factory=list)
+    """Calls of the device's connection before this one, which header states may be resumed from."""
 
     @property
     def exchanges(self) -> list[Exchange]:
@@ -79,6 +82,7 @@ def sessions(seed: int, count: int, *, training: bool = False) -> Iterator[Sessi
         plan += [made] * made.share
     for _ in range(count):
         device = Device(dice, words)
+        before = [_exchange(device, kind) for kind in dice.random.sample(CALLS, EARLIER_CALLS)]
         dice.random.shuffle(plan)
         following: dict[str, int] = {}
         events: list[Event] = []
@@ -92,7 +96,7 @@ def sessions(seed: int, count: int, *, training: bool = False) -> Iterator[Sessi
                 seq = following[kind.biz] = following.get(kind.biz, dice.random.randrange(10, 4000)) + 1
                 content_type, body = _encoded(device, kind.biz, kind.protobuf, kind.body(device))
                 events.append(Pushed(kind.biz, content_type, seq, body))
-        yield Session(device.id, device.user, events)
+        yield Session(device.id, device.user, events, before)
 
 
 def _exchange(device: Device, kind: Call) -> Exchange:
