@@ -13,8 +13,16 @@ from typing import Any
 
 from protocols.errors import RemoteError
 from protocols.mmtp import Connection, Goaway, Hello, Limits, Role, Status, StreamCursor, Welcome, encode_push
-from protocols.mmtp.events import PushesAcked
+from protocols.mmtp.bundles import Bundle
+from protocols.mmtp.device_exchange import HeaderMemory
+from protocols.mmtp.dictionaries import Dictionary
+from protocols.mmtp.events import DOWN, UP, CheckpointAcked, CheckpointTaken, DictionaryReceived, PushesAcked
 from protocols.mmtp.frames import INCOMPLETE, cut
+from protocols.mmtp.gateway_exchange import FoundStates
+from protocols.mmtp.profiles import Checkpoint
+from protocols.mmtp.shared_bodies import SharedBody
+from protocols.mmtp.tables import GENERIC, AppTable, TableName, ValueType
+from protocols.mmtp.templates import TemplateState
 
 SPECIFICATION = Path(__file__).parents[3] / "docs/spec/mmtp.md"
 
@@ -57,6 +65,10 @@ def plain(value: Any) -> Any:
         return (
             text if len(text) <= 64 else {"repeated": text[0], "times": len(text)} if set(text) == {text[0]} else text
         )
+    if isinstance(value, TemplateState):
+        return value.digest.hex()
+    if isinstance(value, Dictionary | AppTable):
+        return {"id": value.id, "digest": value.digest.hex()}
     if isinstance(value, frozenset):
         return sorted(value)
     if is_dataclass(value) and not isinstance(value, type):
@@ -100,6 +112,14 @@ ACTIONS = frozenset(
         "ack",
         "wait",
         "ack_ranges",
+        "know_dictionary",
+        "know_table",
+        "reconnect",
+        "offer_dictionary",
+        "use_dictionary",
+        "drop_class",
+        "retire_dictionary",
+        "offer_table",
     ]
 )
 
@@ -119,6 +139,10 @@ class Player:
         self.pending: list[Any] = []
         self.error: int | None = None
         self.now = 1.0
+        self.tables = {GENERIC.id: GENERIC}
+        self.dictionaries: dict[int, Dictionary] = {}
+        self.states: dict[str, Checkpoint] = {}
+        """What the device has of each direction."""
 
     def play(self, text: str, *, fill: bool = False) -> str:
         """Raises AssertionError at the first difference; returns the text, with its `?` filled in."""
@@ -187,7 +211,17 @@ class Player:
             connection.receive(data, self.now)
         except RemoteError as error:
             self.error = error.code
-        self.pending = [event_as_json(event) for event in connection.events()]
+        events = connection.events()
+        if side == "C":
+            for event in events:
+                self.remember(event)
+        self.pending = [event_as_json(event) for event in events]
+
+    def remember(self, event: Any) -> None:
+        if isinstance(event, CheckpointAcked) or (isinstance(event, CheckpointTaken) and event.direction == DOWN):
+            self.states[event.direction] = Checkpoint(event.number, event.state)
+        elif isinstance(event, DictionaryReceived):
+            self.dictionaries[event.dictionary.id] = event.dictionary
 
     def act(self, side: str, words: str) -> None:
         verb, _, rest = words.partition(" ")
@@ -202,16 +236,63 @@ class Player:
 
     # --- what a side can do, by the names of the specification
 
-    def hello(self, side: Connection, cursors: Any = (), capabilities: Any = (), **rest: Any) -> None:
+    def hello(
+        self,
+        side: Connection,
+        cursors: Any = (),
+        capabilities: Any = (),
+        table: int = 0,
+        bundle: Any = None,
+        **rest: Any,
+    ) -> None:
         rest["settings"] = {int(key): value for key, value in rest.get("settings", {}).items()}
         side.send_hello(
-            Hello(cursors=[StreamCursor(**c) for c in cursors], capabilities=frozenset(capabilities), **rest)
+            Hello(cursors=[StreamCursor(**c) for c in cursors], capabilities=frozenset(capabilities), **rest),
+            HeaderMemory(self.tables[table], self.states.get(UP), self.states.get(DOWN)) if table else None,
+            self.bundle(bundle),
         )
 
-    def welcome(self, side: Connection, **rest: Any) -> None:
+    def bundle(self, ids: Any) -> Bundle | None:
+        return None if ids is None else Bundle(self.dictionaries[id] for id in ids)
+
+    def welcome(self, side: Connection, found: Any = None, bundle: Any = None, **rest: Any) -> None:
         rest["mac_key"] = bytes.fromhex(rest.get("mac_key", ""))
         rest["settings"] = {int(key): value for key, value in rest.get("settings", {}).items()}
-        side.send_welcome(Welcome(**rest))
+        states = {way: self.states[way].state for way in found or () if way in (UP, DOWN)}
+        tables = [self.tables[entry] for entry in found or () if entry in self.tables]
+        side.send_welcome(
+            Welcome(**rest),
+            None if found is None else FoundStates(tables[0] if tables else None, **states),
+            self.bundle(bundle),
+        )
+
+    def know_dictionary(self, side: Connection, id: int, content: str, classes: list[str]) -> None:
+        self.dictionaries[id] = Dictionary(id, content.encode(), classes)
+
+    def know_table(self, side: Connection, id: int, version: int, names: list[list[Any]]) -> None:
+        self.tables[id] = AppTable(id, version, tuple(TableName(name, ValueType(type_)) for name, type_ in names))
+
+    def reconnect(self, side: Connection) -> None:
+        self.sides = {
+            "C": Connection(Role.CLIENT, limits=Limits(), now=self.now),
+            "S": Connection(Role.SERVER, limits=Limits(), now=self.now),
+        }
+        self.flying = {"C": b"", "S": b""}
+
+    def offer_dictionary(self, side: Connection, id: int, base: int = 0) -> None:
+        side.offer_dictionary(self.dictionaries[id], self.dictionaries[base] if base else None)
+
+    def use_dictionary(self, side: Connection, id: int) -> None:
+        side.use_dictionary(id)
+
+    def drop_class(self, side: Connection, name: str) -> None:
+        side.drop_class(name)
+
+    def retire_dictionary(self, side: Connection, id: int) -> None:
+        side.retire_dictionary(id)
+
+    def offer_table(self, side: Connection, id: int) -> None:
+        side.offer_table(self.tables[id])
 
     def restart(self, side: Connection) -> None:
         self.sides["C"] = Connection(Role.CLIENT, limits=Limits(), now=self.now)
@@ -243,11 +324,16 @@ class Player:
     def goaway(self, side: Connection, **rest: Any) -> None:
         side.go_away(Goaway(**rest))
 
-    def announce(self, side: Connection, alias: int, note: str = "", **cursor: Any) -> None:
-        side.note_stream(StreamCursor(**cursor), alias, note)
+    def announce(self, side: Connection, alias: int, note: str = "", history: int = 0, **cursor: Any) -> None:
+        side.note_stream(StreamCursor(**cursor), alias, note, history=history)
 
     def push(self, side: Connection, alias: int, seq: int, body: Any, **rest: Any) -> None:
         data = body_of(body)
+        if side.stream_has_history(alias):
+            assert side.offer_body(alias, seq, SharedBody(data), seq, **rest)
+            return
+        if "biz" in rest:
+            rest["dictionary"] = side.push_dictionary(rest.pop("biz"))
         side.send_push(alias, seq, encode_push(alias, data, **rest), len(data), seq)
 
     def ack(self, side: Connection, count: int) -> None:

@@ -86,7 +86,10 @@ class World:
         random = self.random
         if random.random() < 0.05:
             return random.randbytes(random.randrange(3000))
-        return b'{"order":"%d","state":"paid","amount":"%d.00"}' % (random.randrange(20260000, 20270000), random.randrange(99))
+        return b'{"order":"%d","state":"paid","amount":"%d.00"}' % (
+            random.randrange(20260000, 20270000),
+            random.randrange(99),
+        )
 
     def live(self) -> None:
         """One connection, up to the byte where it breaks."""
@@ -125,7 +128,9 @@ class Link:
         bundle = Bundle(world.held.values())
         memory = world.memory if random.random() < 0.95 else None
         self.device.send_hello(
-            Hello("d1", capabilities=CAPABILITIES, call_base=self.base), memory, bundle if random.random() < 0.9 else None
+            Hello("d1", capabilities=CAPABILITIES, call_base=self.base),
+            memory,
+            bundle if random.random() < 0.9 else None,
         )
         self.named = memory
         for _ in range(random.randrange(5, 120)):
