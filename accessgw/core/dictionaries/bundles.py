@@ -31,8 +31,9 @@ class Bundles:
         """What the store has."""
         records = list(records)
         self._update_dictionaries(records)
-        for ids in sets:
-            self._remember(tuple(ids), told=False)
+        for ids in map(tuple, sets):
+            if len(self._remember(ids, told=False).dictionaries) < len(ids):
+                self._gone(ids)  # the process ended while it was being forgotten
         self.update(records)
 
     def update(self, records: Sequence[DictionaryRecord]) -> list[str]:
