@@ -43,6 +43,12 @@ class HeaderMemory:
     up: Checkpoint | None = None
     down: Checkpoint | None = None
 
+    def __post_init__(self) -> None:
+        """Raises LocalError for a state of another table."""
+        for checkpoint in (self.up, self.down):
+            if checkpoint is not None and checkpoint.state.table.digest != self.table.digest:
+                raise LocalError(f"header memory: checkpoint {checkpoint.number} is of another table")
+
     @property
     def named(self) -> NamedStates:
         """What HELLO says of it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from protocols.errors import LocalError, RemoteError
 from protocols.mmtp.bundles import EMPTY_BUNDLE, MAX_DICTIONARIES, Bundle
@@ -75,6 +76,10 @@ def packed_dictionary(dictionary: Dictionary, base: Dictionary | None = None) ->
     return PackedDictionary(dictionary, base)
 
 
+_NONE: frozenset[Any] = frozenset()
+"""One for all: an empty frozenset of one's own weighs 216 bytes."""
+
+
 class _Outgoing:
     __slots__ = ("content", "id", "kind", "offset")
 
@@ -119,9 +124,9 @@ class GatewayExchange(Exchange):
         self._offers: dict[int, PackedDictionary] = NOTHING
         self._tables: dict[int, AppTable] = NOTHING
         """Offered, and not yet there."""
-        self._armed: frozenset[tuple[FrameType, int]] = frozenset()
+        self._armed: frozenset[tuple[FrameType, int]] = _NONE
         """Offers that were not wanted yet: one offer is sent once."""
-        self._retiring: frozenset[int] = frozenset()
+        self._retiring: frozenset[int] = _NONE
         """Retired, and the device has not said that it has heard of it."""
         self._queue: tuple[_Outgoing, ...] = ()
         self._marker = 0
@@ -138,7 +143,7 @@ class GatewayExchange(Exchange):
     def grant(self, found: FoundStates | None, *, template: bool) -> tuple[tuple[int, bytes] | None, int]:
         """WELCOME leaves: (its table, its `accepted`). The blocks follow from here on."""
         self.template = template
-        named = self._named
+        named, self._named = self._named, None
         profiles = self.profiles()
         if not template:
             self._may_start = profiles is not None

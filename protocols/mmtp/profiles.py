@@ -49,14 +49,15 @@ class Profiles:
         """`direction` is that of our own blocks: events.UP or events.DOWN."""
         self._plain = plain
         self._direction = direction
-        self._encoder: TemplateEncoder | None = None
+        self._encoder: TemplateEncoder | TemplateState | AppTable | None = None
+        """Made of a state or a table at the first block: many connections carry none."""
         self._number = 0
         """Of our last checkpoint."""
         self._under_way: Checkpoint | None = None
         self._since = 0
         """Blocks since our last checkpoint."""
         self._early = EARLY_CHECKPOINTS
-        self._decoder: TemplateDecoder | None = None
+        self._decoder: TemplateDecoder | TemplateState | AppTable | None = None
         self._taken = 0
         """Number of the peer's last checkpoint."""
         self._since_taken = 0
@@ -68,24 +69,14 @@ class Profiles:
         self._under_way = None
         self._since = 0
         self._number = resumed.number if resumed is not None else 0
-        if table is None:
-            self._encoder = None
-        elif resumed is None:
-            self._encoder = TemplateEncoder(table)
-        else:
-            self._encoder = TemplateEncoder.resumed(table, resumed.state)
+        self._encoder = table if resumed is None else resumed.state
 
     def decode_from(self, table: AppTable | None, resumed: Checkpoint | None = None) -> None:
         """The peer's next block is so."""
         self.missing = False
         self._since_taken = 0
         self._taken = resumed.number if resumed is not None else 0
-        if table is None:
-            self._decoder = None
-        elif resumed is None:
-            self._decoder = TemplateDecoder(table)
-        else:
-            self._decoder = TemplateDecoder.resumed(table, resumed.state)
+        self._decoder = table if resumed is None else resumed.state
 
     # --- as HeaderCodec
 
@@ -96,6 +87,8 @@ class Profiles:
             return self._plain.encode(operation, headers, own, peer)
         if operation is None and not headers:
             return b""
+        if not isinstance(encoder, TemplateEncoder):
+            encoder = self._encoder = _encoder_of(encoder)
         if operation is not None:
             check_operation(operation)
             headers = [(OPERATION, operation), *headers]
@@ -112,6 +105,8 @@ class Profiles:
             return None
         if not block:
             return []
+        if not isinstance(decoder, TemplateDecoder):
+            decoder = self._decoder = _decoder_of(decoder)
         self._since_taken += 1
         return decoder.decode(block, enforced.max_headers, enforced.max_header_fields)
 
@@ -137,7 +132,7 @@ class Profiles:
         """The frame of a block that was encoded here is in `out`: a checkpoint follows when the state has changed, and the
         peer has got the last one."""
         encoder = self._encoder
-        if encoder is None or self._under_way is not None or not encoder.changed:
+        if not isinstance(encoder, TemplateEncoder) or self._under_way is not None or not encoder.changed:
             return
         if self._since < CHECKPOINT_BLOCKS:
             if not self._early:
@@ -170,7 +165,21 @@ class Profiles:
             raise RemoteError(Status.PROTOCOL, "TABLE: checkpoint of profile H")
         if number != self._taken + 1:
             raise RemoteError(Status.PROTOCOL, f"TABLE: expected checkpoint {self._taken + 1}, got {number}")
+        if not isinstance(decoder, TemplateDecoder):
+            decoder = self._decoder = _decoder_of(decoder)
         self._taken = number
         early = self._since_taken < CHECKPOINT_BLOCKS
         self._since_taken = 0
         return Checkpoint(number, decoder.checkpoint()), early
+
+
+def _encoder_of(begin: TemplateState | AppTable) -> TemplateEncoder:
+    if isinstance(begin, AppTable):
+        return TemplateEncoder(begin)
+    return TemplateEncoder.resumed(begin.table, begin)
+
+
+def _decoder_of(begin: TemplateState | AppTable) -> TemplateDecoder:
+    if isinstance(begin, AppTable):
+        return TemplateDecoder(begin)
+    return TemplateDecoder.resumed(begin.table, begin)
