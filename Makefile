@@ -7,7 +7,7 @@ CONFIG ?= etc/accessgw.toml
 BENCHES := $(filter-out __init__ report,$(basename $(notdir $(wildcard loadtest/bench/bench_*.py))))
 SOURCES := setup.cfg setup.py pyproject.toml
 
-.PHONY: run test install lint demo bench docs clean help $(BENCHES:bench_%=bench-%)
+.PHONY: run test install lint demo bench docs docs-wire clean help $(BENCHES:bench_%=bench-%)
 
 help:
 	@echo "make run      start the gateway in the foreground ($(CONFIG))"
@@ -16,7 +16,7 @@ help:
 	@echo "make bench    every benchmark; also: $(BENCHES:bench_%=bench-%)  (JSON=path SEED=n; bench writes path-NAME.json)"
 	@echo "make lint     ruff and mypy"
 	@echo "make install  only .venv and the project"
-	@echo "make docs     write the generated pages of docs/ again"
+	@echo "make docs     write the generated pages of docs/ again; make docs-wire: the table and chart of bytes on the wire"
 
 install: $(VENV)/.installed
 
@@ -68,6 +68,11 @@ bench: $(VENV)/.installed
 
 $(BENCHES:bench_%=bench-%): bench-%: $(VENV)/.installed
 	@$(BIN)/python -m loadtest.bench.bench_$* $(if $(JSON),--json $(JSON)) $(if $(SEED),--seed $(SEED))
+
+bench-wire: $(VENV)/.test
+
+docs-wire: $(VENV)/.test
+	@$(BIN)/python -m loadtest.bench.bench_wire --docs docs/ops $(if $(SEED),--seed $(SEED))
 
 docs: $(VENV)/.installed
 	@$(BIN)/python -m accessgw.config.reference > docs/ops/configuration.md

@@ -25,7 +25,9 @@ _ANDROID = (
     ("XT2401-2", "1220x2712", "14"),
 )
 _APPLE = (("iPhone16,1", "1179x2556", "17.5"), ("iPhone14,7", "1170x2532", "16.7"), ("iPhone17,2", "1320x2868", "18.1"))
-_CHANNELS = ("huawei-store", "mi-appstore", "oppo-market", "vivo-market", "honor-store", "samsung-gx")
+CHANNELS = ("huawei-store", "mi-appstore", "oppo-market", "vivo-market", "honor-store", "samsung-gx")
+CARRIERS = ("46000", "46001", "46011", "46015")
+SYSTEMS = tuple(sorted({f"android {row[2]}" for row in _ANDROID} | {f"ios {row[2]}" for row in _APPLE}))
 _CITIES = (
     ("320500", 31.2990, 120.5853),
     ("350200", 24.4798, 118.0894),
@@ -64,8 +66,8 @@ class Device:
         self.install = dice.hex(16)
         self.version = dice.deal("device/version", ("7.42.0", "7.42.1", "7.41.6", "7.40.3"))
         self.build = "7" + dice.digits(7)
-        self.channel = "apple-store" if self.apple else dice.deal("device/channel", _CHANNELS)
-        self.carrier = dice.deal("device/carrier", ("46000", "46001", "46011", "46015"))
+        self.channel = "apple-store" if self.apple else dice.deal("device/channel", CHANNELS)
+        self.carrier = dice.deal("device/carrier", CARRIERS)
         self.network = dice.deal("device/network", _NETWORKS)
         self.city, self.latitude, self.longitude = dice.deal("device/city", _CITIES)
         self.now = 1_750_000_000_000 + dice.random.randrange(90 * 86_400_000)

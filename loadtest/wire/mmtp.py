@@ -10,10 +10,19 @@ from functools import partial
 import zstandard
 
 from loadtest.corpus.calls import CALLS
-from loadtest.corpus.devices import JSON, OPERATION, PROTOBUF, Headers
-from loadtest.corpus.notices import NOTICES
+from loadtest.corpus.devices import CARRIERS, CHANNELS, JSON, OPERATION, PROTOBUF, SYSTEMS, Headers
 from loadtest.corpus.sessions import Exchange, Pushed, Session
-from loadtest.wire.tally import ACKS, BODIES, CREDENTIAL, FRAMING, HANDSHAKE, HEADERS, HEARTBEATS, Tally
+from loadtest.wire.tally import (
+    ACKS,
+    BODIES,
+    CREDENTIAL,
+    FRAMING,
+    HANDSHAKE,
+    HEADERS,
+    HEARTBEATS,
+    Tally,
+    without_operation,
+)
 from protocols.mmtp import Connection, Hello, Role, StreamCursor, Welcome, encode_push
 from protocols.mmtp.bundles import Bundle
 from protocols.mmtp.device_exchange import HeaderMemory
@@ -27,9 +36,9 @@ from protocols.mmtp.events import (
     RequestReceived,
     ResponseReceived,
 )
-from protocols.mmtp.profiles import Checkpoint
 from protocols.mmtp.frames import ATTRIBUTES, FrameType
 from protocols.mmtp.gateway_exchange import FoundStates
+from protocols.mmtp.profiles import Checkpoint
 from protocols.mmtp.shared_bodies import SharedBody
 from protocols.mmtp.tables import GENERIC, AppTable, TableName, ValueType
 from protocols.mmtp.varint import decode_varint
@@ -37,7 +46,9 @@ from protocols.mmtp.varint import decode_varint
 DICTIONARY = 8192
 """Bytes of the dictionary of each class."""
 HISTORY = 4096
-TRAINING_SESSIONS = 64
+TRAINING_SESSIONS = 160
+SAMPLES = 800
+"""Bodies of a class that training takes, as a reservoir on live traffic would."""
 SECONDS = 1.0
 """Between two events of a session: more than an acknowledgement waits for company."""
 
@@ -68,6 +79,9 @@ def _application_table() -> AppTable:
         ("x-network", "wifi"),
         ("x-network", "5g"),
         ("x-network", "4g"),
+        *(("x-channel", value) for value in (*CHANNELS, "apple-store")),
+        *(("x-carrier", value) for value in CARRIERS),
+        *(("x-os", value) for value in SYSTEMS),
     )
     return AppTable(7, 1, tuple(names), pairs)
 
@@ -76,7 +90,7 @@ APPLICATION = _application_table()
 
 
 def train(sessions: Iterable[Session]) -> Bundle:
-    """A dictionary for every class of body that the sessions have; a class too small for training gets its bodies."""
+    """A dictionary for every class of body that the sessions have."""
     samples: dict[str, list[bytes]] = defaultdict(list)
     for session in sessions:
         for call in session.exchanges:
@@ -86,7 +100,9 @@ def train(sessions: Iterable[Session]) -> Bundle:
             samples[PUSH_KIND + push.biz].append(push.body)
     dictionaries = []
     for number, (name, bodies) in enumerate(sorted(samples.items()), 1):
-        content = zstandard.train_dictionary(DICTIONARY, bodies, level=3).as_bytes()
+        # The stubs of zstandard want a list of this very type.
+        taken: list[bytes | bytearray | memoryview] = [*bodies[:SAMPLES]]
+        content = zstandard.train_dictionary(DICTIONARY, taken, level=3).as_bytes()
         dictionaries.append(Dictionary(number, content, (name,)))
     return Bundle(dictionaries)
 
@@ -145,7 +161,7 @@ class Mmtp:
             self._remember()
         session, mode = self._session, self._mode
         streams = sorted({(push.biz, push.seq) for push in reversed(session.pushes)}, key=lambda stream: stream[1])
-        first = {biz: seq for biz, seq in reversed(streams)}
+        first = dict(reversed(streams))
         cursors = [StreamCursor("user", session.user, biz, 1, first[biz] - 1) for biz in sorted(first)]
         hello = Hello(
             session.device,
@@ -182,13 +198,17 @@ class Mmtp:
         self._found = FoundStates(self._mode.table, kept["up"].state, kept["down"].state)
 
     def call(self, exchange: Exchange) -> None:
-        headers = [pair for pair in exchange.request_headers if pair[0] != OPERATION]
-        number = self._device.request(exchange.operation, headers, exchange.request)
-        self._carry()
+        number = self.request(exchange.operation, exchange.request_headers, exchange.request)
         self._gateway.respond(number, 0, exchange.response_headers, exchange.response)
         self._carry()
         self._now += SECONDS
         self._carry()
+
+    def request(self, operation: str, headers: Headers, body: bytes) -> int:
+        """Half a call; its number."""
+        number = self._device.request(operation, without_operation(headers), body)
+        self._carry()
+        return number
 
     def push(self, push: Pushed) -> None:
         alias = self._aliases[push.biz]

@@ -35,6 +35,11 @@ SUBACK = bytes.fromhex("90050001000101")
 PUBLISH, PUBACK = 3, 4
 
 
+def _properties(packet: int) -> Any:
+    make: Any = Properties
+    return make(packet)
+
+
 class _Pipe:
     """What paho takes for a socket: an end of two buffers in memory."""
 
@@ -84,7 +89,7 @@ class Mqtt5:
 
     def open(self) -> None:
         device, gateway = self._device, self._gateway
-        asked = Properties(PacketTypes.CONNECT)
+        asked = _properties(PacketTypes.CONNECT)
         asked.SessionExpiryInterval = 86_400
         asked.TopicAliasMaximum = 255
         device._connect_properties = asked
@@ -116,7 +121,7 @@ class Mqtt5:
         self._publish(False, f"push/{push.biz}", [], push.body, b"")
 
     def _publish(self, up: bool, topic: str, headers: Headers, body: bytes, correlation: bytes) -> None:
-        properties: Any = Properties(PacketTypes.PUBLISH)
+        properties = _properties(PacketTypes.PUBLISH)
         alias = self._aliases.get((up, topic))
         if alias is None:
             alias = self._aliases[up, topic] = len(self._aliases) + 1

@@ -10,10 +10,10 @@ import json
 import zlib
 
 from wsproto import ConnectionType, WSConnection
-from wsproto.events import AcceptConnection, BytesMessage, Message, Ping, Request, TextMessage
+from wsproto.events import AcceptConnection, BytesMessage, Ping, Request, TextMessage
 from wsproto.extensions import PerMessageDeflate
 
-from loadtest.corpus.devices import JSON, OPERATION, PROTOBUF, Headers
+from loadtest.corpus.devices import OPERATION, PROTOBUF, Headers
 from loadtest.corpus.sessions import Exchange, Pushed, Session
 from loadtest.wire.tally import (
     BODIES,
@@ -70,9 +70,14 @@ class WebSocket:
 
     def call(self, exchange: Exchange) -> None:
         headers = dict(without_operation(exchange.request_headers))
-        head = {"jsonrpc": "2.0", "id": self._calls, "method": exchange.operation, "headers": headers}
+        head: dict[str, object] = {
+            "jsonrpc": "2.0",
+            "id": self._calls,
+            "method": exchange.operation,
+            "headers": headers,
+        }
         got, body = self._send(True, head, exchange.request_headers, "params", exchange.request)
-        self.arrived.append(([(OPERATION, got["method"]), *got["headers"].items()], body))
+        self.arrived.append(([(OPERATION, str(got["method"])), *got["headers"].items()], body))
         head = {"jsonrpc": "2.0", "id": self._calls, "headers": dict(exchange.response_headers)}
         got, body = self._send(False, head, exchange.response_headers, "result", exchange.response)
         self.arrived.append((list(got["headers"].items()), body))
@@ -83,9 +88,11 @@ class WebSocket:
         _, body = self._send(False, head, [("content-type", push.content_type)], "params", push.body)
         self.arrived.append(([], body))
 
-    def _send(self, up: bool, head: dict[str, object], headers: Headers, name: str, body: bytes) -> tuple[dict[str, dict[str, str]], bytes]:
+    def _send(
+        self, up: bool, head: dict[str, object], headers: Headers, name: str, body: bytes
+    ) -> tuple[dict[str, dict[str, str]], bytes]:
         text = json.dumps(head, separators=(",", ":"))
-        event: Message[str] | Message[bytes]
+        event: TextMessage | BytesMessage
         if ("content-type", PROTOBUF) in headers:
             event = BytesMessage(text.encode() + b"\n" + body)
         else:
@@ -94,12 +101,14 @@ class WebSocket:
         out = sender.send(event)
         receiver.receive_data(out)
         self._sent.append((up, body, out))
-        parts = [part.data for part in receiver.events() if isinstance(part, Message)]
-        if isinstance(parts[0], str):
-            got = json.loads("".join(parts))
+        events = list(receiver.events())
+        texts = [part.data for part in events if isinstance(part, TextMessage)]
+        if texts:
+            got = json.loads("".join(texts))
             # The application gets the value; to compare it must be as it was written.
             return got, json.dumps(got[name], ensure_ascii=False, separators=(",", ":")).encode()
-        envelope, _, rest = b"".join(parts).partition(b"\n")
+        pieces = [part.data for part in events if isinstance(part, BytesMessage)]
+        envelope, _, rest = b"".join(pieces).partition(b"\n")
         return json.loads(envelope), rest
 
     def heartbeat(self) -> None:
@@ -133,6 +142,3 @@ class WebSocket:
             tally.count(BODIES, bodies)
             tally.count(HEADERS, payload - bodies)
         self._sent.clear()
-
-
-__all__ = ["JSON", "WebSocket"]
