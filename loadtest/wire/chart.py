@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from xml.sax.saxutils import escape
 
 WIDTH = 860
-LABEL = 190
+LABEL = 224
 RIGHT = 78
 BAR = 22
 STEP = 34
