@@ -397,6 +397,10 @@ class MmtpBinding:
         services.pushes.attach(session, cursors_of(session.identity, hello.cursors))
         held, self._held = self._held, None
         self._handle_all(held or ())
+        # What the wire held itself: it could not be read before WELCOME said what became of the states it needs.
+        self._handle_all(self.wire.events())
+        if self.wire.closed and not self._closed:
+            self._finish(CloseReason.PROTOCOL_ERROR, f"status {self.wire.closing_status}")
         if self._closed or self._in_batch:
             return
         self.flush()

@@ -72,9 +72,9 @@ class Exchange:
         if kind == TableKind.CHECKPOINT:
             self._checkpoint_came(data, pos, end)
             return
-        self._count()
         number, pos = decode_varint(data, pos, end)
         if kind == TableKind.CHECKPOINT_ACK:
+            # Not counted: each answers a frame of ours.
             expect_end(pos, end)
             profiles = self.profiles()
             if profiles is None:
@@ -82,6 +82,7 @@ class Exchange:
             made = profiles.acked(number)
             self._wire.events.append(CheckpointAcked(self.sent, made.number, made.state))
         else:
+            self._count()
             self._table_kind(kind, number, data, pos, end)
 
     def _checkpoint_came(self, data: bytes, pos: int, end: int) -> None:

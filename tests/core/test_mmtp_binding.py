@@ -7,7 +7,9 @@ import pytest
 from accessgw.core.interfaces import OutgoingPush
 from accessgw.model.pushes import Scope, StreamKey
 from accessgw.model.reasons import CloseReason
-from protocols.mmtp import events
+from protocols.mmtp import HeaderMemory, Hello, events
+from protocols.mmtp.bundles import Bundle
+from protocols.mmtp.dictionaries import Dictionary
 from protocols.mmtp.frames import encode_ack
 from protocols.mmtp.handshake import Goaway, StreamCursor
 from protocols.mmtp.statuses import Status
@@ -77,6 +79,46 @@ def test_calls_before_welcome_wait_for_it() -> None:
     device.listen()
     assert device.take(events.WelcomeReceived)
     assert gateway.upstreams.last.request.body == b"early"
+
+
+def early_with_states(gateway: Gateway, body: bytes) -> Device:
+    """A device that does not wait for WELCOME and names header states and dictionaries."""
+    device = Device(gateway)
+    bundle = Bundle([Dictionary(5, b"12345678", ["q*"])])
+    capabilities = frozenset(("template", "dict"))
+    device.wire.send_hello(Hello("d1", token="ok", capabilities=capabilities), HeaderMemory(), bundle)
+    device.wire.request("pay", [], body)
+    device.send()
+    return device
+
+
+def test_calls_that_need_what_is_not_there_are_refused_and_repeated() -> None:
+    gateway = Gateway()
+    gateway.authenticator.hold = True
+    device = early_with_states(gateway, b"early")
+    gateway.authenticator.let_go()
+    assert [event.status for event in device.take(events.CallReset)] == [Status.STATE_MISS]
+    assert not gateway.upstreams.exchanges
+    device.call("pay", b"early", call_id=0)
+    assert gateway.upstreams.last.request.body == b"early"
+
+
+def test_what_the_wire_held_is_handled_after_welcome() -> None:
+    gateway = Gateway()
+    device = Device(gateway)
+    bundle = Bundle([Dictionary(5, b"12345678", ["q*"])])
+    device.wire.send_hello(Hello("d1", token="ok", capabilities=frozenset(("dict",))), None, bundle)
+    device.call("pay", b"early")
+    assert gateway.upstreams.last.request.body == b"early"
+
+
+def test_bytes_that_turn_out_wrong_at_welcome_end_the_connection() -> None:
+    gateway = Gateway()
+    gateway.authenticator.hold = True
+    device = early_with_states(gateway, b"")
+    device.binding.data_received(bytes.fromhex("30 01 05"))
+    gateway.authenticator.let_go()
+    assert device.connection.closed is CloseReason.PROTOCOL_ERROR
 
 
 def test_a_refused_hello_is_answered_and_closed() -> None:

@@ -127,7 +127,9 @@ ACTIONS = frozenset(
 class Player:
     """Two connections with the bytes between them."""
 
-    def __init__(self) -> None:
+    def __init__(self, step: int = 1 << 30) -> None:
+        """Bytes are delivered `step` at a time."""
+        self.piece = step
         self.sides = {
             "C": Connection(Role.CLIENT, limits=Limits(), now=0.0),
             "S": Connection(Role.SERVER, limits=Limits(), now=0.0),
@@ -208,7 +210,8 @@ class Player:
         assert data, "nothing to deliver"
         connection = self.sides[side]
         try:
-            connection.receive(data, self.now)
+            for start in range(0, len(data), self.piece):
+                connection.receive(data[start : start + self.piece], self.now)
         except RemoteError as error:
             self.error = error.code
         events = connection.events()

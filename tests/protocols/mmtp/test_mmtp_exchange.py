@@ -204,6 +204,20 @@ def test_checkpoints_are_rare() -> None:
     assert EARLY_CHECKPOINTS < made <= EARLY_CHECKPOINTS + 2000 // CHECKPOINT_BLOCKS
 
 
+def test_a_busy_connection_is_no_flood(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("protocols.mmtp.exchange.FREE_FRAMES", 0)
+    device, gateway = opened()
+    for number in range(CHECKPOINT_BLOCKS * (Limits().control_frame_burst + 40)):
+        device.request("pay", [(f"x-{number % 40}", str(number // 40))], b"")
+        gateway.receive(device.to_send(1.0), 1.0)
+        gateway.events()
+        gateway.respond(number, 0, [(f"x-{number % 40}", str(number // 40))], b"")
+        device.receive(gateway.to_send(1.0), 1.0)
+        device.events()
+    assert not device.closed
+    assert not gateway.closed
+
+
 @pytest.mark.parametrize(
     "frame",
     [

@@ -58,6 +58,11 @@ def test_dialogue(dialogue: str) -> None:
     Player().play(dialogue)
 
 
+@pytest.mark.parametrize("dialogue", DIALOGUES, ids=name_of)
+def test_dialogue_that_arrives_byte_by_byte(dialogue: str) -> None:
+    Player(step=1).play(dialogue)
+
+
 def test_the_four_crossings_are_there() -> None:
     names = " ".join(name_of(dialogue) for dialogue in DIALOGUES)
     assert all(f"crossing {number}" in names for number in (1, 2, 3, 4))
