@@ -97,6 +97,11 @@ class ClassesInUse:
         """The dictionary for bodies of `kind` (q, a, p) of this operation or biz, None: there is none."""
         return self._map.for_class(kind, name)
 
+    @property
+    def classes(self) -> Mapping[str, Dictionary]:
+        """What each class name means now."""
+        return self._current()
+
     def use(self, dictionary: Dictionary) -> None:
         """From here on the classes of `dictionary` mean it."""
         self._change({**self._current(), **dict.fromkeys(dictionary.classes, dictionary)})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
 from typing import Any
@@ -19,7 +19,13 @@ from protocols.mmtp.dictionaries import PUSH_KIND, Dictionary
 from protocols.mmtp.events import Event, Headers
 from protocols.mmtp.frames import ACK_PLAIN, PING_ANSWER_FRAME, PING_FRAME, FrameType, encode_frame
 from protocols.mmtp.gateway_calls import GatewayCalls
-from protocols.mmtp.gateway_exchange import FoundStates, GatewayExchange, bundle_in_force, packed_dictionary
+from protocols.mmtp.gateway_exchange import (
+    FoundStates,
+    GatewayExchange,
+    PackedDictionary,
+    bundle_in_force,
+    packed_dictionary,
+)
 from protocols.mmtp.handshake import (
     Goaway,
     Hello,
@@ -29,7 +35,7 @@ from protocols.mmtp.handshake import (
     encode_hello,
     encode_welcome,
 )
-from protocols.mmtp.profiles import TEMPLATE_CAPABILITY
+from protocols.mmtp.profiles import TEMPLATE_CAPABILITY, Profiles
 from protocols.mmtp.pushes import PushFrame, PushSender
 from protocols.mmtp.receiver import DeviceReceiver, GatewayReceiver
 from protocols.mmtp.settings import DEFAULT_LIMITS, Limits, apply
@@ -163,6 +169,18 @@ class Connection:
         wire.now = now
         if wire.timer is not None and now >= wire.timer:
             self._fail(Status.DEADLINE, "no complete HELLO in time")
+
+    def rest(self) -> bool:
+        """The connection is idle: header codecs of profile D that were not used since the last call are kept in some 0.3
+        KiB each until their next block. False while there are others: call again later."""
+        headers = self._wire.headers
+        return not isinstance(headers, Profiles) or headers.rest()
+
+    @property
+    def rests(self) -> bool:
+        """No header codec of profile D is there that rest() would put away."""
+        headers = self._wire.headers
+        return not isinstance(headers, Profiles) or headers.rests
 
     # --- hand-shake
 
@@ -383,12 +401,13 @@ class Connection:
         if not self._wire.closed:
             self._offering().retire_table(id)
 
-    def offer_dictionary(self, dictionary: Dictionary, base: Dictionary | None = None) -> None:
+    def offer_dictionary(self, dictionary: Dictionary | PackedDictionary, base: Dictionary | None = None) -> None:
         """A dictionary for the device; DictionaryHeld follows, then use_dictionary may. A device that has `base` gets the
-        difference. The first offer of a dictionary packs it (some 20 ms; gateway_exchange.packed_dictionary does it in
-        advance). LocalError without the capability `dict`, and for one that the device has."""
+        difference. The first offer of a dictionary packs it (some 20 ms), unless that was done in advance.
+        LocalError without the capability `dict`, and for one that the device has."""
         if not self._wire.closed:
-            self._offering().offer_dictionary(packed_dictionary(dictionary, base))
+            packed = dictionary if isinstance(dictionary, PackedDictionary) else packed_dictionary(dictionary, base)
+            self._offering().offer_dictionary(packed)
 
     def use_dictionary(self, id: int) -> None:
         """From here on the classes of the dictionary mean it in our bodies; the device follows with its own. LocalError
@@ -411,6 +430,16 @@ class Connection:
         receiver = self._receiver
         exchange = receiver.gateway_exchange if isinstance(receiver, GatewayReceiver) else None
         return exchange is not None and exchange.holds(id)
+
+    def held_dictionaries(self) -> list[int]:
+        """Ids of those for which holds_dictionary is true."""
+        uses = self._wire.uses
+        return [id for id in uses.held if self.holds_dictionary(id)] if uses is not None else []
+
+    def classes_in_use(self) -> Mapping[str, Dictionary]:
+        """By class name: the dictionary that our bodies are compressed with."""
+        uses = self._wire.uses
+        return uses.down.classes if uses is not None else EMPTY_BUNDLE.classes
 
     def push_dictionary(self, biz: str) -> Dictionary | None:
         """What pushes of the biz are compressed with on this connection, for encode_push."""

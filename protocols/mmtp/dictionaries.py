@@ -64,7 +64,9 @@ class Dictionary:
     object must not be used by two threads at once: one thread (that of the reactor) has it.
     """
 
-    __slots__ = ("_compressor", "_decompressor", "classes", "content", "digest", "id")
+    __slots__ = (
+        "_compressor", "_decompressor", "bodies", "classes", "content", "digest", "errors", "id", "packed", "raw",
+    )  # fmt: skip
 
     def __init__(self, id: int, content: bytes, classes: Iterable[str] = ()) -> None:
         """Raises LocalError for an id, content or class name outside the limits."""
@@ -82,6 +84,12 @@ class Dictionary:
         self.digest = digest_of(content)
         self._compressor: zstandard.ZstdCompressor | None = None
         self._decompressor: zstandard.ZstdDecompressor | None = None
+        self.bodies = 0
+        self.raw = 0
+        self.packed = 0
+        """What its classes' bodies were on this side: how many, their bytes before, and on the wire."""
+        self.errors = 0
+        """Bodies that it could not expand."""
 
     def __repr__(self) -> str:
         return f"Dictionary({self.id}, {len(self.content)} bytes, {list(self.classes)})"
@@ -93,6 +101,22 @@ class Dictionary:
             self._to_compress().compress(self.content[-256:])
         except zstandard.ZstdError as error:
             raise RemoteError(Status.COMPRESSION, f"dictionary {self.id}: {str(error)[:100]}") from None
+
+    def count(self, raw: int, packed: int) -> None:
+        """A body of its classes was made or read; both sizes are the same when it went without the dictionary."""
+        self.bodies += 1
+        self.raw += raw
+        self.packed += packed
+
+    def expand(self, body: bytes, limits: Limits) -> bytes:
+        """As decompress, and counted. Raises RemoteError(COMPRESSION)."""
+        try:
+            whole = self.decompress(body, limits)
+        except RemoteError:
+            self.errors += 1
+            raise
+        self.count(len(whole), len(body))
+        return whole
 
     def compress(self, body: bytes) -> bytes | None:
         """`body` as a mini (coding 1), None when raw is better."""

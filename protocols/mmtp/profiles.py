@@ -11,7 +11,7 @@ from protocols.mmtp.headers import FRAME_RESERVE, OPERATION, HeaderCodec, check_
 from protocols.mmtp.settings import Limits
 from protocols.mmtp.statuses import Status
 from protocols.mmtp.tables import AppTable
-from protocols.mmtp.templates import TemplateDecoder, TemplateEncoder, TemplateState
+from protocols.mmtp.templates import TemplateDecoder, TemplateEncoder, TemplateState, decode_state
 from protocols.mmtp.varint import encode_varint
 
 TEMPLATE_CAPABILITY = "template"
@@ -28,6 +28,15 @@ class Checkpoint(NamedTuple):
     state: TemplateState
 
 
+class Resting(NamedTuple):
+    """A codec that was put away: what its next block is made or read with."""
+
+    table: AppTable
+    encoded: bytes
+    changed: bool
+    """As TemplateEncoder.changed."""
+
+
 class Profiles:
     """Takes the place of HeaderCodec: each direction is profile D, or H as there."""
 
@@ -38,6 +47,7 @@ class Profiles:
         "_encoder",
         "_number",
         "_plain",
+        "_quiet",
         "_since",
         "_since_taken",
         "_taken",
@@ -49,7 +59,7 @@ class Profiles:
         """`direction` is that of our own blocks: events.UP or events.DOWN."""
         self._plain = plain
         self._direction = direction
-        self._encoder: TemplateEncoder | TemplateState | AppTable | None = None
+        self._encoder: TemplateEncoder | Resting | TemplateState | AppTable | None = None
         """Made of a state or a table at the first block: many connections carry none."""
         self._number = 0
         """Of our last checkpoint."""
@@ -57,10 +67,12 @@ class Profiles:
         self._since = 0
         """Blocks since our last checkpoint."""
         self._early = EARLY_CHECKPOINTS
-        self._decoder: TemplateDecoder | TemplateState | AppTable | None = None
+        self._decoder: TemplateDecoder | Resting | TemplateState | AppTable | None = None
         self._taken = 0
         """Number of the peer's last checkpoint."""
         self._since_taken = 0
+        self._quiet = False
+        """No block since the last call of rest()."""
         self.missing = False
         """Gateway: blocks of requests are in a state that we do not have."""
 
@@ -87,6 +99,7 @@ class Profiles:
             return self._plain.encode(operation, headers, own, peer)
         if operation is None and not headers:
             return b""
+        self._quiet = False
         if not isinstance(encoder, TemplateEncoder):
             encoder = self._encoder = _encoder_of(encoder)
         if operation is not None:
@@ -105,6 +118,7 @@ class Profiles:
             return None
         if not block:
             return []
+        self._quiet = False
         if not isinstance(decoder, TemplateDecoder):
             decoder = self._decoder = _decoder_of(decoder)
         self._since_taken += 1
@@ -125,6 +139,33 @@ class Profiles:
         if fields and fields[0][0] == OPERATION:
             raise RemoteError(Status.PROTOCOL, f"header: expected a lower-case name, got {OPERATION!r}")
         return fields
+
+    # --- idle connections
+
+    @property
+    def rests(self) -> bool:
+        """rest() has nothing to put away."""
+        return not isinstance(self._encoder, TemplateEncoder | TemplateState) and not isinstance(
+            self._decoder, TemplateDecoder | TemplateState
+        )
+
+    def rest(self) -> bool:
+        """Put both codecs away when no block came or left since the last call; whether they are. They forget what was
+        only observed, so it costs some bytes later: call it seldom."""
+        if not self._quiet:
+            self._quiet = True
+            return self.rests
+        encoder, decoder = self._encoder, self._decoder
+        if isinstance(encoder, TemplateEncoder):
+            changed = encoder.changed
+            self._encoder = _put_away(encoder.checkpoint(), changed)
+        elif isinstance(encoder, TemplateState):
+            self._encoder = _put_away(encoder, False)
+        if isinstance(decoder, TemplateDecoder):
+            self._decoder = _put_away(decoder.checkpoint(), False)
+        elif isinstance(decoder, TemplateState):
+            self._decoder = _put_away(decoder, False)
+        return True
 
     # --- checkpoints
 
@@ -173,13 +214,23 @@ class Profiles:
         return Checkpoint(number, decoder.checkpoint()), early
 
 
-def _encoder_of(begin: TemplateState | AppTable) -> TemplateEncoder:
+def _put_away(state: TemplateState, changed: bool) -> Resting:
+    return Resting(state.table, state.encoded, changed)
+
+
+def _encoder_of(begin: Resting | TemplateState | AppTable) -> TemplateEncoder:
     if isinstance(begin, AppTable):
         return TemplateEncoder(begin)
+    if isinstance(begin, Resting):
+        encoder = TemplateEncoder.resumed(begin.table, decode_state(begin.encoded, begin.table))
+        encoder.changed = begin.changed
+        return encoder
     return TemplateEncoder.resumed(begin.table, begin)
 
 
-def _decoder_of(begin: TemplateState | AppTable) -> TemplateDecoder:
+def _decoder_of(begin: Resting | TemplateState | AppTable) -> TemplateDecoder:
     if isinstance(begin, AppTable):
         return TemplateDecoder(begin)
+    if isinstance(begin, Resting):
+        return TemplateDecoder.resumed(begin.table, decode_state(begin.encoded, begin.table))
     return TemplateDecoder.resumed(begin.table, begin)

@@ -67,8 +67,11 @@ def encode_push(
     """
     if coding not in (RAW, EXPLICIT):
         raise LocalError(f"coding: expected {RAW} or {EXPLICIT}, got {coding}")
-    packed = dictionary.compress(body) if dictionary is not None else None
+    packed = None
     used = MINI
+    if dictionary is not None:
+        packed = dictionary.compress(body)
+        dictionary.count(len(body), len(body) if packed is None else len(packed))
     if packed is None and coding == EXPLICIT:
         packed = compress(body)
         used = EXPLICIT

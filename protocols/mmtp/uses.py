@@ -70,7 +70,9 @@ def pack(body: bytes, classes: ClassesInUse | None, kind: str, name: str, zstd: 
         if dictionary is not None:
             packed = dictionary.compress(body)
             if packed is not None:
+                dictionary.count(len(body), len(packed))
                 return MINI, packed
+            dictionary.count(len(body), len(body))
     if zstd:
         packed = compress(body)
         if packed is not None:
@@ -100,8 +102,8 @@ def unpack(
     if dictionary is None:
         raise Declined(f"coding {MINI}: no dictionary for class {kind}{name[:64]}")
     if not more:
-        return dictionary.decompress(body, limits), None
-    parts = MiniParts(lambda whole: dictionary.decompress(whole, limits))
+        return dictionary.expand(body, limits), None
+    parts = MiniParts(lambda whole: dictionary.expand(whole, limits))
     return parts.feed(body, False), parts
 
 
