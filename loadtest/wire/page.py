@@ -33,7 +33,8 @@ What is compared, and where a choice was ours it favours the peer:
   compressed together; what the bodies alone would take counts as bodies.
 - **MMTP** (`protocols.mmtp`): *cold*, nothing known but the application table (or only the generic one), bodies by zstd without dictionary;
   *warm*, header states of an earlier connection and a dictionary of 8 KiB for each class of body, trained on other devices'
-  sessions ({training} of them, a quarter of the test's words not among them); *history*, a push may also refer to the 4 KiB before it
+  sessions ({training} of them, a quarter of the test's words not among them) by zstd's own trainer. **The gateway's trainer keeps a rule of users that this one does not**: measured once on five classes of
+  seed 1 (160 devices), bodies were .389 of raw with it and .296 without, so a deployment gets less than these rows; *history*, a push may also refer to the 4 KiB before it
   in its stream. Every push is acknowledged alone, since events are a second apart. Memory: no compression context per
   connection. Its hand-shake carries what the others have not: cursors of all streams, a key for short
   connections, time.
