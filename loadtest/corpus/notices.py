@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from loadtest.corpus.calls import Maker, action, day, picture, spot, style
+from loadtest.corpus.calls import Maker
 from loadtest.corpus.devices import Device
 from loadtest.corpus.fields import Cents, Digest, Fields
+from loadtest.corpus.parts import action, day, picture, spot, style
 
 
 @dataclass(frozen=True)
