@@ -30,7 +30,9 @@ PIECE = 6
 """Bytes of the shortest string in a dictionary; zstd finds little use in shorter ones."""
 STUDIED = 250
 """Bodies in which common strings are looked for."""
-JOINT = 64
+STUDIED_BYTES = 64 * 1024
+"""Their bytes: what a training takes grows with them, and with the samples' bytes."""
+JOINT = 32
 """Bytes on either side of a separator that are looked at when a string is put in; the check at the end sees all."""
 LEAST_BYTES = 8 * 1024
 LEAST_CONTENT = 32
@@ -126,7 +128,8 @@ def _head(bodies: list[bytes], corpus: Corpus, job: TrainingJob) -> bytes:
 
 def _strings(corpus: Corpus, bodies: list[bytes], progress: Callable[[float], None]) -> set[bytes]:
     """The common strings of some of the bodies, spread over all."""
-    some = bodies[:: max(1, len(bodies) // STUDIED)]
+    wanted = min(STUDIED, max(1, STUDIED_BYTES * len(bodies) // sum(map(len, bodies))))
+    some = bodies[:: -(-len(bodies) // wanted)]
     corpus.index(b"".join(some))
     found: set[bytes] = set()
     for number, body in enumerate(some):
@@ -178,7 +181,6 @@ def _assembled(corpus: Corpus, strings: Iterable[bytes], separator: bytes, room:
 
 def _good_joint(corpus: Corpus, string: bytes, separator: bytes, content: bytes, shortest: int) -> bool:
     near = string[-JOINT:] + separator + content[:JOINT]
-    corpus.index(near)
     return corpus.violation(near, shortest) is None
 
 
