@@ -23,6 +23,7 @@ from accessgw.model.settings import GatewaySettings
 from accessgw.rooms import Prepared, Rooms
 from accessgw.stores.sqlite_schema import StoreError
 from protocols.http import backend as http_backend
+from protocols.mmtp.hpack_backends import backend as hpack_backend
 
 log = Logger()
 
@@ -101,7 +102,7 @@ class Gateway(Service):
     def _greeting(self) -> list[str]:
         rooms = self.rooms
         settings = self.settings
-        lines = [f"accessgw {rooms.version}, HTTP parser {http_backend}, pid {os.getpid()}"]
+        lines = [f"accessgw {rooms.version}, HTTP parser {http_backend}, HPACK {hpack_backend}, pid {os.getpid()}"]
         for row in rooms.listener_rows():
             lines.append(f"  {row['name']}: {row['address']} ({row['transport']}: {', '.join(row['protocols'])})")
         control = f"http://{rooms.control_listener.host}:{rooms.control_listener.port}"
@@ -209,6 +210,7 @@ class Gateway(Service):
         await rooms.control_listener.stop()
         rooms.control_api.close()
         rooms.password_workers.stop()
+        rooms.packers.stop()
         await rooms.dictionaries.stop()
         for connection in rooms.control_transports.table.snapshot():
             connection.retire()

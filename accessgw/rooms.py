@@ -18,12 +18,15 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from accessgw.bus.local import LocalBus
+from accessgw.config.app_tables import load_app_tables
 from accessgw.config.errors import ConfigError
 from accessgw.config.render import to_dict
+from accessgw.core.app_tables import AppTables
 from accessgw.core.authentication import AuthenticatorChain
 from accessgw.core.builtin_operations import BuiltinOperations
 from accessgw.core.calls import Calls
 from accessgw.core.claims import Claims
+from accessgw.core.codings import Codings
 from accessgw.core.control import GatewayControl, OperatorActions
 from accessgw.core.dictionaries.service import Dictionaries
 from accessgw.core.dictionaries.trainer import Trainer
@@ -46,9 +49,12 @@ from accessgw.core.interfaces import (
 )
 from accessgw.core.interfaces.dictionaries import DictionaryStore
 from accessgw.core.interfaces.mqtt import EnhancedAuthenticator, MqttStore
-from accessgw.core.mmtp_binding import MmtpServices, wire_limits
+from accessgw.core.mmtp_binding import MmtpServices
+from accessgw.core.mmtp_room import wire_limits
 from accessgw.core.presence import NoPresence, Presence
+from accessgw.core.push_samples import PushSamples
 from accessgw.core.pushes import Pushes
+from accessgw.core.rollout import Packs, Rollout
 from accessgw.core.sessions import SessionManager
 from accessgw.core.short import ShortConnections
 from accessgw.core.stream_retention import Retention
@@ -68,6 +74,7 @@ from accessgw.crypto.workers import Workers
 from accessgw.model.calls import CallRecord
 from accessgw.model.counters import (
     CallCounters,
+    CodingCounters,
     DictionaryCounters,
     HeaderCounters,
     MqttCounters,
@@ -107,6 +114,7 @@ from accessgw.upstreams.post import Poster, cluster_of
 from accessgw.upstreams.questions import Questions, clusters_of_questions
 from protocols.http import backend as http_backend
 from protocols.http.websocket import DEFAULT_MAX_MESSAGE
+from protocols.mmtp.hpack_backends import backend as hpack_backend
 
 
 @dataclass(slots=True)
@@ -117,6 +125,7 @@ class Prepared:
     authenticators: list[Authenticator]
     filters: list[tuple[str, Filter]]
     enhanced: dict[str, EnhancedAuthenticator]
+    tables: AppTables
     services: AuthenticatorServices
     """What the authenticators need of rooms; bound by those."""
 
@@ -130,6 +139,7 @@ class Prepared:
                 make_authenticators(settings.authenticators, time.time, services),
                 load_filters(settings.filters),
                 enhanced_from_settings(settings.authenticators, services),
+                AppTables(load_app_tables(settings.app_tables)),
                 services,
             )
         except (RouteError, ValueError) as error:
@@ -161,6 +171,7 @@ class Rooms:
         self._build_foundations()
         self._build_stores()
         self._build_core(prepared)
+        self._build_codings(prepared)
         self._build_doors()
 
     # ---------------------------------------------------------------- building, from the ground up
@@ -176,6 +187,7 @@ class Rooms:
             transports={"": TransportCounters()},
             sessions=SessionCounters(),
             headers=HeaderCounters(),
+            codings=CodingCounters(),
             calls=CallCounters(),
             pushes=PushCounters(),
             upstreams=self.upstream_counters,
@@ -253,6 +265,16 @@ class Rooms:
         self.header_states = HeaderStates(
             settings.header_states, self.header_store, self.timers, wall, counters.headers
         )
+        assert counters.dictionaries is not None
+        self.dictionaries = Dictionaries(
+            settings.dictionaries,
+            self.dictionary_store,
+            Trainer(reactor, settings.dictionaries.train_timeout),
+            clock=reactor,
+            wall=wall,
+            random=random.random,
+            counters=counters.dictionaries,
+        )
         self.flusher = TurnFlusher(reactor)
         self.pushes = Pushes(
             reactor,
@@ -267,6 +289,7 @@ class Rooms:
             max_subscriptions=settings.sessions.max_subscriptions,
             head_check=0.0,
             flush=self.flusher.flush,
+            observe=PushSamples(self.sessions.registry, self.dictionaries.observe),
         )
         self.claims = Claims(settings.calls, self.answers, self.timers, reactor, wall)
         self.calls = Calls(
@@ -290,19 +313,28 @@ class Rooms:
             counters=counters.calls,
             tracing=self.tracing,
             log=self._log_call,
-        )
-        assert counters.dictionaries is not None
-        self.dictionaries = Dictionaries(
-            settings.dictionaries,
-            self.dictionary_store,
-            Trainer(reactor, settings.dictionaries.train_timeout),
-            clock=reactor,
-            wall=wall,
-            random=random.random,
-            counters=counters.dictionaries,
+            observe=self.dictionaries.observe if settings.dictionaries.enabled else None,
         )
         self.retention = Retention(self.streams, self.timers, wall)
         self.tracing.changed = self._retrace
+
+    def _build_codings(self, prepared: Prepared) -> None:
+        """What saves MMTP's connections bytes."""
+        settings, counters = self.settings, self.counters.codings
+        assert counters is not None
+        self.packers = Workers(self.reactor.callFromThread, threads=1)
+        rollout = Rollout(self.reactor, time.perf_counter)
+        self.codings = Codings(
+            settings.mmtp,
+            tables=prepared.tables,
+            states=self.header_states,
+            dictionaries=self.dictionaries,
+            dictionaries_enabled=settings.dictionaries.enabled,
+            rollout=rollout,
+            packs=Packs(self.packers.run, rollout),
+            timers=self.timers,
+            counters=counters,
+        )
 
     def _build_presence(self) -> None:
         """Presence events and the webhook that gets them, or nothing where there is none."""
@@ -355,6 +387,8 @@ class Rooms:
             idle_timeout=settings.limits.idle_timeout,
             compress_from=settings.pushes.compress_from,
             push_buffer=settings.limits.write_buffer // 2,
+            codings=self.codings,
+            is_secret=self.dictionaries.is_secret,
         )
         assert self.counters.mqtt is not None
         self.mqtt = MqttRooms(
@@ -476,6 +510,8 @@ class Rooms:
         self.http.replace_limits(settings.limits)
         self.mmtp.settings = settings.mmtp
         self.mmtp.limits = wire_limits(settings.mmtp, settings.limits.hello_timeout)
+        self.codings.reconfigure(settings.mmtp)
+        self.codings.replace_tables(prepared.tables)
         self.mmtp.idle_timeout = settings.limits.idle_timeout
         self.mmtp.push_buffer = settings.limits.write_buffer // 2
         for listener in self.listeners:
@@ -534,7 +570,7 @@ class Rooms:
     def _config(self) -> dict[str, Any]:
         return {
             "settings": to_dict(self.settings),
-            "backends": {"http": http_backend, "store": self.settings.store.kind},
+            "backends": {"http": http_backend, "hpack": hpack_backend, "store": self.settings.store.kind},
         }
 
     def _announce_leaving(self, spread: float) -> None:

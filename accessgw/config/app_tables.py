@@ -55,19 +55,21 @@ def load_app_table(path: str | Path) -> DeclaredTable:
 
 
 def load_app_tables(paths: Iterable[str | Path]) -> tuple[DeclaredTable, ...]:
-    """The tables of several files; ids and applications must not be claimed twice. Raises ConfigError."""
+    """The tables of several files; several versions of one may be among them. A version must not be there twice, nor an
+    application in tables of different ids. Raises ConfigError."""
     tables = []
-    ids: dict[int, object] = {}
-    apps: dict[str, object] = {}
+    versions: dict[tuple[int, int], object] = {}
+    apps: dict[str, tuple[int, object]] = {}
     for path in paths:
         declared = load_app_table(path)
-        if declared.table.id in ids:
-            raise ConfigError("id", f"{declared.table.id} is that of {ids[declared.table.id]}, too (in {path})")
-        ids[declared.table.id] = path
+        id, version = declared.table.id, declared.table.version
+        if (id, version) in versions:
+            raise ConfigError("id", f"{id} in version {version} is that of {versions[id, version]}, too (in {path})")
+        versions[id, version] = path
         for index, app in enumerate(declared.apps):
-            if app in apps:
-                raise ConfigError(f"apps[{index}]", f"{shown(app)} has the table of {apps[app]} (in {path})")
-            apps[app] = path
+            other, where = apps.setdefault(app, (id, path))
+            if other != id:
+                raise ConfigError(f"apps[{index}]", f"{shown(app)} has the table of {where} (in {path})")
         tables.append(declared)
     return tuple(tables)
 

@@ -15,6 +15,7 @@ TAKES_EFFECT = (
     "public_address",
     "alternate_addresses",
     "routes_file",
+    "app_tables",
     "limits",
     "mmtp",
     "dictionaries.secret",

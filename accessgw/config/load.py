@@ -42,7 +42,8 @@ def load(path: str | Path, environ: Mapping[str, str] | None = None) -> GatewayS
         settings = msgspec.convert(data, GatewaySettings)
         problems = validate(settings)
         if not problems:
-            return settings
+            tables = tuple(str(Path(path).parent / name) for name in settings.app_tables)
+            return msgspec.structs.replace(settings, app_tables=tables)
     raise ConfigError.of([_located(problem, own, origin, variables) for problem in problems])
 
 

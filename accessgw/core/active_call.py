@@ -19,6 +19,7 @@ from accessgw.model.calls import Answer, Call
 from accessgw.model.identity import Strength
 from accessgw.model.settings import RouteSettings
 from accessgw.policy.routing import Route, UnsafePath, render_path
+from protocols.mmtp.dictionaries import ANSWER_KIND, REQUEST_KIND
 from protocols.mmtp.statuses import Status
 
 if TYPE_CHECKING:
@@ -175,6 +176,7 @@ class ActiveCall:
             return
         self._match = match
         route = match.settings
+        call.secret = route.secret
         self._limit = route.max_request_body
         timeout = self._calls.settings.default_timeout if route.timeout is None else route.timeout
         latest = call.received_at + timeout
@@ -287,6 +289,8 @@ class ActiveCall:
             return
         body = b"".join(self._held)
         self._held.clear()
+        if self._complete:
+            calls.observe(call, REQUEST_KIND, body)
         request = UpstreamRequest(
             method=call.http_method or route.upstream_method,
             target=target,
@@ -331,6 +335,8 @@ class ActiveCall:
                 claims.lose(claim, Answer(status))
             else:
                 claims.release(claim, Answer(status))
+        if failure is None and status == Status.OK:
+            self._calls.observe(self.call, ANSWER_KIND, relay.body())
         self._account(status, replayed=False)
         return status
 

@@ -37,7 +37,9 @@ class Calls:
         counters: CallCounters,
         tracing: Tracing,
         log: CallLogger | None = None,
+        observe: Callable[[str, str, str, str, bytes], None] | None = None,
     ) -> None:
+        """`observe` is DictionaryService.observe; it gets the bodies of calls that a route took."""
         self.settings = settings
         self.routes = routes
         self.filters = filters
@@ -51,6 +53,7 @@ class Calls:
         self._counters = counters
         self._tracing = tracing
         self._log = log
+        self._observe = observe
 
     def start(self, call: Call, responder: CallResponder) -> CallUpload:
         self._counters.started += 1
@@ -58,6 +61,12 @@ class Calls:
         active = ActiveCall(self, call, responder)
         active.begin()
         return active
+
+    def observe(self, call: Call, kind: str, body: bytes) -> None:
+        """A whole body of a call that a route took: `q` its own, `a` of its answer."""
+        if self._observe is not None and body and not call.secret and not call.http_method:
+            identity = call.identity
+            self._observe(identity.app, kind, call.operation, identity.user or identity.device, body)
 
     def account(
         self,

@@ -4,108 +4,69 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, fields
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from accessgw.core import tracing as traces
 from accessgw.core.authentication import AdmissionRefused
-from accessgw.core.interfaces import CallService, Clock, Connection, OutgoingPush, PushService, Timer, Timers
-from accessgw.core.introductions import cursors_of, introduction_of
+from accessgw.core.codings import Codings
+from accessgw.core.interfaces import Connection, OutgoingPush, Timer
+from accessgw.core.introductions import cursors_of
+from accessgw.core.link_codings import OF_CODINGS, LinkCodings, agreed
 from accessgw.core.mmtp_call import MmtpCall
-from accessgw.core.push_frames import frame_of
+from accessgw.core.mmtp_handshake import Handshake, refusal_of
+from accessgw.core.mmtp_room import MmtpRoom
+from accessgw.core.push_frames import frame_of, offer_after_history
 from accessgw.core.registry import DeviceSession
-from accessgw.core.sessions import SessionManager
-from accessgw.core.turns import TurnFlusher
 from accessgw.model.calls import Call
 from accessgw.model.identity import ConnectionInfo
 from accessgw.model.pushes import StreamKey
 from accessgw.model.reasons import CloseReason
-from accessgw.model.settings import MmtpSettings
 from protocols.errors import LocalError, RemoteError
 from protocols.mmtp import events
-from protocols.mmtp.bodies import ZSTD_CAPABILITY
-from protocols.mmtp.connection import CAPABILITIES, Role
 from protocols.mmtp.connection import Connection as Wire
+from protocols.mmtp.connection import Role
+from protocols.mmtp.gateway_exchange import FoundStates
 from protocols.mmtp.handshake import Goaway, Hello, StreamCursor, Welcome
 from protocols.mmtp.nothing import NOTHING
-from protocols.mmtp.settings import Limits
+from protocols.mmtp.profiles import TEMPLATE_CAPABILITY
 from protocols.mmtp.statuses import Status
+from protocols.mmtp.uses import DICT_CAPABILITY
 
 log = Logger()
 
-MAX_HELD_EVENTS = 512
-"""Events of a device that did not wait for WELCOME; credit bounds their bodies already."""
 
+class MmtpServices(MmtpRoom):
+    """Calling it makes the binding of a connection."""
 
-def wire_limits(settings: MmtpSettings, hello_timeout: float) -> Limits:
-    """The limits of the wire from the configuration."""
-    same = {field.name: getattr(settings, field.name) for field in fields(Limits) if field.name != "hello_timeout"}
-    return Limits(**same, hello_timeout=hello_timeout)
-
-
-@dataclass(slots=True)
-class MmtpServices:
-    """What every MMTP connection of a worker shares. Calling it makes the binding of a connection."""
-
-    settings: MmtpSettings
-    limits: Limits
-    sessions: SessionManager
-    calls: CallService
-    pushes: PushService
-    timers: Timers
-    clock: Clock
-    wall: Callable[[], float]
-    flusher: TurnFlusher
-    tracing: traces.Tracing
-    zone: str
-    addresses: tuple[str, ...] = ()
-    addresses_valid: float = 3600.0
-    idle_timeout: float = 0.0
-    """Told to the device; the transport enforces it."""
-    compress_from: int = 256
-    push_buffer: int = 256 * 1024
-    """Unsent bytes of a connection past which no push is added, however large the device's window is."""
-    draining: bool = False
-    """The worker is being emptied: connections that end do so for that reason."""
-    leave_for: str = ""
-    """host:port told to devices that are asked to leave; empty: the same one."""
-    leave_spread: float = 0.0
-    """Seconds over which those devices should spread their return."""
+    __slots__ = ()
 
     def __call__(self, connection: Connection) -> MmtpBinding:
         return MmtpBinding(connection, self)
 
-    def welcome(self, session: DeviceSession, hello: Hello) -> Welcome:
-        """What a device is told when it was admitted; the session remembers which codings it takes."""
-        capabilities = hello.capabilities & CAPABILITIES
-        session.zstd = ZSTD_CAPABILITY in capabilities
-        return Welcome(
-            session=session.id,
-            mac_key=session.mac_key,
-            time=self.wall(),
-            capabilities=capabilities,
-            heartbeat=self.settings.heartbeat_hint,
-            idle_timeout=self.idle_timeout,
-            zone=self.zone,
-            addresses=list(self.addresses),
-            addresses_valid=self.addresses_valid if self.addresses else 0.0,
-        )
+
+_ENDED_BY_WIRE: dict[int, CloseReason] = {
+    Status.DEADLINE: CloseReason.HELLO_TIMEOUT,
+    Status.PROTOCOL: CloseReason.PROTOCOL_ERROR,
+    Status.COMPRESSION: CloseReason.PROTOCOL_ERROR,
+    Status.FLOW_CONTROL: CloseReason.PROTOCOL_ERROR,
+    Status.OVERLOAD: CloseReason.FLOOD,
+}
+"""Reasons by the status of a GOAWAY that the wire has sent by itself: time, or what it could only read after WELCOME."""
 
 
 class MmtpBinding:
     """A Binding towards the transport and a Link towards the session."""
 
     __slots__ = (
-        "_admission",
         "_calls",
         "_close_when_done",
         "_closed",
+        "_codings",
         "_dirty",
-        "_held",
+        "_handshake",
         "_in_batch",
         "_peer_leaves",
         "_queued",
@@ -126,10 +87,10 @@ class MmtpBinding:
         self._services = services
         self.wire = Wire(Role.SERVER, limits=services.limits, now=services.clock.seconds())
         self.session: DeviceSession | None = None
-        self._admission: Deferred[DeviceSession] | None = None
+        self._handshake: Handshake | None = None
+        """Between HELLO and WELCOME."""
+        self._codings: LinkCodings | None = None
         self._calls: dict[int, MmtpCall] = NOTHING
-        self._held: list[events.Event] | None = None
-        """What came before WELCOME."""
         self._closed = False
         self._close_when_done = False
         self._peer_leaves = False
@@ -186,10 +147,12 @@ class MmtpBinding:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._admission is not None:
-            self._admission.cancel()
-            self._admission = None
-        self._held = None
+        handshake, self._handshake = self._handshake, None
+        if handshake is not None:
+            handshake.lost(reason)
+        if self._codings is not None:
+            self._codings.end()
+            self._codings = None
         calls, self._calls = self._calls, NOTHING
         for call in calls.values():
             call.lost()
@@ -205,17 +168,32 @@ class MmtpBinding:
 
     def introduce(self, alias: int, stream: StreamKey, epoch: int, after: int) -> None:
         if not self._closed:
-            self.wire.introduce_stream(alias, StreamCursor(stream.scope, stream.id, stream.biz, epoch, after))
+            cursor = StreamCursor(stream.scope, stream.id, stream.biz, epoch, after)
+            self.wire.introduce_stream(alias, cursor, history=self._history_of(stream))
             self.touch()
 
     def send_push(self, push: OutgoingPush, gap: int) -> bool:
         if self._closed:
             return False
-        services = self._services
-        shared = frame_of(push, gap, self._zstd, services.compress_from)
-        if self.connection.buffered + self._queued > services.push_buffer or not self.wire.offer_push(shared):
+        services, wire = self._services, self.wire
+        if self.connection.buffered + self._queued > services.push_buffer:
             return False
-        size = len(shared.frame)
+        if wire.stream_has_history(push.alias):
+            size = offer_after_history(wire, push, gap)
+            if not size:
+                return False
+        else:
+            shared = frame_of(
+                push,
+                gap,
+                self._zstd,
+                services.compress_from,
+                dictionary=None if self._codings is None else wire.push_dictionary(push.stream.biz),
+                is_secret=services.is_secret,
+            )
+            if not wire.offer_push(shared):
+                return False
+            size = len(shared.frame)
         self._queued += size
         if self._trace is not None:
             self.sent("push", {"alias": push.alias, "seq": push.seq, "bytes": size})
@@ -225,8 +203,13 @@ class MmtpBinding:
 
     def stream_note(self, alias: int, stream: StreamKey, note: str, epoch: int, floor: int) -> None:
         if not self._closed:
-            self.wire.note_stream(StreamCursor(stream.scope, stream.id, stream.biz, epoch, floor), alias, note)
+            cursor = StreamCursor(stream.scope, stream.id, stream.biz, epoch, floor)
+            self.wire.note_stream(cursor, alias, note, history=self._history_of(stream))
             self.touch()
+
+    def _history_of(self, stream: StreamKey) -> int:
+        codings = self._services.codings
+        return 0 if codings is None else codings.history_of(stream)
 
     def close(self, reason: CloseReason, status: int) -> None:
         if self._closed:
@@ -295,22 +278,26 @@ class MmtpBinding:
                 error = found
             self._handle_all(self.wire.events())
         except Exception:
-            self._defect()
+            self.defect()
         finally:
             self._in_batch = False
-        if self._closed:
-            return
+        if not self._closed:
+            self._written_after(error)
+
+    def _written_after(self, error: RemoteError | None) -> None:
+        """Write what came of a batch, and end the connection if the peer, or the wire, has."""
         if error is not None:
             reason = CloseReason.FLOOD if error.code == Status.OVERLOAD else CloseReason.PROTOCOL_ERROR
             self._finish(reason, f"status {error.code}: {error}")
             return
         if self.wire.closed:
-            late = self.wire.closing_status == Status.DEADLINE
-            self._finish(CloseReason.HELLO_TIMEOUT if late else CloseReason.PEER_GOAWAY)
+            self._finish(_ENDED_BY_WIRE.get(self.wire.closing_status, CloseReason.PEER_GOAWAY))
             return
         self.flush()
         if not self._closed:
             self._watch_time()
+            if self._codings is not None:
+                self._codings.used()
         self._close_if_done()
 
     def _acked(self, session: DeviceSession, places: list[tuple[int, int]]) -> None:
@@ -318,7 +305,7 @@ class MmtpBinding:
         try:
             self._services.pushes.acked(session, places)
         except Exception:
-            self._defect()
+            self.defect()
 
     def _handle_all(self, arrived: Iterable[events.Event]) -> None:
         active = False
@@ -339,7 +326,8 @@ class MmtpBinding:
             self._introduced(event.hello)
             return True
         if self.session is None:
-            self._hold(event)
+            if self._handshake is not None:
+                self._handshake.hold(event)
             return False
         if isinstance(event, events.RequestReceived):
             self._request(event, self.session)
@@ -357,16 +345,11 @@ class MmtpBinding:
                 call.drained()
         elif isinstance(event, events.GoawayReceived):
             self._peer_leaves = True
+            if self._codings is not None and event.goaway.status == Status.COMPRESSION:
+                self._codings.failed_there()
+        elif self._codings is not None and isinstance(event, OF_CODINGS):
+            self._codings.handle(event)
         return False
-
-    def _hold(self, event: events.Event) -> None:
-        """The device did not wait for WELCOME; nothing of it runs before it is known."""
-        if self._held is None:
-            self._held = []
-        if len(self._held) >= MAX_HELD_EVENTS:
-            self.close(CloseReason.OVERLOAD, Status.OVERLOAD)
-        else:
-            self._held.append(event)
 
     # ---------------------------------------------------------------- hand-shake
 
@@ -378,44 +361,54 @@ class MmtpBinding:
             if self._trace is not None:
                 self._trace(traces.connected(self.info))
                 self._trace({"kind": "frame", "direction": "in", "frame": "hello"})
-        admission = self._services.sessions.admit(introduction_of(hello, self.info), self)
-        self._admission = admission
-        admission.addCallbacks(lambda session: self._welcome(session, hello), self._refuse)
-        admission.addErrback(self._defect)
+        self._handshake = Handshake(self, self._services, hello)
+        self._handshake.begin(self.connection)
 
-    def _welcome(self, session: DeviceSession, hello: Hello) -> None:
-        self._admission = None
+    def welcome(self, handshake: Handshake, session: DeviceSession, found: FoundStates) -> None:
+        """The device is admitted, and its states were looked up; from here on the session is ours to use."""
+        if self._closed:
+            return
+        services, hello = self._services, handshake.hello
+        self._handshake = None
         self.session = session
         self.info.device, self.info.user = session.identity.device, session.identity.user
-        services = self._services
         if self._trace is not None or services.tracing.watched:
             self.retrace()
         welcome = services.welcome(session, hello)
         self._zstd = session.zstd
-        self.wire.send_welcome(welcome)
+        if services.codings is None:
+            self.wire.send_welcome(welcome)
+        else:
+            self._agree(services.codings, welcome, hello, found, session)
         self.sent("welcome", {"session": session.id})
         services.pushes.attach(session, cursors_of(session.identity, hello.cursors))
-        held, self._held = self._held, None
-        self._handle_all(held or ())
-        # What the wire held itself: it could not be read before WELCOME said what became of the states it needs.
-        self._handle_all(self.wire.events())
-        if self.wire.closed and not self._closed:
-            self._finish(CloseReason.PROTOCOL_ERROR, f"status {self.wire.closing_status}")
+        # what the wire could not read before WELCOME comes now
+        self._handle_all((*handshake.held, *self.wire.events()))
         if self._closed or self._in_batch:
             return
-        self.flush()
+        self._written_after(None)
 
-    def _refuse(self, failure: Failure) -> None:
-        self._admission = None
-        error = failure.value
-        if isinstance(error, CancelledError) or self._closed:
+    def _agree(
+        self, codings: Codings, welcome: Welcome, hello: Hello, found: FoundStates, session: DeviceSession
+    ) -> None:
+        used = agreed(hello, codings)
+        bundle = codings.bundle_named(hello)
+        welcome.capabilities = codings.capabilities
+        template = TEMPLATE_CAPABILITY in codings.capabilities
+        self.wire.send_welcome(welcome, found if template else None, bundle)
+        if not used.isdisjoint((TEMPLATE_CAPABILITY, DICT_CAPABILITY)):
+            self._codings = LinkCodings(self, codings, hello, session.identity, found)
+            self._codings.begin(hello, bundle)
+
+    def refuse(self, error: AdmissionRefused) -> None:
+        """The device may not come in."""
+        self._handshake = None
+        if self._closed:
             return
-        if not isinstance(error, AdmissionRefused):
-            log.failure("admission failed", failure=failure)
-            error = AdmissionRefused(Status.INTERNAL, CloseReason.INTERNAL, "the gateway failed")
+        welcome, shown = refusal_of(error)
         if self._trace is not None:
-            self._trace(traces.sent("welcome", {"result": error.status, "message": str(error)}))
-        self.wire.send_welcome(Welcome(result=error.status, message=str(error), retry_after=error.retry_after))
+            self._trace(shown)
+        self.wire.send_welcome(welcome)
         self._finish(error.reason, str(error))
 
     # ---------------------------------------------------------------- calls
@@ -446,6 +439,7 @@ class MmtpBinding:
             connection=self.info,
             received_at=now,
         )
+        responder.call = call
         responder.upload = services.calls.start(call, responder)
 
     def _data(self, event: events.DataReceived) -> None:
@@ -511,8 +505,12 @@ class MmtpBinding:
             self.connection.write(data)
         self.connection.close(reason, detail)
 
-    def _defect(self, failure: Failure | None = None) -> None:
-        """Ours, not the device's: it costs this connection."""
+    def is_secret(self, call: Call) -> bool:
+        """The answer must travel raw."""
+        return call.secret or self._services.is_secret(call.operation)
+
+    def defect(self, failure: Failure | None = None) -> None:
+        """Something failed that is ours, not the device's: it costs this connection."""
         log.failure("connection {id}: a defect", failure=failure, id=self.info.id)
         if not self._closed:
             with suppress(LocalError):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from accessgw.core.call_headers import BUSY, TRY_AGAIN
 from accessgw.core.interfaces import CallUpload
-from accessgw.model.calls import Headers
+from accessgw.model.calls import Call, Headers
 from protocols.errors import LocalError
 from protocols.mmtp.statuses import Status
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class MmtpCall:
     """A CallResponder. After its last frame, or the end of the connection, it does nothing."""
 
-    __slots__ = ("_binding", "_credits", "_number", "_over", "upload")
+    __slots__ = ("_binding", "_credits", "_number", "_over", "call", "upload")
 
     def __init__(self, binding: MmtpBinding, number: int) -> None:
         self._binding = binding
@@ -27,6 +27,7 @@ class MmtpCall:
         self._over = False
         # Credit counts bytes on the wire, the call service counts expanded bytes: pairs of both.
         self._credits: deque[list[int]] = deque()
+        self.call: Call | None = None
         self.upload: CallUpload | None = None
 
     # ---------------------------------------------------------------- CallResponder
@@ -35,8 +36,9 @@ class MmtpCall:
         if self._over:
             return
         binding = self._binding
+        secret = self.call is not None and binding.is_secret(self.call)
         try:
-            binding.wire.respond(self._number, status, headers, body, more=more)
+            binding.wire.respond(self._number, status, headers, body, more=more, secret=secret)
         except LocalError as error:
             # An upstream's headers that the wire cannot carry: the call ends, the connection goes on.
             binding.log_local_error(self._number, error)

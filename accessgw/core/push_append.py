@@ -71,6 +71,7 @@ class Appender:
         settings: PushSettings,
         counters: PushCounters,
         live: Callable[[PushRequest], int],
+        observe: Callable[[PushRequest], None],
     ) -> None:
         self._store = store
         self._bus = bus
@@ -79,6 +80,7 @@ class Appender:
         self.settings = settings
         self._counters = counters
         self._live = live
+        self._observe = observe
 
     async def append(self, requests: Sequence[PushRequest], idempotency_key: str, digest: bytes) -> list[PushResult]:
         """See PushService.append: a bad item has its error, the others are stored in one append.
@@ -141,6 +143,8 @@ class Appender:
             # A repetition may not carry what was stored the first time, but the word may have been lost then.
             notices.append(notice_of(request.stream, epoch, push, inline=not outcome.repeated))
             results.append(PushResult(request.stream, epoch, seq, self._live(request)))
+            if not outcome.repeated:
+                self._observe(request)
         if not outcome.repeated:
             self._counters.appended += len(accepted)
         for message in encode(notices):

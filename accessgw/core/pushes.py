@@ -52,10 +52,11 @@ class Pushes:
         max_subscriptions: int = 100,
         head_check: float = 30.0,
         flush: Callable[[], None] = lambda: None,
+        observe: Callable[[PushRequest], None] = lambda request: None,
     ) -> None:
         """`flush` makes the links write what was sent to them (TurnFlusher.flush). `head_check`: an acknowledgement on
         a stream whose head the store has not confirmed for so many seconds asks it, in case a notice was lost; 0 where
-        the bus loses none."""
+        the bus loses none. `observe` gets each push once, when it was stored."""
         self._clock = clock
         self._wall = wall
         self._store = store
@@ -72,7 +73,7 @@ class Pushes:
         self._courier.reader = BacklogReader(store, self._table, self._courier, self._fanout, timers=timers, wall=wall)
         self._openings = Openings(store, settings)
         self._appender = Appender(
-            store, bus, filters, wall, settings=settings, counters=counters, live=self._audiences.live
+            store, bus, filters, wall, settings=settings, counters=counters, live=self._audiences.live, observe=observe
         )
         self._short = ShortPushes(self._openings, store, wall)
         self._heads = HeadCheck(clock, store, self._observe, head_check)

@@ -127,6 +127,10 @@ class SessionRegistry:
         """Sessions of every device on which the user is signed in."""
         return list(self._by_user.get(user, {}).values())
 
+    def any_of_user(self, user: str) -> DeviceSession | None:
+        """One of the user's sessions."""
+        return next(iter(self._by_user.get(user, {}).values()), None)
+
     def page(
         self, user: str = "", connected: bool | None = None, after: str = "", limit: int = 100
     ) -> list[DeviceSession]:

@@ -133,6 +133,10 @@ class ResponseRelay:
             return None
         return Answer(self.status, self.headers, b"".join(self._parts), self.http_status)
 
+    def body(self) -> bytes:
+        """The complete body, empty when it was too large to be kept."""
+        return b"".join(self._parts or ())
+
     def drained(self) -> None:
         """The device has taken what was waiting."""
         if self._paused:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from enum import IntEnum
 from typing import Any
 
 from msgspec import to_builtins
@@ -11,7 +12,8 @@ from accessgw.model.calls import CallRecord
 from accessgw.model.identity import ConnectionInfo
 from accessgw.model.reasons import CloseReason
 from protocols.mmtp import events
-from protocols.mmtp.frames import INCOMPLETE, FrameType, cut
+from protocols.mmtp.dict_frames import DictKind
+from protocols.mmtp.frames import INCOMPLETE, FrameType, TableKind, cut
 from protocols.mmtp.handshake import decode_goaway
 
 Emit = Callable[[dict[str, Any]], None]
@@ -24,11 +26,19 @@ _NAMES: dict[type, str] = {
     events.PingReceived: "ping",
     events.PongReceived: "pong",
     events.GoawayReceived: "goaway",
+    events.CheckpointTaken: "table",
+    events.CheckpointAcked: "table",
+    events.TableHeld: "table",
+    events.DictionaryHeld: "dict",
+    events.DictionaryRetired: "dict",
 }
-"""The wire's names of the frames that come in; its SETTINGS and WINDOW are not told to anybody."""
-_MADE_BY_WIRE = frozenset(
-    {FrameType.PING, FrameType.PONG, FrameType.ACK, FrameType.SETTINGS, FrameType.WINDOW, FrameType.GOAWAY}
-)
+"""The wire's names of the frames that come in; its SETTINGS and WINDOW, and of TABLE and DICT want, start and use, are
+not told to anybody."""
+_MADE_BY_WIRE = frozenset({
+    FrameType.PING, FrameType.PONG, FrameType.ACK, FrameType.SETTINGS, FrameType.WINDOW, FrameType.GOAWAY,
+    FrameType.TABLE, FrameType.DICT,
+})  # fmt: skip
+_KINDS: dict[FrameType, type[IntEnum]] = {FrameType.TABLE: TableKind, FrameType.DICT: DictKind}
 _ANY_SIZE = 1 << 62
 
 
@@ -100,7 +110,7 @@ def closed(info: ConnectionInfo, reason: CloseReason, detail: str) -> dict[str, 
 def received(event: events.Event) -> dict[str, Any] | None:
     """What a trace shows of a frame that came in: never bodies or credentials. None when it was no frame."""
     name = _NAMES.get(type(event))
-    if name is None:
+    if name is None or (isinstance(event, events.CheckpointTaken) and event.direction == events.DOWN):
         return None
     details: dict[str, Any] = {"kind": "frame", "direction": "in", "frame": name}
     if isinstance(event, events.RequestReceived):
@@ -113,6 +123,14 @@ def received(event: events.Event) -> dict[str, Any] | None:
         details.update(pushes=len(event.tokens))
     elif isinstance(event, events.GoawayReceived):
         details.update(status=event.goaway.status)
+    elif isinstance(event, events.CheckpointTaken):
+        details.update(what="checkpoint", number=event.number)
+    elif isinstance(event, events.CheckpointAcked):
+        details.update(what="checkpoint_ack", number=event.number)
+    elif isinstance(event, events.TableHeld | events.DictionaryHeld):
+        details.update(what="have", id=event.id)
+    elif isinstance(event, events.DictionaryRetired):
+        details.update(what="retire", id=event.id)
     return details
 
 
@@ -134,5 +152,7 @@ def sent_by_wire(data: bytes) -> Iterator[dict[str, Any]]:
             if frame is FrameType.GOAWAY:
                 goaway = decode_goaway(data, start, stop)
                 details = {"status": goaway.status, "message": goaway.message}
+            elif frame in _KINDS:
+                details = {"what": _KINDS[frame](data[pos] & 15).name.lower(), "bytes": stop - start}
             yield sent(frame.name.lower(), details)
         pos = stop

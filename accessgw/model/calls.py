@@ -44,6 +44,8 @@ class Call:
     http_target: str = ""
     received_at: float = 0.0
     """Seconds of the worker's clock, for the access log and deadlines."""
+    secret: bool = False
+    """Its route says that bodies are never compressed nor sampled."""
 
 
 @dataclass(slots=True)

@@ -68,6 +68,27 @@ class HeaderCounters:
         """States that a device named and that were not there, by reason: unknown, digest."""
 
 
+class CodingCounters:
+    """Written by core.codings and core.link_codings."""
+
+    __slots__ = (
+        "bundles", "dictionaries_held", "dictionaries_offered", "rested", "tables_held", "tables_offered",
+        "unknown_tables",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.tables_offered = 0
+        self.tables_held = 0
+        self.unknown_tables = 0
+        """HELLOs that named a table which is not listed (any more)."""
+        self.dictionaries_offered = 0
+        self.dictionaries_held = 0
+        self.bundles: dict[str, int] = {}
+        """Bundles that HELLOs named: known or unknown."""
+        self.rested = 0
+        """Connections whose header codecs were put away."""
+
+
 class CallCounters:
     """Written by core.calls."""
 

@@ -142,6 +142,17 @@ class MmtpSettings(Settings, frozen=True, kw_only=True):
     """Burst of such frames."""
     heartbeat_hint: Seconds = 240.0
     """Heartbeat interval suggested in WELCOME."""
+    templates: bool = True
+    """Header blocks by templates (profile D) with devices that can. Dictionaries have a switch of their own:
+    `dictionaries.enabled`."""
+    history: Annotated[int, Meta(ge=0, le=4096)] = 4096
+    """Bytes of a private stream's earlier bodies that its pushes may refer to (coding 3), for each of these streams on a
+    connection; 0: none."""
+    history_biz: tuple[str, ...] = ()
+    """Bizs whose pushes to one user or device may do so: a name, or a prefix such as `chat.*`. Not for bodies of which a
+    stranger can choose a part while another part is secret. Topics and broadcasts never do."""
+    rest_after: SecondsOrZero = 30.0
+    """Header codecs of a connection without calls for so long are put away in a few hundred bytes; 0: never."""
 
 
 class HeaderStateSettings(Settings, frozen=True, kw_only=True):
@@ -337,6 +348,9 @@ class RouteSettings(Settings, frozen=True, kw_only=True):
     require: Literal["none", "token", "certificate"] = "token"
     """Least strength of authentication. `certificate`: a client certificate, which a listener has to ask for
     (`client_certificates`)."""
+    secret: bool = False
+    """Answers travel without compression, and neither they nor the requests become samples for dictionaries. See also
+    `dictionaries.secret`."""
 
 
 class HealthCheckSettings(Settings, frozen=True, kw_only=True):
@@ -479,6 +493,9 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
     """Bounds on connections."""
     mmtp: MmtpSettings = field(default_factory=MmtpSettings)
     """Limits of the wire."""
+    app_tables: tuple[str, ...] = ()
+    """Files with application tables (header names and values that devices know beforehand), relative to this one. Keep
+    an older version of a table listed while devices have it."""
     header_states: HeaderStateSettings = field(default_factory=HeaderStateSettings)
     """What header codecs knew, kept for a device's next connection."""
     dictionaries: DictionarySettings = field(default_factory=DictionarySettings)

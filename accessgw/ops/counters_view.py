@@ -13,6 +13,7 @@ from typing import Any
 from accessgw.core.interfaces import MetricFamily
 from accessgw.model.counters import (
     CallCounters,
+    CodingCounters,
     DictionaryCounters,
     HeaderCounters,
     MqttCounters,
@@ -59,6 +60,15 @@ HEADERS: Table = {
     "committed": ("header_states_committed_total", "Checkpoints of header codecs kept for a device's next connection."),
     "resumed": ("header_states_resumed_total", "States that a device named and that were found."),
     "missed": ("header_states_missed_total", "States that a device named and that were not there, by reason."),
+}
+CODINGS: Table = {
+    "tables_offered": ("tables_offered_total", "Application tables offered to devices."),
+    "tables_held": ("tables_held_total", "Application tables that devices have taken."),
+    "unknown_tables": ("tables_unknown_total", "HELLOs that named a table which is not listed."),
+    "dictionaries_offered": ("dictionaries_offered_total", "Dictionaries offered to devices."),
+    "dictionaries_held": ("dictionaries_held_total", "Dictionaries that devices have taken."),
+    "bundles": ("dictionary_bundles_total", "Sets of dictionaries that HELLOs named, by outcome."),
+    "rested": ("header_codecs_rested_total", "Idle connections whose header codecs were put away."),
 }
 CALL: Table = {
     "open": ("calls_open", "Calls in progress."),
@@ -176,7 +186,7 @@ DICTIONARY: Table = {
     "no_room": ("dictionary_classes_refused_total", "Bodies not looked at because there was no place for their class."),
 }
 LABELS = {
-    "dictionaries": "state", "trainings": "outcome",
+    "dictionaries": "state", "trainings": "outcome", "bundles": "outcome",
     "refused": "reason", "closed": "reason", "auth_failures": "authenticator", "finished": "status",
     "auth_unavailable": "authenticator", "missed": "reason",
     "connects": "version", "connects_refused": "reason", "dropped_messages": "reason", "denied": "action",
@@ -209,6 +219,7 @@ class GatewayCounters:
     ticks: ReactorTicks | None = None
     mqtt: MqttCounters | None = None
     headers: HeaderCounters | None = None
+    codings: CodingCounters | None = None
     dictionaries: DictionaryCounters | None = None
 
 
@@ -220,6 +231,7 @@ def families(counters: GatewayCounters) -> list[MetricFamily]:
     for table, slots in (
         (SESSION, counters.sessions),
         (HEADERS, counters.headers),
+        (CODINGS, counters.codings),
         (CALL, counters.calls),
         (PUSH, counters.pushes),
         (STORE, counters.store),

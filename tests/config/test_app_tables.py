@@ -90,7 +90,7 @@ def test_several_tables_share_no_id_and_no_application(tmp_path: Path) -> None:
     one = written(tmp_path, GOOD, "one.toml")
     two = written(tmp_path, GOOD.replace("id = 9", "id = 10").replace("wallet", "shop"), "two.toml")
     assert [declared.table.id for declared in load_app_tables([one, two])] == [9, 10]
-    with pytest.raises(ConfigError, match="id: 9 is that of"):
+    with pytest.raises(ConfigError, match="id: 9 in version 4 is that of"):
         load_app_tables([one, one])
     three = written(tmp_path, GOOD.replace("id = 9", "id = 11"), "three.toml")
     with pytest.raises(ConfigError, match=r'apps\[0\]: "wallet" has the table of'):

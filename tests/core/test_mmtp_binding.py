@@ -203,7 +203,7 @@ def test_held_events_before_welcome_are_bounded() -> None:
     # DATA for ended calls, WINDOW and the like make no events; empty DATA is a control frame.
     device.binding.data_received(window)
     assert device.connection.closed is None
-    assert len(device.binding._held) == 64
+    assert len(device.binding._handshake.held) == 64
     gateway.authenticator.let_go()
     assert len(device.take(events.ResponseReceived)) == 64
 

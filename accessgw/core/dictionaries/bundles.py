@@ -71,6 +71,9 @@ class Bundles:
     def dictionary(self, id: int) -> Dictionary | None:
         return self._dictionaries.get(id)
 
+    def readable(self) -> list[Dictionary]:
+        return list(self._dictionaries.values())
+
     def _update_dictionaries(self, records: Iterable[DictionaryRecord]) -> None:
         readable = {record.id: record for record in records if record.state in READABLE}
         # objects are kept: their compiled tables are dear

@@ -151,6 +151,26 @@ class Dictionaries:
     def dictionary(self, id: int) -> Dictionary | None:
         return self._bundles.dictionary(id)
 
+    def readable(self) -> list[Dictionary]:
+        return self._bundles.readable()
+
+    def _collect(self) -> None:
+        """Take over what codecs have counted on the dictionaries themselves."""
+        counters = self._counters
+        for dictionary in self._bundles.readable():
+            tally = self._tallies.get(dictionary.id)
+            if tally is None or not (dictionary.bodies or dictionary.errors):
+                continue
+            tally.messages += dictionary.bodies
+            tally.raw += dictionary.raw
+            tally.packed += dictionary.packed
+            tally.errors += dictionary.errors
+            counters.bodies += dictionary.bodies
+            counters.raw += dictionary.raw
+            counters.packed += dictionary.packed
+            counters.errors += dictionary.errors
+            dictionary.bodies = dictionary.raw = dictionary.packed = dictionary.errors = 0
+
     def record(self, dictionary_id: int, raw: int, packed: int) -> None:
         tally = self._tallies.get(dictionary_id)
         if tally is not None:
@@ -441,6 +461,7 @@ class Dictionaries:
 
     def _current(self) -> list[DictionaryRecord]:
         """The records with the figures of this moment."""
+        self._collect()
         return [
             record if (figures := self._tallies[id].figures()) == record.figures else record.but(figures=figures)
             for id, record in self._records.items()
@@ -450,6 +471,7 @@ class Dictionaries:
         record = self._records.get(id)
         if record is None:
             raise ControlError(404, "not_found", f"no such dictionary: {id}")
+        self._collect()
         return record.but(figures=self._tallies[id].figures())
 
     def _row(self, record: DictionaryRecord, whole: bool = False) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
@@ -31,6 +31,9 @@ class DictionaryService(Protocol):
 
     def dictionary(self, id: int) -> Dictionary | None:
         """One that can be expanded: canary, active, or no longer used and not yet forgotten."""
+
+    def readable(self) -> Iterable[Dictionary]:
+        """All that can be expanded. What codecs have counted on them (Dictionary.count) is taken from there."""
 
     def record(self, dictionary_id: int, raw: int, packed: int) -> None:
         """A body of a class of this dictionary crossed the wire: its bytes before and after; both the same when it

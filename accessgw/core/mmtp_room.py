@@ -1,0 +1,77 @@
+"""What every MMTP connection of a worker shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+from accessgw.core import tracing as traces
+from accessgw.core.codings import Codings
+from accessgw.core.interfaces import CallService, Clock, PushService, Timers
+from accessgw.core.registry import DeviceSession
+from accessgw.core.sessions import SessionManager
+from accessgw.core.turns import TurnFlusher
+from accessgw.model.settings import MmtpSettings
+from protocols.mmtp.bodies import ZSTD_CAPABILITY
+from protocols.mmtp.handshake import Hello, Welcome
+from protocols.mmtp.settings import Limits
+
+
+def wire_limits(settings: MmtpSettings, hello_timeout: float) -> Limits:
+    """The limits of the wire from the configuration."""
+    same = {field.name: getattr(settings, field.name) for field in fields(Limits) if field.name != "hello_timeout"}
+    return Limits(**same, hello_timeout=hello_timeout)
+
+
+def _nothing_is_secret(name: str) -> bool:
+    return False
+
+
+@dataclass(slots=True)
+class MmtpRoom:
+    """See mmtp_binding.MmtpServices, which makes bindings."""
+
+    settings: MmtpSettings
+    limits: Limits
+    sessions: SessionManager
+    calls: CallService
+    pushes: PushService
+    timers: Timers
+    clock: Clock
+    wall: Callable[[], float]
+    flusher: TurnFlusher
+    tracing: traces.Tracing
+    zone: str
+    addresses: tuple[str, ...] = ()
+    addresses_valid: float = 3600.0
+    idle_timeout: float = 0.0
+    """Told to the device; the transport enforces it."""
+    compress_from: int = 256
+    push_buffer: int = 256 * 1024
+    """Unsent bytes of a connection past which no push is added, however large the device's window is."""
+    draining: bool = False
+    """The worker is being emptied: connections that end do so for that reason."""
+    leave_for: str = ""
+    """host:port told to devices that are asked to leave; empty: the same one."""
+    codings: Codings | None = None
+    """None: neither application tables nor dictionaries nor histories."""
+    is_secret: Callable[[str], bool] = _nothing_is_secret
+    """Whether bodies of an operation or biz travel raw."""
+    leave_spread: float = 0.0
+    """Seconds over which those devices should spread their return."""
+
+    def welcome(self, session: DeviceSession, hello: Hello) -> Welcome:
+        """What a device is told when it was admitted; the session remembers which codings it takes."""
+        capabilities = hello.capabilities & {ZSTD_CAPABILITY}
+        session.zstd = ZSTD_CAPABILITY in capabilities
+        return Welcome(
+            session=session.id,
+            mac_key=session.mac_key,
+            time=self.wall(),
+            capabilities=capabilities,
+            heartbeat=self.settings.heartbeat_hint,
+            idle_timeout=self.idle_timeout,
+            zone=self.zone,
+            addresses=list(self.addresses),
+            addresses_valid=self.addresses_valid if self.addresses else 0.0,
+        )
