@@ -8,7 +8,7 @@ from hashlib import sha256
 import zstandard
 
 from protocols.errors import LocalError, RemoteError
-from protocols.mmtp.mini import expand_mini, pack_mini, parameters, tables_log
+from protocols.mmtp.mini import SMALL, SMALL_WAYS, THOROUGH, Way, expand_mini, pack_mini, parameters, tables_log
 from protocols.mmtp.settings import Limits
 from protocols.mmtp.statuses import Status
 from protocols.mmtp.varint import MAX_VARINT
@@ -57,15 +57,15 @@ def zstd_dictionary(content: bytes, history: bytes = b"") -> zstandard.ZstdCompr
 class Dictionary:
     """An immutable dictionary; one object is shared by every bundle and connection of a process.
 
-    The zstd objects are made at the first use in each direction and kept. Measured resident: to compress 60 KiB
-    with 8 KiB of content and 350 KiB with 64 KiB; to decompress 40 to 95 KiB (600 KiB are reserved for its window,
-    but only touched by large bodies).
+    The zstd objects are made at the first use in each direction and kept. Measured resident, with 8 and with 64 KiB
+    of content: 120 and 100 KiB to compress large bodies, 210 and 1,030 KiB for small ones; to decompress 40 to 95 KiB
+    (600 KiB are reserved for its window, but only touched by large bodies).
     They are one per dictionary and not per connection. zstd lets go of the interpreter lock while it works, so an
     object must not be used by two threads at once: one thread (that of the reactor) has it.
     """
 
     __slots__ = (
-        "_compressor", "_decompressor", "bodies", "classes", "content", "digest", "errors", "id", "packed", "raw",
+        "_compressor", "_decompressor", "_small", "bodies", "classes", "content", "digest", "errors", "id", "packed", "raw",
     )  # fmt: skip
 
     def __init__(self, id: int, content: bytes, classes: Iterable[str] = ()) -> None:
@@ -83,6 +83,7 @@ class Dictionary:
             check_class(name)
         self.digest = digest_of(content)
         self._compressor: zstandard.ZstdCompressor | None = None
+        self._small: list[zstandard.ZstdCompressor] | None = None
         self._decompressor: zstandard.ZstdDecompressor | None = None
         self.bodies = 0
         self.raw = 0
@@ -98,7 +99,7 @@ class Dictionary:
         """Raises RemoteError(COMPRESSION) when zstd cannot work with the content, which came from the peer."""
         try:
             self._to_decompress()
-            self._to_compress().compress(self.content[-256:])
+            self._to_compress(THOROUGH).compress(self.content[-256:])
         except zstandard.ZstdError as error:
             raise RemoteError(Status.COMPRESSION, f"dictionary {self.id}: {str(error)[:100]}") from None
 
@@ -120,7 +121,14 @@ class Dictionary:
 
     def compress(self, body: bytes) -> bytes | None:
         """`body` as a mini (coding 1), None when raw is better."""
-        return pack_mini(self._compressor or self._to_compress(), body)
+        if len(body) > SMALL:
+            if self._compressor is None:
+                self._compressor = self._to_compress(THOROUGH)
+            return pack_mini(self._compressor, body)
+        if self._small is None:
+            self._small = [self._to_compress(way) for way in SMALL_WAYS]
+        found = [mini for compressor in self._small if (mini := pack_mini(compressor, body)) is not None]
+        return min(found, key=len, default=None)
 
     def decompress(self, body: bytes, limits: Limits) -> bytes:
         """A mini (coding 1), expanded. Raises RemoteError(COMPRESSION)."""
@@ -132,12 +140,11 @@ class Dictionary:
                 raise RemoteError(Status.COMPRESSION, f"dictionary {self.id}: {str(error)[:100]}") from None
         return expand_mini(decompressor, body, limits)
 
-    def _to_compress(self) -> zstandard.ZstdCompressor:
-        log = tables_log(len(self.content))
-        self._compressor = zstandard.ZstdCompressor(
-            dict_data=zstd_dictionary(self.content), compression_params=parameters(log, zstandard.STRATEGY_DFAST)
+    def _to_compress(self, way: Way) -> zstandard.ZstdCompressor:
+        return zstandard.ZstdCompressor(
+            dict_data=zstd_dictionary(self.content),
+            compression_params=parameters(tables_log(len(self.content)), way),
         )
-        return self._compressor
 
     def _to_decompress(self) -> zstandard.ZstdDecompressor:
         self._decompressor = zstandard.ZstdDecompressor(
