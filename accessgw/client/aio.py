@@ -13,7 +13,6 @@ from typing import Any
 from accessgw.client.addresses import Address
 from accessgw.client.base import BaseClient
 from accessgw.client.commands import Post
-from accessgw.client.cursors import Memory
 from accessgw.client.exchange import PostExchange
 from accessgw.client.iteration import Pushes
 from accessgw.client.model import CallFailed, CannotConnect, Note, Push, Reply, State
@@ -74,13 +73,15 @@ class Client(BaseClient):
         timeout: float = 10.0,
         idempotent: bool = False,
         raw: bool = False,
+        secret: bool = False,
     ) -> Reply:
-        """Ask for an operation. The payload becomes JSON unless it is bytes (`raw`: must be).
+        """Ask for an operation. The payload becomes JSON unless it is bytes (`raw`: must be). That of a `secret` call is
+        not compressed: a part of it that others choose would tell by its length what else is in it.
 
         Raises CallFailed for a status other than 0. Cancelling the task cancels the call.
         """
         reply: Reply = await self._call(
-            operation, payload, headers=headers, timeout=timeout, idempotent=idempotent, raw=raw
+            operation, payload, headers=headers, timeout=timeout, idempotent=idempotent, raw=raw, secret=secret
         )
         return reply
 
@@ -116,7 +117,7 @@ class Client(BaseClient):
         return Pushes(self, biz)
 
     async def close(self) -> None:
-        """Leave; returns when the connections have ended."""
+        """Leave; returns when the connections have ended and all is stored."""
         self.core.close(self._now())
         self._run()
         if self._transports:
@@ -126,7 +127,8 @@ class Client(BaseClient):
             except TimeoutError:
                 for transport in list(self._transports.values()):
                     transport.abort()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while self._tasks:  # what was changed while it was being stored is stored once more
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _ended(self, attempt: int, reason: str) -> None:
         self._transports.pop(attempt, None)
@@ -183,17 +185,16 @@ class Client(BaseClient):
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def _save(self, memory: Memory) -> None:
-        async def save() -> None:
-            assert self._state_file is not None
+    def _in_thread(self, job: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:
+        async def work() -> None:
             try:
-                await asyncio.to_thread(self._state_file.store, memory)
+                await asyncio.to_thread(job)
             except Exception as error:
-                self._save_done(error)
+                done(error)
             else:
-                self._save_done(None)
+                done(None)
 
-        self._start(save())
+        self._start(work())
 
     def _report(self, error: BaseException) -> None:
         asyncio.get_running_loop().call_exception_handler(

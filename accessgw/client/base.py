@@ -6,10 +6,12 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from random import SystemRandom
 from typing import Any
 
 from accessgw.client.addresses import Address
+from accessgw.client.cache import MAX_BYTES, WireCache
 from accessgw.client.commands import (
     AskToken,
     CallChunk,
@@ -23,6 +25,7 @@ from accessgw.client.commands import (
     Deliver,
     Finish,
     Inspect,
+    Keep,
     Post,
     Save,
     Tell,
@@ -72,9 +75,10 @@ class BaseClient(ABC):
         `url`: `mmtps://host:port`, `mmtp://host:port` (plain), `wss://host:port/mmtp` (in WebSocket, where only
         HTTP gets through; `ws://` without TLS) or `https://host:port` (short connections only); a list
         is raced. `ca`: PEM file of the only authorities to trust (the system's otherwise); `insecure=True` trusts
-        anybody. `state_dir`: directory for cursors, which makes an acknowledgement mean "stored". `on_token` is asked
-        for another token when the gateway refuses the present one. `bounds`: fields of ClientSettings. ValueError
-        says what is wrong with an argument.
+        anybody. `state_dir`: directory for cursors, which makes an acknowledgement mean "stored", and for header
+        states, tables and dictionaries, which make the next connection's bytes fewer (without it, they are kept as long
+        as the client lives). `on_token` is asked for another token when the gateway refuses the present one.
+        `bounds`: fields of ClientSettings. ValueError says what is wrong with an argument.
         """
         if cert is None and key is not None:
             raise ValueError("key: expected together with cert")
@@ -98,6 +102,16 @@ class BaseClient(ABC):
             persistent=state_dir is not None,
             **bounds,
         )
+        self._cache = None
+        if state_dir is not None and long:
+            self._cache = WireCache(
+                state_dir,
+                gateway=" ".join(sorted({address.authority for address in long})),
+                app=app,
+                device=device,
+                user=user,
+                max_bytes=MAX_BYTES + settings.max_dictionary_bytes,
+            )
         self.core = ClientCore(
             settings,
             random=SystemRandom(),
@@ -105,6 +119,7 @@ class BaseClient(ABC):
             wall_clock=time.time(),
             now=self._now(),
             memory=Memory() if self._state_file is None else self._state_file.load(),
+            wire_memory=None if self._cache is None else self._cache.load(),
         )
         self.on_note = on_note
         self.on_state = on_state
@@ -137,6 +152,15 @@ class BaseClient(ABC):
         """Smoothed round trip in seconds, None before it was measured."""
         return self.core.rtt.smoothed
 
+    @property
+    def metered(self) -> bool:
+        """Whether the network costs by the byte: then no dictionaries and tables are fetched. Set it as it changes."""
+        return self.core.metered
+
+    @metered.setter
+    def metered(self, on: bool) -> None:
+        self.core.metered = on
+
     # ------------------------------------------------------------------ shared halves of the methods
 
     def _connect(self) -> Any:
@@ -161,6 +185,7 @@ class BaseClient(ABC):
         timeout: float,
         idempotent: bool,
         raw: bool,
+        secret: bool,
     ) -> Any:
         """A future of the Reply, or of CallFailed."""
         body, content_type = encode_payload(payload, raw)
@@ -173,6 +198,7 @@ class BaseClient(ABC):
                 timeout=timeout,
                 idempotent=idempotent,
                 now=self._now(),
+                secret=secret,
             )
         except CallFailed as failure:
             future = self._future(None)
@@ -263,7 +289,10 @@ class BaseClient(ABC):
             case Changed():
                 self._changed(command)
             case Save():
-                self._save(command.memory)
+                assert self._state_file is not None
+                self._in_thread(partial(self._state_file.store, command.memory), self._save_done)
+            case Keep():
+                self._keep(command)
             case Connect():
                 self._trace("connect", str(command.address).encode())
                 self._open(command.attempt, command.address)
@@ -319,6 +348,19 @@ class BaseClient(ABC):
             self.core.save_failed(str(error), self._now())
         self._run()
 
+    def _keep(self, keep: Keep) -> None:
+        if self._cache is None:  # short connections only have nothing to keep
+            self._keep_done(None)
+        else:
+            self._in_thread(partial(self._cache.store, keep.memory, keep.retired), self._keep_done)
+
+    def _keep_done(self, error: BaseException | None) -> None:
+        if error is None:
+            self.core.kept(self._now())
+        else:
+            self.core.keep_failed(str(error), self._now())
+        self._run()
+
     # ------------------------------------------------------------------ what a face brings
 
     @abstractmethod
@@ -363,8 +405,8 @@ class BaseClient(ABC):
     def _cancel_post(self, post: int) -> None: ...
 
     @abstractmethod
-    def _save(self, memory: Memory) -> None:
-        """Store off this thread, then _save_done."""
+    def _in_thread(self, job: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:
+        """Do the job off this thread, then call `done` here with its exception, if it had one."""
 
     @abstractmethod
     def _report(self, error: BaseException) -> None:

@@ -24,12 +24,15 @@ class OpenCall:
         "idempotent",
         "key",
         "link",
+        "misses",
         "more",
         "number",
         "operation",
         "parts",
+        "plain",
         "post",
         "reply_headers",
+        "secret",
         "short_at",
         "short_failures",
         "size",
@@ -47,12 +50,19 @@ class OpenCall:
         idempotent: bool,
         created: float,
         deadline: float,
+        secret: bool = False,
     ) -> None:
         self.key = key
         self.operation = operation
         self.headers = headers
         self.body = body
         self.idempotent = idempotent
+        self.secret = secret
+        """Its body is never compressed."""
+        self.plain = False
+        """The gateway did not have the dictionary of its body: it travels raw."""
+        self.misses = 0
+        """How often it was sent again for what the gateway did not have."""
         self.created = created
         self.deadline = deadline
         self.call_id: int | None = None
@@ -126,7 +136,15 @@ class CallTable:
         return None if key is None else self._calls.get(key)
 
     def add(
-        self, operation: str, headers: Headers, body: bytes, *, idempotent: bool, now: float, timeout: float
+        self,
+        operation: str,
+        headers: Headers,
+        body: bytes,
+        *,
+        idempotent: bool,
+        now: float,
+        timeout: float,
+        secret: bool = False,
     ) -> OpenCall:
         """A new call at the end of the queue. CallFailed(overload) when `max_open` + `max_waiting` are without outcome."""
         if len(self._calls) >= self.max_open + self.max_waiting:
@@ -135,7 +153,9 @@ class CallTable:
             )
         key = self._next_key
         self._next_key += 1
-        call = OpenCall(key, operation, headers, body, idempotent=idempotent, created=now, deadline=now + timeout)
+        call = OpenCall(
+            key, operation, headers, body, idempotent=idempotent, created=now, deadline=now + timeout, secret=secret
+        )
         self._calls[key] = call
         self.waiting.append(key)
         heapq.heappush(self._deadlines, (call.deadline, key))

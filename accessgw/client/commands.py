@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from accessgw.client.addresses import Address
 from accessgw.client.cursors import Memory
 from accessgw.client.model import CallFailed, Headers, Note, Push, Reply, State
+from accessgw.client.wirememory import WireMemory
 
 
 @dataclass(slots=True)
@@ -115,6 +116,15 @@ class Save:
 
 
 @dataclass(slots=True)
+class Keep:
+    """Store this when convenient, then answer with kept (or keep_failed). One at a time; losing it costs bytes only."""
+
+    memory: WireMemory
+    retired: frozenset[int]
+    """Dictionaries that the gateway has taken back."""
+
+
+@dataclass(slots=True)
 class AskToken:
     """The gateway refused the token: ask the application for another, answer with token()."""
 
@@ -142,6 +152,7 @@ Command = (
     | Deliver
     | Tell
     | Save
+    | Keep
     | AskToken
     | Changed
 )

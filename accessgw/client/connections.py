@@ -19,7 +19,7 @@ from accessgw.client.tunnel import Tunnel
 from protocols.errors import RemoteError
 from protocols.mmtp import events as wire
 from protocols.mmtp.connection import Connection
-from protocols.mmtp.handshake import Goaway, Hello, Welcome
+from protocols.mmtp.handshake import Goaway, Welcome
 from protocols.mmtp.statuses import Status
 
 FINAL = frozenset((Status.REPLACED, Status.REVOKED, Status.FORBIDDEN, Status.VERSION))
@@ -35,10 +35,14 @@ class Owner(Protocol):
 
     def change(self, state: State, status: int = 0, message: str = "") -> None: ...
 
-    def hello(self, now: float, call_base: int, last_close: int) -> Hello: ...
+    def say_hello(self, link: Link, now: float, last_close: int) -> None:
+        """A transport is ready: begin its hand-shake."""
 
-    def welcomed(self, welcome: Welcome) -> None:
+    def welcomed(self, link: Link, welcome: Welcome) -> None:
         """A hand-shake is complete."""
+
+    def broken(self, status: int) -> None:
+        """One of the two sides found the other's bytes wrong, or asked the connection to end, with this status."""
 
     def clock(self, wall: float, now: float) -> None:
         """The gateway said what time it is."""
@@ -139,7 +143,7 @@ class Connections:
         if address.websocket:
             link.tunnel = Tunnel(address, self._random.getrandbits(128))
         link.call_base = self._random.getrandbits(64)
-        link.connection.send_hello(self._owner.hello(now, link.call_base, self._last_close))
+        self._owner.say_hello(link, now, self._last_close)
         self.links[attempt] = self.current = link
 
     def received(self, attempt: int, data: bytes, now: float) -> None:
@@ -161,6 +165,7 @@ class Connections:
         self._events(link, now)
         if error is not None and attempt in self.links:
             self._owner.emit(Tell(Note("protocol_error", str(error), count=error.code)))
+            self._owner.broken(error.code)
             self._last_close = error.code
             if link.tunnel is not None and not link.welcomed:
                 # The way through HTTP may be what is wrong: another address is better.
@@ -292,7 +297,7 @@ class Connections:
         if welcome.addresses:
             self._book.learn(welcome.addresses, welcome.addresses_valid, now)
         self.heartbeat.hint(welcome.heartbeat, welcome.idle_timeout)
-        self._owner.welcomed(welcome)
+        self._owner.welcomed(link, welcome)
         self._owner.change(State.CONNECTED)
 
     def _refused(self, link: Link, welcome: Welcome, now: float) -> None:
@@ -316,6 +321,7 @@ class Connections:
 
     def _goaway(self, link: Link, goaway: Goaway, now: float) -> None:
         self._owner.emit(Tell(Note("goaway", goaway.message, count=goaway.status)))
+        self._owner.broken(goaway.status)
         if link is not self.current:
             if goaway.status == Status.REPLACED:  # by our own newer connection
                 self._drop(link, now)

@@ -25,7 +25,10 @@ from accessgw.client.pushing import PushDesk
 from accessgw.client.retry import Verdict, judge
 from accessgw.client.rtt import RoundTrip
 from accessgw.client.settings import ClientSettings
+from accessgw.client.wirememory import WireMemory
+from accessgw.client.wirestate import WireState
 from protocols.mmtp import events as wire
+from protocols.mmtp.bodies import ZSTD_CAPABILITY
 from protocols.mmtp.connection import Connection, Role
 from protocols.mmtp.handshake import Hello, Welcome
 from protocols.mmtp.statuses import Status
@@ -43,6 +46,7 @@ class ClientCore:
         wall_clock: float,
         now: float,
         memory: Memory | None = None,
+        wire_memory: WireMemory | None = None,
     ) -> None:
         self.settings = settings
         self.state = State.IDLE
@@ -65,7 +69,10 @@ class ClientCore:
             heartbeat=Heartbeat(*self._memory.heartbeats.get(settings.network, (Heartbeat.FLOOR, 0.0))),
             make_connection=make_connection,
         )
-        self._long = LongCalls(settings, self.calls, emit=self.emit, ended=self._ended, finish=self._finish)
+        self._wire = WireState(settings, wire_memory or WireMemory(), persistent=settings.persistent, emit=self.emit)
+        self._long = LongCalls(
+            settings, self.calls, emit=self.emit, ended=self._ended, finish=self._finish, missed=self._missed
+        )
         self._fallback = Fallback(
             settings,
             self.calls,
@@ -95,6 +102,7 @@ class ClientCore:
             self._pushes.next_timer(),
             self._connections.next_timer(),
             self._fallback.next_timer(),
+            self._wire.next_timer(),
         )
         return min((at for at in times if at is not None), default=None)
 
@@ -124,10 +132,18 @@ class ClientCore:
             self.change(State.CONNECTED)
 
     def call(
-        self, operation: str, headers: Headers, body: bytes, *, timeout: float, idempotent: bool, now: float
+        self,
+        operation: str,
+        headers: Headers,
+        body: bytes,
+        *,
+        timeout: float,
+        idempotent: bool,
+        now: float,
+        secret: bool = False,
     ) -> int:
         """Open a call; its Finish comes exactly once. CallFailed when too many wait or the client is closed."""
-        call = self._add(operation, headers, body, timeout=timeout, idempotent=idempotent, now=now)
+        call = self._add(operation, headers, body, timeout=timeout, idempotent=idempotent, now=now, secret=secret)
         call.short_at = now + self._patience
         self._go_on(now)
         return call.key
@@ -181,6 +197,17 @@ class ClientCore:
         """The application is done with a push."""
         self._pushes.processed(push)
         self._go_on(now)
+
+    @property
+    def metered(self) -> bool:
+        """The network costs by the byte: dictionaries and tables that are offered are not wanted."""
+        return self._wire.metered
+
+    @metered.setter
+    def metered(self, on: bool) -> None:
+        self._wire.metered = on
+        for link in self._connections.links.values():
+            self._wire.bound(link.connection)
 
     def close(self, now: float) -> None:
         """Leave for good. Calls without an answer fail."""
@@ -248,10 +275,25 @@ class ClientCore:
         """It is not."""
         self._pushes.save_failed(reason, now)
 
+    def kept(self, now: float) -> None:
+        """The Keep is done."""
+        self._wire.kept(now)
+
+    def keep_failed(self, reason: str, now: float) -> None:
+        """It is not."""
+        self._wire.keep_failed(reason, now)
+
     # ------------------------------------------------------------------ connections.Owner
 
-    def hello(self, now: float, call_base: int, last_close: int) -> Hello:
-        """What to say first."""
+    def say_hello(self, link: Link, now: float, last_close: int) -> None:
+        """A transport is ready: begin its hand-shake."""
+        headers, bundle = self._wire.named()
+        self._wire.bound(link.connection)
+        link.named_headers = headers
+        hello = self._hello(now, link.call_base, last_close, self._wire.capabilities)
+        link.connection.send_hello(hello, headers, bundle)
+
+    def _hello(self, now: float, call_base: int, last_close: int, capabilities: frozenset[str]) -> Hello:
         settings = self.settings
         attributes = dict(settings.attributes)
         if settings.user:
@@ -261,7 +303,7 @@ class ClientCore:
             token=self._token,
             app=settings.app,
             app_version=settings.app_version,
-            capabilities=frozenset(("zstd",)),
+            capabilities=capabilities,
             boot=self._memory.boot,
             counter=next(self._counter),
             time=now + self._clock_offset,
@@ -272,8 +314,9 @@ class ClientCore:
             attributes=attributes,
         )
 
-    def welcomed(self, welcome: Welcome) -> None:
+    def welcomed(self, link: Link, welcome: Welcome) -> None:
         """A hand-shake is complete."""
+        self._wire.welcomed(link, welcome)
         self.session = welcome.session
         self.zone = welcome.zone
         self._fallback.codec.adopt(welcome)
@@ -299,8 +342,14 @@ class ClientCore:
                     self._connections.pause(link, now, "the application does not take its pushes")
             case wire.StreamNoted():
                 self._pushes.noted((event.scope, event.id, event.biz), event.note, event.epoch, event.floor)
+            case wire.PingReceived():
+                pass  # that bytes came is all that it says
             case _:
-                pass  # a heartbeat of the gateway: that bytes came is all that it says
+                self._wire.happened(event, current=link is self._connections.current)
+
+    def broken(self, status: int) -> None:
+        """A connection ends for something that was wrong with its bytes."""
+        self._wire.trouble(status)
 
     def call_lost(self, key: int, now: float) -> None:
         """The connection that had the call is gone, or will not execute it."""
@@ -326,6 +375,7 @@ class ClientCore:
         self._connections.stop()
         for call in self.calls:
             self._finish(call, call.held or CallFailed(why.status, f"the client is closed ({why})"))
+        self._wire.close()
         self.change(State.CLOSED, why.status, why.message)
 
     def change(self, state: State, status: int = 0, message: str = "") -> None:
@@ -346,11 +396,19 @@ class ClientCore:
         return self.settings.patience if self.settings.addresses else 0.0
 
     def _add(
-        self, operation: str, headers: Headers, body: bytes, *, timeout: float, idempotent: bool, now: float
+        self,
+        operation: str,
+        headers: Headers,
+        body: bytes,
+        *,
+        timeout: float,
+        idempotent: bool,
+        now: float,
+        secret: bool = False,
     ) -> OpenCall:
         if self._closed is not None:
             raise CallFailed(self._closed.status, f"the client is closed ({self._closed})")
-        return self.calls.add(operation, headers, body, idempotent=idempotent, now=now, timeout=timeout)
+        return self.calls.add(operation, headers, body, idempotent=idempotent, now=now, timeout=timeout, secret=secret)
 
     def _link_of(self, call: OpenCall) -> Link | None:
         return None if call.link is None else self._connections.links.get(call.link)
@@ -364,6 +422,11 @@ class ClientCore:
             self._again(call, now)
         else:
             self.calls.postpone(call, now + wait)
+
+    def _missed(self, call: OpenCall, status: int, now: float) -> None:
+        """The gateway could not read it, so it goes again at once; the application sees nothing of that."""
+        self._wire.missed(status)
+        self._again(call, now)
 
     def _again(self, call: OpenCall, now: float) -> None:
         """Send it again, with its id."""
@@ -392,10 +455,14 @@ class ClientCore:
         if link is not None:
             self._long.send(link, now)
         self._fallback.handle_timer(
-            now, lambda: self.hello(now, 0, 0), self._pushes.hello_cursors, now + self._clock_offset
+            now,
+            lambda: self._hello(now, 0, 0, frozenset((ZSTD_CAPABILITY,))),
+            self._pushes.hello_cursors,
+            now + self._clock_offset,
         )
         self._remember()
         self._pushes.settle()
+        self._wire.settle(now)
         self._connections.flush(now)
 
     def _remember(self) -> None:

@@ -9,6 +9,7 @@ from accessgw.client.rtt import RoundTrip
 from accessgw.client.streams import Arrival
 from accessgw.client.tunnel import Tunnel
 from protocols.mmtp.connection import Connection
+from protocols.mmtp.device_exchange import HeaderMemory
 
 
 class Link:
@@ -36,6 +37,8 @@ class Link:
         "hello_sent",
         "idle_since",
         "leaving",
+        "missed",
+        "named_headers",
         "suspect",
         "tunnel",
         "welcomed",
@@ -54,6 +57,10 @@ class Link:
         self.call_base = 0
         """Ids of the calls opened here count from it."""
         self.welcomed = False
+        self.named_headers: HeaderMemory | None = None
+        """Header states that HELLO named; before WELCOME nobody knows whether the gateway has them."""
+        self.missed = False
+        """It does not have them: until WELCOME nothing that is sent can be read."""
         self.leaving = False
         """The gateway said GOAWAY: no new calls, those open may finish."""
         self.suspect = False

@@ -13,6 +13,11 @@ from protocols.errors import LocalError
 from protocols.mmtp import events as wire
 from protocols.mmtp.statuses import Status
 
+MISSES = frozenset((Status.STATE_MISS, Status.DICTIONARY_MISS))
+"""The gateway could not read the request, so it was not executed."""
+MAX_MISSES = 4
+"""Of one call, before a miss is judged like any other status."""
+
 
 class LongCalls:
     """What happens to calls on a link; `ended` decides whether a last frame is the call's outcome."""
@@ -25,16 +30,21 @@ class LongCalls:
         emit: Callable[[Command], None],
         ended: Callable[[OpenCall, Reply | CallFailed, float], None],
         finish: Callable[[OpenCall, Reply | CallFailed], None],
+        missed: Callable[[OpenCall, int, float], None],
     ) -> None:
+        """`missed`: send it again, nothing has happened yet."""
         self._settings = settings
         self._calls = calls
         self._emit = emit
         self._ended = ended
         self._finish = finish
+        self._missed = missed
 
     def send(self, link: Link, now: float) -> None:
         """Send what waits, as far as the link takes it."""
         while len(link.calls) < self._settings.max_open and (call := self._calls.next_waiting()) is not None:
+            if not link.welcomed and (link.missed or (call.streaming and link.named_headers is not None)):
+                return  # what cannot be repeated waits for WELCOME, which says whether the gateway can read it
             try:
                 number = link.connection.request(
                     call.operation,
@@ -44,6 +54,7 @@ class LongCalls:
                     call_id=call.call_id,
                     timeout=max(0.001, call.deadline - now),
                     age=now - call.created,
+                    secret=call.secret or call.plain,
                 )
             except LocalError as error:
                 if link.calls:
@@ -91,8 +102,18 @@ class LongCalls:
     def reset(self, link: Link, event: wire.CallReset, now: float) -> None:
         """RESET came."""
         call = self._call(link, event.call, last=True)
-        if call is not None:
-            call.link = None
+        if call is None:
+            return
+        call.link = None
+        if event.status in MISSES and not call.streaming and call.misses < MAX_MISSES:
+            call.misses += 1
+            call.attempts -= 1
+            if event.status == Status.STATE_MISS:
+                link.missed = True
+            else:
+                call.plain = True
+            self._missed(call, event.status, now)
+        else:
             self._ended(call, CallFailed(event.status, "refused by the gateway"), now)
 
     def drained(self, link: Link, event: wire.CallDrained) -> None:

@@ -127,7 +127,10 @@ class Note:
     Kinds: `gap` (numbers left out on purpose: collapsed, expired or not visible), `truncated` (older pushes are
     gone, resync by a call), `history_lost` (the stream began anew), `unclaimed` (pushes of a biz that nobody
     iterates wait), `goaway`, `suspect` (the long connection is silent), `short_failed` (a short connection had no
-    answer), `save_failed` (cursors could not be stored, nothing is acknowledged until they can), `protocol_error`.
+    answer), `save_failed` (cursors could not be stored, nothing is acknowledged until they can), `cache_failed` (header
+    states and dictionaries could not be stored, the next start begins without), `state_miss` and `dictionary_miss`
+    (`count` calls were sent again in full, since the gateway did not have what they were coded with),
+    `protocol_error`.
     """
 
     kind: str

@@ -43,6 +43,16 @@ class ClientSettings:
     """Between the starts of two addresses of one race."""
     patience: float = 0.4
     """How long a call waits for a long connection before it goes over a short one."""
+    templates: bool = True
+    """Header blocks by templates (profile D), where the gateway speaks them; else HPACK (profile H)."""
+    dictionaries: bool = True
+    """Bodies with dictionaries that the gateway gives."""
+    history: bool = True
+    """Pushes that refer to earlier ones of their stream."""
+    max_dictionary_bytes: int = 512 * 1024
+    """Of all dictionaries together; offers that do not fit are not taken."""
+    metered: bool = False
+    """Begin as on a network that costs by the byte: no dictionaries and tables are fetched, those at hand are used."""
     backoff_initial: float = 0.5
     backoff_cap: float = 30.0
 

@@ -15,7 +15,6 @@ from twisted.python.failure import Failure
 from accessgw.client.addresses import Address
 from accessgw.client.base import BaseClient
 from accessgw.client.commands import Post
-from accessgw.client.cursors import Memory
 from accessgw.client.exchange import PostExchange
 from accessgw.client.iteration import Pushes
 from accessgw.client.model import Reply
@@ -45,6 +44,9 @@ class Client(BaseClient):
         self._opening: dict[int, Deferred[Any]] = {}
         self._posts: dict[int, Deferred[Any]] = {}
         self._endpoints: Endpoints | None = None
+        self._working: set[Deferred[None]] = set()
+        """Of threads."""
+        self._closing: list[Deferred[None]] = []
         super().__init__(url, device, token, **options)
 
     def connect(self, timeout: float = 30.0) -> Deferred[None]:
@@ -69,13 +71,15 @@ class Client(BaseClient):
         timeout: float = 10.0,
         idempotent: bool = False,
         raw: bool = False,
+        secret: bool = False,
     ) -> Deferred[Reply]:
-        """Ask for an operation. The payload becomes JSON unless it is bytes (`raw`: must be).
+        """Ask for an operation. The payload becomes JSON unless it is bytes (`raw`: must be). That of a `secret` call is
+        not compressed: a part of it that others choose would tell by its length what else is in it.
 
         Fails with CallFailed for a status other than 0. Cancelling the Deferred cancels the call.
         """
         future: Deferred[Reply] = self._call(
-            operation, payload, headers=headers, timeout=timeout, idempotent=idempotent, raw=raw
+            operation, payload, headers=headers, timeout=timeout, idempotent=idempotent, raw=raw, secret=secret
         )
         return future
 
@@ -113,22 +117,19 @@ class Client(BaseClient):
         return Pushes(self, biz)
 
     def close(self) -> Deferred[None]:
-        """Leave; fires when the long connection has ended."""
+        """Leave; fires when the long connection has ended and all is stored."""
         self.core.close(self._now())
         self._run()
         done: Deferred[None] = Deferred()
-        waiting = set(self._transports)
-
-        def over(attempt: int) -> None:
-            waiting.discard(attempt)
-            if not waiting:
-                done.callback(None)
-
-        for attempt, protocol in self._transports.items():
-            protocol.when_over = partial(over, attempt)
-        if not waiting:
-            done.callback(None)
+        self._closing.append(done)
+        self._perhaps_over()
         return done
+
+    def _perhaps_over(self) -> None:
+        if self._closing and not self._transports and not self._working:
+            closing, self._closing = self._closing, []
+            for done in closing:
+                done.callback(None)
 
     # ------------------------------------------------------------------ clock, futures, threads
 
@@ -159,13 +160,19 @@ class Client(BaseClient):
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         Deferred.fromCoroutine(coroutine).addErrback(_log_error)
 
-    def _save(self, memory: Memory) -> None:
+    def _in_thread(self, job: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:
         from twisted.internet.threads import deferToThreadPool
 
-        assert self._state_file is not None
-        done = deferToThreadPool(self.reactor, self.reactor.getThreadPool(), self._state_file.store, memory)
-        done.addCallbacks(lambda _: self._save_done(None), lambda failure: self._save_done(failure.value))
-        done.addErrback(_log_error)
+        working = deferToThreadPool(self.reactor, self.reactor.getThreadPool(), job)
+        self._working.add(working)
+        working.addBoth(partial(self._worked, working, done)).addErrback(_log_error)
+
+    def _worked(self, working: Deferred[None], done: Callable[[BaseException | None], None], outcome: Any) -> None:
+        self._working.discard(working)
+        try:
+            done(outcome.value if isinstance(outcome, Failure) else None)
+        finally:
+            self._perhaps_over()
 
     def _report(self, error: BaseException) -> None:
         _log_error(error)
@@ -203,6 +210,7 @@ class Client(BaseClient):
     def _ended(self, attempt: int, reason: str) -> None:
         self._transports.pop(attempt, None)
         self._lost(attempt, reason)
+        self._perhaps_over()
 
     def _write(self, attempt: int, data: bytes) -> None:
         protocol = self._transports.get(attempt)

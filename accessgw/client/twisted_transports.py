@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from typing import Protocol as Interface
@@ -145,7 +144,6 @@ class LongProtocol(Protocol):
         self._attempt = attempt
         self._alpn = alpn
         self._refusal = ""
-        self.when_over: Callable[[], None] = lambda: None
 
     def connectionMade(self) -> None:
         self._owner._made(self._attempt, self)
@@ -177,7 +175,6 @@ class LongProtocol(Protocol):
         if self._aborter is not None and self._aborter.active():
             self._aborter.cancel()
         self._owner._ended(self._attempt, self._refusal or reason.getErrorMessage())
-        self.when_over()
 
 
 class PostProtocol(Protocol):

@@ -381,6 +381,16 @@ class Connection:
         self._wire.closing_status = goaway.status
         self._wire.enter(state)
 
+    # --- tables and dictionaries, client
+
+    def take_offers(self, *, dictionary_bytes: int, tables: bool) -> None:
+        """From here on offers are wanted so far as all dictionaries together have at most so many bytes, and tables if
+        `tables`; to begin with, all are."""
+        receiver = self._receiver
+        if isinstance(receiver, DeviceReceiver):
+            receiver.wishes.dictionary_bytes = dictionary_bytes
+            receiver.wishes.tables = tables
+
     # --- tables and dictionaries, server
 
     def _offering(self) -> GatewayExchange:

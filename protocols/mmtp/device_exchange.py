@@ -19,7 +19,7 @@ from protocols.mmtp.dict_frames import (
     encode_use,
     encode_want,
 )
-from protocols.mmtp.dictionaries import REQUEST_KIND, Dictionary
+from protocols.mmtp.dictionaries import MAX_CONTENT, REQUEST_KIND, Dictionary
 from protocols.mmtp.events import DOWN, UP, DictionaryReceived, DictionaryRetired, TableReceived, TableRetired
 from protocols.mmtp.exchange import MAX_TABLES, Exchange, dict_frame, table_frame, unknown_kind
 from protocols.mmtp.fields import expect_end
@@ -63,17 +63,29 @@ class HeaderMemory:
         )
 
 
-class DeviceExchange(Exchange):
-    """Wants and haves leave; offers, chunks and uses come. Every offer is wanted, unless it is held already."""
+class Wishes:
+    """Which offers the device wants."""
 
-    __slots__ = ("_incoming", "_incoming_tables", "_memory")
+    __slots__ = ("dictionary_bytes", "tables")
+
+    def __init__(self) -> None:
+        self.dictionary_bytes = MAX_DICTIONARIES * MAX_CONTENT
+        """Of the contents of all dictionaries, those held included."""
+        self.tables = True
+
+
+class DeviceExchange(Exchange):
+    """Wants and haves leave; offers, chunks and uses come. An offer is wanted if there is room for it."""
+
+    __slots__ = ("_incoming", "_incoming_tables", "_memory", "_wishes")
 
     received = DOWN
     sent = UP
 
-    def __init__(self, wire: Wire, memory: HeaderMemory | None) -> None:
+    def __init__(self, wire: Wire, memory: HeaderMemory | None, wishes: Wishes) -> None:
         super().__init__(wire)
         self._memory = memory
+        self._wishes = wishes
         self._incoming: dict[int, tuple[DictOffer, Incoming]] = {}
         """By id; for the device its own connection is the only one, so these need not be lazy."""
         self._incoming_tables: dict[int, Incoming] = {}
@@ -116,6 +128,8 @@ class DeviceExchange(Exchange):
             size, pos = decode_varint(data, pos, end)
             expect_end(pos, end)
             if number not in self._incoming_tables and len(self._incoming_tables) >= MAX_TABLES:
+                return
+            if not self._wishes.tables:
                 return
             self._incoming_tables[number] = Incoming(number, size, size, digest, plain=True)
             self._wire.out.append(table_frame(TableKind.WANT, encode_varint(number)))
@@ -168,14 +182,21 @@ class DeviceExchange(Exchange):
         if held is not None:
             if held.digest == offer.digest:
                 self._wire.out.append(dict_frame(DictKind.HAVE, encode_have(id, held.digest)))
+                self._wire.events.append(DictionaryReceived(held))
             return
-        if id not in self._incoming and len(self._incoming) + len(uses.held) >= MAX_DICTIONARIES:
+        if id not in self._incoming and not self._room(offer.size, uses):
             return
         base = uses.held.get(offer.base)
         packed_size = offer.packed_size if base is None else offer.delta_size
         incoming = Incoming(id, packed_size, offer.size, offer.digest, None if base is None else base.content)
         self._incoming[id] = (offer, incoming)
         self._wire.out.append(dict_frame(DictKind.WANT, encode_want(id, 0 if base is None else base.id)))
+
+    def _room(self, size: int, uses: Uses) -> bool:
+        if len(self._incoming) + len(uses.held) >= MAX_DICTIONARIES:
+            return False
+        coming = sum(offer.size for offer, _ in self._incoming.values())
+        return coming + sum(len(d.content) for d in uses.held.values()) + size <= self._wishes.dictionary_bytes
 
     def _complete(self, offer: DictOffer, incoming: Incoming, uses: Uses) -> None:
         try:

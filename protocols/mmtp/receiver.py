@@ -11,7 +11,7 @@ from protocols.mmtp.bodies import ZSTD_CAPABILITY
 from protocols.mmtp.bundles import EMPTY_BUNDLE
 from protocols.mmtp.calls import Calls
 from protocols.mmtp.device_calls import DeviceCalls
-from protocols.mmtp.device_exchange import DeviceExchange, HeaderMemory
+from protocols.mmtp.device_exchange import DeviceExchange, HeaderMemory, Wishes
 from protocols.mmtp.events import (
     GoawayReceived,
     HelloReceived,
@@ -317,7 +317,7 @@ class GatewayReceiver(Receiver):
 class DeviceReceiver(Receiver):
     """What only the device receives."""
 
-    __slots__ = ("_acks", "_device_calls", "_pushes", "bundle", "device_exchange")
+    __slots__ = ("_acks", "_device_calls", "_pushes", "bundle", "device_exchange", "wishes")
 
     def __init__(self, wire: Wire, calls: DeviceCalls, agreement: Agreement, acks: Acknowledger) -> None:
         super().__init__(wire, calls, agreement)
@@ -326,6 +326,7 @@ class DeviceReceiver(Receiver):
         self._acks = acks
         self.bundle = EMPTY_BUNDLE
         """What HELLO named, until WELCOME."""
+        self.wishes = Wishes()
         self.device_exchange: DeviceExchange | None = None
         """`exchange`, as what it is."""
 
@@ -333,7 +334,7 @@ class DeviceReceiver(Receiver):
         """The exchange, made if it is not there."""
         exchange = self.device_exchange
         if exchange is None:
-            self.exchange = self.device_exchange = exchange = DeviceExchange(self._wire, memory)
+            self.exchange = self.device_exchange = exchange = DeviceExchange(self._wire, memory, self.wishes)
         return exchange
 
     def _response(self, flags: int, data: bytes, start: int, stop: int) -> None:

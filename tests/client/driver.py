@@ -10,6 +10,7 @@ from accessgw.client.core import ClientCore, make_connection
 from accessgw.client.cursors import Memory
 from accessgw.client.model import CallFailed, Note, Push, Reply, State
 from accessgw.client.settings import ClientSettings, addresses_of
+from accessgw.client.wirememory import WireMemory
 from protocols.errors import RemoteError
 from tests.client.fake_gateway import FakeGateway, FakeLink
 
@@ -23,6 +24,7 @@ class Driver:
         *,
         gateway: FakeGateway | None = None,
         memory: Memory | None = None,
+        wire_memory: WireMemory | None = None,
         seed: int = 1,
         connect: bool = True,
         **settings: Any,
@@ -38,6 +40,7 @@ class Driver:
             wall_clock=1_000.0,
             now=self.now,
             memory=memory,
+            wire_memory=wire_memory,
         )
         self.links: dict[int, FakeLink] = {}
         self.commands: list[c.Command] = []
@@ -60,6 +63,9 @@ class Driver:
         self.auto_save = True
         self.auto_post = True
         self.unsaved = 0
+        self.auto_keep = True
+        self.keeps: list[c.Keep] = []
+        self.unkept = 0
         if connect:
             self.core.connect(self.now)
             self.run()
@@ -81,8 +87,16 @@ class Driver:
 
     # --- acting
 
-    def call(self, operation: str = "echo", body: bytes = b"x", *, timeout: float = 30.0, **more: Any) -> int:
-        key = self.core.call(operation, [], body, timeout=timeout, idempotent=False, now=self.now, **more)
+    def call(
+        self,
+        operation: str = "echo",
+        body: bytes = b"x",
+        *,
+        headers: list[tuple[str, str]] | None = None,
+        timeout: float = 30.0,
+        **more: Any,
+    ) -> int:
+        key = self.core.call(operation, headers or [], body, timeout=timeout, idempotent=False, now=self.now, **more)
         self.run()
         return key
 
@@ -193,6 +207,12 @@ class Driver:
                 assert self.unsaved == 1, "two saves at once"
                 if self.auto_save:
                     self.saved()
+            case c.Keep():
+                self.keeps.append(command)
+                self.unkept += 1
+                assert self.unkept == 1, "two keeps at once"
+                if self.auto_keep:
+                    self.kept()
             case c.AskToken():
                 self.token_asked += 1
             case c.Inspect():
@@ -203,6 +223,15 @@ class Driver:
     def saved(self) -> None:
         self.unsaved -= 1
         self.core.saved(self.now)
+        self.run()
+
+    def kept(self, reason: str = "") -> None:
+        """The Keep is done, or has failed for a reason."""
+        self.unkept -= 1
+        if reason:
+            self.core.keep_failed(reason, self.now)
+        else:
+            self.core.kept(self.now)
         self.run()
 
     def kinds(self, *types: type) -> list[Any]:

@@ -99,15 +99,19 @@ class FakeLink:
 
     def receive(self, data: bytes, now: float) -> bytes:
         self.connection.receive(data, now)
-        for event in self.connection.events():
-            self._event(event)
+        while events := self.connection.events():  # a WELCOME may release others
+            for event in events:
+                self._event(event)
         return self.connection.to_send(now)
+
+    def welcome(self, hello: Hello) -> None:
+        self.connection.send_welcome(self.gateway.welcome)
 
     def _event(self, event: wire.Event) -> None:
         gateway = self.gateway
         if isinstance(event, wire.HelloReceived):
             gateway.hellos.append(event.hello)
-            self.connection.send_welcome(gateway.welcome)
+            self.welcome(event.hello)
             if gateway.welcome.result == 0:
                 self.open = True
                 self._sent = dict(gateway.cursors)

@@ -98,7 +98,7 @@ async def plain(reactor: Any, directory: str) -> list[Any]:
 def test_calls_pushes_and_losses(tmp_path: Path) -> None:
     seen = run(plain, str(tmp_path), timeout=30)
     assert seen == [b'echo:{"a":1}', 404, "cancelled", ["news/sport"], 1, 2, 3, 4, 2, 4, "closed"]
-    (state,) = tmp_path.iterdir()
+    (state,) = tmp_path.glob("*.json")
     assert '"orders",1,4' in state.read_text()
 
 
