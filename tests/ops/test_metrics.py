@@ -88,7 +88,7 @@ def everything() -> GatewayCounters:
     return GatewayCounters(
         {"tls": transport, 'pl"ain': slots.TransportCounters()}, sessions, calls, slots.PushCounters(),
         {"demo": slots.UpstreamCounters()}, slots.StoreCounters(), slots.WebhookCounters(), AccessLog(LogSettings()), ticks,
-        slots.MqttCounters(), slots.HeaderCounters(), slots.DictionaryCounters(),
+        slots.MqttCounters(), slots.HeaderCounters(), slots.CodingCounters(), slots.DictionaryCounters(),
     )  # fmt: skip
 
 
@@ -153,6 +153,7 @@ def test_every_counters_class_is_shown() -> None:
         slots.StoreCounters,
         slots.WebhookCounters,
         slots.MqttCounters,
+        slots.CodingCounters,
         slots.HeaderCounters,
         slots.DictionaryCounters,
     }

@@ -41,6 +41,8 @@ class Memory:
 
     def note(self, event: Event) -> None:
         """Keep what the event says is to be kept."""
+        if isinstance(event, CheckpointAcked | CheckpointTaken) and event.state.table.digest != self.table.digest:
+            return  # a newer table came meanwhile
         if isinstance(event, CheckpointAcked) and event.direction == UP:
             self.up = Checkpoint(event.number, event.state)
         elif isinstance(event, CheckpointTaken) and event.direction == DOWN:

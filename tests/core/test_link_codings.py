@@ -1,0 +1,492 @@
+"""Header states, tables, dictionaries and histories on connections of the MMTP binding, with the real client side."""
+
+from __future__ import annotations
+
+import pytest
+from twisted.internet.task import Clock
+
+from accessgw.core.codings import FIND_TIMEOUT
+from accessgw.core.interfaces import OutgoingPush
+from accessgw.core.link_codings import MAX_OFFERS
+from accessgw.core.rollout import PAUSE, SLICE, Rollout
+from accessgw.model.pushes import Scope, StreamKey
+from accessgw.model.reasons import CloseReason
+from accessgw.model.settings import MmtpSettings, RouteSettings
+from protocols.mmtp import events
+from protocols.mmtp.bundles import Bundle
+from protocols.mmtp.dict_frames import DictKind, encode_want
+from protocols.mmtp.exchange import dict_frame
+from protocols.mmtp.handshake import DOWN_ACCEPTED, UP_ACCEPTED, Goaway
+from protocols.mmtp.statuses import Status
+from tests.core.coding_world import GENERIC, CodedDevice, CodingWorld, Memory, dictionary, table, tables_of
+
+BOTH = UP_ACCEPTED | DOWN_ACCEPTED
+BODY = b'{"order": "8a7f", "currency": "CNY", "merchant": "Corner Shop", "status": "paid", "sum": 12}'
+
+
+def accepted(device: CodedDevice) -> int:
+    (welcomed,) = device.take(events.WelcomeReceived)
+    assert welcomed.welcome.result == 0
+    return int(welcomed.welcome.accepted)
+
+
+# -------------------------------------------------------------------- header states
+
+
+def test_a_connection_goes_on_where_the_last_one_ended() -> None:
+    world = CodingWorld()
+    memory = Memory()
+    first = world.coded(memory)
+    assert accepted(first) == UP_ACCEPTED
+    sizes = [first.pay() for _ in range(3)]
+    assert memory.up is not None and memory.down is not None
+    first.lose()
+    again = world.coded(memory)
+    assert accepted(again) == BOTH
+    assert again.pay() <= sizes[-1]
+    assert world.header_store.loads == 0
+    assert world.header_counters.resumed == 2
+
+    again.lose()
+    world.restart()
+    third = world.coded(memory)
+    assert accepted(third) == BOTH
+    third.pay()
+    assert world.header_store.loads == 1
+
+
+def test_calls_before_welcome_wait_for_the_store_and_keep_their_order() -> None:
+    world = CodingWorld()
+    memory = Memory()
+    first = world.coded(memory)
+    first.pay()
+    first.lose()
+    world.restart()
+    world.header_store.hold = True
+    device = world.coded(memory)
+    for number in range(3):
+        device.call("pay", b"%d" % number)
+    assert not device.take(events.WelcomeReceived)
+    assert len(world.upstreams.exchanges) == 1
+    world.header_store.let_go()
+    assert accepted(device) == BOTH
+    assert [exchange.request.body for exchange in world.upstreams.exchanges[1:]] == [b"0", b"1", b"2"]
+
+
+def test_a_store_that_does_not_answer_costs_a_round_trip() -> None:
+    world = CodingWorld()
+    memory = Memory()
+    first = world.coded(memory)
+    first.pay()
+    first.lose()
+    world.restart()
+    world.header_store.hold = True
+    device = world.coded(memory)
+    number = device.call("pay")
+    world.clock.pump([0.25] * int(4 * FIND_TIMEOUT + 2))
+    assert accepted(device) == 0
+    assert [(e.call, e.status) for e in device.take(events.CallReset)] == [(number, Status.STATE_MISS)]
+    device.pay()
+    world.header_store.let_go()  # too late, and harmless
+    device.pay()
+
+
+@pytest.mark.parametrize("end", ["lost", "replaced", "revoked"])
+def test_a_connection_that_ends_while_the_store_is_read(end: str) -> None:
+    world = CodingWorld()
+    memory = Memory()
+    first = world.coded(memory)
+    first.pay()
+    first.lose()
+    world.restart()
+    world.header_store.hold = True
+    device = world.coded(memory)
+    if end == "lost":
+        device.lose()
+        assert world.sessions.registry.connected == 0
+    elif end == "replaced":
+        world.header_store.hold = False
+        newer = world.coded(Memory())
+        assert accepted(newer) == UP_ACCEPTED
+        assert device.connection.closed is CloseReason.REPLACED
+    else:
+        assert world.sessions.revoke("d1")
+        assert device.connection.closed is CloseReason.REVOKED
+    world.header_store.let_go()
+    assert not device.take(events.WelcomeReceived)
+    assert device.binding.session is None
+
+
+def test_only_the_connection_in_force_keeps_its_checkpoints() -> None:
+    world = CodingWorld()
+    memory = Memory()
+    old = world.coded(memory)
+    old.pay()
+    (committed, codings, binding) = world.header_counters.committed, old.binding._codings, old.binding
+    assert committed == 2
+    taken = events.CheckpointTaken(events.UP, 9, memory.up.state)
+    codings.handle(taken)
+    assert world.header_counters.committed == 3
+    newer = world.coded(memory)
+    assert binding.session is newer.binding.session
+    codings.handle(taken)
+    assert world.header_counters.committed == 3
+
+
+def test_blocks_that_cannot_be_read_after_welcome_end_the_connection() -> None:
+    world = CodingWorld()
+    world.authenticator.hold = True
+    device = CodedDevice(world, Memory()).hello()
+    device.binding.data_received(b"\x30\x03\x02\xff\xff")
+    world.authenticator.let_go()
+    device.listen()
+    assert device.take(events.WelcomeReceived)
+    assert [e.goaway.status for e in device.take(events.GoawayReceived)] == [Status.COMPRESSION]
+    assert device.connection.closed is CloseReason.PROTOCOL_ERROR
+
+
+def test_a_gateway_without_profile_d_speaks_h() -> None:
+    world = CodingWorld(mmtp=MmtpSettings(templates=False), dictionaries_enabled=False)
+    device = world.coded(Memory())
+    number = device.call("pay", b"{}")
+    (welcomed,) = device.take(events.WelcomeReceived)
+    assert welcomed.welcome.capabilities == {"zstd"}
+    assert welcomed.welcome.table is None
+    assert device.binding._codings is None
+    world.upstreams.last.answer(200, b"x")
+    assert [one.call for one in device.take(events.ResponseReceived)] == [number]
+
+
+def test_a_device_without_capabilities_notices_nothing() -> None:
+    world = CodingWorld(tables=(table(1),))
+    world.dictionaries.put_in_force(dictionary(1, "qpay"))
+    device = world.device(app="shop")
+    plain = CodingWorld().device(app="shop")
+    plain.gateway.services.codings = None
+    for one in (device, plain):
+        one.call("gw.time")
+        assert one.take(events.ResponseReceived)
+    assert device.binding._codings is None
+    assert [len(part) for part in device.connection.written] == [len(part) for part in plain.connection.written]
+
+
+# -------------------------------------------------------------------- tables
+
+
+def test_a_device_with_an_older_table_gets_the_new_one() -> None:
+    world = CodingWorld(tables=(table(1), table(2)))
+    memory = Memory(table(1))
+    device = world.coded(memory)
+    assert accepted(device) == UP_ACCEPTED
+    device.pay()
+    device.settle()
+    assert memory.table == table(2)
+    assert (world.coding_counters.tables_offered, world.coding_counters.tables_held) == (1, 1)
+    device.lose()
+    again = world.coded(memory)
+    assert accepted(again) == UP_ACCEPTED
+    again.settle()
+    assert world.coding_counters.tables_offered == 1
+
+
+def test_a_table_that_is_not_listed_any_more_is_unknown() -> None:
+    world = CodingWorld(tables=(table(2),))
+    memory = Memory(table(1))
+    world.authenticator.hold = True
+    device = world.coded(memory)
+    number = device.call("pay")
+    world.authenticator.let_go()
+    assert accepted(device) == 0
+    assert [(e.call, e.status) for e in device.take(events.CallReset)] == [(number, Status.STATE_MISS)]
+    device.pay()
+    assert world.coding_counters.unknown_tables == 1
+    device.settle()
+    assert memory.table == table(2)
+
+
+def test_a_reload_offers_its_tables_to_those_who_are_connected() -> None:
+    world = CodingWorld()
+    memory = Memory()
+    device = world.coded(memory)
+    stranger = world.coded(Memory(), device="d2", app="other")
+    world.codings.replace_tables(tables_of(table(3)))
+    device.settle()
+    stranger.settle()
+    assert memory.table == table(3)
+    assert stranger.memory.table == GENERIC
+
+
+# -------------------------------------------------------------------- dictionaries
+
+
+def test_connected_devices_come_to_what_is_in_force_and_back() -> None:
+    world = CodingWorld()
+    memory = Memory()
+    device = world.coded(memory)
+    plain = device.pay(BODY)
+    one, two = dictionary(1, "qpay", "apay"), dictionary(2, "qpay", "apay")
+    world.dictionaries.put_in_force(one)
+    device.settle()
+    assert sorted(memory.dictionaries) == [1]
+    assert device.pay(BODY) < plain - 50
+    assert one.bodies == 2
+
+    world.dictionaries.put_in_force(two)
+    device.settle()
+    assert sorted(memory.dictionaries) == [2]
+    assert device.pay(BODY) < plain - 50
+    assert two.bodies == 2
+
+    world.dictionaries.put_in_force(one)
+    device.settle()
+    assert sorted(memory.dictionaries) == [1]
+    device.pay(BODY)
+    device.lose()
+    again = world.coded(memory)
+    (welcomed,) = again.take(events.WelcomeReceived)
+    assert welcomed.welcome.bundle == Bundle([one]).digest
+    assert world.coding_counters.bundles == {"known": 1}
+    again.pay(BODY)
+    assert (one.bodies, one.errors) == (6, 0)
+
+    world.dictionaries.put_in_force()
+    again.settle()
+    assert not memory.dictionaries
+    again.pay(BODY)
+
+
+def test_a_dictionary_that_was_rolled_back_is_not_used_while_its_predecessor_is_on_its_way() -> None:
+    world = CodingWorld()
+    one, two = dictionary(1, "apay"), dictionary(2, "apay")
+    world.dictionaries.put_in_force(two)
+    device = world.coded(Memory())
+    device.settle()
+    waiting = device.binding.wire
+    assert set(waiting.classes_in_use().values()) == {two}
+    # the device hears nothing for now
+    world.dictionaries.put_in_force(one)
+    world.clock.advance(0.1)
+    assert not waiting.classes_in_use()
+    device.settle()
+    assert set(waiting.classes_in_use().values()) == {one}
+
+
+def test_an_old_dictionary_stands_in_until_its_successor_is_there() -> None:
+    world = CodingWorld()
+    one, two = dictionary(1, "apay"), dictionary(2, "apay")
+    world.dictionaries.put_in_force(one)
+    device = world.coded(Memory())
+    device.settle()
+    world.dictionaries.put_in_force(two)
+    world.clock.advance(0.1)
+    assert set(device.binding.wire.classes_in_use().values()) == {one}
+    device.settle()
+    assert set(device.binding.wire.classes_in_use().values()) == {two}
+
+
+def test_a_device_with_an_unknown_set_comes_to_the_one_in_force() -> None:
+    """As after a connection that ended between have and retire."""
+    world = CodingWorld()
+    one, two = dictionary(1, "qpay"), dictionary(2, "qpay")
+    world.dictionaries.put_in_force(one)
+    world.dictionaries.put_in_force(two)
+    memory = Memory()
+    memory.dictionaries = {1: one, 2: two}
+    world.authenticator.hold = True
+    device = world.coded(memory)
+    number = device.call("pay", BODY)
+    world.authenticator.let_go()
+    assert [(e.call, e.status) for e in device.take(events.CallReset)] == [(number, Status.DICTIONARY_MISS)]
+    assert world.coding_counters.bundles == {"unknown": 1}
+    device.settle()
+    assert sorted(memory.dictionaries) == [2]
+    device.pay(BODY)
+    device.lose()
+    world.authenticator.hold = False
+    again = world.coded(memory)
+    assert again.take(events.WelcomeReceived)[0].welcome.bundle == Bundle([two]).digest
+
+
+def test_many_dictionaries_come_a_few_at_a_time() -> None:
+    world = CodingWorld()
+    many = [dictionary(id, f"qoperation{id}") for id in range(1, 12)]
+    world.dictionaries.put_in_force(*many)
+    silent = world.coded(Memory(), device="d2")
+    silent.wire.take_offers(dictionary_bytes=0, tables=False)
+    world.clock.advance(1.0)
+    assert len(silent.binding._codings._offered) <= MAX_OFFERS
+    memory = Memory()
+    device = world.coded(memory)
+    device.settle()
+    assert sorted(memory.dictionaries) == list(range(1, 12))
+
+
+def test_secret_answers_travel_raw() -> None:
+    world = CodingWorld(
+        RouteSettings(operation="*", cluster="c"), RouteSettings(operation="key.*", cluster="c", secret=True)
+    )
+    one = dictionary(1, "apay", "apassword", "akey.get")
+    world.dictionaries.secret.add("password")
+    world.dictionaries.put_in_force(one)
+    device = world.coded(Memory())
+    device.settle()
+    body = BODY * 4
+    assert device.pay(body) < 200
+    assert one.bodies == 1
+    assert device.pay(body, operation="password") > len(body)
+    assert device.pay(body, operation="key.get") > len(body)
+    assert one.bodies == 1
+
+
+def test_what_a_device_could_not_expand_is_counted() -> None:
+    world = CodingWorld()
+    one = dictionary(1, "apay")
+    world.dictionaries.put_in_force(one)
+    device = world.coded(Memory())
+    device.settle()
+    device.pay(BODY)
+    device.wire.go_away(Goaway(status=Status.COMPRESSION))
+    device.binding.data_received(device.wire.to_send(0.0))
+    assert one.errors == 1
+
+
+def test_a_flood_of_wants_ends_the_connection_and_sends_one_transfer() -> None:
+    world = CodingWorld()
+    device = world.coded(Memory())
+    device.wire.take_offers(dictionary_bytes=0, tables=False)
+    world.dictionaries.put_in_force(dictionary(1, "qpay"))
+    world.clock.advance(0.1)
+    before = sum(map(len, device.connection.written))
+    flood = dict_frame(DictKind.WANT, encode_want(1, 0)) * 100
+    for _ in range(40):
+        device.binding.data_received(flood)
+    assert device.connection.closed is CloseReason.FLOOD
+    assert sum(map(len, device.connection.written)) - before < 2000
+
+
+# -------------------------------------------------------------------- pushes
+
+ORDERS = StreamKey(Scope.USER, "alice", "orders")
+
+
+def push_to(device: CodedDevice, stream: StreamKey, seq: int, body: bytes, push: OutgoingPush | None = None) -> int:
+    """Bytes of a push on the wire."""
+    written = len(device.connection.written)
+    push = push or OutgoingPush(stream, 3, 1, seq, body)
+    assert device.binding.send_push(push, 0)
+    device.gateway.clock.advance(0)
+    size = sum(map(len, device.connection.written[written:]))
+    assert [(one.seq, one.body) for one in device.take(events.PushReceived)] == [(seq, body)]
+    return size
+
+
+def test_private_streams_that_opted_in_have_a_history() -> None:
+    world = CodingWorld(mmtp=MmtpSettings(history_biz=("orders", "chat.*")))
+    device = world.coded(Memory())
+    device.binding.introduce(3, ORDERS, 1, 0)
+    first = push_to(device, ORDERS, 1, BODY)
+    assert push_to(device, ORDERS, 2, BODY.replace(b"12", b"13")) < first / 3
+    note = StreamKey(Scope.USER, "alice", "chat.one")
+    device.binding.stream_note(3, note, "truncated", 1, 4)
+    assert device.binding.wire.stream_has_history(3)
+    for other in (
+        StreamKey(Scope.USER, "alice", "news"),
+        StreamKey(Scope.TOPIC, "t", "orders"),
+        StreamKey(Scope.BROADCAST, "", "orders"),
+    ):
+        device.binding.introduce(3, other, 1, 0)
+        assert not device.binding.wire.stream_has_history(3)
+        push_to(device, other, 1, BODY)
+    world.dictionaries.secret.add("orders")
+    device.binding.introduce(3, ORDERS, 1, 2)
+    assert not device.binding.wire.stream_has_history(3)
+
+
+def test_devices_of_a_user_share_what_their_history_makes_of_a_body() -> None:
+    world = CodingWorld(mmtp=MmtpSettings(history_biz=("orders",)))
+    devices = [world.coded(Memory(), device=f"d{number}") for number in range(2)]
+    for device in devices:
+        device.binding.introduce(3, ORDERS, 1, 0)
+    for seq in range(1, 4):
+        push = OutgoingPush(ORDERS, 3, 1, seq, BODY)
+        for device in devices:
+            push_to(device, ORDERS, seq, BODY, push)
+        (shared,) = push.encodings.values()
+        assert len(shared._forms) == 1
+
+
+def test_pushes_of_a_class_are_encoded_once_for_each_dictionary() -> None:
+    world = CodingWorld()
+    one = dictionary(1, "porders")
+    world.dictionaries.put_in_force(one)
+    coded = [world.coded(Memory(), device=f"d{number}") for number in range(3)]
+    for device in coded:
+        device.settle()
+    plain = world.coded(Memory(), device="d9", capabilities=frozenset())
+    push = OutgoingPush(ORDERS, 3, 1, 1, BODY)
+    sizes = set()
+    for device in (*coded, plain):
+        device.binding.introduce(3, ORDERS, 1, 0)
+        sizes.add(push_to(device, ORDERS, 1, BODY, push))
+    assert len(push.encodings) == 2
+    assert max(sizes) > 2 * min(sizes)
+    assert one.bodies == 1
+    world.dictionaries.secret.add("orders")
+    assert push_to(coded[0], ORDERS, 2, BODY) > len(BODY)
+
+
+# -------------------------------------------------------------------- idle connections
+
+
+def test_header_codecs_of_an_idle_connection_are_put_away() -> None:
+    world = CodingWorld(mmtp=MmtpSettings(rest_after=10.0))
+    device = world.coded(Memory())
+    sizes = [device.pay() for _ in range(4)]
+    wire = device.binding.wire
+    assert not wire.rests
+    world.clock.pump([0.25] * 41)
+    assert not wire.rests  # it was used in that time
+    world.clock.pump([0.25] * 42)
+    assert wire.rests
+    assert world.coding_counters.rested == 1
+    codings = device.binding._codings
+    assert codings._timer is None
+    assert device.pay() <= sizes[0]
+    assert not wire.rests
+    world.clock.pump([0.25] * 84)
+    assert wire.rests
+    device.pay()
+    device.lose()
+    assert codings._timer is None
+
+
+# -------------------------------------------------------------------- rollouts
+
+
+def test_a_rollout_takes_little_time_at_once() -> None:
+    clock = Clock()
+    spent = [0.0]
+
+    class Follower:
+        followed = 0
+
+        def follow(self) -> None:
+            spent[0] += 0.0005
+            self.followed += 1
+
+    rollout = Rollout(clock, lambda: spent[0])
+    followers = [Follower() for _ in range(20)]
+    for follower in followers:
+        rollout.enter("shop", follower)
+    rollout.changed("shop")
+    clock.advance(0)
+    assert spent[0] <= SLICE + 0.0005
+    before = spent[0]
+    clock.advance(0)
+    assert spent[0] == before
+    rollout.leave("shop", followers[0])
+    rollout.changed("shop")  # those that were met are met again
+    for _ in range(20):
+        clock.advance(PAUSE)
+    assert all(follower.followed >= 1 for follower in followers[1:])
+    assert not clock.getDelayedCalls()
