@@ -273,7 +273,7 @@ def _decode(data: bytes) -> tuple[frozenset[str], _Named, list[_Named | None], l
 
 
 def _state(raw: _Named | None, table: AppTable) -> Checkpoint | None:
-    if raw is None:
+    if raw is None or not raw[0]:
         return None
     try:
         return Checkpoint(raw[0], decode_state(raw[1], table))

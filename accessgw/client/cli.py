@@ -93,7 +93,9 @@ def _common(parser: argparse.ArgumentParser, default: dict[str, Any], url_help: 
     option("--cert", metavar="FILE", help="own certificate, for listeners that ask for one")
     option("--key", metavar="FILE", help="its private key")
     option("--insecure", action="store_true", value=False, help="trust any certificate")
-    option("--state-dir", metavar="DIR", help="remember how far pushes were processed")
+    option("--state-dir", metavar="DIR", help="remember how far pushes were processed, header states, dictionaries")
+    option("--profile", choices=("h", "d"), value="d", help="header blocks: d templates where the gateway can, h HPACK")
+    option("--no-dictionaries", action="store_true", value=False, help="bodies without dictionaries and history")
     option("--timeout", type=float, value=10.0, metavar="SECONDS", help="for connecting, and for the call")
     option("--short", action="store_true", value=False, help="by a short connection (HTTPS) only")
     option("-v", "--verbose", action="store_true", value=False, help="show the frames on standard error")
@@ -137,6 +139,9 @@ def make_client(args: argparse.Namespace) -> Client:
         key=args.key,
         insecure=args.insecure,
         state_dir=args.state_dir,
+        templates=args.profile == "d",
+        dictionaries=not args.no_dictionaries,
+        history=not args.no_dictionaries,
     )
 
 

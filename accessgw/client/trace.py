@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from protocols.errors import RemoteError
-from protocols.mmtp.frames import INCOMPLETE, MORE, FrameType, cut
+from protocols.mmtp.dict_frames import (
+    DictKind,
+    decode_chunk,
+    decode_have,
+    decode_offer,
+    decode_retire,
+    decode_use,
+    decode_want,
+)
+from protocols.mmtp.dictionaries import DIGEST_SIZE
+from protocols.mmtp.frames import CODING_SHIFT, INCOMPLETE, MORE, FrameType, TableKind, cut
 from protocols.mmtp.settings import DEFAULTS, MAX_FRAME
+from protocols.mmtp.varint import decode_varint
 
 _QUIET = frozenset((FrameType.HELLO, FrameType.WELCOME))
 """Their payloads carry credentials and keys."""
+_CODINGS = {1: "mini", 2: "zstd", 3: "history"}
+_CODED = frozenset((FrameType.REQUEST, FrameType.RESPONSE, FrameType.PUSH))
 SHOWN = 24
 
 
@@ -50,7 +63,16 @@ def describe(first: int, payload: bytes, size: int) -> str:
     """One frame: its name, flags, size on the wire, and the beginning of its payload."""
     frame = FrameType(first >> 4)
     flags = first & 15
+    if frame in (FrameType.TABLE, FrameType.DICT):
+        try:
+            said = _table(flags, payload) if frame is FrameType.TABLE else _dictionary(flags, payload)
+        except (RemoteError, ValueError):
+            pass  # shown like any other
+        else:
+            return f"{frame.name}  {said}  {size} B"
     parts = [frame.name]
+    if frame in _CODED and flags >> CODING_SHIFT & 3:
+        parts.append(_CODINGS[flags >> CODING_SHIFT & 3])
     if frame in (FrameType.REQUEST, FrameType.RESPONSE, FrameType.DATA):
         parts += ["more"] if flags & MORE else []
     elif flags:
@@ -59,3 +81,50 @@ def describe(first: int, payload: bytes, size: int) -> str:
     if payload and frame not in _QUIET:
         parts.append(payload[:SHOWN].hex(" ") + (" …" if len(payload) > SHOWN else ""))
     return "  ".join(parts)
+
+
+def _table(flags: int, payload: bytes) -> str:
+    """What a TABLE frame says. Raises RemoteError or ValueError."""
+    kind = TableKind(flags)
+    end = len(payload)
+    number, pos = decode_varint(payload, 0, end)
+    if kind in (TableKind.CHECKPOINT, TableKind.CHECKPOINT_ACK):
+        return f"{'checkpoint' if kind is TableKind.CHECKPOINT else 'acknowledges checkpoint'} {number}"
+    if kind is TableKind.START:
+        return f"start of table {number}, from the empty state" if number else "start of profile H"
+    if kind is TableKind.CHUNK:
+        offset, pos = decode_varint(payload, pos, end)
+        return f"chunk of table {number}: bytes {offset} to {offset + end - pos}"
+    text = f"{kind.name.lower()} table {number}"
+    if kind in (TableKind.OFFER, TableKind.HAVE):
+        text += f" {payload[pos : pos + DIGEST_SIZE].hex()}"
+    if kind is TableKind.OFFER:
+        text += f", {decode_varint(payload, pos + DIGEST_SIZE, end)[0]} bytes"
+    return text
+
+
+def _dictionary(flags: int, payload: bytes) -> str:
+    """What a DICT frame says. Raises RemoteError or ValueError."""
+    end = len(payload)
+    match DictKind(flags):
+        case DictKind.OFFER:
+            offer = decode_offer(payload, 0, end)
+            delta = f", {offer.delta_size} as a delta to {offer.base}" if offer.base else ""
+            return (
+                f"offer dictionary {offer.id} {offer.digest.hex()} for {' '.join(offer.classes) or 'no class'}, "
+                f"{offer.size} bytes, {offer.packed_size} packed{delta}"
+            )
+        case DictKind.WANT:
+            id, base = decode_want(payload, 0, end)
+            return f"want dictionary {id}" + (f" as a delta to {base}" if base else "")
+        case DictKind.CHUNK:
+            id, offset, part = decode_chunk(payload, 0, end)
+            return f"chunk of dictionary {id}: bytes {offset} to {offset + len(part)}"
+        case DictKind.HAVE:
+            id, digest = decode_have(payload, 0, end)
+            return f"have dictionary {id} {digest.hex()}"
+        case DictKind.RETIRE:
+            return f"retire dictionary {decode_retire(payload, 0, end)}"
+        case DictKind.USE:
+            id, name = decode_use(payload, 0, end)
+            return f"use dictionary {id}" if id else f"use no dictionary for {name}"

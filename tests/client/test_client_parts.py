@@ -14,6 +14,7 @@ import pytest
 
 from accessgw.client.addresses import Address, AddressBook, parse
 from accessgw.client.backoff import Backoff
+from accessgw.client.cli import make_client, make_parser
 from accessgw.client.cursors import Memory, StateFile
 from accessgw.client.heartbeat import Heartbeat
 from accessgw.client.inbox import Inbox
@@ -21,7 +22,9 @@ from accessgw.client.model import CallFailed, Push, Reply, status_name
 from accessgw.client.payloads import encode_payload, header_list, topic_list
 from accessgw.client.rtt import RoundTrip, unacknowledged
 from accessgw.client.settings import addresses_of
-from accessgw.client.trace import FrameTrace
+from accessgw.client.trace import FrameTrace, describe
+from protocols.mmtp.dict_frames import DictKind, DictOffer, encode_offer
+from protocols.mmtp.frames import CODING_SHIFT, FrameType, TableKind
 from protocols.mmtp.handshake import StreamCursor
 
 
@@ -258,6 +261,56 @@ def test_frames_are_traced_across_any_split_and_tell_no_secrets() -> None:
     assert whole == pieces
     assert [line.split()[1] for line in whole] == ["HELLO", "PING", "ACK", "DATA"]
     assert "61 62 63" not in "".join(whole)
+
+
+def test_tables_and_dictionaries_are_traced_in_words() -> None:
+    digest = bytes(range(8))
+    offer = DictOffer(3, digest, 252, 90, ("q*", "aorders.get"), 2, 40)
+    frames = [
+        (TableKind.OFFER, b"\x07" + digest + b"\x10", "offer table 7 0001020304050607, 16 bytes"),
+        (TableKind.WANT, b"\x07", "want table 7"),
+        (TableKind.CHUNK, b"\x07\x02abc", "chunk of table 7: bytes 2 to 5"),
+        (TableKind.HAVE, b"\x07" + digest, "have table 7 0001020304050607"),
+        (TableKind.RETIRE, b"\x07", "retire table 7"),
+        (TableKind.START, b"\x01", "start of table 1, from the empty state"),
+        (TableKind.START, b"\x00", "start of profile H"),
+        (TableKind.CHECKPOINT, b"\x09", "checkpoint 9"),
+        (TableKind.CHECKPOINT_ACK, b"\x09", "acknowledges checkpoint 9"),
+    ]
+    for kind, payload, text in frames:
+        assert describe(FrameType.TABLE << 4 | kind, payload, 20) == f"TABLE  {text}  20 B"
+    dictionary = [
+        (
+            DictKind.OFFER,
+            encode_offer(offer),
+            "offer dictionary 3 0001020304050607 for q* aorders.get, 252 bytes, 90 packed, 40 as a delta to 2",
+        ),
+        (DictKind.WANT, b"\x03\x02", "want dictionary 3 as a delta to 2"),
+        (DictKind.CHUNK, b"\x03\x00abc", "chunk of dictionary 3: bytes 0 to 3"),
+        (DictKind.HAVE, b"\x03" + digest, "have dictionary 3 0001020304050607"),
+        (DictKind.RETIRE, b"\x03", "retire dictionary 3"),
+        (DictKind.USE, b"\x03", "use dictionary 3"),
+        (DictKind.USE, b"\x00q*", "use no dictionary for q*"),
+    ]
+    for dict_kind, payload, text in dictionary:
+        assert describe(FrameType.DICT << 4 | dict_kind, payload, 9) == f"DICT  {text}  9 B"
+    assert describe(FrameType.RESPONSE << 4 | 1 << CODING_SHIFT, b"\x00", 3) == "RESPONSE  mini  3 B  00"
+
+
+@pytest.mark.parametrize("frame", [FrameType.TABLE, FrameType.DICT])
+@pytest.mark.parametrize("payload", [b"", b"\x00", b"\xff", b"\x07\x01", b"\x07\xff", b"\x00\xff", b"\x03\x01\xff"])
+def test_malformed_tables_and_dictionaries_are_traced_like_other_frames(frame: FrameType, payload: bytes) -> None:
+    for flags in range(16):
+        assert describe(frame << 4 | flags, payload, 9).startswith(f"{frame.name}  ")
+
+
+def test_the_command_line_chooses_profile_and_dictionaries() -> None:
+    parse_args = make_parser().parse_args
+    usual = make_client(parse_args(["call", "echo"])).core.settings
+    assert (usual.templates, usual.dictionaries, usual.history) == (True, True, True)
+    args = parse_args(["--no-dictionaries", "call", "echo", "--profile", "h"])
+    without = make_client(args).core.settings
+    assert (without.templates, without.dictionaries, without.history) == (False, False, False)
 
 
 def test_importing_the_package_pulls_nothing() -> None:
