@@ -18,7 +18,10 @@ ADAPTER = {CORE_INTERFACES, "accessgw.model", "accessgw.policy", "protocols", "t
 
 # room -> prefixes of modules that it may import beside the standard library and itself
 RULES: dict[str, set[str]] = {
+    "protocols._native": {"protocols._native", "cffi"},
     "protocols.mmtp": {"protocols.errors", "protocols.mmtp", "hpack", "zstandard"},
+    # the only one that binds the library
+    "protocols.mmtp._nghttp2": {"protocols.errors", "protocols.mmtp", "protocols._native", "hpack"},
     "protocols.http": {
         "protocols.errors",
         "protocols.backends",

@@ -203,11 +203,16 @@ def test_a_storm_of_sighup_is_a_few_reloads(gateway: Gateway) -> None:
     gateway.assert_sound()
 
 
-@pytest.mark.parametrize(("wanted", "parser"), [("pure", "h11"), ("native", "httptools")])
-def test_the_parser_can_be_chosen(make_gateway: MakeGateway, upstream: Upstream, wanted: str, parser: str) -> None:
+@pytest.mark.parametrize(("wanted", "parser", "hpack"), [("pure", "h11", "hpack"), ("native", "httptools", "nghttp2")])
+def test_the_codecs_can_be_chosen(
+    make_gateway: MakeGateway, upstream: Upstream, wanted: str, parser: str, hpack: str
+) -> None:
+    if hpack == "nghttp2":
+        pytest.importorskip("protocols._native.nghttp2", reason="libnghttp2 is not installed", exc_type=ImportError)
     gateway = make_gateway(upstream=upstream.url)
     gateway.environment["ACCESSGW_ACCEL"] = wanted
     gateway.start()
-    assert f"HTTP parser {parser}" in gateway.said()
-    assert gateway.http("GET", "/v1/config", token="t-read")[1]["backends"]["http"] == parser
+    assert f"HTTP parser {parser}, HPACK {hpack}, " in gateway.said()
+    backends = gateway.http("GET", "/v1/config", token="t-read")[1]["backends"]
+    assert (backends["http"], backends["hpack"]) == (parser, hpack)
     assert Device(gateway.plain).welcomed().call("echo").status == Status.OK
