@@ -8,8 +8,9 @@ from twisted.internet.task import Clock
 from accessgw.core.codings import FIND_TIMEOUT
 from accessgw.core.interfaces import OutgoingPush
 from accessgw.core.link_codings import MAX_OFFERS
+from accessgw.core.push_samples import PushSamples
 from accessgw.core.rollout import PAUSE, SLICE, Rollout
-from accessgw.model.pushes import Scope, StreamKey
+from accessgw.model.pushes import PushRequest, Scope, StreamKey
 from accessgw.model.reasons import CloseReason
 from accessgw.model.settings import MmtpSettings, RouteSettings
 from protocols.mmtp import events
@@ -490,3 +491,81 @@ def test_a_rollout_takes_little_time_at_once() -> None:
         clock.advance(PAUSE)
     assert all(follower.followed >= 1 for follower in followers[1:])
     assert not clock.getDelayedCalls()
+
+
+# -------------------------------------------------------------------- samples
+
+
+def test_bodies_of_routed_calls_are_samples_of_whoever_asked() -> None:
+    world = CodingWorld(
+        RouteSettings(operation="pay", cluster="c", idempotent=True),
+        RouteSettings(operation="key.*", cluster="c", secret=True),
+    )
+    world.calls._observe = world.dictionaries.observe
+    device = world.coded(Memory())
+    nobody = world.coded(Memory(), device="d2", token="ok")
+    device.pay(b"asked")
+    assert world.dictionaries.observed == [
+        ("shop", "q", "pay", "alice", b"asked"),
+        ("shop", "a", "pay", "alice", b"asked"),
+    ]
+    world.dictionaries.observed.clear()
+    nobody.pay(b"mine")
+    assert {user for _, _, _, user, _ in world.dictionaries.observed} == {"d2"}
+    world.dictionaries.observed.clear()
+    device.pay(operation="key.get")
+    device.call("gw.time")
+    device.call("unrouted", b"body")
+    device.call("pay", b"first", more=True)
+    world.upstreams.last.answer(500, b"failed")
+    assert world.dictionaries.observed == []
+
+
+def test_pushes_are_samples_of_their_receiver_if_somebody_knows_who_that_is() -> None:
+    world = CodingWorld()
+    observed = world.dictionaries.observed
+    samples = PushSamples(world.sessions.registry, world.dictionaries.observe)
+    world.coded(Memory())
+    world.coded(Memory(), device="d2", token="ok", app="other")
+    for scope, id in (
+        (Scope.USER, "alice"),
+        (Scope.DEVICE, "d1"),
+        (Scope.DEVICE, "d2"),
+        (Scope.DEVICE, "d9"),
+        (Scope.USER, "bob"),
+        (Scope.TOPIC, "alice"),
+        (Scope.BROADCAST, ""),
+    ):
+        samples(PushRequest(StreamKey(scope, id, "orders"), id.encode()))
+    assert observed == [
+        ("shop", "p", "orders", "alice", b"alice"),
+        ("shop", "p", "orders", "alice", b"d1"),
+        ("other", "p", "orders", "d2", b"d2"),
+    ]
+
+
+# -------------------------------------------------------------------- tracing
+
+
+def test_a_trace_shows_table_and_dict_frames() -> None:
+    world = CodingWorld(tables=(table(1),))
+    seen: list[dict[str, object]] = []
+    world.tracing.watch("d1", seen.append)
+    device = world.coded(Memory())
+    world.dictionaries.put_in_force(dictionary(1, "qpay"))
+    device.settle()
+    device.pay()
+    shown = {(e["frame"], e["direction"], e["what"]) for e in seen if e.get("frame") in ("table", "dict")}
+    assert shown == {
+        ("table", "out", "offer"),
+        ("table", "out", "chunk"),
+        ("table", "in", "have"),
+        ("dict", "out", "offer"),
+        ("dict", "out", "chunk"),
+        ("dict", "in", "have"),
+        ("dict", "out", "use"),
+        ("table", "in", "checkpoint"),
+        ("table", "out", "checkpoint_ack"),
+        ("table", "out", "checkpoint"),
+        ("table", "in", "checkpoint_ack"),
+    }

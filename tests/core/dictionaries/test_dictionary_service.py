@@ -410,3 +410,18 @@ def test_who_watches_no_more_is_not_called(world: World) -> None:
     end()
     world.trained()
     assert seen == [] and world.changed == ["wallet"]
+
+
+def test_what_codecs_have_counted_becomes_figures(world: World) -> None:
+    id = world.trained()
+    dictionary = world.service.dictionary(id)
+    assert dictionary in world.service.readable()
+    for _ in range(3):
+        dictionary.count(100, 40)
+    dictionary.errors += 1
+    row = world.service.show(id)
+    assert (row["bodies"], row["raw_bytes"], row["packed_bytes"], row["errors"]) == (3, 300, 120, 1)
+    dictionary.count(100, 100)
+    world.clock.advance(1.0)
+    assert (world.counters.bodies, world.counters.raw, world.counters.packed, world.counters.errors) == (4, 400, 220, 1)
+    assert (dictionary.bodies, dictionary.errors) == (0, 0)
