@@ -35,6 +35,7 @@ from accessgw.core.filters import FilterChain
 from accessgw.core.filters import load as load_filters
 from accessgw.core.happenings import Happenings
 from accessgw.core.header_states import HeaderStates
+from accessgw.core.http_dictionaries import HttpDictionaries
 from accessgw.core.http_routes import HttpRoutes
 from accessgw.core.interfaces import (
     AnswerStore,
@@ -410,12 +411,21 @@ class Rooms:
             secret=self.authenticator_services.decoy_key,
             dialer=BridgeDialer(reactor),
         )
+        assert self.counters.dictionaries is not None
+        self.http_dictionaries = HttpDictionaries(
+            self.dictionaries,
+            lambda: self.calls.routes,
+            reactor,
+            self.counters.dictionaries,
+            enabled=settings.dictionaries.http,
+        )
         routes = HttpRoutes(
             short=ShortConnections(self.mmtp, settings.sessions.time_skew),
             calls=self.calls,
             chain=self.chain,
             clock=reactor,
             describe=self._describe,
+            dictionaries=self.http_dictionaries,
         )
         self.http = HttpBindingFactory(
             routes,
@@ -527,6 +537,7 @@ class Rooms:
         self.upstreams.reconfigure(_clusters(settings))
         self.mqtt.reconfigure(settings)
         self.dictionaries.reconfigure(settings.dictionaries)
+        self.http_dictionaries.enabled = settings.dictionaries.http
         self.access_log.reconfigure(settings.log)
         self.pushes.replace_bounds(settings.pushes)
         self.control_api.pushes = settings.pushes

@@ -18,6 +18,7 @@ TAKES_EFFECT = (
     "app_tables",
     "limits",
     "mmtp",
+    "dictionaries.http",
     "dictionaries.secret",
     "dictionaries.train_interval",
     "dictionaries.canary_share",

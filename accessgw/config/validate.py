@@ -202,6 +202,12 @@ def _route(path: str, route: RouteSettings, clusters: list[str]) -> Iterator[Pro
     if route.operation and (route.methods or route.hosts):
         key = "methods" if route.methods else "hosts"
         yield Problem(f"{path}.{key}", "belongs to path routes only")
+    if route.bodies and not route.path:
+        yield Problem(f"{path}.bodies", "belongs to path routes only")
+    if route.bodies and route.secret:
+        yield Problem(f"{path}.bodies", "a secret route uses no dictionaries")
+    if route.bodies_app and not route.bodies:
+        yield Problem(f"{path}.bodies_app", "says nothing without bodies")
     methods = ", ".join(METHODS)
     yield from _each(f"{path}.methods", route.methods, METHODS.__contains__, f"one of {methods}")
     if route.upstream_method not in METHODS:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 from msgspec import json
 
 from accessgw.core.interfaces import CallService, CallUpload, HttpExchange
 from accessgw.model.calls import Call, Headers
+from protocols.errors import RemoteError
 from protocols.mmtp.statuses import Status, http_from_status
+
+if TYPE_CHECKING:
+    from accessgw.core.http_dictionaries import BodyCoding
 
 UNCONSUMED = 64 * 1024
 """Request body bytes that the upstream has not taken, above which the client is not read."""
@@ -33,12 +40,18 @@ def respond_error(
 class HttpResponder:
     """The way back: a CallResponder on an HTTP exchange."""
 
-    __slots__ = ("_call", "_exchange", "_started", "over")
+    __slots__ = ("_call", "_exchange", "_head", "_parts", "_started", "_stop_waiting", "coding", "over")
 
     def __init__(self, exchange: HttpExchange, call: HttpCall) -> None:
         self._exchange = exchange
         self._call = call
         self._started = False
+        self.coding: BodyCoding | None = None
+        """What is done to the answer's body, None: nothing."""
+        self._head: tuple[int, Headers] | None = None
+        """Of an answer that is held back until this turn's end, with the parts of its body that have come."""
+        self._parts: list[bytes] = []
+        self._stop_waiting: Callable[[], None] = _nothing
         self.over = False
 
     def respond(self, status: int, headers: Headers, body: bytes, more: bool) -> None:
@@ -48,17 +61,49 @@ class HttpResponder:
             http_status, headers = int(headers[0][1]), headers[1:]
         else:
             http_status = http_from_status(status)
+        if more and self.coding is not None:
+            stop = self.coding.wait(http_status, headers, self._let_go)
+            if stop is not None:
+                self._head, self._stop_waiting = (http_status, headers), stop
+                self.data(body, True)
+                return
         if more or (self._exchange.request.method == "HEAD" and not body):
             # The content-length of an answer to HEAD is that of the answer to GET: it is not ours to count.
-            self._started = True
-            self._exchange.start(http_status, headers)
+            self._start(http_status, headers)
             self.data(body, more)
         else:
-            self.over = True
-            self._exchange.respond(http_status, [h for h in headers if h[0] != "content-length"], body)
+            self._whole(http_status, headers, body)
+
+    def _start(self, http_status: int, headers: Headers) -> None:
+        self._started = True
+        self._exchange.start(http_status, headers if self.coding is None else self.coding.head(http_status, headers))
+
+    def _whole(self, http_status: int, headers: Headers, body: bytes) -> None:
+        self.over = True
+        if self.coding is not None:
+            headers, body = self.coding.whole(http_status, headers, body)
+        self._exchange.respond(http_status, [h for h in headers if h[0] != "content-length"], body)
+
+    def _let_go(self) -> None:
+        """Send what was held back, as a stream."""
+        self._stop_waiting()
+        if self._head is None or self.over:
+            return
+        head, self._head = self._head, None
+        parts, self._parts = self._parts, []
+        self._start(*head)
+        self.data(b"".join(parts), True)
 
     def data(self, data: bytes, more: bool) -> None:
         if self.over:
+            return
+        if self._head is not None:
+            self._parts.append(data)
+            if not more:
+                self._stop_waiting()
+                self._whole(*self._head, b"".join(self._parts))
+            elif sum(map(len, self._parts)) > WHOLE:
+                self._let_go()
             return
         if data:
             self._exchange.write(data)
@@ -70,6 +115,7 @@ class HttpResponder:
         if self.over:
             return
         self.over = True
+        self._stop_waiting()
         if self._started:
             # The status line has left; a cut connection is all that can still tell.
             self._exchange.abort()
@@ -84,7 +130,7 @@ class HttpResponder:
         respond_error(self._exchange, http_status, _CODES.get(status, name), name.replace("_", " "), headers)
 
     def unsent(self) -> int:
-        return 0 if self.over else self._exchange.buffered
+        return 0 if self.over else self._exchange.buffered + sum(map(len, self._parts))
 
     def upload_consumed(self, size: int) -> None:
         self._call.consumed(size)
@@ -93,7 +139,17 @@ class HttpResponder:
 class HttpCall:
     """The way in: an HttpUpload that becomes a call once its sender is known."""
 
-    __slots__ = ("_complete", "_held", "_outstanding", "_paused", "_pending", "_upload", "exchange", "responder")
+    __slots__ = (
+        "_complete",
+        "_held",
+        "_outstanding",
+        "_paused",
+        "_pending",
+        "_unpacks",
+        "_upload",
+        "exchange",
+        "responder",
+    )
 
     def __init__(self, exchange: HttpExchange) -> None:
         self.exchange = exchange
@@ -104,15 +160,26 @@ class HttpCall:
         self._paused = False
         self._pending: tuple[CallService, Call] | None = None
         """The call that waits for the whole of its body."""
+        self._unpacks: BodyCoding | None = None
+        """Expands the body, once it is there."""
         self._upload: CallUpload | None = None
 
-    def start(self, calls: CallService, call: Call) -> None:
-        """The sender is known: begin the call, at once or when its small body is there."""
+    def start(self, calls: CallService, call: Call, coding: BodyCoding | None = None) -> None:
+        """The sender is known: begin the call, at once or when its small body is there. `coding` is what becomes of the
+        bodies, None: they pass as they are."""
         if self.responder.over:
             return
         self._pending = (calls, call)
+        self.responder.coding = coding
         length = _body_length(call.headers)
-        if length == 0 or length > WHOLE or self._complete:
+        if coding is not None and coding.receives:
+            self._unpacks = coding
+            if self._within(coding.limit) and self._complete:
+                self._begin(False)
+            elif self._paused:
+                self._paused = False
+                self.exchange.resume()
+        elif length == 0 or length > WHOLE or self._complete:
             self._begin(length == 0)
 
     def refuse(self, status: int) -> None:
@@ -125,8 +192,30 @@ class HttpCall:
         (calls, call), self._pending = self._pending, None
         call.body = b"".join(self._held)
         self._held.clear()
+        if self._unpacks is not None:
+            try:
+                call.body = self._unpacks.expand(call.body)
+            except RemoteError as error:
+                self._refuse_body(error.code, str(error))
+                return
         call.more = not (empty or self._complete)
         self._upload = calls.start(call, self.responder)
+
+    def _within(self, limit: int) -> bool:
+        """Whether the body that is collected may still be expanded; answers when not."""
+        if self._outstanding <= limit:
+            return True
+        self._held.clear()
+        self._pending = None
+        self._refuse_body(413, f"dcz: expected a body of at most {limit} bytes")
+        return False
+
+    def _refuse_body(self, status: int, message: str) -> None:
+        self.responder.over = True
+        code = {413: "too_large", 415: "unsupported_media_type"}.get(status, "bad_request")
+        # What would be understood (RFC 9110 section 15.5.16).
+        headers = [("accept-encoding", "identity")] if status == 415 else []
+        respond_error(self.exchange, status, code, message, headers)
 
     # ---------------------------------------------------------------- HttpUpload
 
@@ -134,6 +223,8 @@ class HttpCall:
         if self.responder.over or self._complete:
             return
         self._outstanding += len(data)
+        if self._unpacks is not None and not self._within(self._unpacks.limit):
+            return
         if self._upload is None:
             self._held.append(data)
         else:
@@ -168,6 +259,10 @@ class HttpCall:
         if self._paused and self._outstanding <= UNCONSUMED // 2:
             self._paused = False
             self.exchange.resume()
+
+
+def _nothing() -> None:
+    """Nobody waits."""
 
 
 def _body_length(headers: Headers) -> int:

@@ -11,6 +11,8 @@ from twisted.python.failure import Failure
 
 from accessgw.core.authentication import AdmissionRefused, AuthenticatorChain
 from accessgw.core.http_calls import HttpCall, respond_error
+from accessgw.core.http_dictionaries import PATH as DICTIONARY_PATH
+from accessgw.core.http_dictionaries import HttpDictionaries
 from accessgw.core.interfaces import CallService, Clock, HttpExchange, HttpHandler, HttpUpload
 from accessgw.core.sessions import is_device_id
 from accessgw.model.calls import Call, Headers
@@ -28,7 +30,7 @@ _REFUSED_METHODS = frozenset({"CONNECT", "TRACE"})
 
 
 class HttpRoutes:
-    """An HttpHandler. `describe` gives the body of /.well-known/accessgw."""
+    """An HttpHandler. `describe` gives the body of /.well-known/accessgw; without `dictionaries` there are none."""
 
     def __init__(
         self,
@@ -38,12 +40,14 @@ class HttpRoutes:
         chain: AuthenticatorChain,
         clock: Clock,
         describe: Callable[[], dict[str, object]],
+        dictionaries: HttpDictionaries | None = None,
     ) -> None:
         self._short = short
         self._calls = calls
         self._chain = chain
         self._clock = clock
         self._describe = describe
+        self._dictionaries = dictionaries
 
     def __call__(self, exchange: HttpExchange) -> HttpUpload:
         request = exchange.request
@@ -57,6 +61,11 @@ class HttpRoutes:
                 return _refuse(exchange, 405, "method_not_allowed", "expected GET", [("allow", "GET, HEAD")])
             headers = [("content-type", "application/json"), ("cache-control", "no-store")]
             exchange.respond(200, headers, json.encode(self._describe()))
+            return _ignored()
+        if path.startswith(DICTIONARY_PATH) and self._dictionaries is not None:
+            if request.method not in ("GET", "HEAD"):
+                return _refuse(exchange, 405, "method_not_allowed", "expected GET", [("allow", "GET, HEAD")])
+            self._dictionaries.serve(exchange)
             return _ignored()
         if request.method in _REFUSED_METHODS:
             return _refuse(exchange, 405, "method_not_allowed", f"{request.method} is not served")
@@ -86,7 +95,8 @@ class HttpRoutes:
             http_target=request.target,
             received_at=received_at,
         )
-        served.start(self._calls, call)
+        coding = self._dictionaries.coding_for(call) if self._dictionaries is not None else None
+        served.start(self._calls, call, coding)
 
     async def _identify(self, request: HttpRequest) -> Identity:
         """Who asks: by bearer token (RFC 6750), else nobody. Raises AdmissionRefused for a bad token."""

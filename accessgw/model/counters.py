@@ -278,8 +278,9 @@ class DictionaryCounters:
     """Written by core.dictionaries."""
 
     __slots__ = (
-        "bodies", "classes", "dictionaries", "displaced", "errors", "no_room", "packed", "promotions", "raw",
-        "rollbacks", "sample_bytes", "sampled", "trainings",
+        "bodies", "classes", "dictionaries", "displaced", "errors", "http_bodies", "http_fetched", "http_packed",
+        "http_raw", "http_refused", "no_room", "packed", "promotions", "raw", "rollbacks", "sample_bytes", "sampled",
+        "trainings",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -301,6 +302,13 @@ class DictionaryCounters:
         self.displaced = 0
         """Classes that gave way to another before enough users had used them."""
         self.no_room = 0
+        self.http_bodies = 0
+        self.http_raw = 0
+        self.http_packed = 0
+        """HTTP responses to clients with a dictionary, their bytes before and on the wire."""
+        self.http_fetched = 0
+        self.http_refused = 0
+        """Request bodies in dcz that were not expanded."""
 
     def count_training(self, outcome: str) -> None:
         """One has ended."""

@@ -29,6 +29,8 @@ READABLE = frozenset(
     {DictionaryState.CANARY, DictionaryState.ACTIVE, DictionaryState.RETIRED, DictionaryState.ROLLED_BACK}
 )
 """States in which bodies compressed with a dictionary are expanded."""
+USED = frozenset({DictionaryState.ACTIVE, DictionaryState.RETIRED})
+"""States of what everybody was given and nobody took back."""
 SETTLED = frozenset({DictionaryState.RETIRED, DictionaryState.ROLLED_BACK, DictionaryState.REFUSED})
 """States in which a dictionary is forgotten after a while."""
 

@@ -17,6 +17,9 @@ class DictionarySettings(Settings, frozen=True, kw_only=True):
     secret: tuple[str, ...] = ()
     """Operations and bizs that are never sampled and always travel raw: a name, or a prefix such as `auth.*`. `gw.*`
     is one of them unasked."""
+    http: bool = False
+    """Use them for ordinary HTTP clients as well (RFC 9842), on path routes with `bodies`. The active dictionaries of such
+    routes can then be fetched by everybody who reaches a listener."""
     users: Annotated[int, Meta(ge=2)] = 50
     """Different users from whom every piece of a dictionary must have been seen. Every client can read a dictionary:
     do not lower it but for tests."""

@@ -348,6 +348,11 @@ class RouteSettings(Settings, frozen=True, kw_only=True):
     require: Literal["none", "token", "certificate"] = "token"
     """Least strength of authentication. `certificate`: a client certificate, which a listener has to ask for
     (`client_certificates`)."""
+    bodies: str = ""
+    """Of a path route: the operation that its answers are like. With `dictionaries.http` they are compressed with the
+    dictionaries of that operation's answers, and sampled for them."""
+    bodies_app: str = ""
+    """The app whose dictionaries these are, whoever asks."""
     secret: bool = False
     """Answers travel without compression, and neither they nor the requests become samples for dictionaries. See also
     `dictionaries.secret`."""

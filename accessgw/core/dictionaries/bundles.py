@@ -65,6 +65,10 @@ class Bundles:
             bundle = next(bundle for share, bundle in variants if place < share)
         return bundle if bundle.dictionaries else None
 
+    def active(self, app: str) -> Bundle | None:
+        variants = self._in_force.get(app)
+        return variants[-1][1] if variants is not None else None
+
     def known(self, digest: bytes) -> Bundle | None:
         return self._by_digest.get(digest)
 

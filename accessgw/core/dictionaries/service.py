@@ -20,6 +20,7 @@ from accessgw.core.interfaces.dictionaries import DictionaryStore
 from accessgw.model.counters import DictionaryCounters
 from accessgw.model.dictionaries import (
     SETTLED,
+    USED,
     DictionaryRecord,
     DictionaryState,
     Figures,
@@ -153,6 +154,14 @@ class Dictionaries:
 
     def readable(self) -> list[Dictionary]:
         return self._bundles.readable()
+
+    def active(self, app: str) -> Bundle | None:
+        return self._bundles.active(app)
+
+    def used(self, app: str) -> list[Dictionary]:
+        ids = [record.id for record in self._records.values() if record.app == app and record.state in USED]
+        found = map(self._bundles.dictionary, ids)
+        return [dictionary for dictionary in found if dictionary is not None]
 
     def _collect(self) -> None:
         """Take over what codecs have counted on the dictionaries themselves."""

@@ -47,6 +47,16 @@ class DictionaryService(Protocol):
         result ends it."""
 
 
+class PublicDictionaries(DictionaryService, Protocol):
+    """The side of clients that are no devices: there are no shares of them, so canaries are not for them."""
+
+    def active(self, app: str) -> Bundle | None:
+        """What is in force for every device of the app."""
+
+    def used(self, app: str) -> Iterable[Dictionary]:
+        """The app's active and retired dictionaries."""
+
+
 class DictionaryStore(Protocol):
     """Keeps dictionaries. Deferreds fire when it is durable and fail with StoreUnavailable."""
 
