@@ -209,6 +209,11 @@ class ClientCore:
         for link in self._connections.links.values():
             self._wire.bound(link.connection)
 
+    @property
+    def held_dictionaries(self) -> list[int]:
+        """Ids of the dictionaries that the gateway has given, ascending."""
+        return [dictionary.id for dictionary in self._wire.memory.dictionaries]
+
     def close(self, now: float) -> None:
         """Leave for good. Calls without an answer fail."""
         if self._closed is None:
