@@ -134,19 +134,24 @@ class PyOpenSSLEngine:
         )
 
     def _read(self) -> None:
-        connection = self._connection
-        while True:
-            try:
-                data = connection.recv(_CHUNK)
-            except SSL.WantReadError:
-                return
-            except SSL.ZeroReturnError:
-                self._peer_closed = True
-                self._events.append(CloseNotifyReceived())
-                return
-            except SSL.Error as error:
-                self._fail(None, _text(error), error)
-            self._events.append(PlaintextReceived(data))
+        """All records that are whole, as one event: what came together is handled, and answered, together."""
+        parts: list[bytes] = []
+        try:
+            while True:
+                parts.append(self._connection.recv(_CHUNK))
+        except SSL.WantReadError:
+            self._received(parts)
+        except SSL.ZeroReturnError:
+            self._received(parts)
+            self._peer_closed = True
+            self._events.append(CloseNotifyReceived())
+        except SSL.Error as error:
+            self._received(parts)
+            self._fail(None, _text(error), error)
+
+    def _received(self, parts: list[bytes]) -> None:
+        if parts:
+            self._events.append(PlaintextReceived(parts[0] if len(parts) == 1 else b"".join(parts)))
 
     def _collect(self, plaintext: int) -> None:
         """Take what OpenSSL wants to send; `plaintext` bytes are known to be in it."""

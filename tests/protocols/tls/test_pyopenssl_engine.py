@@ -55,6 +55,35 @@ def plaintext(events):
     return b"".join(event.data for event in events if isinstance(event, PlaintextReceived))
 
 
+def test_records_that_come_together_are_one_event(server_context):
+    client, server = pair(server_context)
+    client.start()
+    server.start()
+    exchange(client, server)
+    server.events()
+    for part in (b"one", b"two", b"x" * 40_000):
+        client.encrypt(part)
+    client.close()
+    server.feed(client.to_send())
+    assert server.events() == [PlaintextReceived(b"onetwo" + b"x" * 40_000), CloseNotifyReceived()]
+
+
+def test_what_came_before_a_damaged_record_is_still_told(server_context):
+    client, server = pair(server_context)
+    client.start()
+    server.start()
+    exchange(client, server)
+    server.events()
+    client.encrypt(b"good")
+    good = client.to_send()
+    client.encrypt(b"damaged")
+    damaged = bytearray(client.to_send())
+    damaged[-1] ^= 1
+    with pytest.raises(RemoteError):
+        server.feed(good + damaged)
+    assert server.events() == [PlaintextReceived(b"good")]
+
+
 @pytest.mark.parametrize("highest", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION])
 def test_a_handshake_one_byte_at_a_time(server_context, highest):
     client, server = pair(server_context, alpn=(b"http/1.1",), highest=highest)
