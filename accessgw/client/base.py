@@ -356,9 +356,9 @@ class BaseClient(ABC):
 
     def _keep_done(self, error: BaseException | None) -> None:
         if error is None:
-            self.core.kept(self._now())
+            self.core.wire.kept(self._now())
         else:
-            self.core.keep_failed(str(error), self._now())
+            self.core.wire.keep_failed(str(error), self._now())
         self._run()
 
     # ------------------------------------------------------------------ what a face brings

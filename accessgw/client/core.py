@@ -8,7 +8,6 @@ cursors). What is decided here is how they meet.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from random import Random
 
@@ -17,6 +16,7 @@ from accessgw.client.commands import Changed, Command, Finish, Tell
 from accessgw.client.connections import Connections
 from accessgw.client.cursors import MAX_NETWORKS, Memory
 from accessgw.client.fallback import Fallback
+from accessgw.client.greeting import Greeting
 from accessgw.client.heartbeat import Heartbeat
 from accessgw.client.link import Link
 from accessgw.client.longcalls import LongCalls
@@ -30,7 +30,7 @@ from accessgw.client.wirestate import WireState
 from protocols.mmtp import events as wire
 from protocols.mmtp.bodies import ZSTD_CAPABILITY
 from protocols.mmtp.connection import Connection, Role
-from protocols.mmtp.handshake import Hello, Welcome
+from protocols.mmtp.handshake import Welcome
 from protocols.mmtp.statuses import Status
 
 
@@ -54,11 +54,8 @@ class ClientCore:
         self.session = ""
         self.zone = ""
         self.calls = CallTable(max_open=settings.max_open, max_waiting=settings.max_waiting)
-        self._clock_offset = wall_clock - now
         self._commands: list[Command] = []
-        self._token = settings.token
         self._closed: CannotConnect | None = None
-        self._counter = itertools.count(1)
         self._memory = memory if memory is not None else Memory()
         self._memory.boot = max(self._memory.boot + 1, int(wall_clock * 1000))
         self._connections = Connections(
@@ -69,7 +66,7 @@ class ClientCore:
             heartbeat=Heartbeat(*self._memory.heartbeats.get(settings.network, (Heartbeat.FLOOR, 0.0))),
             make_connection=make_connection,
         )
-        self._wire = WireState(settings, wire_memory or WireMemory(), persistent=settings.persistent, emit=self.emit)
+        self.wire = WireState(settings, wire_memory or WireMemory(), persistent=settings.persistent, emit=self.emit)
         self._long = LongCalls(
             settings, self.calls, emit=self.emit, ended=self._ended, finish=self._finish, missed=self._missed
         )
@@ -87,6 +84,9 @@ class ClientCore:
             emit=self.emit,
             acknowledge=self._connections.acknowledge,
         )
+        self._greeting = Greeting(
+            settings, boot=self._memory.boot, clock_offset=wall_clock - now, cursors=self._pushes.hello_cursors
+        )
 
     # ------------------------------------------------------------------ for the face
 
@@ -102,7 +102,7 @@ class ClientCore:
             self._pushes.next_timer(),
             self._connections.next_timer(),
             self._fallback.next_timer(),
-            self._wire.next_timer(),
+            self.wire.next_timer(),
         )
         return min((at for at in times if at is not None), default=None)
 
@@ -201,18 +201,13 @@ class ClientCore:
     @property
     def metered(self) -> bool:
         """The network costs by the byte: dictionaries and tables that are offered are not wanted."""
-        return self._wire.metered
+        return self.wire.metered
 
     @metered.setter
     def metered(self, on: bool) -> None:
-        self._wire.metered = on
+        self.wire.metered = on
         for link in self._connections.links.values():
-            self._wire.bound(link.connection)
-
-    @property
-    def held_dictionaries(self) -> list[int]:
-        """Ids of the dictionaries that the gateway has given, ascending."""
-        return [dictionary.id for dictionary in self._wire.memory.dictionaries]
+            self.wire.bound(link.connection)
 
     def close(self, now: float) -> None:
         """Leave for good. Calls without an answer fail."""
@@ -227,7 +222,7 @@ class ClientCore:
         if token is None:
             self.stop(CannotConnect(Status.AUTH, "the token was refused"))
         else:
-            self._token = token
+            self._greeting.token = token
             self._connections.dial(now)
 
     # ------------------------------------------------------------------ news of transports and of the disk
@@ -280,55 +275,26 @@ class ClientCore:
         """It is not."""
         self._pushes.save_failed(reason, now)
 
-    def kept(self, now: float) -> None:
-        """The Keep is done."""
-        self._wire.kept(now)
-
-    def keep_failed(self, reason: str, now: float) -> None:
-        """It is not."""
-        self._wire.keep_failed(reason, now)
-
     # ------------------------------------------------------------------ connections.Owner
 
     def say_hello(self, link: Link, now: float, last_close: int) -> None:
         """A transport is ready: begin its hand-shake."""
-        headers, bundle = self._wire.named()
-        self._wire.bound(link.connection)
+        headers, bundle = self.wire.named()
+        self.wire.bound(link.connection)
         link.named_headers = headers
-        hello = self._hello(now, link.call_base, last_close, self._wire.capabilities)
+        hello = self._greeting.hello(now, self.wire.capabilities, call_base=link.call_base, last_close=last_close)
         link.connection.send_hello(hello, headers, bundle)
-
-    def _hello(self, now: float, call_base: int, last_close: int, capabilities: frozenset[str]) -> Hello:
-        settings = self.settings
-        attributes = dict(settings.attributes)
-        if settings.user:
-            attributes.setdefault("user", settings.user)
-        return Hello(
-            device=settings.device,
-            token=self._token,
-            app=settings.app,
-            app_version=settings.app_version,
-            capabilities=capabilities,
-            boot=self._memory.boot,
-            counter=next(self._counter),
-            time=now + self._clock_offset,
-            call_base=call_base,
-            cursors=self._pushes.hello_cursors(),
-            network=settings.network,
-            last_close=last_close,
-            attributes=attributes,
-        )
 
     def welcomed(self, link: Link, welcome: Welcome) -> None:
         """A hand-shake is complete."""
-        self._wire.welcomed(link, welcome)
+        self.wire.welcomed(link, welcome)
         self.session = welcome.session
         self.zone = welcome.zone
         self._fallback.codec.adopt(welcome)
 
     def clock(self, wall: float, now: float) -> None:
         """The gateway said what time it is."""
-        self._clock_offset = wall - now
+        self._greeting.clock_offset = wall - now
 
     def happened(self, link: Link, event: wire.Event, now: float) -> None:
         """Something about calls or pushes came."""
@@ -350,11 +316,11 @@ class ClientCore:
             case wire.PingReceived():
                 pass  # that bytes came is all that it says
             case _:
-                self._wire.happened(event, current=link is self._connections.current)
+                self.wire.happened(event, current=link is self._connections.current)
 
     def broken(self, status: int) -> None:
         """A connection ends for something that was wrong with its bytes."""
-        self._wire.trouble(status)
+        self.wire.trouble(status)
 
     def call_lost(self, key: int, now: float) -> None:
         """The connection that had the call is gone, or will not execute it."""
@@ -380,7 +346,7 @@ class ClientCore:
         self._connections.stop()
         for call in self.calls:
             self._finish(call, call.held or CallFailed(why.status, f"the client is closed ({why})"))
-        self._wire.close()
+        self.wire.close()
         self.change(State.CLOSED, why.status, why.message)
 
     def change(self, state: State, status: int = 0, message: str = "") -> None:
@@ -430,7 +396,7 @@ class ClientCore:
 
     def _missed(self, call: OpenCall, status: int, now: float) -> None:
         """The gateway could not read it, so it goes again at once; the application sees nothing of that."""
-        self._wire.missed(status)
+        self.wire.missed(status)
         self._again(call, now)
 
     def _again(self, call: OpenCall, now: float) -> None:
@@ -461,13 +427,13 @@ class ClientCore:
             self._long.send(link, now)
         self._fallback.handle_timer(
             now,
-            lambda: self._hello(now, 0, 0, frozenset((ZSTD_CAPABILITY,))),
+            lambda: self._greeting.hello(now, frozenset((ZSTD_CAPABILITY,))),
             self._pushes.hello_cursors,
-            now + self._clock_offset,
+            now + self._greeting.clock_offset,
         )
         self._remember()
         self._pushes.settle()
-        self._wire.settle(now)
+        self.wire.settle(now)
         self._connections.flush(now)
 
     def _remember(self) -> None:

@@ -229,9 +229,9 @@ class Driver:
         """The Keep is done, or has failed for a reason."""
         self.unkept -= 1
         if reason:
-            self.core.keep_failed(reason, self.now)
+            self.core.wire.keep_failed(reason, self.now)
         else:
-            self.core.kept(self.now)
+            self.core.wire.kept(self.now)
         self.run()
 
     def kinds(self, *types: type) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -9,6 +10,8 @@ from accessgw.client.model import CallFailed, Reply, State
 from protocols.mmtp.handshake import Goaway
 from protocols.mmtp.statuses import Status
 from tests.client.driver import Driver
+from tests.client.fake_gateway import FakeGateway
+from tests.client.wire_gateway import NEWS, ORDERS, TABLE, WireGateway
 
 STREAMS = [("device", "d1", "orders"), ("user", "u1", "chat"), ("broadcast", "", "news")]
 
@@ -24,6 +27,7 @@ step = st.one_of(
     st.tuples(st.just("post"), st.booleans()),
     st.tuples(st.just("goaway"), st.sampled_from([0, int(Status.SLOW_READER), int(Status.DRAINING)])),
     st.tuples(st.just("save"), st.booleans()),
+    st.tuples(st.just("forget"), st.none()),
 )
 
 
@@ -36,11 +40,18 @@ def lossy_push(driver: Driver, stream: tuple[str, str, str], body: bytes) -> Non
 
 
 @settings(max_examples=150, deadline=None)
-@given(steps=st.lists(step, max_size=40), persistent=st.booleans(), short=st.booleans(), seed=st.integers(0, 1000))
+@given(
+    steps=st.lists(step, max_size=40),
+    persistent=st.booleans(),
+    short=st.booleans(),
+    coded=st.booleans(),
+    seed=st.integers(0, 1000),
+)
 def test_each_call_once_each_push_once(
-    steps: list[tuple[str, object]], persistent: bool, short: bool, seed: int
+    steps: list[tuple[str, object]], persistent: bool, short: bool, coded: bool, seed: int
 ) -> None:
-    driver = Driver("mmtps://gw:7443" if short else "mmtp://gw:7080", persistent=persistent, seed=seed)
+    gateway = WireGateway(offers=[ORDERS, NEWS], offered_table=TABLE) if coded else FakeGateway()
+    driver = Driver("mmtps://gw:7443" if short else "mmtp://gw:7080", persistent=persistent, seed=seed, gateway=gateway)
     driver.gateway.statuses["broken"] = 500
     driver.gateway.hold.add("slow")
     calls: dict[int, str] = {}
@@ -80,6 +91,8 @@ def test_each_call_once_each_push_once(
             if link.open and not link.connection.closed:
                 link.connection.go_away(Goaway(int(value), delay=0.5))  # type: ignore[call-overload]
                 driver.from_gateway(attempt)
+        elif action == "forget" and isinstance(gateway, WireGateway):
+            gateway.forget()
         elif action == "save":
             if value and driver.unsaved:
                 driver.saved()
@@ -134,10 +147,11 @@ def test_hostile_bytes_raise_nothing_and_cost_one_connection(data: list[bytes], 
     assert key in driver.outcomes
 
 
-def test_frames_of_every_type_from_the_gateway_raise_nothing() -> None:
+@pytest.mark.parametrize("coded", [False, True])
+def test_frames_of_every_type_from_the_gateway_raise_nothing(coded: bool) -> None:
     for first in range(256):
-        for payload in (b"", b"\x00\x00", b"\x01\x01\x01", b"\xff" * 9):
-            driver = Driver("mmtp://gw:7080")
+        for payload in (b"", b"\x00\x00", b"\x01\x01\x01", b"\x07\x00" * 9, b"\xff" * 9):
+            driver = Driver("mmtp://gw:7080", gateway=WireGateway(offers=[ORDERS]) if coded else FakeGateway())
             driver.strict = False
             driver.core.received(1, bytes((first, len(payload))) + payload, driver.now)
             driver.run()

@@ -183,7 +183,7 @@ def test_a_retired_dictionary_is_forgotten() -> None:
     gateway = WireGateway(offers=[ORDERS, NEWS])
     driver = driver_with(gateway, persistent=True)
     settle(driver)
-    assert [d.id for d in driver.core._wire.memory.dictionaries] == [3, 5]
+    assert [d.id for d in driver.core.wire.memory.dictionaries] == [3, 5]
     gateway.links[-1].connection.retire_dictionary(ORDERS.id)
     driver.from_gateway()
     driver.advance(2.0)

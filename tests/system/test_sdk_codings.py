@@ -141,7 +141,7 @@ def test_a_dictionary_is_taken_kept_and_named(
         async with client(1) as one:
             for number in range(400):
                 assert (await one.call("pay", BODY % number, raw=True)).ok
-                if one.core.held_dictionaries:
+                if one.core.wire.memory.dictionaries:
                     return
                 await asyncio.sleep(0.01)
         raise AssertionError("no dictionary came")
@@ -152,7 +152,7 @@ def test_a_dictionary_is_taken_kept_and_named(
             async with client(number) as one:
                 for n in range(20):
                     assert (await one.call("pay", BODY % n, raw=True)).attempts == 1
-                assert one.core.held_dictionaries == [id]
+                assert [dictionary.id for dictionary in one.core.wire.memory.dictionaries] == [id]
 
     asyncio.run(feed())
     id = train(gateway)
