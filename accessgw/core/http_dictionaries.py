@@ -55,6 +55,7 @@ _DIGEST = re.compile(r"[0-9a-f]{16}")
 _SPECIAL = re.compile(r"[:*+?(){}\\]")
 """What means something in a URL pattern."""
 _UNRESERVED = "/-._~!$&'()*+,;=:@"
+_DOCUMENTS = frozenset({"document", "iframe", "frame"})
 _OWN = frozenset({"available-dictionary", "dictionary-id"})
 _ENCODED = frozenset({"content-length", "transfer-encoding", "content-encoding"})
 _DIGESTS = frozenset({"content-digest", "repr-digest", "digest", "content-md5"})
@@ -234,10 +235,12 @@ class BodyCoding:
     def _negotiate(self) -> None:
         call = self._call
         accepts = any(name == "accept-encoding" and accepts_dcz(value) for name, value in call.headers)
-        if accepts and transformable(call.headers):
+        # Browsers name dcz only when they hold a dictionary, and look for Link on documents.
+        document = any(name == "sec-fetch-dest" and value in _DOCUMENTS for name, value in call.headers)
+        if (accepts or document) and transformable(call.headers):
             said = [value for name, value in call.headers if name == "available-dictionary"]
             digest = available_dictionary(said[0]) if len(said) == 1 else None
-            if digest is not None and not any(name == "range" for name, _ in call.headers):
+            if accepts and digest is not None and not any(name == "range" for name, _ in call.headers):
                 self._held = self._dictionaries.held_by(self._route, digest)
             active = self._dictionaries.active(self._route)
             if active is not None and self._dictionaries.sha256(active) != digest:

@@ -189,6 +189,19 @@ def test_a_client_that_knows_nothing_of_it_gets_only_vary() -> None:
     assert (exchange.body, header(exchange, "vary"), header(exchange, "link")) == (BODY, VARY, "")
 
 
+def test_a_page_is_told_before_its_browser_speaks_of_dcz() -> None:
+    world = World()
+    exchange = world.ask("GET", "/api/page", ("accept-encoding", "gzip, br"), ("sec-fetch-dest", "document"))
+    world.answer()
+    assert world.service.current.digest.hex() in header(exchange, "link")
+    exchange = world.ask("GET", "/api/page", ("sec-fetch-dest", "document"), available(OLD))
+    world.answer()
+    assert exchange.body == BODY, "it did not say that it takes dcz"
+    exchange = world.ask("GET", "/api/page", ("accept-encoding", "gzip"), ("sec-fetch-dest", "empty"))
+    world.answer()
+    assert header(exchange, "link") == ""
+
+
 def test_a_dictionary_of_earlier_still_serves_and_the_present_one_is_named() -> None:
     world = World()
     exchange = world.ask("GET", "/api/orders", *holding(OLD))
