@@ -123,11 +123,14 @@ class ShortConnections:
         """Start every call; fires when each has its last frame."""
         done: Deferred[list[ShortAnswer]] = Deferred()
         answers: list[ShortAnswer] = []
+        made: list[Call] = []
         if not calls:
             done.callback(answers)
             return done
 
         def answered(answer: ShortAnswer) -> None:
+            call = made[answer.index]
+            answer.secret = call.secret or self._services.is_secret(call.operation)
             answers.append(answer)
             if len(answers) == len(calls):
                 done.callback(answers)
@@ -148,6 +151,7 @@ class ShortConnections:
                 connection=served.exchange.request.connection,
                 received_at=now,
             )
+            made.append(call)
             served.uploads.append(self._services.calls.start(call, responder))
         return done
 
@@ -179,6 +183,7 @@ class ShortConnections:
                 )
             )
         response.more_pushes = len(pending) >= limit
+        response.secret_biz = frozenset(push.biz for push in response.pushes if self._services.is_secret(push.biz))
 
     # ---------------------------------------------------------------- the answer
 

@@ -13,7 +13,7 @@ from protocols.mmtp.attributes import (
     read_block,
     skip_response_attributes,
 )
-from protocols.mmtp.bodies import EXPLICIT, Declined, begin, compress
+from protocols.mmtp.bodies import EXPLICIT, RAW, Declined, begin, compress
 from protocols.mmtp.events import Headers, PushReceived, StreamNoted
 from protocols.mmtp.fields import (
     expect_end,
@@ -104,6 +104,8 @@ class ShortAnswer:
     headers: Headers = field(default_factory=list)
     body: bytes = b""
     reset: bool = False
+    secret: bool = False
+    """Its body travels raw; not itself on the wire."""
 
 
 @dataclass(slots=True)
@@ -121,6 +123,8 @@ class ShortResponse:
     pushes: list[PushReceived] = field(default_factory=list)
     """In the order of their streams; alias and index are of no meaning."""
     more_pushes: bool = False
+    secret_biz: frozenset[str] = frozenset()
+    """Pushes of these travel raw; not itself on the wire."""
 
 
 def encode_short_request(
@@ -236,7 +240,7 @@ def encode_short_response(response: ShortResponse, *, zstd: bool = False) -> byt
             parts.append(encode_reset(answer.index, answer.status))
             continue
         block = headers.encode(None, answer.headers, DEFAULT_LIMITS, DEFAULT_LIMITS)
-        packed = compress(answer.body) if zstd else None
+        packed = compress(answer.body) if zstd and not answer.secret else None
         head = bytes((answer.index,)) + encode_varint(answer.status) + sized(block)
         if packed is None:
             parts.append(encode_frame(FrameType.RESPONSE, 0, head + answer.body))
@@ -269,7 +273,7 @@ def _encode_pushes(response: ShortResponse, coding: int) -> list[bytes]:
             encode_push(
                 alias,
                 push.body,
-                coding=coding,
+                coding=RAW if push.biz in response.secret_biz else coding,
                 ttl=push.ttl,
                 priority=push.priority,
                 collapse=push.collapse,

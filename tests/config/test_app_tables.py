@@ -8,9 +8,18 @@ import pytest
 
 from accessgw.config import ConfigError
 from accessgw.config.app_tables import load_app_table, load_app_tables
+from accessgw.config.load import load
+from accessgw.rooms import Prepared
 from protocols.mmtp.tables import TableName, ValueType, decode_table
 
 DEMO = Path(__file__).resolve().parents[2] / "etc" / "tables" / "demo.toml"
+CONFIG = """
+app_tables = ["tables/one.toml"]
+[[listeners]]
+name = "plain"
+transport = "tcp"
+protocols = ["mmtp/1"]
+"""
 GOOD = """
 id = 9
 version = 4
@@ -100,3 +109,26 @@ def test_several_tables_share_no_id_and_no_application(tmp_path: Path) -> None:
 def test_a_missing_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file"):
         load_app_table(tmp_path / "none.toml")
+
+
+def test_versions_of_one_table_may_be_listed_together(tmp_path: Path) -> None:
+    old = written(tmp_path, GOOD, "old.toml")
+    new = written(
+        tmp_path, GOOD.replace("version = 4", "version = 5").replace('"query"', '"query", "list"'), "new.toml"
+    )
+    assert [declared.table.version for declared in load_app_tables([old, new])] == [4, 5]
+
+
+def test_a_configuration_names_tables_relative_to_itself_and_is_refused_with_a_bad_one(tmp_path: Path) -> None:
+    (tmp_path / "tables").mkdir()
+    config = written(tmp_path, CONFIG, "accessgw.toml")
+    written(tmp_path / "tables", GOOD, "one.toml")
+    settings = load(config, {})
+    assert settings.app_tables == (str(tmp_path / "tables" / "one.toml"),)
+    assert Prepared.of(settings).tables.of("wallet") is not None
+    written(tmp_path / "tables", GOOD.replace("id = 9", "id = 0"), "one.toml")
+    with pytest.raises(ConfigError, match=r"^id: expected an integer in .*one\.toml"):
+        Prepared.of(load(config, {}))
+    (tmp_path / "tables" / "one.toml").unlink()
+    with pytest.raises(ConfigError, match=r"one\.toml: no such file"):
+        Prepared.of(load(config, {}))

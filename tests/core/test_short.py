@@ -10,6 +10,7 @@ from accessgw.core.interfaces import StoreUnavailable
 from accessgw.core.short import MAX_ANSWER, MAX_REQUEST, ShortConnections
 from accessgw.model.http import HttpRequest
 from accessgw.model.pushes import Scope, StoredPush, StreamKey
+from accessgw.model.settings import RouteSettings
 from protocols.mmtp import events
 from protocols.mmtp.handshake import Hello, StreamCursor, Welcome
 from protocols.mmtp.settings import Limits
@@ -277,3 +278,20 @@ def test_a_busy_gateway_says_when_to_try_again() -> None:
     phone.gateway.store.fail = StoreUnavailable("disk full")
     (answer,) = read(phone.ask(pay(7))).answers
     assert (answer.status, answer.headers, answer.reset) == (Status.OVERLOAD, [("retry-after", "1")], False)
+
+
+def test_secret_answers_and_pushes_travel_raw() -> None:
+    gateway = Gateway(
+        RouteSettings(operation="pay", cluster="c"), RouteSettings(operation="key.get", cluster="c", secret=True)
+    )
+    gateway.services.is_secret = {"password", "letters"}.__contains__
+    for operation, biz, raw in (("pay", "orders", False), ("key.get", "letters", True)):
+        phone = Phone(gateway).join(device=biz, capabilities=frozenset({"zstd"}))
+        stored = StoredPush(1, b"a push " * 100, 0.0)
+        gateway.pushes.waiting = [(StreamKey(Scope.USER, "alice", biz), 1, stored)]
+        exchange = phone.ask(ShortCall(len(biz), operation, [], b"{}"), max_pushes=1)
+        gateway.upstreams.last.answer(200, b"an answer " * 100)
+        response = read(exchange, zstd=True)
+        assert response.answers[0].body == b"an answer " * 100
+        assert response.pushes[0].body == stored.body
+        assert (exchange.body.count(b"an answer"), exchange.body.count(b"a push")) == ((100, 100) if raw else (1, 1))
