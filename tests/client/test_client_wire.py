@@ -13,6 +13,7 @@ from protocols.errors import RemoteError
 from protocols.mmtp.bundles import Bundle
 from protocols.mmtp.device_exchange import HeaderMemory
 from protocols.mmtp.dictionaries import Dictionary
+from protocols.mmtp.frames import encode_reset
 from protocols.mmtp.handshake import Goaway, Welcome
 from protocols.mmtp.statuses import Status
 from protocols.mmtp.tables import GENERIC
@@ -177,6 +178,26 @@ def test_a_streaming_call_waits_for_welcome_where_it_might_not_be_read() -> None
     driver.run()
     assert answer(driver, key).status == 0
     assert b"".join(chunk.data for chunk in driver.kinds(c.CallChunk)) == b"all of it"
+
+
+def test_after_a_miss_before_welcome_nothing_leaves_until_then() -> None:
+    """As from a gateway that cannot hold what it cannot read yet."""
+    gateway = WireGateway()
+    driver = driver_with(gateway, WireMemory(frozenset(("template",))), connect=False)
+    driver.black_hole = True
+    driver.core.connect(driver.now)
+    driver.run()
+    first = driver.call(headers=HEADERS)
+    driver.arrive(1, encode_reset(0, Status.STATE_MISS))
+    writes = len(driver.kinds(c.Write))
+    second = driver.call(headers=HEADERS)
+    assert len(driver.kinds(c.Write)) == writes
+    driver._held_up = [(1, b"".join(data for _, data in driver._held_up))]
+    driver.black_hole = False
+    driver.advance(0.0)
+    assert answer(driver, first).attempts == 1
+    assert answer(driver, second).attempts == 1
+    assert len(gateway.executed) == 2
 
 
 def test_a_retired_dictionary_is_forgotten() -> None:
