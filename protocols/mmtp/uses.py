@@ -65,7 +65,7 @@ class Uses:
 
 def pack(body: bytes, classes: ClassesInUse | None, kind: str, name: str, zstd: bool) -> tuple[int, bytes]:
     """A whole body as it leaves, and its coding: a mini where its class has a dictionary, else zstd, else raw."""
-    if classes is not None:
+    if classes is not None and body:
         dictionary = classes.for_class(kind, name)
         if dictionary is not None:
             packed = dictionary.compress(body)

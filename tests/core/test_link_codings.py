@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 from twisted.internet.task import Clock
 
@@ -363,6 +365,42 @@ def test_a_flood_of_wants_ends_the_connection_and_sends_one_transfer() -> None:
         device.binding.data_received(flood)
     assert device.connection.closed is CloseReason.FLOOD
     assert sum(map(len, device.connection.written)) - before < 2000
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_changes_in_whatever_moment_no_call_fails_and_devices_arrive(seed: int) -> None:
+    """Sets of dictionaries come and go in the middle of transfers and of connections."""
+    source = Random(seed)
+    world = CodingWorld(tables=(table(1),))
+    every = [
+        dictionary(id, *source.choice([("qpay", "apay"), ("qpay",), ("apay", "p*"), ("q*",)])) for id in range(1, 9)
+    ]
+    memory = Memory()
+    device = world.coded(memory)
+    for _ in range(120):
+        step = source.randrange(6)
+        if step == 0:
+            world.dictionaries.put_in_force(*source.sample(every, source.randrange(4)))
+        elif step == 1:
+            world.clock.advance(source.choice([0.0, 0.01, 0.02]))
+        elif step == 2:
+            device.listen()
+        elif step == 3:
+            device.lose()
+            device = world.coded(memory)
+        else:
+            device.pay(BODY)
+    device.settle()
+    device.pay(BODY)
+    assert device.connection.closed is None
+    # what the device is about to be offered once more waits for its next connection
+    device.lose()
+    device = world.coded(memory)
+    device.settle()
+    wanted = world.dictionaries.bundle
+    assert sorted(memory.dictionaries) == (sorted(wanted.by_id) if wanted is not None else [])
+    assert not any(one.errors for one in every)
+    assert device.binding.wire.classes_in_use() == (wanted.classes if wanted is not None else {})
 
 
 # -------------------------------------------------------------------- pushes
