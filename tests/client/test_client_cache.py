@@ -160,6 +160,14 @@ def test_the_oldest_go_when_there_are_too_many_or_too_large(tmp_path: Path) -> N
     assert [d.id for d in cache(tmp_path).load().dictionaries] == [8]
 
 
+def test_what_is_read_is_not_old(tmp_path: Path) -> None:
+    cache(tmp_path).store(memory_of())
+    for path in files(tmp_path):
+        os.utime(path, (1000, 1000))
+    cache(tmp_path).load()
+    assert [path for path in files(tmp_path) if path.stat().st_mtime == 1000] == []
+
+
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache(tmp_path).store(memory_of())
     before = files(tmp_path)

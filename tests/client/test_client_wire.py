@@ -10,6 +10,7 @@ from accessgw.client import commands as c
 from accessgw.client.model import CallFailed, Reply
 from accessgw.client.wirememory import WireMemory
 from protocols.errors import RemoteError
+from protocols.mmtp import events as wire
 from protocols.mmtp.bundles import Bundle
 from protocols.mmtp.device_exchange import HeaderMemory
 from protocols.mmtp.dictionaries import Dictionary
@@ -336,6 +337,43 @@ def test_keeps_are_one_at_a_time_and_spread_and_a_full_disk_is_told_once() -> No
     assert len(driver.keeps) == before + 2
     driver.kept("no space left on device")
     assert len(driver.keeps) == before + 2, "nobody waits for it any more"
+    assert driver.core.wire.next_timer() is None
+
+
+def test_states_of_a_connection_that_was_left_behind_do_not_count() -> None:
+    driver = driver_with(WireGateway())
+    driver.call(headers=HEADERS)
+    headers = driver.core.wire.memory.headers
+    assert headers.up is not None
+    for event in (
+        wire.CheckpointAcked(wire.UP, 9, headers.up.state),
+        wire.CheckpointTaken(wire.DOWN, 9, headers.up.state),
+    ):
+        driver.core.wire.happened(event, current=False)
+        assert driver.core.wire.memory.headers == headers
+    driver.core.wire.happened(wire.CheckpointTaken(wire.DOWN, 9, headers.up.state), current=True)
+    assert driver.core.wire.memory.headers.down == (9, headers.up.state)
+
+
+def test_trouble_now_and_then_does_not_switch_anything_off() -> None:
+    gateway = WireGateway()
+    driver = driver_with(gateway)
+    for _ in range(4):
+        driver.call(headers=HEADERS)
+        reconnect(driver)
+        assert gateway.hellos[-1].headers is not None
+        gateway.links[-1].connection.go_away(Goaway(Status.PROTOCOL))
+        driver.from_gateway()
+        driver.lose()
+        driver.advance(60.0)
+    assert "template" in gateway.hellos[-1].capabilities
+
+
+def test_of_too_many_dictionaries_the_newest_are_named() -> None:
+    memory = WireMemory(frozenset(("dict",)), HeaderMemory(), (ORDERS, NEWS))
+    gateway = WireGateway()
+    driver_with(gateway, memory, max_dictionary_bytes=len(NEWS.content))
+    assert gateway.hellos[0].bundle == Bundle([NEWS]).digest
 
 
 def test_a_client_without_a_directory_keeps_nothing_on_disk() -> None:
