@@ -417,7 +417,7 @@ class Rooms:
             lambda: self.calls.routes,
             reactor,
             self.counters.dictionaries,
-            enabled=settings.dictionaries.http,
+            enabled=settings.dictionaries.enabled and settings.dictionaries.http,
         )
         routes = HttpRoutes(
             short=ShortConnections(self.mmtp, settings.sessions.time_skew),
@@ -537,7 +537,7 @@ class Rooms:
         self.upstreams.reconfigure(_clusters(settings))
         self.mqtt.reconfigure(settings)
         self.dictionaries.reconfigure(settings.dictionaries)
-        self.http_dictionaries.enabled = settings.dictionaries.http
+        self.http_dictionaries.enabled = settings.dictionaries.enabled and settings.dictionaries.http
         self.access_log.reconfigure(settings.log)
         self.pushes.replace_bounds(settings.pushes)
         self.control_api.pushes = settings.pushes

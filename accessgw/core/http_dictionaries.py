@@ -38,7 +38,7 @@ from protocols.http.dcz import (
     available_dictionary,
     use_as_dictionary,
 )
-from protocols.mmtp.bundles import Bundle
+from protocols.mmtp.bundles import Bundle, ClassMap
 from protocols.mmtp.dictionaries import ANSWER_KIND, Dictionary
 
 PATH = "/.well-known/accessgw/dictionary/"
@@ -67,7 +67,9 @@ class _App:
 
     __slots__ = ("active", "by_digest")
 
-    def __init__(self, active: Bundle | None, by_digest: dict[bytes, tuple[Dictionary, DczDictionary]]) -> None:
+    def __init__(
+        self, active: Bundle | None, by_digest: dict[bytes, tuple[Dictionary, DczDictionary, ClassMap]]
+    ) -> None:
         self.active = active
         self.by_digest = by_digest
         """By SHA-256: those in force and those of earlier."""
@@ -119,10 +121,10 @@ class HttpDictionaries:
         found = self._app(route.bodies_app).by_digest.get(digest)
         if found is None:
             return None
-        dictionary, dcz = found
+        dictionary, dcz, classes = found
         if self._service.dictionary(dictionary.id) is None:
             return None
-        return dcz if Bundle((dictionary,)).for_class(ANSWER_KIND, route.bodies) is not None else None
+        return dcz if classes.for_class(ANSWER_KIND, route.bodies) is not None else None
 
     def active(self, route: RouteSettings) -> Dictionary | None:
         """The one in force for everybody."""
@@ -144,9 +146,11 @@ class HttpDictionaries:
     def _app(self, name: str) -> _App:
         app = self._apps.get(name)
         if app is None:
-            known = [(one, self._dcz(one)) for one in self._service.used(name)]
-            app = _App(self._service.active(name), {dcz.digest: (one, dcz) for one, dcz in known})
-            self._apps[name] = app
+            by_digest = {}
+            for one in self._service.used(name):
+                dcz = self._dcz(one)
+                by_digest[dcz.digest] = one, dcz, ClassMap(dict.fromkeys(one.classes, one))
+            app = self._apps[name] = _App(self._service.active(name), by_digest)
         return app
 
     def _dcz(self, dictionary: Dictionary) -> DczDictionary:

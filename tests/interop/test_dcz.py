@@ -192,6 +192,24 @@ def test_curl_sends_a_body_in_dcz(store: Store) -> None:
     assert b"no dictionary of this path has the SHA-256" in body
 
 
+@needs("curl", "curl")
+def test_the_switch_is_a_reload_away(store: Store) -> None:
+    content = dictionary(store)
+    options = ("--header", "Accept-Encoding: dcz", "--header", available(content))
+    text = store.config.read_text()
+    try:
+        store.config.write_text(text.replace("http = true", "http = false"))
+        status, answer = store.http("POST", "/v1/reload", token="t-operate")
+        assert (status, answer["applied"]) == (200, ["dictionaries.http"])
+        assert curl(store, f"{PLACE}active/shop/")[0][":status"] == "404"
+        fields, body = curl(store, "/shop/orders/5", *options)
+        assert body == orders(5) and "vary" not in fields
+    finally:
+        store.config.write_text(text)
+        assert store.http("POST", "/v1/reload", token="t-operate")[0] == 200
+    assert curl(store, "/shop/orders/5", *options)[0]["content-encoding"] == "dcz"
+
+
 # ---------------------------------------------------------------- a browser
 
 FETCH = """

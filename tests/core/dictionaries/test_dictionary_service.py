@@ -176,6 +176,25 @@ def test_activate_and_rollback(world: World) -> None:
     assert world.ids_for("device1") == ()
 
 
+def test_clients_that_are_no_devices_get_no_canaries_and_nothing_that_was_taken_back(world: World) -> None:
+    def seen() -> tuple[list[int], list[int]]:
+        bundle = world.service.active("wallet")
+        active = [one.id for one in bundle.dictionaries] if bundle is not None else []
+        return active, sorted(one.id for one in world.service.used("wallet"))
+
+    assert seen() == ([], [])
+    first = world.trained()
+    assert seen() == ([], [])
+    result(world.service.activate(first, 1.0))
+    second = world.trained()
+    assert seen() == ([1], [1])
+    result(world.service.activate(second, 1.0))
+    assert seen() == ([2], [1, 2])
+    result(world.service.roll_back(2))
+    assert seen() == ([1], [1])
+    assert world.service.active("other") is None and world.service.used("other") == []
+
+
 def test_earlier_sets_stay_known_until_they_are_forgotten(world: World) -> None:
     result(world.service.activate(world.trained(), 1.0))
     first = world.service.bundle_for("wallet", "device1")
