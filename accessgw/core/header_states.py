@@ -8,7 +8,7 @@ from hashlib import sha256
 from hmac import compare_digest
 from typing import NamedTuple
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -114,6 +114,9 @@ class HeaderStates:
         return kept
 
     def _not_loaded(self, failure: Failure) -> Kept:
+        """Whoever asked may have waited long enough, and cancelled it."""
+        if failure.check(CancelledError) is not None:
+            return {}
         log.error("states of header codecs cannot be read: {reason}", reason=failure.getErrorMessage())
         return {}
 

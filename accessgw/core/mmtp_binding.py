@@ -67,6 +67,7 @@ class MmtpBinding:
         "_codings",
         "_dirty",
         "_handshake",
+        "_histories",
         "_in_batch",
         "_peer_leaves",
         "_queued",
@@ -90,6 +91,8 @@ class MmtpBinding:
         self._handshake: Handshake | None = None
         """Between HELLO and WELCOME."""
         self._codings: LinkCodings | None = None
+        self._histories = False
+        """Some stream may have been introduced with a history."""
         self._calls: dict[int, MmtpCall] = NOTHING
         self._closed = False
         self._close_when_done = False
@@ -169,7 +172,7 @@ class MmtpBinding:
     def introduce(self, alias: int, stream: StreamKey, epoch: int, after: int) -> None:
         if not self._closed:
             cursor = StreamCursor(stream.scope, stream.id, stream.biz, epoch, after)
-            self.wire.introduce_stream(alias, cursor, history=self._history_of(stream))
+            self.wire.introduce_stream(alias, cursor, history=self._history(stream))
             self.touch()
 
     def send_push(self, push: OutgoingPush, gap: int) -> bool:
@@ -178,7 +181,7 @@ class MmtpBinding:
         services, wire = self._services, self.wire
         if self.connection.buffered + self._queued > services.push_buffer:
             return False
-        if wire.stream_has_history(push.alias):
+        if self._histories and wire.stream_has_history(push.alias):
             size = offer_after_history(wire, push, gap)
             if not size:
                 return False
@@ -204,12 +207,15 @@ class MmtpBinding:
     def stream_note(self, alias: int, stream: StreamKey, note: str, epoch: int, floor: int) -> None:
         if not self._closed:
             cursor = StreamCursor(stream.scope, stream.id, stream.biz, epoch, floor)
-            self.wire.note_stream(cursor, alias, note, history=self._history_of(stream))
+            self.wire.note_stream(cursor, alias, note, history=self._history(stream))
             self.touch()
 
-    def _history_of(self, stream: StreamKey) -> int:
+    def _history(self, stream: StreamKey) -> int:
         codings = self._services.codings
-        return 0 if codings is None else codings.history_of(stream)
+        history = 0 if codings is None else codings.history_of(stream)
+        if history:
+            self._histories = True
+        return history
 
     def close(self, reason: CloseReason, status: int) -> None:
         if self._closed:
