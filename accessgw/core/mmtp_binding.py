@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any
 
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -12,24 +11,20 @@ from twisted.python.failure import Failure
 from accessgw.core import tracing as traces
 from accessgw.core.authentication import AdmissionRefused
 from accessgw.core.codings import Codings
-from accessgw.core.interfaces import Connection, OutgoingPush, Timer
+from accessgw.core.interfaces import Connection
 from accessgw.core.introductions import cursors_of
 from accessgw.core.link_codings import OF_CODINGS, LinkCodings, agreed
 from accessgw.core.mmtp_call import MmtpCall
 from accessgw.core.mmtp_handshake import Handshake, refusal_of
+from accessgw.core.mmtp_link import MmtpLink
 from accessgw.core.mmtp_room import MmtpRoom
-from accessgw.core.push_frames import frame_of, offer_after_history
 from accessgw.core.registry import DeviceSession
 from accessgw.model.calls import Call
-from accessgw.model.identity import ConnectionInfo
-from accessgw.model.pushes import StreamKey
 from accessgw.model.reasons import CloseReason
 from protocols.errors import LocalError, RemoteError
 from protocols.mmtp import events
-from protocols.mmtp.connection import Connection as Wire
-from protocols.mmtp.connection import Role
 from protocols.mmtp.gateway_exchange import FoundStates
-from protocols.mmtp.handshake import Goaway, Hello, StreamCursor, Welcome
+from protocols.mmtp.handshake import Goaway, Hello, Welcome
 from protocols.mmtp.nothing import NOTHING
 from protocols.mmtp.profiles import TEMPLATE_CAPABILITY
 from protocols.mmtp.statuses import Status
@@ -57,54 +52,13 @@ _ENDED_BY_WIRE: dict[int, CloseReason] = {
 """Reasons by the status of a GOAWAY that the wire has sent by itself: time, or what it could only read after WELCOME."""
 
 
-class MmtpBinding:
-    """A Binding towards the transport and a Link towards the session."""
+class MmtpBinding(MmtpLink):
+    """A Binding towards the transport, beside a Link towards the session."""
 
-    __slots__ = (
-        "_calls",
-        "_close_when_done",
-        "_closed",
-        "_codings",
-        "_dirty",
-        "_handshake",
-        "_histories",
-        "_in_batch",
-        "_peer_leaves",
-        "_queued",
-        "_services",
-        "_timer",
-        "_timer_at",
-        "_trace",
-        "_zstd",
-        "connection",
-        "info",
-        "session",
-        "wire",
-    )
+    __slots__ = ()
 
-    def __init__(self, connection: Connection, services: MmtpServices) -> None:
-        self.connection = connection
-        self.info: ConnectionInfo = connection.info
-        self._services = services
-        self.wire = Wire(Role.SERVER, limits=services.limits, now=services.clock.seconds())
-        self.session: DeviceSession | None = None
-        self._handshake: Handshake | None = None
-        """Between HELLO and WELCOME."""
-        self._codings: LinkCodings | None = None
-        self._histories = False
-        """Some stream may have been introduced with a history."""
-        self._calls: dict[int, MmtpCall] = NOTHING
-        self._closed = False
-        self._close_when_done = False
-        self._peer_leaves = False
-        self._in_batch = False
-        self._dirty = False
-        self._queued = 0
-        """Bytes of pushes that leave at the end of this turn."""
-        self._zstd = False
-        self._trace: traces.Emit | None = None
-        self._timer: Timer | None = None
-        self._timer_at = 0.0
+    def __init__(self, connection: Connection, services: MmtpRoom) -> None:
+        super().__init__(connection, services)
         self._watch_time()
 
     # ---------------------------------------------------------------- Binding: what the transport calls
@@ -161,115 +115,6 @@ class MmtpBinding:
             call.lost()
         if self.session is not None:
             self._services.sessions.disconnected(self.session, self, reason)
-
-    # ---------------------------------------------------------------- Link: what the session's pushes use
-
-    @property
-    def buffered(self) -> int:
-        """Bytes that the kernel has not taken yet, or is about to be given."""
-        return self.connection.buffered + self._queued
-
-    def introduce(self, alias: int, stream: StreamKey, epoch: int, after: int) -> None:
-        if not self._closed:
-            cursor = StreamCursor(stream.scope, stream.id, stream.biz, epoch, after)
-            self.wire.introduce_stream(alias, cursor, history=self._history(stream))
-            self.touch()
-
-    def send_push(self, push: OutgoingPush, gap: int) -> bool:
-        if self._closed:
-            return False
-        services, wire = self._services, self.wire
-        if self.connection.buffered + self._queued > services.push_buffer:
-            return False
-        if self._histories and wire.stream_has_history(push.alias):
-            size = offer_after_history(wire, push, gap)
-            if not size:
-                return False
-        else:
-            shared = frame_of(
-                push,
-                gap,
-                self._zstd,
-                services.compress_from,
-                dictionary=None if self._codings is None else wire.push_dictionary(push.stream.biz),
-                is_secret=services.is_secret,
-            )
-            if not wire.offer_push(shared):
-                return False
-            size = len(shared.frame)
-        self._queued += size
-        if self._trace is not None:
-            self.sent("push", {"alias": push.alias, "seq": push.seq, "bytes": size})
-        elif not self._dirty:
-            self.touch()
-        return True
-
-    def stream_note(self, alias: int, stream: StreamKey, note: str, epoch: int, floor: int) -> None:
-        if not self._closed:
-            cursor = StreamCursor(stream.scope, stream.id, stream.biz, epoch, floor)
-            self.wire.note_stream(cursor, alias, note, history=self._history(stream))
-            self.touch()
-
-    def _history(self, stream: StreamKey) -> int:
-        codings = self._services.codings
-        history = 0 if codings is None else codings.history_of(stream)
-        if history:
-            self._histories = True
-        return history
-
-    def close(self, reason: CloseReason, status: int) -> None:
-        if self._closed:
-            return
-        self.wire.go_away(Goaway(status=status, message=reason.value))
-        self._finish(reason)
-
-    def go_away(self, status: int, address: str, delay: float) -> None:
-        if not self._closed:
-            self.wire.go_away(Goaway(status=status, address=address, delay=delay))
-            self.touch()
-
-    # ---------------------------------------------------------------- sending
-
-    def sent(self, what: str, details: dict[str, Any]) -> None:
-        """Something was given to the wire: it leaves with the rest of this turn."""
-        if self._trace is not None:
-            self._trace(traces.sent(what, details))
-        self.touch()
-
-    def touch(self) -> None:
-        """There are bytes to send: at the end of the batch, or of the reactor's turn."""
-        if not self._in_batch and not self._dirty:
-            self._dirty = True
-            self._services.flusher.add(self)
-
-    def flush(self) -> None:
-        """Write what the wire has to send."""
-        self._dirty = False
-        self._queued = 0
-        data = self.wire.to_send(self._services.clock.seconds())
-        if data:
-            if self._trace is not None:
-                self._trace_wire(data)
-            self.connection.write(data)
-
-    def retrace(self) -> None:
-        """Somebody began or ceased to watch this device."""
-        session = self.session
-        self._trace = None if session is None else self._services.tracing.tracer(session.identity.device)
-
-    def _trace_wire(self, data: bytes) -> None:
-        if self._trace is not None:
-            for frame in traces.sent_by_wire(data):
-                self._trace(frame)
-
-    def log_local_error(self, call: int, error: Exception) -> None:
-        """An answer that the wire refused."""
-        log.error(
-            "connection {id}: the answer to call {call} cannot be sent: {error}",
-            id=self.info.id,
-            call=call,
-            error=error,
-        )
 
     # ---------------------------------------------------------------- receiving
 
@@ -498,18 +343,6 @@ class MmtpBinding:
         if self._closed:
             return
         self._run_batch(self.wire.handle_timer)
-
-    def _finish(self, reason: CloseReason, detail: str = "") -> None:
-        """Write what is left and close; nothing is received or sent after it."""
-        if self._closed:
-            return
-        self._closed = True
-        data = self.wire.to_send(self._services.clock.seconds())
-        if data:
-            if self._trace is not None:
-                self._trace_wire(data)
-            self.connection.write(data)
-        self.connection.close(reason, detail)
 
     def is_secret(self, call: Call) -> bool:
         """The answer must travel raw."""

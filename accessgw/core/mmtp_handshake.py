@@ -12,6 +12,7 @@ from accessgw.core import tracing as traces
 from accessgw.core.authentication import AdmissionRefused
 from accessgw.core.interfaces import Connection
 from accessgw.core.introductions import introduction_of
+from accessgw.core.mmtp_room import MmtpRoom
 from accessgw.core.registry import DeviceSession
 from accessgw.model.reasons import CloseReason
 from protocols.mmtp import events
@@ -20,7 +21,7 @@ from protocols.mmtp.handshake import Hello, Welcome
 from protocols.mmtp.statuses import Status
 
 if TYPE_CHECKING:
-    from accessgw.core.mmtp_binding import MmtpBinding, MmtpServices
+    from accessgw.core.mmtp_binding import MmtpBinding
 
 log = Logger()
 
@@ -34,7 +35,7 @@ class Handshake:
 
     __slots__ = ("_admission", "_binding", "_services", "held", "hello", "session")
 
-    def __init__(self, binding: MmtpBinding, services: MmtpServices, hello: Hello) -> None:
+    def __init__(self, binding: MmtpBinding, services: MmtpRoom, hello: Hello) -> None:
         self._binding = binding
         self._services = services
         self.hello = hello
