@@ -6,7 +6,11 @@ import itertools
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from accessgw.core.interfaces.mqtt_state import Message
+from accessgw.core.mqtt.publication import properties_at
 from protocols.mqtt import packets
 from protocols.mqtt.packets import V311, Property
 from protocols.mqtt.reasons import Reason
@@ -134,6 +138,29 @@ def test_messages_that_wait_expire_and_the_rest_of_their_life_is_told() -> None:
         assert client.payloads[-2:] == [b"0", b"2"]
         assert client.got[-1].properties[Property.MESSAGE_EXPIRY] == 80
         client.cut(expiry=0)
+
+
+def test_a_life_of_no_seconds_is_told_as_it_is() -> None:
+    """[MQTT-3.3.2-5] [MQTT-3.3.2-6] To whoever takes it at once, and to nobody later."""
+    world = World(max_inflight=1)
+    clients = [connected(world), connected(world, "d", expiry=3600.0)]
+    for payload in (b"at once", b"never"):
+        world.publish(payload, expires_at=world.wall())
+    world.clock.advance(1)
+    world.run(*clients)
+    for client in clients:
+        assert [(one.payload, one.properties[Property.MESSAGE_EXPIRY]) for one in client.got] == [(b"at once", 0)]
+
+
+@given(st.floats(1.6e9, 2**31 + 100), st.sampled_from([1, 10, 3600, 0x7FFFFFFF, 0xFFFFFFFF]), st.floats(0, 30))
+def test_the_rest_of_a_life_is_what_was_asked_for_less_the_time_waited(now: float, life: int, waited: float) -> None:
+    """[MQTT-3.3.2-6] Wherever the time of day rounds, and never more than the packet has room for."""
+    message = Message("t", b"", at=now, expires_at=now + life)
+    assert properties_at(message, now)[Property.MESSAGE_EXPIRY] == life
+    rest = properties_at(message, now + waited)[Property.MESSAGE_EXPIRY]
+    assert max(0, life - waited - 0.001) <= rest <= life
+    set_back = properties_at(message, now - 3600)[Property.MESSAGE_EXPIRY]
+    assert set_back <= 0xFFFFFFFF
 
 
 # ------------------------------------------------------------------ topic aliases
