@@ -170,6 +170,7 @@ class MqttCounters:
         "redelivered", "retained", "retained_bytes", "rule_delivered", "rule_dropped", "rule_failed", "rule_queued",
         "rule_taken", "sent_bytes", "sent_qos0", "sent_qos1", "sent_qos2", "sessions", "sessions_expired", "shared_subscriptions",
         "subscriptions", "takeovers", "wills",
+        "wills_early", "wills_waiting", "wills_waiting_bytes",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -215,6 +216,10 @@ class MqttCounters:
         self.retained_bytes = 0
         self.wills = 0
         """Wills published."""
+        self.wills_early = 0
+        """Those of them that were published before their delay was over, for want of room."""
+        self.wills_waiting = 0
+        self.wills_waiting_bytes = 0
         self.rule_taken: dict[str, int] = {}
         self.rule_delivered: dict[str, int] = {}
         """Messages that the service has answered with 2xx."""

@@ -178,6 +178,9 @@ class MqttSettings(Settings, frozen=True, kw_only=True):
     """Bytes of their topics, payloads and properties."""
     max_will_delay: SecondsOrZero = 86400.0
     """Longest will delay."""
+    max_will_bytes: Count = 64 * 1024 * 1024
+    """Bytes of all wills that wait for their delay: topics, payloads and properties, and 500 for each. Past it those that
+    are due soonest are published early, and counted."""
     messages_per_second: Annotated[float, Meta(ge=0)] = 0.0
     """Messages that a connection may publish; past it and `message_burst` it is not read for a while. 0: no limit."""
     message_burst: Count = 1000

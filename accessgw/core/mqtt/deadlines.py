@@ -53,6 +53,17 @@ class Deadlines:
                 # Its second keeps its place in the order, and no table.
                 self._seconds[second] = NOTHING
 
+    def pop_first(self) -> str | None:
+        """The key that is due first, which is kept no more; None when there is none."""
+        while self._order:
+            keys = self._seconds[self._order[0]]
+            if keys:
+                key = next(iter(keys))
+                del keys[key]
+                return key
+            del self._seconds[heapq.heappop(self._order)]
+        return None
+
     def _watch(self) -> None:
         if not self._order or self._order[0] >= self._looks_at:
             return
@@ -67,12 +78,14 @@ class Deadlines:
         now = self._wall()
         left = BATCH
         while self._order and self._order[0] <= now and left:
-            keys = self._seconds[self._order[0]]
+            second = self._order[0]
+            keys = self._seconds[second]
             while keys and left:
                 key = next(iter(keys))
                 del keys[key]
                 left -= 1
                 self._due(key)
-            if not keys:
+            # Whoever was told may have added and removed.
+            if self._order and self._order[0] == second and not self._seconds[second]:
                 del self._seconds[heapq.heappop(self._order)]
         self._watch()

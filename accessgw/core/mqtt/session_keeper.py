@@ -16,6 +16,7 @@ from accessgw.core.interfaces.mqtt_state import Message, MqttState, StoredSessio
 from accessgw.core.mqtt.broker import Broker
 from accessgw.core.mqtt.deadlines import Deadlines
 from accessgw.core.mqtt.session import MqttSession, Outlet
+from accessgw.core.mqtt.waiting_wills import WaitingWills
 from accessgw.model.counters import MqttCounters
 from accessgw.model.identity import Identity
 from protocols.mqtt.packets import V5, Property
@@ -68,7 +69,7 @@ class SessionKeeper:
         self._wall = wall
         self._counters = counters
         self._expiries = Deadlines(timers, wall, self._expire)
-        self._wills = Deadlines(timers, wall, self._will_due)
+        self._wills = WaitingWills(timers, wall, self._will_due, lambda: self._broker.settings.max_will_bytes, counters)
         self._durable = 0
         self._orphans: dict[str, StoredWill] = {}
         """Wills of connections that a restart has ended, whose sessions ended with them."""
@@ -133,8 +134,7 @@ class SessionKeeper:
         self._expiries.remove(session.client_id, session.expires_at)
         will = session.will
         if will is not None:
-            if will.due_at is not None:
-                self._wills.remove(session.client_id, will.due_at)
+            self._wills.remove(session.client_id, will)
             session.will = None
             self._store.forget_will(session.client_id)
 
@@ -166,8 +166,8 @@ class SessionKeeper:
             self._publish_will(session)
             return
         will.due_at = min(now + will.delay, session.expires_at)
-        self._wills.add(session.client_id, will.due_at)
         self._store.save_will(session.client_id, will).addErrback(self._unsaved, session.client_id)
+        self._wills.add(session.client_id, will)
 
     def waiting(self, session: MqttSession) -> int:
         """Messages that wait for it beyond those in flight, for reports."""
@@ -184,8 +184,8 @@ class SessionKeeper:
         self._counters.sessions -= 1
         if session.expires_at:
             self._expiries.remove(client_id, session.expires_at)
-        if session.will is not None and session.will.due_at is not None:
-            self._wills.remove(client_id, session.will.due_at)
+        if session.will is not None:
+            self._wills.remove(client_id, session.will)
         if session.filters:
             for filter in session.filters:
                 self._broker.tree.unsubscribe(session, filter)
@@ -286,7 +286,7 @@ class SessionKeeper:
         else:
             self._orphans[client_id] = will
             will.due_at = now
-        self._wills.add(client_id, will.due_at)
+        self._wills.add(client_id, will, restored=True)
 
     def _save(self, session: MqttSession, disconnected_at: float | None) -> Deferred[None]:
         return self._store.save_session(
