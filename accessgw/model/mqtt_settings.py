@@ -175,7 +175,8 @@ class MqttSettings(Settings, frozen=True, kw_only=True):
     max_retained: Amount = 1_000_000
     """Retained messages."""
     max_retained_bytes: Amount = 512 * 1024 * 1024
-    """Bytes of their topics, payloads and properties."""
+    """Bytes of their topics, payloads and properties, and 250 for each level of a topic with others below it: of
+    `a/b/c` and `a/b/d` those are `a` and `a/b`."""
     max_will_delay: SecondsOrZero = 86400.0
     """Longest will delay."""
     max_will_bytes: Count = 64 * 1024 * 1024

@@ -139,7 +139,10 @@ MQTT: Table = {
     "subscriptions": ("mqtt_subscriptions", "Subscriptions, shared ones included."),
     "shared_subscriptions": ("mqtt_shared_subscriptions", "Groups of shared subscribers."),
     "retained": ("mqtt_retained", "Retained messages."),
-    "retained_bytes": ("mqtt_retained_bytes", "Bytes of retained messages: topics, payloads and properties."),
+    "retained_bytes": (
+        "mqtt_retained_bytes",
+        "Bytes of retained messages: topics and their levels, payloads and properties.",
+    ),
     "wills": ("mqtt_wills_total", "Wills published."),
     "wills_early": ("mqtt_wills_early_total", "Wills published before their delay was over: too many waited."),
     "wills_waiting": ("mqtt_wills_waiting", "Wills that wait for their delay."),

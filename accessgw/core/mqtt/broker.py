@@ -24,6 +24,7 @@ from protocols.mqtt.encoding import publish_parts
 from protocols.mqtt.packets import V5, V311
 from protocols.mqtt.reasons import FAILURE, Reason
 from protocols.mqtt.retained import RetainedStore
+from protocols.mqtt.topic_index import BRANCH_BYTES
 from protocols.mqtt.topics import Group, Plan, SharedGroup, TopicTree
 
 log = Logger()
@@ -94,7 +95,7 @@ class Broker:
         self.sessions: dict[str, MqttSession] = {}
         self.tree: TopicTree[Receiver] = TopicTree()
         self.retained: RetainedStore[Message] = RetainedStore(
-            settings.max_retained, settings.max_retained_bytes, size=attrgetter("size")
+            settings.max_retained, settings.max_retained_bytes, size=attrgetter("size"), branch_bytes=BRANCH_BYTES
         )
         self.sample: Callable[[Message], int] = lambda message: 1
         """Told of a message now and then, to know who talks most; says how many come before the next."""

@@ -243,8 +243,14 @@ class SessionKeeper:
     def restore(self, state: MqttState) -> None:
         """Take over what was stored when the process began; connections of then have ended without DISCONNECT."""
         now = self._wall()
-        for message in state.retained:
-            self._broker.retained.set(message)
+        missed = sum(not self._broker.retained.set(message) for message in state.retained)
+        if missed:
+            log.warn(
+                "{missed} of {count} retained messages do not fit mqtt.max_retained and mqtt.max_retained_bytes any more:"
+                " nobody gets them",
+                missed=missed,
+                count=len(state.retained),
+            )
         for stored in state.sessions:
             self._restore(stored, now)
         for client_id, will in state.wills.items():

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 
 from accessgw.core.interfaces import StoreUnavailable
 from accessgw.core.interfaces.mqtt_state import Message
@@ -497,3 +498,20 @@ def test_what_ops_may_do() -> None:
     control.remove_retained("kept").addCallback(removed.append)
     assert removed == [True, False]
     assert world.store.loaded.retained == []
+
+
+def test_levels_of_retained_topics_count_here_too() -> None:
+    world = World(max_retained_bytes=10_000)
+    assert world.publish(b"x", "/".join("a" * 30), retain=True) != [Reason.QUOTA_EXCEEDED]
+    assert world.publish(b"x", "/".join("b" * 30), retain=True) == [Reason.QUOTA_EXCEEDED]
+    assert world.publish(b"x", "/".join("a" * 31), retain=True) != [Reason.QUOTA_EXCEEDED]
+    assert world.counters.retained_bytes == 60 + 62 + 30 * 250
+    world.broker.settings = world.settings = MqttSettings(max_retained_bytes=8000, max_topic_length=100)
+    with capturedLogs() as said:
+        world.restart()
+    assert world.counters.retained == 2 and not said
+    world.settings = MqttSettings(max_retained_bytes=7500)
+    with capturedLogs() as said:
+        world.restart()
+    assert world.counters.retained == 1
+    assert [(one["missed"], one["count"]) for one in said] == [(1, 2)]
