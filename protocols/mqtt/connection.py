@@ -23,7 +23,7 @@ from protocols.mqtt.packets import (
     Pubrec,
     Subscribe,
 )
-from protocols.mqtt.peer import Peer, check_publish, check_subscribe, peer_of
+from protocols.mqtt.peer import UNTOLD, Peer, check_publish, check_subscribe, peer_of
 from protocols.mqtt.reason_tables import REASONS
 from protocols.mqtt.reasons import FAILURE, Reason
 from protocols.mqtt.receiver import Receiver
@@ -32,6 +32,7 @@ from protocols.mqtt.state import LIVE, TABLE, Role, State
 
 _OPEN = State.OPEN
 _CLOSED = State.CLOSED
+_CONNECTING = State.CONNECTING
 _BEFORE_CONNACK = (State.CONNECTING, State.AUTHENTICATING)
 _TOLD = {
     Property.RECEIVE_MAXIMUM: "receive_maximum",
@@ -259,6 +260,15 @@ class Connection(Receiver):
         self._write(frame)
         self.keep_alive = connack.properties.get(Property.SERVER_KEEP_ALIVE, self.keep_alive)
         self._state = TABLE[self._state, self.role, PacketType.CONNACK]
+
+    def accept_as_asked(self, present: bool) -> None:
+        """accept() of a CONNACK without properties, `present` being its Session Present."""
+        if self._state is not _CONNECTING or self._peer is not UNTOLD or self.role is not Role.SERVER:
+            self.accept(Connack(present))
+            return
+        # Who has said nothing takes any size, and has no authentication method to be named.
+        self._write(self._terms.connacks[self.version, present])
+        self._state = _OPEN
 
     def _encoded_connack(self, connack: Connack) -> bytes:
         if self.version != V5:

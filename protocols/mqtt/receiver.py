@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from protocols.errors import RemoteError
-from protocols.mqtt.decoding import connect_level, decode_body
+from protocols.mqtt.decoding import connect_level, decode_body, plain_connect
 from protocols.mqtt.encoding import encode
 from protocols.mqtt.keep_alive import KeepAlive
 from protocols.mqtt.limits import DEFAULT_LIMITS, Limits, Terms, terms_of
@@ -33,8 +33,13 @@ from protocols.mqtt.reasons import FAILURE, Reason, return_code
 from protocols.mqtt.rules import check_direction, connack_reason, disconnect_reason, input_of, spared, type_of
 from protocols.mqtt.state import LIVE, MAY_SEND, TABLE, Role, State
 
+_START = State.START
+_CONNECTING = State.CONNECTING
 _OPEN = State.OPEN
 _CLOSED = State.CLOSED
+
+_GOODBYE = b"\xe0\0"
+"""DISCONNECT without reason and properties, the same in every version."""
 
 _ACKNOWLEDGEMENTS: Final[dict[int, type[Puback | Pubrec | Pubrel | Pubcomp]]] = {
     0x40: Puback,
@@ -206,6 +211,38 @@ class Receiver:
                 self._outstanding -= 1
             return packet_id
         return 0
+
+    def introduced_alone(self, data: bytes) -> Connect | None:
+        """The CONNECT, when `data` is one whole and plain one, and the first that comes: then it has been received, without
+        an event. Else None, and `data` is for receive()."""
+        if (
+            self._state is not _START
+            or self._pending is not None
+            or self.role is not Role.SERVER
+            or len(data) > self._max_in
+        ):
+            return None
+        connect = plain_connect(data)
+        if connect is not None:
+            self.version = connect.version
+            self.keep_alive = connect.keep_alive
+            self._max_in = self._terms.limits.max_packet
+            self._state = _CONNECTING
+        return connect
+
+    def left_alone(self, data: bytes) -> bool:
+        """Whether `data` is one whole DISCONNECT of a client that has nothing to say with it, and nothing is held back
+        before it: then it has been received, without an event. Else it is for receive()."""
+        if (
+            self._state is _OPEN
+            and data == _GOODBYE
+            and self._pending is None
+            and self._events is None
+            and self.role is Role.SERVER
+        ):
+            self._close()
+            return True
+        return False
 
     def _long_length(self, data: bytes, pos: int, size: int) -> tuple[int, int]:
         """(remaining length, position behind it); (0, 0) while it is not whole."""

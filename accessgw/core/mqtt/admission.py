@@ -200,20 +200,9 @@ class Admission(Inbound):
         settings = services.settings
         keep_alive = keep_alive_of(connect, settings)
         self.connection.set_idle(keep_alive * KEEP_ALIVE_GRACE)
-        try:
-            self.wire.accept(
-                connack_of(
-                    connect,
-                    session,
-                    opened.present,
-                    keep_alive=keep_alive,
-                    assigned=self._assigned,
-                    authentication=authentication,
-                    origin=services.broker.origin,
-                )
-            )
-        except TooLargeForPeer as error:
-            self._finish(CloseReason.PROTOCOL_ERROR, str(error))
+        if connect.version != V5:
+            self.wire.accept_as_asked(opened.present)
+        elif not self._accept(connect, opened, keep_alive, authentication):
             return
         self.session = session
         self._connect = None
@@ -241,6 +230,29 @@ class Admission(Inbound):
             self._handle(packet)
         if not self._in_batch and not self._closed:
             self.flush()
+
+    def _accept(
+        self, connect: packets.Connect, opened: Opened, keep_alive: int, authentication: packets.Properties
+    ) -> bool:
+        """CONNACK of MQTT 5; False when the client has no room for it."""
+        connack = connack_of(
+            connect,
+            opened.session,
+            opened.present,
+            keep_alive=keep_alive,
+            assigned=self._assigned,
+            authentication=authentication,
+            origin=self._services.broker.origin,
+        )
+        try:
+            if connack.properties:
+                self.wire.accept(connack)
+            else:
+                self.wire.accept_as_asked(opened.present)
+        except TooLargeForPeer as error:
+            self._finish(CloseReason.PROTOCOL_ERROR, str(error))
+            return False
+        return True
 
     def _not_kept(self, failure: Failure) -> None:
         self._admission = None

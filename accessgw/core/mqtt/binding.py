@@ -25,6 +25,8 @@ AT_ONCE = 64
 
 PUBACK_SIZE = 4
 """Bytes of a PUBACK that says success."""
+GOODBYE_SIZE = 2
+"""Bytes of a DISCONNECT that says no more."""
 
 OWN = ("$reply/", "$response/", "$push/")
 """Topics on which the gateway speaks to one client, subscribed or not; some libraries ask for them all the same."""
@@ -48,6 +50,16 @@ class MqttBinding(Admission):
             return
         error: RemoteError | None = None
         wire = self.wire
+        if session is None:
+            connect = wire.introduced_alone(data)
+            if connect is not None:
+                self._services.counters.packets_received += 1
+                self._work([connect], None)
+                return
+        elif len(data) == GOODBYE_SIZE and self._trace is None and wire.left_alone(data):
+            self._services.counters.packets_received += 1
+            self._left()
+            return
         try:
             wire.receive(data, 0.0)
         except RemoteError as found:
@@ -130,6 +142,14 @@ class MqttBinding(Admission):
         except Exception:
             self._defect()
         return True
+
+    def _left(self) -> None:
+        """DISCONNECT came alone, and says nothing else: the will is dropped, the session keeps its expiry."""
+        try:
+            self._leave(False, None)
+            self._peer_left()
+        except Exception:
+            self._defect()
 
     def drained(self) -> None:
         session = self.session
