@@ -7,6 +7,7 @@ it only grows. See core.courier for what moves it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from accessgw.core.interfaces import Link, Session, Timer
 from accessgw.core.streams import Stream
@@ -69,20 +70,35 @@ class Delivery:
     __slots__ = (
         "behind", "bulk", "cursors", "device", "held", "held_since", "identity", "introductions", "left", "link",
         "loading", "noticed", "open", "places", "resuming", "session", "stuck_since", "subscribing", "timer", "timer_due",
-        "topics", "user", "window",
+        "topics", "user", "window", "woken",
     )  # fmt: skip
 
     def __init__(self, session: Session, link: Link) -> None:
         self.session = session
         self.link: Link | None = link
         """None: detached; the object is dead."""
+        self.topics: frozenset[str] | None = None
+        """None until they have been read."""
+        self.woken = False
+        """It has more than these four. Most devices of MQTT come and go without a push: theirs never has."""
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """A slot that is empty yet: the first look at any of them fills them all."""
+            if self.woken:
+                raise AttributeError(name)
+            self._wake()
+            return getattr(self, name)
+
+    def _wake(self) -> None:
+        self.woken = True
+        session = self.session
         self.identity: Identity = session.identity
         self.device = session.identity.device
         self.user = session.identity.user
         self.places: dict[int, Place] = NOTHING
         """By alias."""
-        self.topics: frozenset[str] | None = None
-        """None until they have been read."""
         self.loading = 0
         """How many look-ups of its places are under way; what begins meanwhile is put into `noticed`."""
         self.left: frozenset[str] = NO_TOPICS

@@ -98,13 +98,15 @@ class Pushes:
     # --- sessions
 
     def attach(self, session: Session, cursors: Sequence[Cursor], *, passing: bool = False) -> None:
-        self.detach(session)
+        if session.delivery is not None:
+            self.detach(session)
         if session.link is None:
             return
         delivery = Delivery(session, session.link)
         session.delivery = delivery
         self._audiences.enter(delivery)
-        if passing and not cursors and self._store.knows_nothing_of(delivery.device, delivery.identity.user):
+        identity = session.identity
+        if passing and not cursors and self._store.knows_nothing_of(identity.device, identity.user):
             delivery.topics = NO_TOPICS
             return
         self._load(delivery, {cursor.stream: cursor for cursor in cursors})
@@ -115,7 +117,10 @@ class Pushes:
         if not isinstance(delivery, Delivery):
             return
         self._audiences.leave(delivery)
-        self._courier.drop(delivery)
+        if delivery.woken:
+            self._courier.drop(delivery)
+        else:
+            delivery.link = None
 
     def acked(self, session: Session, places: Sequence[tuple[int, int]]) -> None:
         delivery = session.delivery

@@ -32,8 +32,10 @@ class BloomFilter:
         bits, mask = self._bits, self._mask
         place = hash(member)
         step = place >> 32 | 1
-        for _ in range(PROBES):
+        if not bits[(place & mask) >> 3] & 1 << (place & 7):
+            return False  # as of nearly all that was never stored
+        for _ in range(PROBES - 1):
+            place += step
             if not bits[(place & mask) >> 3] & 1 << (place & 7):
                 return False
-            place += step
         return True
