@@ -145,6 +145,10 @@ class MqttSettings(Settings, frozen=True, kw_only=True):
     receive_maximum: Annotated[int, Meta(ge=1, le=65535)] = 1024
     """QoS 1 and 2 messages of a client that are not acknowledged at once (Receive Maximum). A client that is ahead of the
     store is not read; some libraries send all that waits at once when they come back, whatever this says."""
+    max_unreleased: Annotated[int, Meta(ge=1, le=65535)] = 10_000
+    """QoS 2 messages of a session that the gateway has and whose ids the client has not released yet, over all of its
+    connections; past it a new one is refused with 0x97 (a connection of MQTT 3.1.1, which cannot be told a Receive
+    Maximum, is closed: it releases those it has when it comes back). At least `receive_maximum`."""
     topic_alias_maximum: Annotated[int, Meta(ge=0, le=65535)] = 32
     """Topic aliases that a client may use; and that we use towards clients that allow it, at most."""
     max_inflight: Annotated[int, Meta(ge=1, le=65535)] = 64

@@ -9,7 +9,19 @@ from pathlib import Path
 import pytest
 
 from protocols.mqtt.encoding import encode
-from protocols.mqtt.packets import Connack, Connect, Pingreq, Pingresp, Property, Puback, Publish, Will
+from protocols.mqtt.packets import (
+    Connack,
+    Connect,
+    Pingreq,
+    Pingresp,
+    Property,
+    Puback,
+    Pubcomp,
+    Publish,
+    Pubrec,
+    Pubrel,
+    Will,
+)
 from protocols.mqtt.reasons import Reason
 from tests.conformance.mqtt_peer import Peer, Room
 from tests.system.gateway_process import Gateway, free_ports
@@ -33,6 +45,8 @@ accept_burst_per_address = 100000
 max_packet = 100000
 max_retained_bytes = 100000
 max_queued_bytes = 100000
+receive_maximum = 50
+max_unreleased = 60
 """
 LARGE = {Property.USER_PROPERTY: [("name", "v" * 30_000)]}
 
@@ -61,6 +75,45 @@ def room(gateway: AbusedGateway, request: pytest.FixtureRequest) -> Iterator[Roo
     room = Room(gateway.port, re.sub(r"\W+", "-", request.node.name).strip("-"))
     yield room
     room.close()
+
+
+# ---------------------------------------------------------------- packets that are not brought to their end
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_client_of_311_that_releases_nothing(room: Room, keep: bool) -> None:
+    """It has no Receive Maximum, and 65,535 ids. It goes on when it does its part."""
+    peer = room.connect(version=4, keep=keep)
+    for packet_id in range(1, 61):
+        peer.send(Publish(room.topic(), b"x", 2, packet_id=packet_id))
+        peer.expect(Pubrec, packet_id=packet_id)
+    peer.send(Publish(room.topic(), b"again", 2, dup=True, packet_id=60))
+    peer.expect(Pubrec, packet_id=60)
+    peer.send(Publish(room.topic(), b"x", 2, packet_id=61))
+    assert peer.ends() == []
+    peer = room.connect(version=4, keep=keep, clean=False)
+    for packet_id in range(1, 61) if keep else ():
+        peer.send(Pubrel(packet_id))
+        peer.expect(Pubcomp, packet_id=packet_id)
+    peer.send(Publish(room.topic(), b"x", 2, packet_id=61))
+    peer.expect(Pubrec, packet_id=61)
+
+
+def test_a_session_of_5_does_not_collect_ids_over_its_connections(room: Room) -> None:
+    peer = room.connect(keep=True)
+    for packet_id in range(1, 51):
+        peer.send(Publish(room.topic(), b"x", 2, packet_id=packet_id))
+        peer.expect(Pubrec, packet_id=packet_id)
+    peer.cut()
+    peer = room.connect(keep=True, clean=False)
+    for packet_id in range(51, 71):
+        peer.send(Publish(room.topic(), b"x", 2, packet_id=packet_id))
+        refused = Reason.QUOTA_EXCEEDED if packet_id > 60 else Reason.NO_MATCHING_SUBSCRIBERS
+        peer.expect(Pubrec, packet_id=packet_id, reason=refused)
+    peer.send(Pubrel(1))
+    peer.expect(Pubcomp, packet_id=1, reason=0)
+    peer.send(Publish(room.topic(), b"x", 2, packet_id=71))
+    peer.expect(Pubrec, packet_id=71, reason=Reason.NO_MATCHING_SUBSCRIBERS)
 
 
 # ---------------------------------------------------------------- authority

@@ -20,6 +20,8 @@ from protocols.mqtt.reasons import FAILURE, Reason
 
 log = Logger()
 
+QUOTA_EXCEEDED = int(Reason.QUOTA_EXCEEDED)
+
 MAX_UNANSWERED = 64
 """Messages of a client that wait for the store or a service, past which it is not read."""
 
@@ -49,6 +51,10 @@ class Inbound(PushLink):
             counters.received_qos2 += 1
             if packet.packet_id in session.received:
                 self._received_again(session, packet.packet_id)
+                return
+            if len(session.received) >= services.settings.max_unreleased:
+                counters.drop("unreleased")
+                self._answer(packet.packet_id, 2, QUOTA_EXCEEDED)
                 return
         if topic[0] == "$" and self._special(packet, session):
             return
