@@ -79,6 +79,11 @@ class FilterChain:
         self._call = [(n, f.call) for n, f in named if type(f).call is not Filter.call]
         self._push = [(n, f.push) for n, f in named if type(f).push is not Filter.push]
 
+    @property
+    def ask_connections(self) -> bool:
+        """Whether `connection` has anybody to ask."""
+        return bool(self._connection)
+
     async def connection(self, identity: Identity, info: ConnectionInfo | None) -> None:
         """A device was authenticated; raises Refused against it."""
         for name, method in self._connection:

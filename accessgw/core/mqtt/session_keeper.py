@@ -107,6 +107,8 @@ class SessionKeeper:
         session.aliases = {} if opening.alias_maximum else None
         session.will = opening.will
         self._counters.connected += 1
+        if not session.durable and opening.will is None:
+            return Opened(session, existing is not None, None)
         saved: list[Deferred[None]] = []
         if session.durable:
             saved.append(self._save(session, None))
