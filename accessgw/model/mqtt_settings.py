@@ -174,6 +174,10 @@ class MqttSettings(Settings, frozen=True, kw_only=True):
     max_keep_alive: Amount = 0
     """Seconds; a client that asks for more, or none, is told this one (Server Keep Alive; a client of 3.1.1 is held
     to it silently). 0: as the client likes."""
+    packet_timeout: SecondsOrZero = 60.0
+    """From the first bytes of a packet to its last one, when it does not come in one piece; past it the connection is
+    closed (0x97). The largest packet in this time should be no faster than your slowest network. 0: no bound but the
+    keep alive, which every byte prolongs."""
     max_message_expiry: SecondsOrZero = 0.0
     """Longest life of a queued or retained message; 0: no limit of ours."""
     max_retained: Amount = 1_000_000

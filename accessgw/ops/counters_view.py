@@ -119,6 +119,7 @@ MQTT: Table = {
     "takeovers": ("mqtt_takeovers_total", "Connections replaced by another one of the same client id."),
     "flapping_bans": ("mqtt_flapping_bans_total", "Client ids banned for a while because they connected too often."),
     "rate_pauses": ("mqtt_rate_pauses_total", "Times a connection was not read for a while because of its rate."),
+    "packets_late": ("mqtt_packets_late_total", "Connections ended because a packet was not whole in time."),
     "packets_received": ("mqtt_packets_received_total", "Control packets received."),
     "packets_sent": ("mqtt_packets_sent_total", "Control packets sent."),
     "received_qos0": ("mqtt_publishes_received_total", "Messages received, by QoS."),

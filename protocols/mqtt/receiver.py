@@ -66,6 +66,7 @@ class Receiver:
         "_state",
         "_terms",
         "_unanswered",
+        "halves",
         "keep_alive",
         "role",
         "version",
@@ -93,21 +94,30 @@ class Receiver:
         self._outstanding = 0
         """Ours by `send` that the peer has not answered (MQTT 5)."""
         self._keep = KeepAlive(now) if role is Role.CLIENT else None
+        self.halves = 0
+        """Packets that have not come whole in one call of receive()."""
 
-    def receive(self, data: bytes, now: float) -> None:
-        """Feed bytes. Packets queue up, see events().
+    @property
+    def within_packet(self) -> bool:
+        """The beginning of a packet has come, and not its end."""
+        return self._pending is not None
+
+    def receive(self, data: bytes, now: float) -> bool:
+        """Feed bytes. Packets queue up, see events(). True when they end within a packet.
 
         Raises RemoteError with a reason code; what came before the violation is still in events(), and what the peer
         is to be told is in to_send() (sections 4.13 and 3.2.2.2; a return code or nothing before MQTT 5).
         """
         if self._state is _CLOSED:
-            return
+            return False
+        resumed = False
         if self._keep is not None:
             self._keep.received_at = now
         if self._pending is not None:
             self._pending += data
             if len(self._pending) < self._needed:
-                return
+                return True
+            resumed = True
             data = bytes(self._pending)
             self._pending = None
         elif type(data) is not bytes:
@@ -182,15 +192,19 @@ class Receiver:
                     elif first == 0xE0 and not length and self.role is Role.SERVER:
                         events.append(Disconnect())
                         self._close()
-                        return
+                        return False
                 self._packet(first, data, start, end, events)
                 version = self.version
                 pos = end
                 if self._state is _CLOSED:
                     self._close()
-                    return
+                    return False
             if pos < size:
                 self._keep_rest(data, pos)
+                if pos or not resumed:
+                    self.halves += 1
+                return True
+            return False
         except RemoteError as error:
             self._fail(error.code, connect_level(data, pos) if self._state is State.START else self.version)
             raise

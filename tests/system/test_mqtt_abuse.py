@@ -47,6 +47,7 @@ max_retained_bytes = 100000
 max_queued_bytes = 100000
 receive_maximum = 50
 max_unreleased = 60
+packet_timeout = 1.0
 """
 LARGE = {Property.USER_PROPERTY: [("name", "v" * 30_000)]}
 
@@ -97,6 +98,18 @@ def test_a_client_of_311_that_releases_nothing(room: Room, keep: bool) -> None:
         peer.expect(Pubcomp, packet_id=packet_id)
     peer.send(Publish(room.topic(), b"x", 2, packet_id=61))
     peer.expect(Pubrec, packet_id=61)
+
+
+@pytest.mark.parametrize("version", [4, 5])
+def test_half_a_packet_is_not_held_for_ever(room: Room, version: int) -> None:
+    """Without a keep alive."""
+    watcher = room.connect("watcher")
+    watcher.subscribe(room.topic("will"))
+    peer = room.connect(version=version, will=room.will())
+    peer.raw(encode(Publish(room.topic(), b"x" * 2000), version)[:-1])
+    said = peer.ends()
+    assert [getattr(one, "reason", None) for one in said] == ([Reason.QUOTA_EXCEEDED] if version == 5 else [])
+    watcher.message(b"gone")
 
 
 def test_a_session_of_5_does_not_collect_ids_over_its_connections(room: Room) -> None:

@@ -61,7 +61,8 @@ class MqttBinding(Admission):
             self._left()
             return
         try:
-            wire.receive(data, 0.0)
+            if wire.receive(data, 0.0):
+                self._services.packet_timeout.begun(self)
         except RemoteError as found:
             error = found
         arrived = wire.events()
@@ -168,6 +169,20 @@ class MqttBinding(Admission):
     def late(self) -> None:
         """Nothing can be said before CONNECT; the transport closes."""
 
+    @property
+    def held_back(self) -> bool:
+        return self._held_back or self._pause is not None or self._rest is not None
+
+    def packet_late(self) -> None:
+        """MQTT 5: a limit of ours was exceeded. (Keep alive may be off, or was kept to by each byte.)"""
+        if self._closed:
+            return
+        self._services.counters.packets_late += 1
+        if self.session is None:
+            self._finish(CloseReason.HELLO_TIMEOUT)
+        else:
+            self._say_and_close(Reason.QUOTA_EXCEEDED, CloseReason.IDLE, "a packet was not whole in time")
+
     def expired(self) -> None:
         self._say(Reason.KEEP_ALIVE_TIMEOUT)
         # As if the network had failed (section 3.1.2.10): the will does not wait until the peer hears of it.
@@ -189,6 +204,8 @@ class MqttBinding(Admission):
         if self._calls is not None:
             self._calls.detach()
             self._calls = None
+        if self.wire.halves:
+            self._services.packet_timeout.gone(self)
         self._leave(True, None)
         device, self._device = self._device, None
         if device is not None:
