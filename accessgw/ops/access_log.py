@@ -193,5 +193,6 @@ def _fields(at: float, item: Any) -> dict[str, Any]:
     else:
         reason, detail, bytes_in, bytes_out, seconds = closed
         fields |= {"reason": reason, "bytes_in": bytes_in, "bytes_out": bytes_out, "duration": round(seconds, 3)}
-        more = {"device": info.device, "user": info.user, "websocket": info.websocket, "detail": detail}
+        more = {"device": info.device, "user": info.user, "protocol": info.protocol}
+        more |= {"websocket": info.websocket, "detail": detail}
     return fields | {name: value for name, value in more.items() if value}

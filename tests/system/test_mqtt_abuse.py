@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,6 +59,7 @@ class AbusedGateway(Gateway):
     def __init__(self, directory: Path) -> None:
         (self.port,) = free_ports(1)
         super().__init__(directory, extra=EXTRA.format(port=self.port))
+        self.log_accesses()
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +78,19 @@ def room(gateway: AbusedGateway, request: pytest.FixtureRequest) -> Iterator[Roo
     room = Room(gateway.port, re.sub(r"\W+", "-", request.node.name).strip("-"))
     yield room
     room.close()
+
+
+@pytest.mark.parametrize(("version", "protocol"), [(3, "mqtt 3.1"), (4, "mqtt 3.1.1"), (5, "mqtt 5")])
+def test_the_access_log_says_what_was_spoken(gateway: AbusedGateway, room: Room, version: int, protocol: str) -> None:
+    peer = room.connect(version=version, clean=True)
+    peer.leave()
+
+    def closed() -> list[str]:
+        lines = [json.loads(text) for text in gateway.access_log.read_text().splitlines()]
+        return [one["protocol"] for one in lines if one["event"] == "close" and one.get("device") == room.client_id()]
+
+    gateway.wait_until(lambda: bool(closed()))
+    assert closed() == [protocol]
 
 
 # ---------------------------------------------------------------- packets that are not brought to their end

@@ -44,6 +44,7 @@ OWN_CLIENTS = "$bridge/"
 """Beginning of client ids of the gateway's own sessions."""
 
 _VERSIONS = {3: "3.1", 4: "3.1.1", 5: "5"}
+_PROTOCOLS = {version: f"mqtt {name}" for version, name in _VERSIONS.items()}
 
 
 class Admission(Inbound):
@@ -63,6 +64,7 @@ class Admission(Inbound):
     def _introduced(self, connect: packets.Connect) -> None:
         services = self._services
         self._connect = connect
+        self.info.protocol = _PROTOCOLS[connect.version]
         if self.wire.closed:
             return  # what came right behind it broke the protocol, and was answered
         if connect.client_id.startswith(OWN_CLIENTS):
