@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,6 +93,28 @@ def test_the_access_log_says_what_was_spoken(gateway: AbusedGateway, room: Room,
 
     gateway.wait_until(lambda: bool(closed()))
     assert closed() == [protocol]
+
+
+def test_a_trace_shows_the_topics_of_what_goes_out(gateway: AbusedGateway, room: Room) -> None:
+    peer = room.connect(properties={Property.TOPIC_ALIAS_MAXIMUM: 5})
+    peer.subscribe(room.topic())
+    seen: list[dict[str, Any]] = []
+    stream = http.client.HTTPConnection("127.0.0.1", gateway.control, timeout=10)
+    stream.request("GET", f"/v1/devices/{room.client_id()}/trace", headers={"authorization": "Bearer t-read"})
+    answer = stream.getresponse()
+    assert answer.status == 200
+    for _ in range(2):
+        room.connect("sender").publish(room.topic(), b"x", 1)
+        peer.message(b"x")
+    while len(seen) < 2:
+        line = answer.readline()
+        if line.startswith(b"data:"):
+            event = json.loads(line[5:])
+            if event.get("direction") == "out" and event["frame"] == "publish":
+                seen.append(event)
+    stream.close()
+    assert [event["topic"] for event in seen] == [room.topic()] * 2
+    assert seen[0]["alias"] == seen[1]["alias"] > 0
 
 
 # ---------------------------------------------------------------- packets that are not brought to their end

@@ -13,6 +13,7 @@ from twisted.python.failure import Failure
 from accessgw.core import tracing as traces
 from accessgw.core.interfaces import Connection, Timer
 from accessgw.core.interfaces.mqtt import EnhancedExchange
+from accessgw.core.mqtt import frame_trace
 from accessgw.core.mqtt.calls import ConnectionCalls
 from accessgw.core.mqtt.rate import ConnectionRate
 from accessgw.core.mqtt.reasons import close_of, reason_of
@@ -26,7 +27,7 @@ from protocols.errors import RemoteError, TooLargeForPeer
 from protocols.mmtp.nothing import NOTHING
 from protocols.mqtt import packets
 from protocols.mqtt.connection import Connection as Wire
-from protocols.mqtt.packets import NO_PROPERTIES, PacketType, Property
+from protocols.mqtt.packets import NO_PROPERTIES, Property
 from protocols.mqtt.reasons import Reason
 from protocols.mqtt.state import Role
 
@@ -108,7 +109,7 @@ class MqttConnection(ABC):
         self._services.counters.packets_sent += 1
         self._queued += len(frame)
         if self._trace is not None:
-            self._trace(traces.sent(PacketType(frame[0] >> 4).name.lower(), {"bytes": len(frame)}))
+            self._trace(frame_trace.sent(frame, self.session.version, self.session.aliases))
         if not (self._dirty or self._in_batch):
             self._dirty = True
             self._services.flusher.add(self)
@@ -211,15 +212,7 @@ class MqttConnection(ABC):
 
     def _trace_received(self, packet: packets.Packet) -> None:
         assert self._trace is not None
-        details: dict[str, Any] = {"kind": "frame", "direction": "in", "frame": type(packet).__name__.lower()}
-        if isinstance(packet, packets.Publish):
-            details.update(topic=packet.topic, qos=packet.qos, bytes=len(packet.payload))
-        elif isinstance(packet, packets.Subscribe):
-            details.update(filters=[request.filter for request in packet.requests])
-        elif isinstance(packet, packets.Unsubscribe):
-            details.update(filters=packet.filters)
-        packet_id = getattr(packet, "packet_id", 0)
-        self._trace({**details, "id": packet_id} if packet_id else details)
+        self._trace(frame_trace.received(packet))
 
     def _say(self, reason: int, properties: packets.Properties = NO_PROPERTIES) -> None:
         """DISCONNECT, where the version has it."""
