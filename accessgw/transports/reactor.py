@@ -45,6 +45,20 @@ class LeanReactor(epollreactor.EPollReactor):
 
     doIteration = doPoll
 
+    def addReader(self, reader: Any) -> None:
+        """As Twisted's, in one step for what is not known yet."""
+        fd = reader.fileno()
+        if fd not in self._reads and fd not in self._writes:
+            try:
+                self._poller.register(fd, select.EPOLLIN)
+            except OSError:
+                pass  # Twisted's way knows what cannot be polled, and raises for the rest
+            else:
+                self._reads.add(fd)
+                self._selectables[fd] = reader
+                return
+        super().addReader(reader)  # type: ignore[no-untyped-call]  # inherited from Twisted, unannotated
+
     def removeReader(self, reader: Any) -> None:
         """As Twisted's, in one step for what is only read."""
         fd = reader.fileno()
@@ -54,6 +68,16 @@ class LeanReactor(epollreactor.EPollReactor):
             self._reads.remove(fd)
         else:
             super().removeReader(reader)  # type: ignore[no-untyped-call]  # inherited from Twisted, unannotated
+
+    def forget(self, descriptor: Any) -> None:
+        """As removeReader and removeWriter, for one that is closed right after it: with its last descriptor the kernel takes a
+        file out of the set by itself (epoll(7), questions 6 and 7). (A child between fork and exec has another for a moment:
+        events of a file that nobody here has any more are passed over.)"""
+        fd = descriptor.fileno()
+        if self._selectables.get(fd) is descriptor:
+            del self._selectables[fd]
+            self._reads.discard(fd)
+            self._writes.discard(fd)
 
 
 def install() -> None:

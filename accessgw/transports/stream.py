@@ -55,7 +55,7 @@ class StreamConnection(StreamDescriptor):
         self, sock: socket.SocketType, info: ConnectionInfo, services: TransportServices, address: str
     ) -> None:
         """`sock` is non-blocking; `address` is the key that AddressLimits counted it under, or empty."""
-        super().__init__(sock, services.reactor, services.counters)
+        StreamDescriptor.__init__(self, sock, services.reactor, services.counters)
         self.info = info
         self.bytes_in = 0
         self._services = services
@@ -82,9 +82,12 @@ class StreamConnection(StreamDescriptor):
 
     def begin(self, receiver: Callable[[bytes], None]) -> None:
         """Start reading; the first bytes go to `receiver`, within handshake_timeout or hello_timeout."""
-        limits = self._services.limits
+        services = self._services
+        limits = services.limits
         self._receiver = receiver
-        self._arm(limits.handshake_timeout if self._phase == HANDSHAKE else limits.hello_timeout)
+        delay = limits.handshake_timeout if self._phase == HANDSHAKE else limits.hello_timeout
+        if delay:
+            self._timer = services.timers.schedule(delay, self._timed_out)
         self._reactor.addReader(self)
 
     def receive_with(self, receiver: Callable[[bytes], None]) -> None:
@@ -198,7 +201,10 @@ class StreamConnection(StreamDescriptor):
         if self._phase < FLUSHING:
             self._phase = ESTABLISHED
             self._idle = seconds
-            self._arm(seconds)
+            if seconds and self._timer is not None:
+                self._timer.touch(seconds)
+            else:
+                self._arm(seconds)
 
     def await_hello(self) -> None:
         if self._phase < FLUSHING:
@@ -231,12 +237,16 @@ class StreamConnection(StreamDescriptor):
         size = len(data)
         self.bytes_in += size
         self._counters.bytes_in += size
-        if self._phase == ESTABLISHED and self._idle and self._timer is not None and self._farewell is None:
-            self._timer.touch(self._idle)
+        established = self._phase == ESTABLISHED
         try:
             self._receiver(data)
         except Exception:
             self._failed("received data")
+        # Only now: what came may have ended the connection, and with it the time-out.
+        if established and self._phase == ESTABLISHED and self._idle and self._farewell is None:
+            timer = self._timer
+            if timer is not None:
+                timer.touch(self._idle)
 
     def _emptied(self) -> None:
         if self._phase == FLUSHING:
@@ -368,7 +378,7 @@ class StreamConnection(StreamDescriptor):
             self._reason, self._detail = reason, detail
         self._phase = CLOSED
         services = self._services
-        self._close_socket()
+        self._close_socket(services.forget)
         self._receiver = ignore
         self._farewell = None
         if self._timer is not None:
