@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
+from msgspec import Struct, field
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -29,8 +29,7 @@ MAX_ATTRIBUTES = 16
 MAX_ATTRIBUTE = 256
 
 
-@dataclass(slots=True)
-class Introduction:
+class Introduction(Struct):
     """What a device says of itself: in a HELLO, or in the long form of a short request."""
 
     credentials: Credentials

@@ -33,6 +33,7 @@ from protocols.mqtt.state import LIVE, TABLE, Role, State
 _OPEN = State.OPEN
 _CLOSED = State.CLOSED
 _CONNECTING = State.CONNECTING
+_SERVER = Role.SERVER
 _BEFORE_CONNACK = (State.CONNECTING, State.AUTHENTICATING)
 _TOLD = {
     Property.RECEIVE_MAXIMUM: "receive_maximum",
@@ -263,7 +264,7 @@ class Connection(Receiver):
 
     def accept_as_asked(self, present: bool) -> None:
         """accept() of a CONNACK without properties, `present` being its Session Present."""
-        if self._state is not _CONNECTING or self._peer is not UNTOLD or self.role is not Role.SERVER:
+        if self._state is not _CONNECTING or self._peer is not UNTOLD or self.role is not _SERVER:
             self.accept(Connack(present))
             return
         # Who has said nothing takes any size, and has no authentication method to be named.

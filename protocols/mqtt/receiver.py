@@ -33,6 +33,7 @@ from protocols.mqtt.reasons import FAILURE, Reason, return_code
 from protocols.mqtt.rules import check_direction, connack_reason, disconnect_reason, input_of, spared, type_of
 from protocols.mqtt.state import LIVE, MAY_SEND, TABLE, Role, State
 
+_SERVER = Role.SERVER
 _START = State.START
 _CONNECTING = State.CONNECTING
 _OPEN = State.OPEN
@@ -232,7 +233,7 @@ class Receiver:
         if (
             self._state is not _START
             or self._pending is not None
-            or self.role is not Role.SERVER
+            or self.role is not _SERVER
             or len(data) > self._max_in
         ):
             return None
@@ -252,7 +253,7 @@ class Receiver:
             and data == _GOODBYE
             and self._pending is None
             and self._events is None
-            and self.role is Role.SERVER
+            and self.role is _SERVER
         ):
             self._close()
             return True

@@ -86,7 +86,7 @@ class Admission(Inbound):
             if self._trace is not None:
                 self._trace(traces.connected(self.info))
                 self._trace_received(connect)
-        method = connect.properties.get(Property.AUTHENTICATION_METHOD)
+        method = connect.properties.get(Property.AUTHENTICATION_METHOD) if connect.properties else None
         if method is None:
             self._admit()
             return
@@ -208,18 +208,19 @@ class Admission(Inbound):
             return
         self.session = session
         self._connect = None
-        services.counters.connects[_VERSIONS[connect.version]] = (
-            services.counters.connects.get(_VERSIONS[connect.version], 0) + 1
-        )
+        version, connects = _VERSIONS[connect.version], services.counters.connects
+        connects[version] = connects.get(version, 0) + 1
         if services.tracing.watched:
             self.retrace()
         self._sent("connack")
-        self._read_on()
-        self._rate = rate_of(settings, services.clock.seconds())
+        if self._held_back:
+            self._read_on()
+        if settings.messages_per_second or settings.bytes_per_second:
+            self._rate = rate_of(settings, services.clock.seconds())
         if opened.present and session.filters:
             self.recheck()
         session.window = min(settings.max_inflight, self.wire.peer_receive_maximum)
-        resumed = services.outbound.resume(session)
+        resumed = services.outbound.resume(session) if session.durable else None
         if settings.push_topic and not self._assigned:
             if resumed is None:
                 services.pushes.attach(device, [], passing=not session.durable)

@@ -54,7 +54,7 @@ class MqttBinding(Admission):
             connect = wire.introduced_alone(data)
             if connect is not None:
                 self._services.counters.packets_received += 1
-                self._work([connect], None)
+                self._began(connect)
                 return
         elif len(data) == GOODBYE_SIZE and self._trace is None and wire.left_alone(data):
             self._services.counters.packets_received += 1
@@ -73,6 +73,23 @@ class MqttBinding(Admission):
             self._put_off(arrived)
         else:
             self._work(arrived[:AT_ONCE] if error is not None else arrived, error)
+
+    def _began(self, connect: packets.Connect) -> None:
+        """As _work, of a CONNECT that came alone."""
+        self._in_batch = True
+        self._services.broker.served = 0
+        try:
+            self._introduced(connect)
+        except Exception:
+            self._defect()
+        finally:
+            self._in_batch = False
+        if self._admission is not None:
+            self._held_back = True
+            self.connection.pause()
+        unsent = self.wire.to_send(0.0)
+        if unsent:
+            self._write(unsent)
 
     def _work(self, arrived: list[packets.Packet], error: RemoteError | None) -> None:
         """Handle packets, and write what came of them at once."""

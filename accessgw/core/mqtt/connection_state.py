@@ -33,6 +33,10 @@ from protocols.mqtt.state import Role
 
 log = Logger()
 
+_SERVER = Role.SERVER
+_PEER_GOAWAY = CloseReason.PEER_GOAWAY
+"""What each connection needs: looking at a class of enumeration for a member is dear in Python 3.11."""
+
 MUCH = 4096
 """Bytes written at once past which the connection may have counted as full; less is not worth a look."""
 
@@ -53,7 +57,7 @@ class MqttConnection(ABC):
         self.connection = connection
         self.info: ConnectionInfo = connection.info
         self._services = services
-        self.wire = Wire(Role.SERVER, limits=services.limits, now=services.clock.seconds())
+        self.wire = Wire(_SERVER, limits=services.limits, now=0.0)
         self.session: MqttSession | None = None
         """Set with CONNACK."""
         self._device: DeviceSession | None = None
@@ -244,7 +248,7 @@ class MqttConnection(ABC):
         if not self._closed:
             self.flush()
             self._closed = True
-            self.connection.finish(CloseReason.PEER_GOAWAY)
+            self.connection.finish(_PEER_GOAWAY)
 
     def _finish(self, reason: CloseReason, detail: str = "") -> None:
         if self._closed:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
+from msgspec import Struct
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -25,7 +25,7 @@ from protocols.mqtt.reasons import Reason
 log = Logger()
 
 
-class Opening(NamedTuple):
+class Opening(Struct):
     """How a client wants to be connected (section 3.1)."""
 
     client_id: str
@@ -42,7 +42,7 @@ class Opening(NamedTuple):
     """It outlives its connection however many sessions there are: the gateway's own."""
 
 
-class Opened(NamedTuple):
+class Opened(Struct):
     """The session of a connection."""
 
     session: MqttSession
