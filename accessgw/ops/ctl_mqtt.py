@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 
 from rich.text import Text
 
+from accessgw.ops.ctl_json import text_of
 from accessgw.ops.ctl_session import FAILED, Session, Usage, complain, quoted
 from accessgw.ops.ctl_view import cell, printable
 
@@ -122,7 +123,7 @@ def _subscribe(session: Session, options: argparse.Namespace) -> None:
 def _message_line(event: dict[str, Any], verbose: bool) -> Text:
     """Topic and payload; with `verbose` all else that is known of the message."""
     if "payload" in event:
-        shown = json.dumps(event["payload"], ensure_ascii=False)
+        shown = text_of(event["payload"])
     else:
         shown = event.get("text", "base64:" + event.get("payload_b64", ""))
     line = Text(printable(str(event.get("topic", ""))) + " ", style="bold")

@@ -190,6 +190,29 @@ def test_messages_as_lines(gateway: MqttGateway, run: Run) -> None:
     assert set(gateway.mqtt.asked) == {("subscribe", "a/+")}
 
 
+PAYLOADS = ("1.0", "1e3", "100000000000000000000000", '{"b": 1.50, "a": "\\u00e9", "b": 2}', "[1,  2.0]", "-0", '"x"')
+
+
+def test_payloads_are_printed_as_they_came(gateway: MqttGateway, run: Run) -> None:
+    """1.0, 1e3 and the order of names say something to whoever looks for what a device sends."""
+    gateway.mqtt.kept = [{"topic": f"a/{n}", "payload": text.encode()} for n, text in enumerate(PAYLOADS)]
+    gateway.mqtt.kept += [{"topic": "t", "payload": b"plain"}, {"topic": "b", "payload": b"\xff"}]
+    gateway.seen = [Message(f"a/{n}", text.encode()) for n, text in enumerate(PAYLOADS)]
+    shown = run("retained")[1]
+    as_json = run("--json", "retained")[1]
+    lines = run("subscribe", "a/+")[1].splitlines()
+    events = run("--json", "subscribe", "a/+")[1].splitlines()
+    for n, text in enumerate(PAYLOADS):
+        assert f" {text} " in next(line for line in shown.splitlines() if line.startswith(f"a/{n}")) + " "
+        assert lines[n] == f"a/{n} {text}"
+        assert f'"payload": {text}'.replace("[1,  2.0]", "[1, 2.0]") in events[n]
+    assert "100000000000000000000000" in as_json and "1e3" in as_json and "1.50" in as_json
+    assert json.loads(as_json)["retained"][0]["payload"] == 1.0
+    gateway.mqtt.answer = {"status": "answered", "payload": b"1e3"}
+    assert '"payload": 1e3' in run("--json", "request", "--device", "d", "-t", "cmd", "-n")[1]
+    assert "1e3" in run("request", "--device", "d", "-t", "cmd", "-n")[1]
+
+
 def test_traces(gateway: MqttGateway, run: Run) -> None:
     gateway.seen = [{"at": 1.5, "kind": "dropped", "topic": "a", "client": "c1"}]
     code, out, _ = run("trace", "a/#")
