@@ -75,8 +75,8 @@ def test_every_command_answers(gateway: MqttGateway, run: Run) -> None:
         (["clients"], "c2"),
         (["clients", "--away"], "c2"),
         (["client", "c/1"], "c/1"),
-        (["kick", "c1"], "kicked"),
-        (["kick", "c1", "--discard"], "discarded"),
+        (["kick", "c1"], "c1: disconnected"),
+        (["kick", "c1", "--discard"], "c1: its session is over"),
         (["subscriptions"], "a/+"),
         (["retained"], "a/2"),
         (["retained", "a/#"], "a/2"),
@@ -164,8 +164,10 @@ def test_what_makes_no_sense(gateway: MqttGateway, run: Run) -> None:
 
 
 def test_what_was_not_there_is_a_failure(gateway: MqttGateway, run: Run) -> None:
-    assert run("kick", "unknown")[::2] == (1, "accessgwctl: unknown was not connected\n")
-    assert run("kick", "unknown", "--discard")[::2] == (1, "accessgwctl: unknown had no session\n")
+    assert run("kick", "unknown") == (1, "", "accessgwctl: there is no connection of unknown\n")
+    assert run("kick", "unknown", "--discard") == (1, "", "accessgwctl: there is no session of unknown\n")
+    code, out, _ = run("--json", "kick", "unknown", "--discard")
+    assert (code, json.loads(out)) == (1, {"client": "unknown", "kicked": False, "discarded": False})
     assert run("remove-retained", "absent")[::2] == (1, "accessgwctl: absent has no retained message\n")
     code, out, _ = run("request", "--device", "nowhere", "-t", "cmd", "-n")
     assert code == 1
