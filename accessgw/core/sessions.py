@@ -123,7 +123,7 @@ class SessionManager:
             generation = FIRST if existing is None else existing.generation
         if existing is not None and existing.link is not None:
             self._compete(existing, identity, generation, link)
-        if existing is not None and not _same_person(existing.identity, identity):
+        if existing is not None and existing.identity != identity and not _same_person(existing.identity, identity):
             # Another user, app or strength: nothing of the old session may reach the new one.
             self._end(existing, CloseReason.REPLACED, Status.REPLACED)
             existing = None
@@ -355,7 +355,9 @@ def _check(introduction: Introduction) -> None:
     attributes = introduction.attributes
     if not is_device_id(credentials.device):
         problem = f"a device id is 1 to {MAX_DEVICE} printable characters without spaces"
-    elif not (_is_app(credentials.app) and _is_app(credentials.app_version)):
+    elif (credentials.app or credentials.app_version) and not (
+        _is_app(credentials.app) and _is_app(credentials.app_version)
+    ):
         problem = "an application and its version are at most 64 printable ASCII characters each"
     elif not attributes:
         return

@@ -90,14 +90,14 @@ class AccessLog:
 
     def opened(self, info: ConnectionInfo) -> None:
         """A connection was accepted (and its TLS hand-shake is done)."""
-        if self._settings.connections:
+        if self._settings.connections and self._thread is not None:
             self._put((info, None))
 
     def closed(  # noqa: PLR0917  # the shape of the transports' close hook
         self, info: ConnectionInfo, reason: CloseReason, detail: str, bytes_in: int, bytes_out: int, seconds: float
     ) -> None:
         """A connection has ended; `seconds` is how long it lived."""
-        if self._settings.connections:
+        if self._settings.connections and self._thread is not None:
             self._put((info, (reason.value, detail, bytes_in, bytes_out, seconds)))
 
     def _put(self, item: Any) -> None:

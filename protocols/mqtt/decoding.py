@@ -141,16 +141,18 @@ _BEGINNINGS = {b"\0\4MQTT\4": V311, b"\0\4MQTT\5": V5}
 
 SHORTEST_CONNECT = 15
 """Bytes of a packet with one byte of client id, which MQTT 5 needs one more for."""
+LONGEST_PLAIN = 129
+"""Bytes of the longest packet that has its length in one byte."""
 
 
 def plain_connect(data: bytes) -> Connect | None:
-    """The CONNECT that `data` is, where it is as nearly all are: one packet of less than 130 bytes, without a will and
+    """The CONNECT that `data` is, where it is as nearly all are: one short packet, without a will and
     properties. None for all others, and for what may be wrong: those are for decode_body().
 
     One pass in one function: where clients come and go it is the packet that costs most.
     """
     size = len(data)
-    if size < SHORTEST_CONNECT or data[0] != 0x10 or data[1] > 127 or data[1] + 2 != size:
+    if not SHORTEST_CONNECT <= size <= LONGEST_PLAIN or data[0] != 0x10 or data[1] != size - 2:
         return None
     version = _BEGINNINGS.get(data[2:9])
     flags = data[9]

@@ -172,12 +172,13 @@ class Admission(Inbound):
                 services.denied("publish", identity, will.topic, decision)
                 self._refuse(Reason.NOT_AUTHORIZED, CloseReason.FORBIDDEN, f"its will may not go to {will.topic!r}")
                 return
-        max_packet = self.wire.peer_max_packet
+        peer = self.wire.peer
+        max_packet = peer.max_packet
         opening = opening_of(
             connect,
             identity,
             services.settings,
-            alias_maximum=self.wire.peer_topic_alias_maximum,
+            alias_maximum=peer.topic_alias_maximum,
             max_packet=max_packet if max_packet < LARGEST else 0,
         )
         opened = services.keeper.open(opening, self)
@@ -202,7 +203,9 @@ class Admission(Inbound):
         settings = services.settings
         keep_alive = keep_alive_of(connect, settings)
         self.connection.set_idle(keep_alive * KEEP_ALIVE_GRACE)
-        if connect.version != V5:
+        if connect.version != V5 or not (
+            connect.properties or authentication or self._assigned or session.expiry or keep_alive != connect.keep_alive
+        ):
             self.wire.accept_as_asked(opened.present)
         elif not self._accept(connect, opened, keep_alive, authentication):
             return

@@ -40,7 +40,10 @@ def opening_of(
 ) -> Opening:
     """The session that it asks for, within our limits."""
     if connect.version == V5:
-        expiry = granted_expiry(connect.properties.get(Property.SESSION_EXPIRY, 0), settings.max_session_expiry)
+        expiry = 0.0
+        if connect.properties:
+            asked = connect.properties.get(Property.SESSION_EXPIRY, 0)
+            expiry = granted_expiry(asked, settings.max_session_expiry)
     else:
         expiry = 0.0 if connect.clean_start else settings.max_session_expiry
     will: StoredWill | None = None

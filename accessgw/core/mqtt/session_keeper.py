@@ -195,7 +195,8 @@ class SessionKeeper:
         if session.durable:
             self._durable -= 1
             self._store.end_session(client_id).addErrback(self._unsaved, client_id)
-        self._publish_will(session)
+        if session.will is not None:
+            self._publish_will(session)
 
     def _expire(self, client_id: str) -> None:
         session = self._sessions.get(client_id)
