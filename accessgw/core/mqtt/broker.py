@@ -112,6 +112,8 @@ class Broker:
         self._backlog: deque[tuple[Publication, Iterator[int], Deferred[int]]] = deque()
         """Fan-outs too large for one turn, and what came after them."""
         self._backlog_bytes = 0
+        self._put_off: Publication | None = None
+        """The last message that was put there."""
         self._slicing = False
         """A turn that goes on with them is to come, or runs."""
 
@@ -151,10 +153,11 @@ class Broker:
         """As publish: the reason code, and how many it reached or waits for."""
         before = self.reached
         self.served = 0
+        self._put_off = None
         outcome = self.publish(message)
-        reached = self.reached - before
+        at_once, put_off = self.reached - before, self._put_off
         whole = succeed(int(outcome)) if isinstance(outcome, int) else outcome
-        return whole.addCallback(lambda reason: (reason, reached))
+        return whole.addCallback(lambda reason: (reason, at_once if put_off is None else put_off.reached))
 
     def _after_rules(
         self, taken: Deferred[int], message: Message, received: tuple[str, int] | None, will_of: str
@@ -432,6 +435,7 @@ class Broker:
         self, pub: Publication, hidden: bool, received: tuple[str, int] | None, will_of: str
     ) -> Deferred[int]:
         done: Deferred[int] = Deferred()
+        self._put_off = pub
         self._backlog.append((pub, self._sliced(pub, hidden), done))
         self._backlog_bytes += pub.size
 
