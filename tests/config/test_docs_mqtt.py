@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from accessgw.config import load
+from accessgw.config import ConfigError, load
 from accessgw.model.settings import GatewaySettings
 from tests.client import tls_files
 
@@ -51,5 +51,5 @@ def test_each_part_loads(tmp_path: Path, part: str) -> None:
 
 
 def test_the_checks_see_what_is_wrong(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="unknown cluster"):
+    with pytest.raises(ConfigError, match="unknown cluster"):
         loaded(tmp_path, WHOLE.replace('name = "ingest"', 'name = "digest"'))
