@@ -47,8 +47,8 @@ class StreamConnection(StreamDescriptor):
     """
 
     __slots__ = (
-        "_address", "_ages_at", "_aging", "_binding", "_detail", "_eof", "_farewell", "_idle", "_opened_at", "_paused", "_phase",
-        "_reason", "_receiver", "_services", "_timer", "bytes_in", "info",
+        "_address", "_ages_at", "_aging", "_binding", "_detail", "_eof", "_farewell", "_heard_at", "_idle",
+        "_opened_at", "_paused", "_phase", "_reason", "_receiver", "_services", "_timer", "bytes_in", "info",
     )  # fmt: skip
 
     def __init__(
@@ -69,6 +69,9 @@ class StreamConnection(StreamDescriptor):
         self._detail = ""
         self._farewell: Callable[[CloseReason], bytes] | None = None
         self._idle = 0.0
+        self._heard_at = -math.inf
+        """When something came that keeps it from being idle: the timer looks at it when it is due, so that a read need
+        not move the timer."""
         self._timer: Timer | None = None
         self._ages_at = math.inf
         """When it is to be told that it has aged, and then, when it is closed for it."""
@@ -218,8 +221,8 @@ class StreamConnection(StreamDescriptor):
             self._receiver = binding.data_received
 
     def touch(self) -> None:
-        if self._phase == ESTABLISHED and self._idle and self._timer is not None:
-            self._timer.touch(self._idle)
+        if self._phase == ESTABLISHED:
+            self._heard_at = self._reactor.seconds()
 
     # ------------------------------------------------------------------ StreamDescriptor
 
@@ -242,11 +245,8 @@ class StreamConnection(StreamDescriptor):
             self._receiver(data)
         except Exception:
             self._failed("received data")
-        # Only now: what came may have ended the connection, and with it the time-out.
-        if established and self._phase == ESTABLISHED and self._idle and self._farewell is None:
-            timer = self._timer
-            if timer is not None:
-                timer.touch(self._idle)
+        if established and self._farewell is None:
+            self._heard_at = self._reactor.seconds()
 
     def _emptied(self) -> None:
         if self._phase == FLUSHING:
@@ -324,8 +324,11 @@ class StreamConnection(StreamDescriptor):
         elif phase == HELLO:
             self._too_late()
         elif phase == ESTABLISHED:
+            quiet = self._services.reactor.seconds() - self._heard_at
             if self._paused:
                 self._arm(self._idle)
+            elif quiet < self._idle:
+                self._arm(self._idle - quiet)
             else:
                 self._expired()
         else:

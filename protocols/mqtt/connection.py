@@ -209,7 +209,16 @@ class Connection(Receiver):
 
     def puback(self, packet_id: int, reason: int = 0) -> None:
         """PUBACK; a reason is left out before MQTT 5."""
-        if self._acknowledge(0x40, packet_id, reason) and self._unanswered:
+        if self._state is _OPEN and not reason and 0 < packet_id < 65536:
+            # The usual one, without a call more.
+            frame = b"\x40\x02" + packet_id.to_bytes(2, "big")
+            if self._out is None:
+                self._out = [frame]
+            else:
+                self._out.append(frame)
+        elif not self._acknowledge(0x40, packet_id, reason):
+            return
+        if self._unanswered:
             self._unanswered -= 1
 
     def pubrec(self, packet_id: int, reason: int = 0) -> None:

@@ -42,6 +42,8 @@ _CLOSED = State.CLOSED
 _GOODBYE = b"\xe0\0"
 """DISCONNECT without reason and properties, the same in every version."""
 
+_SHORTEST_PUBLISH: Final = 7
+"""Bytes: its header of two, and five behind it."""
 _ACKNOWLEDGEMENTS: Final[dict[int, type[Puback | Pubrec | Pubrel | Pubcomp]]] = {
     0x40: Puback,
     0x50: Pubrec,
@@ -79,9 +81,9 @@ class Receiver:
         """3, 4 or 5; 0 before CONNECT."""
         self.keep_alive = 0
         """Seconds, as it was agreed; 0: none."""
-        self._state = State.START
+        self._state = _START
         self._terms: Terms = terms_of(limits)
-        self._max_in = limits.max_connect if role is Role.SERVER else limits.max_packet
+        self._max_in = limits.max_connect if role is _SERVER else limits.max_packet
         self._peer: Peer = UNTOLD
         self._events: list[Packet] | None = None
         self._out: list[bytes] | None = None
@@ -94,7 +96,7 @@ class Receiver:
         """The peer's PUBLISHes of QoS 1 and 2 that we have not answered (MQTT 5)."""
         self._outstanding = 0
         """Ours by `send` that the peer has not answered (MQTT 5)."""
-        self._keep = KeepAlive(now) if role is Role.CLIENT else None
+        self._keep = None if role is _SERVER else KeepAlive(now)
         self.halves = 0
         """Packets that have not come whole in one call of receive()."""
 
@@ -129,7 +131,6 @@ class Receiver:
         pos = 0
         size = len(data)
         publish_qos = self._terms.publish_qos
-        version = self.version
         try:
             while pos < size:
                 start = pos + 2
@@ -154,27 +155,9 @@ class Receiver:
                 if self._state is _OPEN:
                     qos = publish_qos[first]
                     if qos >= 0 and length > 4:
-                        name = start + 2
-                        stop = name + (data[start] << 8 | data[start + 1])
-                        body = stop + 2 if qos else stop
-                        if version == V5:
-                            plain = body < end and not data[body] and stop > name
-                            body += 1
-                        else:
-                            plain = body <= end
-                        if plain:
-                            topic = self._terms.topics[data[name:stop]]
-                            if qos:
-                                packet_id = data[stop] << 8 | data[stop + 1]
-                                if not packet_id:
-                                    raise RemoteError(Reason.PROTOCOL_ERROR, "expected a packet id of 1..65535, got 0")
-                                if version == V5:
-                                    self._count_unanswered()
-                                events.append(
-                                    Publish(topic, data[body:end], qos, first & 1 == 1, first & 8 == 8, packet_id)
-                                )
-                            else:
-                                events.append(Publish(topic, data[body:end], 0, first & 1 == 1))
+                        publish = self._plain_publish(first, qos, data, start, end)
+                        if publish is not None:
+                            events.append(publish)
                             pos = end
                             continue
                     elif length == 2:
@@ -195,7 +178,6 @@ class Receiver:
                         self._close()
                         return False
                 self._packet(first, data, start, end, events)
-                version = self.version
                 pos = end
                 if self._state is _CLOSED:
                     self._close()
@@ -208,6 +190,59 @@ class Receiver:
             return False
         except RemoteError as error:
             self._fail(error.code, connect_level(data, pos) if self._state is State.START else self.version)
+            raise
+
+    def _plain_publish(self, first: int, qos: int, data: bytes, start: int, end: int) -> Publish | None:
+        """The PUBLISH whose body of at least five bytes this is; None when it needs the long way: it has properties, or
+        is malformed."""
+        name = start + 2
+        stop = name + (data[start] << 8 | data[start + 1])
+        body = stop + 2 if qos else stop
+        if self.version == V5:
+            if body >= end or data[body] or stop == name:
+                return None
+            body += 1
+        elif body > end:
+            return None
+        terms = self._terms
+        topic = terms.topics[data[name:stop]]
+        if not qos:
+            return Publish(topic, data[body:end], 0, first & 1 == 1)
+        packet_id = data[stop] << 8 | data[stop + 1]
+        if not packet_id:
+            raise RemoteError(Reason.PROTOCOL_ERROR, "expected a packet id of 1..65535, got 0")
+        if self.version == V5:
+            if self._unanswered >= terms.receive_maximum:
+                self._count_unanswered()
+            self._unanswered += 1
+        return Publish(topic, data[body:end], qos, first & 1 == 1, first & 8 == 8, packet_id)
+
+    def published_alone(self, data: bytes) -> Publish | None:
+        """The message, when `data` is one whole PUBLISH without properties and nothing is held back before it: then it
+        has been received, without an event. Else None, and `data` is for receive(). Raises as receive() does."""
+        size = len(data)
+        if (
+            self._state is not _OPEN
+            or self._pending is not None
+            or self._events is not None
+            or not _SHORTEST_PUBLISH <= size <= self._max_in
+            or type(data) is not bytes
+        ):
+            return None
+        first, length, start = data[0], data[1], 2
+        if length > 127:
+            # Two bytes, as most have whose length does not fit into one; zero would be padding.
+            more = data[2]
+            if not 0 < more < 128:
+                return None
+            length, start = length & 127 | more << 7, 3
+        qos = self._terms.publish_qos[first]
+        if qos < 0 or start + length != size or length < 5:
+            return None
+        try:
+            return self._plain_publish(first, qos, data, start, size)
+        except RemoteError as error:
+            self._fail(error.code, self.version)
             raise
 
     def acked_alone(self, data: bytes) -> int:
@@ -234,6 +269,7 @@ class Receiver:
             self._state is not _START
             or self._pending is not None
             or self.role is not _SERVER
+            or type(data) is not bytes
             or len(data) > self._max_in
         ):
             return None

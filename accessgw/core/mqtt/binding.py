@@ -41,26 +41,31 @@ class MqttBinding(Admission):
         if self._closed:
             return
         session = self.session
-        if (
-            session is not None
-            and len(data) == PUBACK_SIZE
-            and self._trace is None
-            and self._acked_alone(session, data)
-        ):
-            return
         error: RemoteError | None = None
         wire = self.wire
-        if session is None:
-            connect = wire.introduced_alone(data)
-            if connect is not None:
-                self._services.counters.packets_received += 1
-                self._began(connect)
-                return
-        elif len(data) == GOODBYE_SIZE and self._trace is None and wire.left_alone(data):
-            self._services.counters.packets_received += 1
-            self._left()
-            return
         try:
+            if session is None:
+                connect = wire.introduced_alone(data)
+                if connect is not None:
+                    self._services.counters.packets_received += 1
+                    self._began(connect)
+                    return
+            elif self._trace is None:
+                # Most packets come alone: those that come often are spared the list of events.
+                size = len(data)
+                if size == PUBACK_SIZE:
+                    if self._acked_alone(session, data):
+                        return
+                elif size == GOODBYE_SIZE:
+                    if wire.left_alone(data):
+                        self._services.counters.packets_received += 1
+                        self._left()
+                        return
+                elif self._rate is None and self._admission is None:
+                    publish = wire.published_alone(data)
+                    if publish is not None:
+                        self._published(publish)
+                        return
             if wire.receive(data, 0.0):
                 self._services.packet_timeout.begun(self)
         except RemoteError as found:
@@ -87,6 +92,22 @@ class MqttBinding(Admission):
         if self._admission is not None:
             self._held_back = True
             self.connection.pause()
+        unsent = self.wire.to_send(0.0)
+        if unsent:
+            self._write(unsent)
+
+    def _published(self, packet: packets.Publish) -> None:
+        """As _work, of a PUBLISH that came alone."""
+        services = self._services
+        services.counters.packets_received += 1
+        services.broker.served = 0
+        self._in_batch = True
+        try:
+            self._on_publish(packet)
+        except Exception:
+            self._defect()
+        finally:
+            self._in_batch = False
         unsent = self.wire.to_send(0.0)
         if unsent:
             self._write(unsent)

@@ -110,13 +110,14 @@ class MqttConnection(ABC):
         if self.session is None:
             return
         self.wire.send_frame(frame)
-        self._services.counters.packets_sent += 1
+        services = self._services
+        services.counters.packets_sent += 1
         self._queued += len(frame)
         if self._trace is not None:
             self._trace(frame_trace.sent(frame, self.session.version, self.session.aliases))
         if not (self._dirty or self._in_batch):
             self._dirty = True
-            self._services.flusher.add(self)
+            services.flusher.add(self)
 
     def pubrel(self, packet_id: int, reason: int = 0) -> None:
         if not self._closed:
@@ -134,12 +135,20 @@ class MqttConnection(ABC):
         self._dirty = False
         data = self.wire.to_send(0.0)
         if data:
-            self._write(data)
+            # As _write, without a call more for each message.
+            self._queued = 0
+            self.connection.write(data)
+            if len(data) > MUCH:
+                self._wrote_much()
 
     def _write(self, data: bytes) -> None:
         self._queued = 0
         self.connection.write(data)
-        if len(data) > MUCH and not self._closed and not self.connection.buffered:
+        if len(data) > MUCH:
+            self._wrote_much()
+
+    def _wrote_much(self) -> None:
+        if not self._closed and not self.connection.buffered:
             # It counted as full for a moment; the transport, which took all of it at once, has no drain to tell of.
             self.drained()
 
