@@ -7,7 +7,6 @@ it only grows. See core.courier for what moves it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 from accessgw.core.interfaces import Link, Session, Timer
 from accessgw.core.streams import Stream
@@ -79,24 +78,17 @@ class Delivery:
         """None: detached; the object is dead."""
         self.topics: frozenset[str] | None = None
         """None until they have been read."""
-        self.woken = False
-        """It has more than these four. Most devices of MQTT come and go without a push: theirs never has."""
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            """A slot that is empty yet: the first look at any of them fills them all."""
-            if self.woken:
-                raise AttributeError(name)
-            self._wake()
-            return getattr(self, name)
-
-    def _wake(self) -> None:
-        self.woken = True
-        session = self.session
         self.identity: Identity = session.identity
-        self.device = session.identity.device
-        self.user = session.identity.user
+        self.woken = False
+        """It has more than these five. Most devices of MQTT come and go without a push: theirs never has."""
+
+    def wake(self) -> None:
+        """It is about to get a place in a stream, or to look for some: what that takes is made now, once."""
+        if self.woken:
+            return
+        self.woken = True
+        self.device = self.identity.device
+        self.user = self.identity.user
         self.places: dict[int, Place] = NOTHING
         """By alias."""
         self.loading = 0

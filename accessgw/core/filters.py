@@ -76,13 +76,10 @@ class FilterChain:
         named = list(filters)
         # Filters that leave an extension point alone cost nothing there.
         self._connection = [(n, f.connection) for n, f in named if type(f).connection is not Filter.connection]
+        self.ask_connections = bool(self._connection)
+        """Whether `connection` has anybody to ask."""
         self._call = [(n, f.call) for n, f in named if type(f).call is not Filter.call]
         self._push = [(n, f.push) for n, f in named if type(f).push is not Filter.push]
-
-    @property
-    def ask_connections(self) -> bool:
-        """Whether `connection` has anybody to ask."""
-        return bool(self._connection)
 
     async def connection(self, identity: Identity, info: ConnectionInfo | None) -> None:
         """A device was authenticated; raises Refused against it."""

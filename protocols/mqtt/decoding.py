@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from struct import Struct
 
 from protocols.errors import RemoteError
 from protocols.mqtt.limits import STANDARD_LIMITS, Limits
@@ -143,6 +144,8 @@ SHORTEST_CONNECT = 15
 """Bytes of a packet with one byte of client id, which MQTT 5 needs one more for."""
 LONGEST_PLAIN = 129
 """Bytes of the longest packet that has its length in one byte."""
+_PLAIN_HEAD = Struct(">BB7sBHH").unpack_from
+"""First byte, length, name and level, flags, keep alive, two bytes behind them."""
 
 
 def plain_connect(data: bytes) -> Connect | None:
@@ -152,18 +155,20 @@ def plain_connect(data: bytes) -> Connect | None:
     One pass in one function: where clients come and go it is the packet that costs most.
     """
     size = len(data)
-    if not SHORTEST_CONNECT <= size <= LONGEST_PLAIN or data[0] != 0x10 or data[1] != size - 2:
+    if not SHORTEST_CONNECT <= size <= LONGEST_PLAIN:
         return None
-    version = _BEGINNINGS.get(data[2:9])
-    flags = data[9]
-    if version is None or flags & 0x3D or flags & 0xC0 == 0x40:
+    first, length, beginning, flags, keep_alive, behind = _PLAIN_HEAD(data)
+    version = _BEGINNINGS.get(beginning)
+    if first != 0x10 or length != size - 2 or version is None or flags & 0x3D or flags & 0xC0 == 0x40:
         return None
-    pos = 14
     if version == V5:
-        if data[12]:
-            return None
+        if behind > 255:
+            return None  # properties
         pos = 15
-    stop = pos + (data[pos - 2] << 8 | data[pos - 1])
+        stop = pos + (behind << 8 | data[14])
+    else:
+        pos = 14
+        stop = pos + behind
     raw = data[pos:stop]
     username = password = None
     try:
@@ -180,7 +185,7 @@ def plain_connect(data: bytes) -> Connect | None:
         return None
     if stop != size or not raw or "\0" in client_id or (username and "\0" in username):
         return None
-    return Connect(client_id, version, flags & 2 == 2, data[10] << 8 | data[11], username, password)
+    return Connect(client_id, version, flags & 2 == 2, keep_alive, username, password)
 
 
 def _protocol(data: bytes, pos: int, end: int) -> tuple[int, bool, int]:

@@ -159,3 +159,34 @@ def test_removing_a_reader_leaves_its_writing_and_strangers_alone(reactor: Any) 
     reactor.addReader(two)
     reactor.doIteration(0)
     assert two.came == [b"two"]
+
+
+def test_who_is_forgotten_and_closed_leaves_its_number_to_the_next(reactor: Any) -> None:
+    gone = Reader(reactor)
+    reactor.addWriter(gone)
+    number = gone.fileno()
+    gone.there.send(b"unread")
+    reactor.forget(gone)
+    reactor.forget(gone)
+    gone.here.close()
+    next_one = Reader(reactor)
+    assert next_one.fileno() == number
+    reactor.doIteration(0)
+    assert (gone.came, gone.written, next_one.came, next_one.written) == ([], 0, [], 0)
+    next_one.there.send(b"x")
+    reactor.doIteration(0)
+    assert next_one.came == [b"x"]
+    assert gone not in reactor.getReaders() and gone not in reactor.getWriters()
+
+
+def test_a_stranger_is_not_forgotten_in_anothers_place(reactor: Any) -> None:
+    one = Reader(reactor)
+
+    class Stranger:
+        def fileno(self) -> int:
+            return one.fileno()
+
+    reactor.forget(Stranger())
+    one.there.send(b"x")
+    reactor.doIteration(0)
+    assert one.came == [b"x"]

@@ -187,8 +187,11 @@ class Admission(Inbound):
             return
         self.connection.established()
         self._admission = opened.ready
-        opened.ready.addCallbacks(lambda _: self._welcome(opened, authentication), self._not_kept)
+        opened.ready.addCallbacks(self._kept, self._not_kept, (opened, authentication))
         opened.ready.addErrback(self._defect)
+
+    def _kept(self, _: None, opened: Opened, authentication: packets.Properties) -> None:
+        self._welcome(opened, authentication)
 
     def _welcome(self, opened: Opened, authentication: packets.Properties) -> None:
         self._admission = None
