@@ -28,7 +28,8 @@ class BloomFilter:
             bits[(place & mask) >> 3] |= 1 << (place & 7)
             place += step
 
-    def __contains__(self, member: tuple[str, str]) -> bool:
+    def may_have(self, member: tuple[str, str]) -> bool:
+        """Whether it was added; False is certain. As `in`, but that a call by name is quicker."""
         bits, mask = self._bits, self._mask
         place = hash(member)
         step = place >> 32 | 1
@@ -39,3 +40,5 @@ class BloomFilter:
             if not bits[(place & mask) >> 3] & 1 << (place & 7):
                 return False
         return True
+
+    __contains__ = may_have
