@@ -7,9 +7,7 @@ from typing import Any
 
 from accessgw.core import tracing as traces
 from accessgw.core.mqtt.admission import Admission
-from accessgw.core.mqtt.connecting import (
-    for_bridge,
-)
+from accessgw.core.mqtt.connecting import for_bridge
 from accessgw.core.mqtt.session import PUBACK, MqttSession
 from accessgw.core.mqtt.session_keeper import granted_expiry
 from accessgw.model.reasons import CloseReason
@@ -50,7 +48,7 @@ class MqttBinding(Admission):
                     self._services.counters.packets_received += 1
                     self._began(connect)
                     return
-            elif self._trace is None:
+            elif self._trace is None and self._rest is None:
                 # Most packets come alone: those that come often are spared the list of events.
                 size = len(data)
                 if size == PUBACK_SIZE:
@@ -74,10 +72,15 @@ class MqttBinding(Admission):
         self._services.counters.packets_received += len(arrived)
         if self._rate is not None:
             self._spent(arrived, len(data))
-        if len(arrived) > AT_ONCE and error is None:
+        if error is not None:
+            self._work(arrived[:AT_ONCE] if self._rest is None else [], error)
+        elif self._rest is not None:
+            # TLS hands on what one read brings in several parts, one for each of its records.
+            self._rest += arrived
+        elif len(arrived) > AT_ONCE:
             self._put_off(arrived)
         else:
-            self._work(arrived[:AT_ONCE] if error is not None else arrived, error)
+            self._work(arrived, None)
 
     def _began(self, connect: packets.Connect) -> None:
         """As _work, of a CONNECT that came alone."""
