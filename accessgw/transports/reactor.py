@@ -22,17 +22,25 @@ MAX_EVENTS = 256
 class LeanReactor(epollreactor.EPollReactor):
     """An EPollReactor whose read events go straight to the descriptor."""
 
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # inherited from Twisted, unannotated
+        self._forgotten: set[int] = set()
+        """Descriptors closed in this iteration, whose events may still be to come; a new file may have their numbers."""
+
     def doPoll(self, timeout: float | None) -> None:
         """Wait for events, at most `timeout` seconds (None: as long as it takes), and serve them."""
         wait = -1.0 if timeout is None else timeout
         # PEP 475: the poll goes on by itself after a signal whose handler raises nothing.
         ready = self._poller.poll(wait, MAX_EVENTS)
         selectables: dict[int, Any] = self._selectables
+        self._forgotten.clear()
         for fd, event in ready:
             selectable = selectables.get(fd)
             if selectable is None:
                 continue
             if event != select.EPOLLIN:
+                if fd in self._forgotten:
+                    continue  # its hang-up would end its successor; what is the successor's own comes again
                 self._doReadOrWrite(selectable, fd, event)  # type: ignore[no-untyped-call]  # inherited from Twisted, unannotated
                 continue
             try:
@@ -78,6 +86,7 @@ class LeanReactor(epollreactor.EPollReactor):
             del self._selectables[fd]
             self._reads.discard(fd)
             self._writes.discard(fd)
+            self._forgotten.add(fd)
 
 
 def install() -> None:

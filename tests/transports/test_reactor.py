@@ -190,3 +190,30 @@ def test_a_stranger_is_not_forgotten_in_anothers_place(reactor: Any) -> None:
     one.there.send(b"x")
     reactor.doIteration(0)
     assert one.came == [b"x"]
+
+
+def test_who_takes_the_number_of_one_that_was_closed_does_not_hear_its_hang_up(reactor: Any) -> None:
+    closing = Reader(reactor)
+    closing.there.send(b"x")  # it is ready first, and served first
+    gone = Reader(reactor)
+    reactor.addWriter(gone)
+    reactor.removeReader(gone)
+    number = gone.fileno()
+    successors: list[Reader] = []
+
+    def read() -> None:
+        closing.came.append(closing.here.recv(100))
+        reactor.forget(gone)
+        gone.here.close()
+        successors.append(Reader(reactor))
+
+    closing.doRead = read  # type: ignore[method-assign]
+    gone.there.close()
+    reactor.doIteration(0)
+    (successor,) = successors
+    assert (gone.written, gone.lost) == (0, [])
+    assert successor.fileno() == number
+    assert successor.lost == []
+    successor.there.close()
+    reactor.doIteration(0)
+    assert successor.came == [b""] or successor.lost
