@@ -66,6 +66,9 @@ class PacketTimeout:
     def _look(self) -> None:
         self._looking = False
         now, timeout = self._seconds(), self._timeout()
+        if timeout <= 0:
+            # The bound was taken away meanwhile.
+            self._begun.clear()
         left = BATCH
         while self._begun and left:
             link, (halves, began) = next(iter(self._begun.items()))

@@ -137,3 +137,16 @@ def test_many_at_once_end_in_batches_and_no_bound_is_none() -> None:
     free.receive(PACKETS[3][:5])
     world.wait(100)
     assert not free.ended_at
+
+
+def test_a_bound_that_is_taken_away_ends_nobody() -> None:
+    world = World()
+    link, held = Link(world), Link(world)
+    held.held_back = True
+    for one in (link, held):
+        one.receive(PACKETS[3][:5])
+    world.wait(5)
+    world.seconds = 0.0
+    world.wait(20)
+    assert not world.clock.getDelayedCalls()
+    assert not link.ended_at and not held.ended_at
