@@ -79,6 +79,8 @@ class SessionKeeper:
     def open(self, opening: Opening, outlet: Outlet) -> Opened:
         """Give the outlet its session; an earlier connection of the client is displaced (section 3.1.4)."""
         client_id = opening.client_id
+        if self._orphans:
+            self._publish_orphan(client_id)
         existing = self._sessions.get(client_id)
         if existing is not None and existing.outlet is not None:
             existing.outlet.displace(Reason.SESSION_TAKEN_OVER)
@@ -212,8 +214,13 @@ class SessionKeeper:
             if session.outlet is None:
                 self._publish_will(session)
             return
+        self._publish_orphan(client_id)
+
+    def _publish_orphan(self, client_id: str) -> None:
+        """The will of a session that a restart has ended, due since: before a new session has one of its own."""
         will = self._orphans.pop(client_id, None)
         if will is not None:
+            self._wills.remove(client_id, will)
             self._publish(client_id, None, will)
 
     def _publish_will(self, session: MqttSession) -> None:

@@ -214,6 +214,30 @@ def test_wills_across_restarts() -> None:
     assert world.store.loaded.wills == {}
 
 
+def test_a_client_that_is_back_right_after_a_restart_has_its_old_will_published_before_it_has_another() -> None:
+    world = World()
+    watching = watcher(world)
+    for name in ("again", "without"):
+        world.client(name).connect(expiry=0, will=will_of(payload=b"old " + name.encode()))
+    world.restart()
+    watching.connect()
+    world.client("without").connect(expiry=0)
+    again = world.client("again")
+    again.connect(expiry=60, will=will_of(payload=b"new", delay=5))
+    world.run(watching)
+    assert watching.payloads == [b"old without", b"old again"]
+    again.cut()
+    later(world, 3)
+    world.run(watching)
+    assert len(watching.payloads) == 2
+    assert world.counters.wills_waiting == 1
+    later(world, 3)
+    world.run(watching)
+    assert watching.payloads[2:] == [b"new"]
+    assert (world.counters.wills_waiting, world.counters.wills_waiting_bytes) == (0, 0)
+    assert world.store.loaded.wills == {}
+
+
 def test_the_will_of_a_large_fan_out_does_not_forget_its_successor() -> None:
     world = World()
     for number in range(2001):
