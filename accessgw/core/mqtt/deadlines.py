@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable
+from itertools import islice
 
 from accessgw.core.interfaces import Timer, Timers
 from protocols.mmtp.nothing import NOTHING
@@ -54,13 +55,11 @@ class Deadlines:
                 self._seconds[second] = NOTHING
 
     def pop_first(self) -> str | None:
-        """The key that is due first, which is kept no more; None when there is none."""
+        """A key of the second that is due first, which is kept no more; None when there is none."""
         while self._order:
             keys = self._seconds[self._order[0]]
             if keys:
-                key = next(iter(keys))
-                del keys[key]
-                return key
+                return keys.popitem()[0]
             del self._seconds[heapq.heappop(self._order)]
         return None
 
@@ -80,11 +79,11 @@ class Deadlines:
         while self._order and self._order[0] <= now and left:
             second = self._order[0]
             keys = self._seconds[second]
-            while keys and left:
-                key = next(iter(keys))
-                del keys[key]
+            # One pass: the first key of a dict is dear to find when many before it were deleted.
+            for key in tuple(islice(keys, left)):
                 left -= 1
-                self._due(key)
+                if keys.pop(key, key) is None:
+                    self._due(key)
             # Whoever was told may have added and removed.
             if self._order and self._order[0] == second and not self._seconds[second]:
                 del self._seconds[heapq.heappop(self._order)]

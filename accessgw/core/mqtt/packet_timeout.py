@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from typing import Protocol
 
 from accessgw.core.interfaces import Timers
@@ -69,13 +70,12 @@ class PacketTimeout:
         if timeout <= 0:
             # The bound was taken away meanwhile.
             self._begun.clear()
-        left = BATCH
-        while self._begun and left:
-            link, (halves, began) = next(iter(self._begun.items()))
+        # One pass: the first entry of a dict is dear to find when many before it were deleted.
+        for link, (halves, began) in tuple(islice(self._begun.items(), BATCH)):
             if began + timeout > now:
                 break
-            left -= 1
-            del self._begun[link]
+            if self._begun.pop(link, None) is None:
+                continue  # the end of another was its end
             if not link.wire.within_packet or link.wire.halves != halves:
                 continue
             if link.held_back:

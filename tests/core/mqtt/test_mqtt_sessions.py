@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from time import process_time
 from typing import Any
 
 import pytest
@@ -324,6 +325,22 @@ def test_deadlines_that_change_while_they_come() -> None:
         clock.advance(0.25)
     assert came == ["first", "added", "last"]
     assert deadlines.pop_first() is None
+
+
+def test_many_deadlines_of_one_second_cost_no_more_each_than_few() -> None:
+    def seconds_for(count: int) -> float:
+        clock = Clock()
+        left = set(range(count))
+        deadlines = Deadlines(TimingWheel(clock), clock.seconds, lambda key: left.remove(int(key)))
+        for number in range(count):
+            deadlines.add(str(number), 5.0)
+        start = process_time()
+        while left:
+            clock.advance(0.25)
+        return process_time() - start
+
+    few = min(seconds_for(5_000) for _ in range(5))
+    assert seconds_for(100_000) < 20 * 5 * few
 
 
 def test_deadlines_come_once_in_time_and_in_batches() -> None:
