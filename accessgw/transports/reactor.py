@@ -91,4 +91,4 @@ class LeanReactor(epollreactor.EPollReactor):
 
 def install() -> None:
     """Make it the reactor of this process; nothing may have imported another."""
-    installReactor(LeanReactor())  # type: ignore[no-untyped-call]  # inherited from Twisted, unannotated
+    installReactor(LeanReactor())
