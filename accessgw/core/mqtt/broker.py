@@ -230,6 +230,7 @@ class Broker:
         if (
             outlet is None
             or type(session) is not MqttSession
+            or not session.window
             or session.aliases is not None
             or session.max_packet
             or group.no_local
@@ -350,7 +351,7 @@ class Broker:
                     self._to_local(pub, receiver, qos, retain)
                 continue
             assert type(receiver) is MqttSession
-            if receiver.aliases is not None or receiver.max_packet or outlet.buffered > limit:
+            if receiver.aliases is not None or receiver.max_packet or not receiver.window or outlet.buffered > limit:
                 send(pub, receiver, 0, retain, identifiers)
                 continue
             if receiver.v5:

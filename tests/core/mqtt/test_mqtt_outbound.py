@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from accessgw.core.interfaces.mqtt_state import Message
 from accessgw.core.mqtt.publication import properties_at
 from protocols.mqtt import packets
-from protocols.mqtt.packets import V311, Property
+from protocols.mqtt.packets import V5, V311, Property
 from protocols.mqtt.reasons import Reason
 from tests.core.mqtt.mqtt_world import Client, World
 
@@ -205,6 +205,21 @@ def test_no_alias_is_used_up_before_connack() -> None:
 
 
 # ------------------------------------------------------------------ large fan-outs
+
+
+@pytest.mark.parametrize("version", [V311, V5])
+def test_nothing_is_sent_or_counted_before_connack(version: int) -> None:
+    world = World()
+    client = world.client("c", version=version)
+    client.connect()
+    client.subscribe("t", qos=0)
+    client.cut()
+    client.connect(welcome=False)
+    sent: list[bytes] = []
+    client.put = sent.append  # type: ignore[method-assign]
+    assert world.publish(b"x") == [Reason.NO_MATCHING_SUBSCRIBERS]
+    assert sent == []
+    assert (world.counters.sent_qos0, world.counters.sent_bytes, world.broker.reached) == (0, 0, 0)
 
 
 def test_large_fan_outs_go_in_slices_and_keep_the_order() -> None:
