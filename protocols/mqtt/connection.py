@@ -7,6 +7,7 @@ from dataclasses import replace
 from protocols.errors import LocalError, RemoteError, TooLargeForPeer
 from protocols.mqtt.encoding import PINGREQ, encode
 from protocols.mqtt.limits import terms_of
+from protocols.mqtt.lone_packets import LonePackets
 from protocols.mqtt.packets import (
     NO_PROPERTIES,
     V5,
@@ -26,7 +27,6 @@ from protocols.mqtt.packets import (
 from protocols.mqtt.peer import UNTOLD, Peer, check_publish, check_subscribe, peer_of
 from protocols.mqtt.reason_tables import REASONS
 from protocols.mqtt.reasons import FAILURE, Reason
-from protocols.mqtt.receiver import Receiver
 from protocols.mqtt.rules import check_direction, disconnect_reason, input_of, spared, type_of
 from protocols.mqtt.state import LIVE, TABLE, Role, State
 
@@ -52,7 +52,7 @@ _WITH_PROBLEM_INFORMATION = (Publish, Connack, Disconnect)
 __all__ = ["Connection", "Role"]
 
 
-class Connection(Receiver):
+class Connection(LonePackets):
     """The protocol's connection object.
 
     After a RemoteError, a refusal, a DISCONNECT of either side or the end of the transport it is `closed`: then

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from struct import Struct
 
 from protocols.errors import RemoteError
 from protocols.mqtt.limits import STANDARD_LIMITS, Limits
@@ -137,60 +136,13 @@ def _connect(first: int, data: bytes, pos: int, end: int, _version: int, limits:
     )  # fmt: skip
 
 
-_BEGINNINGS = {b"\0\4MQTT\4": V311, b"\0\4MQTT\5": V5}
+BEGINNINGS = {b"\0\4MQTT\4": V311, b"\0\4MQTT\5": V5}
 """Name and level as nearly all clients have them."""
-
-SHORTEST_CONNECT = 15
-"""Bytes of a packet with one byte of client id, which MQTT 5 needs one more for."""
-LONGEST_PLAIN = 129
-"""Bytes of the longest packet that has its length in one byte."""
-_PLAIN_HEAD = Struct(">BB7sBHH").unpack_from
-"""First byte, length, name and level, flags, keep alive, two bytes behind them."""
-
-
-def plain_connect(data: bytes) -> Connect | None:
-    """The CONNECT that `data` is, where it is as nearly all are: one short packet, without a will and
-    properties. None for all others, and for what may be wrong: those are for decode_body().
-
-    One pass in one function: where clients come and go it is the packet that costs most.
-    """
-    size = len(data)
-    if not SHORTEST_CONNECT <= size <= LONGEST_PLAIN:
-        return None
-    first, length, beginning, flags, keep_alive, behind = _PLAIN_HEAD(data)
-    version = _BEGINNINGS.get(beginning)
-    if first != 0x10 or length != size - 2 or version is None or flags & 0x3D or flags & 0xC0 == 0x40:
-        return None
-    if version == V5:
-        if behind > 255:
-            return None  # properties
-        pos = 15
-        stop = pos + (behind << 8 | data[14])
-    else:
-        pos = 14
-        stop = pos + behind
-    raw = data[pos:stop]
-    username = password = None
-    try:
-        if flags & 0x80:
-            pos = stop + 2
-            stop = pos + (data[pos - 2] << 8 | data[pos - 1])
-            username = data[pos:stop].decode()
-        if flags & 0x40:
-            pos = stop + 2
-            stop = pos + (data[pos - 2] << 8 | data[pos - 1])
-            password = data[pos:stop]
-        client_id = raw.decode()
-    except (IndexError, UnicodeDecodeError):
-        return None
-    if stop != size or not raw or "\0" in client_id or (username and "\0" in username):
-        return None
-    return Connect(client_id, version, flags & 2 == 2, keep_alive, username, password)
 
 
 def _protocol(data: bytes, pos: int, end: int) -> tuple[int, bool, int]:
     """(version, bridge, position behind them). The level must be one of ours, and the name that of the level."""
-    version = _BEGINNINGS.get(data[pos : pos + 7], 0)
+    version = BEGINNINGS.get(data[pos : pos + 7], 0)
     if version and pos + 7 <= end:
         return version, False, pos + 7
     name, pos = read_binary(data, pos, end)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from protocols.errors import RemoteError
-from protocols.mqtt.decoding import connect_level, decode_body, plain_connect
+from protocols.mqtt.decoding import connect_level, decode_body
 from protocols.mqtt.encoding import encode
 from protocols.mqtt.keep_alive import KeepAlive
 from protocols.mqtt.limits import DEFAULT_LIMITS, Limits, Terms, terms_of
@@ -35,15 +35,9 @@ from protocols.mqtt.state import LIVE, MAY_SEND, TABLE, Role, State
 
 _SERVER = Role.SERVER
 _START = State.START
-_CONNECTING = State.CONNECTING
 _OPEN = State.OPEN
 _CLOSED = State.CLOSED
 
-_GOODBYE = b"\xe0\0"
-"""DISCONNECT without reason and properties, the same in every version."""
-
-_SHORTEST_PUBLISH: Final = 7
-"""Bytes: its header of two, and five behind it."""
 _ACKNOWLEDGEMENTS: Final[dict[int, type[Puback | Pubrec | Pubrel | Pubcomp]]] = {
     0x40: Puback,
     0x50: Pubrec,
@@ -216,84 +210,6 @@ class Receiver:
                 self._count_unanswered()
             self._unanswered += 1
         return Publish(topic, data[body:end], qos, first & 1 == 1, first & 8 == 8, packet_id)
-
-    def published_alone(self, data: bytes) -> Publish | None:
-        """The message, when `data` is one whole PUBLISH without properties and nothing is held back before it: then it
-        has been received, without an event. Else None, and `data` is for receive(). Raises as receive() does."""
-        size = len(data)
-        if (
-            self._state is not _OPEN
-            or self._pending is not None
-            or self._events is not None
-            or not _SHORTEST_PUBLISH <= size <= self._max_in
-            or type(data) is not bytes
-        ):
-            return None
-        first, length, start = data[0], data[1], 2
-        if length > 127:
-            # Two bytes, as most have whose length does not fit into one; zero would be padding.
-            more = data[2]
-            if not 0 < more < 128:
-                return None
-            length, start = length & 127 | more << 7, 3
-        qos = self._terms.publish_qos[first]
-        if qos < 0 or start + length != size or length < 5:
-            return None
-        try:
-            return self._plain_publish(first, qos, data, start, size)
-        except RemoteError as error:
-            self._fail(error.code, self.version)
-            raise
-
-    def acked_alone(self, data: bytes) -> int:
-        """The packet id when `data` is one whole PUBACK of success and nothing is held back before it: then it has been
-        received, without an event. Else 0, and `data` is for receive()."""
-        if (
-            self._state is _OPEN
-            and len(data) == 4
-            and data[0] == 0x40
-            and data[1] == 2
-            and self._pending is None
-            and self._events is None
-        ):
-            packet_id = data[2] << 8 | data[3]
-            if packet_id and self._outstanding:
-                self._outstanding -= 1
-            return packet_id
-        return 0
-
-    def introduced_alone(self, data: bytes) -> Connect | None:
-        """The CONNECT, when `data` is one whole and plain one, and the first that comes: then it has been received, without
-        an event. Else None, and `data` is for receive()."""
-        if (
-            self._state is not _START
-            or self._pending is not None
-            or self.role is not _SERVER
-            or type(data) is not bytes
-            or len(data) > self._max_in
-        ):
-            return None
-        connect = plain_connect(data)
-        if connect is not None:
-            self.version = connect.version
-            self.keep_alive = connect.keep_alive
-            self._max_in = self._terms.limits.max_packet
-            self._state = _CONNECTING
-        return connect
-
-    def left_alone(self, data: bytes) -> bool:
-        """Whether `data` is one whole DISCONNECT of a client that has nothing to say with it, and nothing is held back
-        before it: then it has been received, without an event. Else it is for receive()."""
-        if (
-            self._state is _OPEN
-            and data == _GOODBYE
-            and self._pending is None
-            and self._events is None
-            and self.role is _SERVER
-        ):
-            self._close()
-            return True
-        return False
 
     def _long_length(self, data: bytes, pos: int, size: int) -> tuple[int, int]:
         """(remaining length, position behind it); (0, 0) while it is not whole."""

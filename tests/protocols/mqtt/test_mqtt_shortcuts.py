@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from protocols.errors import RemoteError
 from protocols.mqtt.connection import Connection, Role
-from protocols.mqtt.decoding import decode, plain_connect
+from protocols.mqtt.decoding import decode
 from protocols.mqtt.encoding import encode
 from protocols.mqtt.limits import Limits
+from protocols.mqtt.lone_packets import plain_connect
 from protocols.mqtt.packets import V5, V31, V311, Connack, Connect, Disconnect, Pingreq, Property, Will
 from protocols.mqtt.state import State
 from tests.protocols.mqtt.mqtt_strategies import connects
