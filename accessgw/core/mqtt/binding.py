@@ -160,8 +160,7 @@ class MqttBinding(Admission):
             return
         self._rest = None
         self._work(rest, None)
-        if not (self._closed or self._held_back) and self._pause is None:
-            self.connection.resume()
+        self._listen()
 
     def _acked_alone(self, session: MqttSession, data: bytes) -> bool:
         """An acknowledgement came alone, as most do; False when it is not one, or brings more about."""
@@ -209,10 +208,6 @@ class MqttBinding(Admission):
 
     def late(self) -> None:
         """Nothing can be said before CONNECT; the transport closes."""
-
-    @property
-    def held_back(self) -> bool:
-        return self._held_back or self._pause is not None or self._rest is not None
 
     def packet_late(self) -> None:
         """MQTT 5: a limit of ours was exceeded. (Keep alive may be off, or was kept to by each byte.)"""

@@ -94,6 +94,10 @@ class MqttConnection(ABC):
         """There is room again for what waits to be sent."""
 
     @abstractmethod
+    def packet_late(self) -> None:
+        """A packet was not whole within its time: end the connection."""
+
+    @abstractmethod
     def recheck(self) -> None:
         """The topic rules have changed since it subscribed: give up what it may not have any more."""
 
@@ -177,11 +181,21 @@ class MqttConnection(ABC):
         else:
             self._say_and_close(Reason.SERVER_SHUTTING_DOWN, CloseReason.DRAINING)
 
+    @property
+    def held_back(self) -> bool:
+        """It is not read."""
+        return self._held_back or self._pause is not None or self._rest is not None
+
     def _read_on(self) -> None:
         if self._held_back:
             self._held_back = False
-            if self._pause is None and self._rest is None:
-                self.connection.resume()
+            self._listen()
+
+    def _listen(self) -> None:
+        """One reason not to read it is gone; there may be others."""
+        if not (self._closed or self.held_back):
+            self._services.packet_timeout.resumed(self)
+            self.connection.resume()
 
     def _refuse(self, reason: Reason, close: CloseReason, detail: str) -> None:
         """CONNACK with a reason, or DISCONNECT where that was said already."""
@@ -215,8 +229,7 @@ class MqttConnection(ABC):
 
     def _resume(self) -> None:
         self._pause = None
-        if not self._held_back and self._rest is None:
-            self.connection.resume()
+        self._listen()
 
     def retrace(self) -> None:
         """Somebody began or ceased to watch this device."""

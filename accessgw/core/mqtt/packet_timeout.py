@@ -55,6 +55,12 @@ class PacketTimeout:
             self._begun[link] = (halves, self._seconds())
             self._look_in(self._timeout())
 
+    def resumed(self, link: Reading) -> None:
+        """It is read again: while it was not, nothing could come."""
+        begun = self._begun.pop(link, None)
+        if begun is not None:
+            self._begun[link] = (begun[0], self._seconds())
+
     def gone(self, link: Reading) -> None:
         """The connection is over."""
         self._begun.pop(link, None)

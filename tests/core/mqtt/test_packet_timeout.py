@@ -124,6 +124,24 @@ def test_one_that_is_not_read_is_not_blamed_until_it_is() -> None:
     assert not gone.ended_at
 
 
+def test_one_that_is_read_again_has_its_time_again() -> None:
+    """It is held to fewer bytes a second than its packet needs in time."""
+    world = World()
+    link, other = Link(world), Link(world)
+    for _ in range(5):
+        link.receive(PACKETS[3][:5] if not link.wire.within_packet else b"x")
+        link.held_back = True
+        world.wait(8)
+        link.held_back = False
+        world.timeout.resumed(link)
+    world.timeout.resumed(other)
+    world.wait(9)
+    assert not link.ended_at
+    world.wait(2)
+    assert late(link, 50)
+    assert not other.ended_at
+
+
 def test_many_at_once_end_in_batches_and_no_bound_is_none() -> None:
     world = World()
     links = [Link(world) for _ in range(3 * BATCH)]
