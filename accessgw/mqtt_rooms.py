@@ -26,6 +26,7 @@ from accessgw.core.mqtt.direct import Direct
 from accessgw.core.mqtt.flapping import Flapping
 from accessgw.core.mqtt.gauges import SessionGauges
 from accessgw.core.mqtt.outbound import Outbound
+from accessgw.core.mqtt.packet_timeout import PacketTimeout
 from accessgw.core.mqtt.requests import Requests
 from accessgw.core.mqtt.rules import ServiceRules
 from accessgw.core.mqtt.services import MqttServices, wire_limits
@@ -124,6 +125,7 @@ class MqttRooms:
             tracing,
             counters,
             os.urandom,
+            PacketTimeout(timers, reactor.seconds, lambda: self.broker.settings.packet_timeout),
             enhanced,
             MqttCalls(
                 calls,

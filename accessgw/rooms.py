@@ -599,7 +599,10 @@ class _Later:
         self._room = room
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._room(), name)
+        found = getattr(self._room(), name)
+        if callable(found):
+            setattr(self, name, found)  # methods stay as they are, and some are called for each connection
+        return found
 
 
 def _clusters(settings: GatewaySettings) -> list[ClusterSettings]:

@@ -75,29 +75,37 @@ def make_parser() -> argparse.ArgumentParser:
     for command in (call, listen):
         _common(command, {"default": argparse.SUPPRESS})
     mqtt_command.add_commands(
-        commands, lambda command: _common(command, {"default": argparse.SUPPRESS}, mqtt_command.URL_HELP)
+        commands, lambda command: _common(command, {"default": argparse.SUPPRESS}, mqtt_command.URL_HELP, mqtt=True)
     )
     return parser
 
 
-def _common(parser: argparse.ArgumentParser, default: dict[str, Any], url_help: str = URL_HELP) -> None:
+def _common(
+    parser: argparse.ArgumentParser, default: dict[str, Any], url_help: str = URL_HELP, *, mqtt: bool = False
+) -> None:
     def option(*names: str, value: Any = None, **more: Any) -> None:
         parser.add_argument(*names, **{"default": value, **more, **default})
 
+    hidden = argparse.SUPPRESS if mqtt else ""
     option("--url", value=DEFAULT_URL, help=url_help)
     option("--device", value="", help="device id; when left out the host name, over MQTT one of its own")
     option("--user", value="", help="user, told to the gateway as an attribute; over MQTT the user name")
     option("--token", value="dev-device", help="device token; over MQTT the password")
-    option("--app", value="accessgw-client", help="application name")
+    # mqtt_command refuses those that mean nothing there, wherever they stand.
+    option("--app", value=mqtt_command.DEFAULT_APP, help=hidden or "application name; not over MQTT")
     option("--ca", metavar="FILE", help=f"authorities to trust; {DEVELOPMENT_CA} when it is there")
     option("--cert", metavar="FILE", help="own certificate, for listeners that ask for one")
     option("--key", metavar="FILE", help="its private key")
     option("--insecure", action="store_true", value=False, help="trust any certificate")
-    option("--state-dir", metavar="DIR", help="remember how far pushes were processed, header states, dictionaries")
-    option("--profile", choices=("h", "d"), value="d", help="header blocks: d templates where the gateway can, h HPACK")
-    option("--no-dictionaries", action="store_true", value=False, help="bodies without dictionaries and history")
+    remembered = "remember how far pushes were processed, header states, dictionaries; not over MQTT"
+    option("--state-dir", metavar="DIR", help=hidden or remembered)
+    profiles = "header blocks: d templates where the gateway can, h HPACK; not over MQTT"
+    option("--profile", choices=("h", "d"), value="d", help=hidden or profiles)
+    plain = "bodies without dictionaries and history; not over MQTT"
+    option("--no-dictionaries", action="store_true", value=False, help=hidden or plain)
     option("--timeout", type=float, value=10.0, metavar="SECONDS", help="for connecting, and for the call")
-    option("--short", action="store_true", value=False, help="by a short connection (HTTPS) only")
+    by_short = "by a short connection (HTTPS) only; not over MQTT"
+    option("--short", action="store_true", value=False, help=hidden or by_short)
     option("-v", "--verbose", action="store_true", value=False, help="show the frames on standard error")
 
 

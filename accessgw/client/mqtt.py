@@ -16,6 +16,7 @@ from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from accessgw.client.tunnel import Tunnel
 from protocols.errors import LocalError, RemoteError
 from protocols.mqtt.connection import Connection, Role
 from protocols.mqtt.limits import DEFAULT_LIMITS, Limits
@@ -89,7 +90,9 @@ class MqttClient(Protocol):
         on_message: Callable[[Publish], None] = lambda message: None,
         on_packet: Callable[[str, Packet], None] = lambda direction, packet: None,
         limits: Limits = DEFAULT_LIMITS,
+        tunnel: Tunnel | None = None,
     ) -> None:
+        """`secure`: there is a TLS hand-shake to wait for. `tunnel`: MQTT rides in WebSocket (section 6)."""
         self.version = connect.version
         self.accepted: Deferred[Connack] = Deferred()
         """Fires with the CONNACK of success; fails with MqttFailure."""
@@ -100,6 +103,7 @@ class MqttClient(Protocol):
         self.on_message = on_message
         self._on_packet = on_packet
         self._limits = limits
+        self._tunnel = tunnel
         self._connection: Connection | None = None
         self._over: MqttFailure | None = None
         self._why: MqttFailure | None = None
@@ -169,6 +173,12 @@ class MqttClient(Protocol):
         self._begin()
 
     def _begin(self) -> None:
+        if self._tunnel is None:
+            self._introduce()
+        else:
+            self.transport.write(self._tunnel.to_send())
+
+    def _introduce(self) -> None:
         self._connection = Connection(Role.CLIENT, limits=self._limits, now=self._clock.seconds())
         try:
             self._send(self._connect)
@@ -176,6 +186,16 @@ class MqttClient(Protocol):
             self._end(MqttFailure(str(error)))
 
     def dataReceived(self, data: bytes) -> None:
+        if self._tunnel is not None and self._over is None:
+            try:
+                data = self._tunnel.receive(data)
+            except RemoteError as error:
+                self._why = self._why or MqttFailure(f"WebSocket: {error}")
+                self._close()
+                return
+            if self._connection is None and self._tunnel.open:
+                self._introduce()
+            self.transport.write(self._tunnel.to_send())
         connection = self._connection
         if connection is None or self._over is not None:
             return
@@ -228,10 +248,20 @@ class MqttClient(Protocol):
             return
         data = connection.to_send(self._clock.seconds())
         if data and self.transport is not None:
-            self.transport.write(data)
+            self._write(data)
         if connection.closed:
             self._close()
         self._schedule()
+
+    def _write(self, data: bytes) -> None:
+        tunnel = self._tunnel
+        if tunnel is not None:
+            if tunnel.open:
+                tunnel.send(data)
+            if self._connection is not None and self._connection.closed:
+                tunnel.close()
+            data = tunnel.to_send()
+        self.transport.write(data)
 
     def _schedule(self) -> None:
         if self._timer is not None and self._timer.active():

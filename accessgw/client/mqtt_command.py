@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import os
+import re
 import secrets
 import sys
 from collections.abc import Callable
@@ -17,15 +18,19 @@ from twisted.internet.protocol import Factory
 
 from accessgw.client.addresses import Address
 from accessgw.client.mqtt import MqttClient, MqttFailure, reason_text
-from accessgw.client.twisted_transports import Endpoints
+from accessgw.client.tunnel import Tunnel
+from accessgw.client.twisted_transports import ALPN_SHORT, Endpoints
 from protocols.errors import LocalError
 from protocols.mqtt.packets import V5, Connect, Packet, Properties, Property, Publish, SubscriptionRequest
 from protocols.mqtt.reasons import FAILURE
 
 DEFAULT_URL = "mqtts://127.0.0.1:8883"
-URL_HELP = f"mqtts:// or mqtt:// (plain); {DEFAULT_URL}"
-PORTS = {"mqtt": 1883, "mqtts": 8883}
+URL_HELP = f"mqtts://, mqtt:// (plain), wss:// or ws:// (WebSocket, path /mqtt); {DEFAULT_URL}"
+PORTS = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
+PATH = "/mqtt"
+SUBPROTOCOL = "mqtt"
 ALPN = b"mqtt"
+DEFAULT_APP = "accessgw-client"
 OK, FAILED, UNREACHABLE = 0, 1, 3
 KEEP_ALIVE = 60
 _SECRET = ("password",)
@@ -56,17 +61,22 @@ def add_commands(commands: Any, common: Callable[[argparse.ArgumentParser], None
 
 
 def parse_url(url: str) -> Address:
-    """`mqtt://host[:port]` or `mqtts://host[:port]`; ValueError says what is wrong."""
+    """`mqtts://host[:port]`, `wss://host[:port][/path]` and the same without TLS; ValueError says what is wrong."""
     parts = urlsplit(url)
     if parts.scheme not in PORTS:
-        raise ValueError(f"expected mqtt:// or mqtts://, got {url!r}")
-    if not parts.hostname or parts.path not in ("", "/") or parts.query or parts.username is not None:
-        raise ValueError(f"expected {parts.scheme}://host:port, got {url!r}")
+        raise ValueError(f"expected mqtts://, mqtt://, wss:// or ws://, got {url!r}")
+    websocket = parts.scheme in ("ws", "wss")
+    path = parts.path if parts.path != "/" else ""
+    if not parts.hostname or (path and not websocket) or parts.query or parts.username is not None:
+        raise ValueError(f"expected {parts.scheme}://host:port{PATH if websocket else ''}, got {url!r}")
+    if not re.fullmatch(r"(/[!$-~]*)?", path):
+        raise ValueError(f"expected a path of ASCII without spaces, got {url!r}")
     try:
         port = parts.port
     except ValueError:
         raise ValueError(f"expected a port in 1..65535, got {url!r}") from None
-    return Address(parts.scheme, parts.hostname, port or PORTS[parts.scheme])
+    where = (path or PATH) if websocket else ""
+    return Address(parts.scheme, parts.hostname, port or PORTS[parts.scheme], path=where)
 
 
 def connect_packet(args: argparse.Namespace) -> Connect:
@@ -91,8 +101,9 @@ async def run(reactor: Any, args: argparse.Namespace, address: Address, endpoint
         reactor,
         secure=address.secure,
         on_packet=_shown if args.verbose else _unseen,
+        tunnel=Tunnel(address, secrets.randbits(128), SUBPROTOCOL) if address.websocket else None,
     )
-    endpoint = endpoints.endpoint(address, ALPN)
+    endpoint = endpoints.endpoint(address, _alpn(address))
     opening: Deferred[Any] = endpoint.connect(Factory.forProtocol(lambda: client))
     opening.addTimeout(args.timeout, reactor)
     try:
@@ -122,6 +133,10 @@ async def run(reactor: Any, args: argparse.Namespace, address: Address, endpoint
     reactor.removeSystemEventTrigger(stopping)
     await client.disconnect()
     return code
+
+
+def _alpn(address: Address) -> bytes:
+    return ALPN_SHORT if address.websocket else ALPN
 
 
 async def _publish(client: MqttClient, args: argparse.Namespace) -> int:
@@ -278,6 +293,15 @@ def payload_of(args: argparse.Namespace) -> bytes:
 def main(args: argparse.Namespace, ca: str | None, default_url: str) -> None:
     """Run the command that was parsed and exit; `ca` are the authorities to trust, `default_url` is what the other
     commands connect to. Raises ValueError and OSError for arguments that make no sense."""
+    for option, given in (
+        ("--short", args.short),
+        ("--state-dir", args.state_dir),
+        ("--app", args.app != DEFAULT_APP),
+        ("--profile", args.profile != "d"),
+        ("--no-dictionaries", args.no_dictionaries),
+    ):
+        if given:
+            raise ValueError(f"{option}: means nothing over MQTT")
     if args.url == default_url:
         args.url = DEFAULT_URL
     address = parse_url(args.url)
@@ -287,7 +311,7 @@ def main(args: argparse.Namespace, ca: str | None, default_url: str) -> None:
 
     endpoints = Endpoints(reactor, ca=ca, cert=args.cert, key=args.key or args.cert, insecure=args.insecure)
     if address.secure:
-        endpoints.endpoint(address, ALPN)
+        endpoints.endpoint(address, _alpn(address))
 
     async def command(reactor: Any) -> None:
         code = await run(reactor, args, address, endpoints)

@@ -17,10 +17,10 @@ class Tunnel:
     Nothing is sent inside before the server has answered the upgrade.
     """
 
-    def __init__(self, address: Address, nonce: int) -> None:
+    def __init__(self, address: Address, nonce: int, subprotocol: str = SUBPROTOCOL) -> None:
         """`nonce` is a random number of 128 bits."""
         self._handshake: ClientHandshake | None = ClientHandshake(
-            address.authority, address.path, nonce.to_bytes(KEY_SIZE, "big"), (SUBPROTOCOL,)
+            address.authority, address.path, nonce.to_bytes(KEY_SIZE, "big"), (subprotocol,)
         )
         self._socket = WebSocket(Role.CLIENT)
         self._request = self._handshake.request

@@ -53,6 +53,7 @@ def _limits(mqtt: MqttSettings, limits: TransportLimits) -> Iterator[Problem]:
     for smaller, least, larger, most in (
         # a message that fits no queue would be lost to every session that is away
         ("mqtt.max_packet", mqtt.max_packet, "mqtt.max_queued_bytes", mqtt.max_queued_bytes),
+        ("mqtt.receive_maximum", mqtt.receive_maximum, "mqtt.max_unreleased", mqtt.max_unreleased),
         ("mqtt.max_qos0_buffer", mqtt.max_qos0_buffer, "limits.write_buffer", limits.write_buffer),
         ("mqtt.max_topic_length", mqtt.max_topic_length + PACKET_OVERHEAD, "mqtt.max_packet", mqtt.max_packet),
     ):

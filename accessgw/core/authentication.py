@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from msgspec.structs import replace
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.logger import Logger
 
 from accessgw.core.bounded import bounded
@@ -47,17 +47,32 @@ class AuthenticatorChain:
         """Ask these from now on; who is connected stays."""
         self._authenticators = tuple(authenticators)
 
-    async def authenticate(self, credentials: Credentials) -> Identity | None:
-        """Who it is; None when no authenticator knows the credentials.
+    def ask(self, credentials: Credentials) -> Identity | Deferred[Identity | None] | None:
+        """Who it is, where the first authenticator knows and says so at once, as most do: nobody waits, so that no
+        coroutine is needed. Else its answer, for authenticate() to go on with. Raises AdmissionRefused."""
+        if not self._authenticators:
+            return None
+        try:
+            answer = self._authenticators[0].authenticate(credentials)
+        except Exception:
+            return fail()
+        if answer.called and isinstance(answer.result, Identity):
+            return self._with_certificate(credentials, answer.result)
+        return answer
+
+    async def authenticate(
+        self, credentials: Credentials, asked: Deferred[Identity | None] | None = None
+    ) -> Identity | None:
+        """Who it is; None when no authenticator knows the credentials. `asked` is what ask() gave for them.
 
         Raises AdmissionRefused: with AUTH when an authenticator refused, with OVERLOAD (and reason
         auth_unavailable) when one failed or did not answer, since then nobody knows.
         """
         for authenticator in self._authenticators:
             try:
-                identity = await bounded(
-                    authenticator.authenticate(credentials), self._timeout, self._clock, authenticator.name
-                )
+                answer = authenticator.authenticate(credentials) if asked is None else asked
+                asked = None
+                identity = await bounded(answer, self._timeout, self._clock, authenticator.name)
             except CancelledError:
                 raise  # the device went away meanwhile: no verdict
             except AuthenticationFailed as error:
@@ -81,9 +96,9 @@ class AuthenticatorChain:
         self.count_failure("none")
         return None
 
-    async def require(self, credentials: Credentials) -> Identity:
+    async def require(self, credentials: Credentials, asked: Deferred[Identity | None] | None = None) -> Identity:
         """As authenticate, but unknown credentials are refused too."""
-        identity = await self.authenticate(credentials)
+        identity = await self.authenticate(credentials, asked)
         if identity is None:
             raise AdmissionRefused(Status.AUTH, CloseReason.AUTH_FAILED, "the credentials are not known here")
         return identity

@@ -69,20 +69,28 @@ class Delivery:
     __slots__ = (
         "behind", "bulk", "cursors", "device", "held", "held_since", "identity", "introductions", "left", "link",
         "loading", "noticed", "open", "places", "resuming", "session", "stuck_since", "subscribing", "timer", "timer_due",
-        "topics", "user", "window",
+        "topics", "user", "window", "woken",
     )  # fmt: skip
 
     def __init__(self, session: Session, link: Link) -> None:
         self.session = session
         self.link: Link | None = link
         """None: detached; the object is dead."""
-        self.identity: Identity = session.identity
-        self.device = session.identity.device
-        self.user = session.identity.user
-        self.places: dict[int, Place] = NOTHING
-        """By alias."""
         self.topics: frozenset[str] | None = None
         """None until they have been read."""
+        self.identity: Identity = session.identity
+        self.woken = False
+        """It has more than these five. Most devices of MQTT come and go without a push: theirs never has."""
+
+    def wake(self) -> None:
+        """It is about to get a place in a stream, or to look for some: what that takes is made now, once."""
+        if self.woken:
+            return
+        self.woken = True
+        self.device = self.identity.device
+        self.user = self.identity.user
+        self.places: dict[int, Place] = NOTHING
+        """By alias."""
         self.loading = 0
         """How many look-ups of its places are under way; what begins meanwhile is put into `noticed`."""
         self.left: frozenset[str] = NO_TOPICS

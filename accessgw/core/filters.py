@@ -76,6 +76,8 @@ class FilterChain:
         named = list(filters)
         # Filters that leave an extension point alone cost nothing there.
         self._connection = [(n, f.connection) for n, f in named if type(f).connection is not Filter.connection]
+        self.ask_connections = bool(self._connection)
+        """Whether `connection` has anybody to ask."""
         self._call = [(n, f.call) for n, f in named if type(f).call is not Filter.call]
         self._push = [(n, f.push) for n, f in named if type(f).push is not Filter.push]
 

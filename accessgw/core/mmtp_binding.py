@@ -207,6 +207,7 @@ class MmtpBinding(MmtpLink):
     def _introduced(self, hello: Hello) -> None:
         # Its time ends here; authenticators and filters have time-outs of their own.
         self.connection.established()
+        self.info.protocol = "mmtp 1"
         if self._services.tracing.watched:
             self._trace = self._services.tracing.tracer(hello.device)
             if self._trace is not None:

@@ -78,7 +78,7 @@ class ShortPushes:
         if isinstance(delivery, ShortDelivery):
             epoch, seq = delivery.sent.get(state.key, (state.epoch, 0))
             return seq if epoch == state.epoch else 0
-        if isinstance(delivery, Delivery):
+        if isinstance(delivery, Delivery) and delivery.woken:
             for place in delivery.places.values():
                 if place.stream.key == state.key and place.epoch == state.epoch:
                     # Sent on the long connection but not acknowledged: that may be just what does not arrive.

@@ -99,13 +99,15 @@ class Pushes:
     # --- sessions
 
     def attach(self, session: Session, cursors: Sequence[Cursor], *, passing: bool = False) -> None:
-        self.detach(session)
+        if session.delivery is not None:
+            self.detach(session)
         if session.link is None:
             return
         delivery = Delivery(session, session.link)
         session.delivery = delivery
         self._audiences.enter(delivery)
-        if passing and not cursors and self._store.knows_nothing_of(delivery.device, delivery.identity.user):
+        identity = delivery.identity
+        if passing and not cursors and self._store.knows_nothing_of(identity.device, identity.user):
             delivery.topics = NO_TOPICS
             return
         self._load(delivery, {cursor.stream: cursor for cursor in cursors})
@@ -116,23 +118,27 @@ class Pushes:
         if not isinstance(delivery, Delivery):
             return
         self._audiences.leave(delivery)
-        self._courier.drop(delivery)
+        if delivery.woken:
+            self._courier.drop(delivery)
+        else:
+            delivery.link = None
 
     def acked(self, session: Session, places: Sequence[tuple[int, int]]) -> None:
         delivery = session.delivery
-        if isinstance(delivery, Delivery):
+        if isinstance(delivery, Delivery) and delivery.woken:
             self._courier.acked(delivery, places)
             self._heads.touch(delivery, places)
             if self._courier.dirty and not self._saving:
                 self._save_later()
 
     def writable(self, session: Session) -> None:
-        if isinstance(session.delivery, Delivery):
-            self._courier.writable(session.delivery)
+        delivery = session.delivery
+        if isinstance(delivery, Delivery) and delivery.woken:
+            self._courier.writable(delivery)
 
     def activity(self, session: Session) -> None:
         delivery = session.delivery
-        if isinstance(delivery, Delivery) and delivery.held:
+        if isinstance(delivery, Delivery) and delivery.woken and delivery.held:
             self._courier.activity(delivery)
 
     def append(
@@ -149,6 +155,7 @@ class Pushes:
 
     def _load(self, delivery: Delivery, hello: dict[StreamKey, Cursor]) -> None:
         """Look up the places of a session; those that it has already stay as they are."""
+        delivery.wake()
         delivery.loading += 1
         self._look_up(delivery, hello, FIRST_RETRY)
 
@@ -219,6 +226,7 @@ class Pushes:
     def _enter_begun(self, delivery: Delivery, stream: Stream) -> None:
         """A session meets a stream that was opened here. If it has no place in it although its places are
         known, then the stream began after they were looked up."""
+        delivery.wake()
         if stream.alias in delivery.places:
             place = delivery.places[stream.alias]
             if not place.closing:
@@ -328,6 +336,8 @@ class Pushes:
         if not new:
             return
         delivery = session.delivery if isinstance(session.delivery, Delivery) else None
+        if delivery is not None:
+            delivery.wake()
         begun = self._begin_subscribing(delivery, new)
         try:
             openings = await self._openings.subscribe(device, new)
@@ -367,7 +377,7 @@ class Pushes:
     async def _unsubscribe(self, session: Session, topics: Sequence[str]) -> None:
         await self._store.unsubscribe(session.identity.device, list(topics))
         delivery = session.delivery
-        if not isinstance(delivery, Delivery) or delivery.link is None:
+        if not isinstance(delivery, Delivery) or delivery.link is None or not delivery.woken:
             return
         gone = set(topics)
         if delivery.loading:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
+from msgspec import Struct, field
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -29,8 +29,7 @@ MAX_ATTRIBUTES = 16
 MAX_ATTRIBUTE = 256
 
 
-@dataclass(slots=True)
-class Introduction:
+class Introduction(Struct):
     """What a device says of itself: in a HELLO, or in the long form of a short request."""
 
     credentials: Credentials
@@ -83,15 +82,29 @@ class SessionManager:
 
     def enter(self, introduction: Introduction, link: Link) -> DeviceSession | Deferred[DeviceSession]:
         """As admit, but the session itself when nobody had to be waited for; AdmissionRefused may be raised then."""
-        return begun(self._admit(introduction, link.info, link))
+        _check(introduction)
+        identity = introduction.proven or self._chain.ask(introduction.credentials)
+        if isinstance(identity, Identity) and not introduction.attributes and not self._filters.ask_connections:
+            return self._enter(introduction, identity, link)
+        return begun(self._admit(introduction, link.info, link, identity))
 
     def admit_short(self, introduction: Introduction, info: ConnectionInfo) -> Deferred[DeviceSession]:
         """As admit, for a short connection: there is no link, and a live one of the same identity stays."""
         return Deferred.fromCoroutine(self._admit(introduction, info, None))
 
-    async def _admit(self, introduction: Introduction, info: ConnectionInfo, link: Link | None) -> DeviceSession:
+    async def _admit(
+        self,
+        introduction: Introduction,
+        info: ConnectionInfo,
+        link: Link | None,
+        asked: Identity | Deferred[Identity | None] | None = None,
+    ) -> DeviceSession:
+        """`asked`: what was heard of the authenticators already."""
         _check(introduction)
-        identity = introduction.proven or await self._chain.require(introduction.credentials)
+        if isinstance(asked, Identity):
+            identity = asked
+        else:
+            identity = introduction.proven or await self._chain.require(introduction.credentials, asked)
         if introduction.attributes:
             identity = replace(identity, attributes={**introduction.attributes, **identity.attributes})
         try:
@@ -99,6 +112,10 @@ class SessionManager:
         except Refused as error:
             reason = CloseReason.INTERNAL if error.status == Status.INTERNAL else CloseReason.FORBIDDEN
             raise AdmissionRefused(error.status, reason, str(error)) from None
+        return self._enter(introduction, identity, link)
+
+    def _enter(self, introduction: Introduction, identity: Identity, link: Link | None) -> DeviceSession:
+        """The session of who was admitted. Raises AdmissionRefused."""
         # Nothing waits from here on: two admissions of one device cannot interleave.
         existing = self.registry.by_device(identity.device)
         generation = introduction.generation
@@ -106,7 +123,7 @@ class SessionManager:
             generation = FIRST if existing is None else existing.generation
         if existing is not None and existing.link is not None:
             self._compete(existing, identity, generation, link)
-        if existing is not None and not _same_person(existing.identity, identity):
+        if existing is not None and existing.identity != identity and not _same_person(existing.identity, identity):
             # Another user, app or strength: nothing of the old session may reach the new one.
             self._end(existing, CloseReason.REPLACED, Status.REPLACED)
             existing = None
@@ -114,7 +131,8 @@ class SessionManager:
         session.identity = identity
         if introduction.generation is not None and not session.id:
             self.registry.name(session, self._random_bytes(16).hex(), self._random_bytes(32))
-        self._watch_token(session)
+        if session.token_timer is not None or identity.expires_at is not None:
+            self._watch_token(session)
         if link is not None:
             self._connect(session, link, generation)
         elif session.link is None:
@@ -337,7 +355,9 @@ def _check(introduction: Introduction) -> None:
     attributes = introduction.attributes
     if not is_device_id(credentials.device):
         problem = f"a device id is 1 to {MAX_DEVICE} printable characters without spaces"
-    elif not (_is_app(credentials.app) and _is_app(credentials.app_version)):
+    elif (credentials.app or credentials.app_version) and not (
+        _is_app(credentials.app) and _is_app(credentials.app_version)
+    ):
         problem = "an application and its version are at most 64 printable ASCII characters each"
     elif not attributes:
         return

@@ -26,6 +26,7 @@ from accessgw.model.identity import Credentials, Identity, Strength
 from accessgw.model.settings import AuthenticatorSettings, StaticTokenSettings
 from protocols.mmtp.nothing import NOTHING
 
+_TOKEN = Strength.TOKEN
 ANY_KEY = "*"
 """Key id that serves tokens which name none."""
 LATEST = 1e15
@@ -111,7 +112,7 @@ class StaticAuthenticator:
                 user=found.user,
                 app=credentials.app,
                 app_version=credentials.app_version,
-                strength=Strength.TOKEN,
+                strength=_TOKEN,
                 authenticator=self.name,
                 attributes=NOTHING,
             )
@@ -217,7 +218,7 @@ class JwtAuthenticator:
             user=user,
             app=credentials.app,
             app_version=credentials.app_version,
-            strength=Strength.TOKEN,
+            strength=_TOKEN,
             authenticator=self.name,
             # A token inside its leeway was just accepted; closing it at once would only make it come again.
             expires_at=expires + leeway,

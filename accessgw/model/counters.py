@@ -198,11 +198,12 @@ class MqttCounters:
 
     __slots__ = (
         "acknowledged", "bridge_connected", "bridge_failures", "bridge_received", "bridge_sent", "calls", "connected", "connects", "connects_refused", "denied", "device_requests",
-        "dropped_messages", "expired", "flapping_bans", "inflight", "packets_received", "packets_sent", "queued",
+        "dropped_messages", "expired", "flapping_bans", "inflight", "packets_late", "packets_received", "packets_sent", "queued",
         "rate_pauses", "received_bytes", "received_qos0", "received_qos1", "received_qos2",
         "redelivered", "retained", "retained_bytes", "rule_delivered", "rule_dropped", "rule_failed", "rule_queued",
         "rule_taken", "sent_bytes", "sent_qos0", "sent_qos1", "sent_qos2", "sessions", "sessions_expired", "shared_subscriptions",
         "subscriptions", "takeovers", "wills",
+        "wills_early", "wills_waiting", "wills_waiting_bytes",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -218,6 +219,8 @@ class MqttCounters:
         self.flapping_bans = 0
         self.rate_pauses = 0
         """Times a connection was not read for a while because of its rate."""
+        self.packets_late = 0
+        """Connections ended because a packet was not whole in time."""
         self.packets_received = 0
         self.packets_sent = 0
         """Control packets of every type."""
@@ -248,6 +251,10 @@ class MqttCounters:
         self.retained_bytes = 0
         self.wills = 0
         """Wills published."""
+        self.wills_early = 0
+        """Those of them that were published before their delay was over, for want of room."""
+        self.wills_waiting = 0
+        self.wills_waiting_bytes = 0
         self.rule_taken: dict[str, int] = {}
         self.rule_delivered: dict[str, int] = {}
         """Messages that the service has answered with 2xx."""

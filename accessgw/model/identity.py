@@ -86,3 +86,5 @@ class ConnectionInfo(Struct, gc=False):
     user: str = ""
     websocket: bool = False
     """It was upgraded: the protocol rides in WebSocket messages."""
+    protocol: str = ""
+    """What the peer speaks, once it has introduced itself: `mmtp 1`, `mqtt 3.1`, `mqtt 3.1.1`, `mqtt 5`."""

@@ -145,6 +145,10 @@ class MqttSettings(Settings, frozen=True, kw_only=True):
     receive_maximum: Annotated[int, Meta(ge=1, le=65535)] = 1024
     """QoS 1 and 2 messages of a client that are not acknowledged at once (Receive Maximum). A client that is ahead of the
     store is not read; some libraries send all that waits at once when they come back, whatever this says."""
+    max_unreleased: Annotated[int, Meta(ge=1, le=65535)] = 10_000
+    """QoS 2 messages of a session that the gateway has and whose ids the client has not released yet, over all of its
+    connections; past it a new one is refused with 0x97 (a connection of MQTT 3.1.1, which cannot be told a Receive
+    Maximum, is closed: it releases those it has when it comes back). At least `receive_maximum`."""
     topic_alias_maximum: Annotated[int, Meta(ge=0, le=65535)] = 32
     """Topic aliases that a client may use; and that we use towards clients that allow it, at most."""
     max_inflight: Annotated[int, Meta(ge=1, le=65535)] = 64
@@ -170,14 +174,22 @@ class MqttSettings(Settings, frozen=True, kw_only=True):
     max_keep_alive: Amount = 0
     """Seconds; a client that asks for more, or none, is told this one (Server Keep Alive; a client of 3.1.1 is held
     to it silently). 0: as the client likes."""
+    packet_timeout: SecondsOrZero = 60.0
+    """From the first bytes of a packet to its last one, when it does not come in one piece; past it the connection is
+    closed (0x97). The largest packet in this time should be no faster than your slowest network. 0: no bound but the
+    keep alive, which every byte prolongs."""
     max_message_expiry: SecondsOrZero = 0.0
     """Longest life of a queued or retained message; 0: no limit of ours."""
     max_retained: Amount = 1_000_000
     """Retained messages."""
     max_retained_bytes: Amount = 512 * 1024 * 1024
-    """Bytes of their topics, payloads and properties."""
+    """Bytes of their topics, payloads and properties, and 250 for each level of a topic with others below it: of
+    `a/b/c` and `a/b/d` those are `a` and `a/b`."""
     max_will_delay: SecondsOrZero = 86400.0
     """Longest will delay."""
+    max_will_bytes: Count = 64 * 1024 * 1024
+    """Bytes of all wills that wait for their delay: topics, payloads and properties, and 500 for each. Past it those that
+    are due soonest are published early, and counted."""
     messages_per_second: Annotated[float, Meta(ge=0)] = 0.0
     """Messages that a connection may publish; past it and `message_burst` it is not read for a while. 0: no limit."""
     message_burst: Count = 1000

@@ -90,14 +90,14 @@ class AccessLog:
 
     def opened(self, info: ConnectionInfo) -> None:
         """A connection was accepted (and its TLS hand-shake is done)."""
-        if self._settings.connections:
+        if self._settings.connections and self._thread is not None:
             self._put((info, None))
 
     def closed(  # noqa: PLR0917  # the shape of the transports' close hook
         self, info: ConnectionInfo, reason: CloseReason, detail: str, bytes_in: int, bytes_out: int, seconds: float
     ) -> None:
         """A connection has ended; `seconds` is how long it lived."""
-        if self._settings.connections:
+        if self._settings.connections and self._thread is not None:
             self._put((info, (reason.value, detail, bytes_in, bytes_out, seconds)))
 
     def _put(self, item: Any) -> None:
@@ -193,5 +193,6 @@ def _fields(at: float, item: Any) -> dict[str, Any]:
     else:
         reason, detail, bytes_in, bytes_out, seconds = closed
         fields |= {"reason": reason, "bytes_in": bytes_in, "bytes_out": bytes_out, "duration": round(seconds, 3)}
-        more = {"device": info.device, "user": info.user, "websocket": info.websocket, "detail": detail}
+        more = {"device": info.device, "user": info.user, "protocol": info.protocol}
+        more |= {"websocket": info.websocket, "detail": detail}
     return fields | {name: value for name, value in more.items() if value}

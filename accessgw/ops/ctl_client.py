@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import http.client
 import ipaddress
-import json
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
+
+from accessgw.ops import ctl_json
 
 DEVELOPMENT_TOKENS = {"read": "dev-read", "push": "dev-push", "operate": "dev-operate"}
 """What etc/accessgw.toml ships; the gateway accepts them from loopback only."""
@@ -83,7 +84,7 @@ class ControlClient:
                 *lines, rest = (rest + data).split(b"\n")
                 for line in lines:
                     if line.startswith(b"data: "):
-                        yield json.loads(line.removeprefix(b"data: "))
+                        yield ctl_json.loads(line.removeprefix(b"data: "))
         except (OSError, http.client.HTTPException) as error:
             raise Unreachable(f"{self._url} went away: {error}") from None
         finally:
@@ -115,7 +116,7 @@ class ControlClient:
 
 def _parsed(text: str) -> Any:
     try:
-        return json.loads(text)
+        return ctl_json.loads(text)
     except ValueError:
         return text
 

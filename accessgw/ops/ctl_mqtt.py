@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 
 from rich.text import Text
 
+from accessgw.ops.ctl_json import text_of
 from accessgw.ops.ctl_session import FAILED, Session, Usage, complain, quoted
 from accessgw.ops.ctl_view import cell, printable
 
@@ -122,7 +123,7 @@ def _subscribe(session: Session, options: argparse.Namespace) -> None:
 def _message_line(event: dict[str, Any], verbose: bool) -> Text:
     """Topic and payload; with `verbose` all else that is known of the message."""
     if "payload" in event:
-        shown = json.dumps(event["payload"], ensure_ascii=False)
+        shown = text_of(event["payload"])
     else:
         shown = event.get("text", "base64:" + event.get("payload_b64", ""))
     line = Text(printable(str(event.get("topic", ""))) + " ", style="bold")
@@ -164,10 +165,16 @@ def _client(session: Session, options: argparse.Namespace) -> None:
 def _kick(session: Session, options: argparse.Namespace) -> None:
     body = json.dumps({"discard": True}) if options.discard else ""
     answer = session.client.request("POST", f"/v1/mqtt/clients/{quoted(options.id)}/kick", body, role="operate")
-    session.show(answer)
+    if session.as_json:
+        session.show(answer)
     if not answer["kicked"]:
-        missing = "had no session" if options.discard else "was not connected"
-        session.code = complain(f"{options.id} {missing}", FAILED)
+        missing = "there is no session of" if options.discard else "there is no connection of"
+        session.code = complain(f"{missing} {options.id}", FAILED)
+    elif not session.as_json:
+        done = (
+            "its session is over" if options.discard else "disconnected; it may come back, to its session if that lasts"
+        )
+        session.console.print(Text(printable(f"{options.id}: {done}")), soft_wrap=True)
 
 
 def _subscriptions(session: Session, options: argparse.Namespace) -> None:
@@ -236,7 +243,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     state.add_argument("--away", dest="connected", action="store_const", const="false", help="only others")
     clients.add_argument("--after", default="", metavar="CLIENT", help="go on after this one")
     command("client", _client, "one client with its subscriptions").add_argument("id", metavar="CLIENT")
-    kick = command("kick", _kick, "disconnect a client; its session stays")
+    kick = command("kick", _kick, "disconnect a client; its session stays for as long as the client asked")
     kick.add_argument("id", metavar="CLIENT")
     kick.add_argument("--discard", action="store_true", help="end its session too, with its queue")
     subscriptions = command("subscriptions", _subscriptions, "who subscribes to what")

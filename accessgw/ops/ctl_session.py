@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from urllib.parse import quote
 
 from rich.console import Console
 
+from accessgw.ops import ctl_json
 from accessgw.ops.ctl_client import ControlClient
 from accessgw.ops.ctl_view import event_line, printable, show
 
@@ -36,7 +36,7 @@ class Session:
     def show(self, answer: Any, *, title: str = "") -> None:
         """Print an answer."""
         if self.as_json:
-            print(json.dumps(answer, ensure_ascii=False, indent=2))
+            print(ctl_json.dumps(answer, indent=2))
         else:
             show(self.console, answer, title)
 
@@ -49,7 +49,7 @@ class Session:
     def show_event(self, event: dict[str, Any]) -> None:
         """Print one event."""
         if self.as_json:
-            print(json.dumps(event, ensure_ascii=False), flush=True)
+            print(ctl_json.dumps(event), flush=True)
         else:
             self.console.print(event_line(event), soft_wrap=True)
 

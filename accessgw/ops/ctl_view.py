@@ -7,9 +7,12 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+from msgspec import Raw
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from accessgw.ops.ctl_json import text_of
 
 FIRST = ("device", "filter", "client", "topic", "name", "operation", "user", "connected", "app", "app_version")
 """Columns that come first, in this order, when rows have them."""
@@ -50,6 +53,8 @@ def event_line(event: dict[str, Any]) -> Text:
 
 def cell(value: Any) -> Text:
     """A value for a person; never interpreted, whatever a peer put into it."""
+    if isinstance(value, Raw):
+        return Text(printable(text_of(value)))
     if isinstance(value, bool):
         return Text("yes" if value else "no")
     if value is None or value in ("", [], {}):

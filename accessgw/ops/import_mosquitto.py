@@ -13,6 +13,7 @@ from typing import Any
 
 from accessgw.config import ConfigError, loads
 from accessgw.config.files import readable
+from accessgw.model.settings import ControlSettings
 from accessgw.ops.mosquitto_acl import acl_rules, parse_acl
 from accessgw.ops.mosquitto_bridge import bridge_settings
 from accessgw.ops.mosquitto_conf import (
@@ -107,6 +108,10 @@ class _Work:
         if self.found.broker.last("persistent_client_expiration") is None:
             self.notes.append("sessions that are away end after mqtt.max_session_expiry, 7 days; mosquitto keeps them")
         self._settle()
+        control = ControlSettings(**self.data.get("control", {}))
+        self.notes.append(
+            f"the control API takes {control.address}:{control.port}, too; mosquitto has none (control.address, control.port)"
+        )
 
     def lose(self, entry: Entry, reason: str) -> None:
         self.losses.append(Loss.of(entry, reason))
@@ -283,6 +288,12 @@ class _Work:
         acl = parse_acl(read_text(entry.value, entry.file, entry.line), entry.value)
         if by_certificate and who == "user" and acl.users:
             self.lose(entry, "rules of users are not for those whom a certificate names, since there are others too")
+        if anonymous == "none" and acl.anonymous:
+            numbers = ", ".join(str(one.line) for one in acl.anonymous)
+            self.notes.append(
+                f"{acl.file}, line {numbers}: left out: what stands before the first `user` is for clients without a user"
+                " name, and none of them is let in"
+            )
         rules, losses = acl_rules(acl, who=who, anonymous=anonymous)
         self.losses += losses
         self.mqtt["acl"] = rules

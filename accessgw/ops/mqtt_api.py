@@ -111,7 +111,8 @@ class MqttApi:
         discard = body.get("discard", False)
         if not isinstance(discard, bool):
             raise ControlError(400, "invalid", f"discard: expected true or false, got {discard!r}", "discard")
-        return Reply({"client": client, "kicked": self._mqtt.kick(client, discard), "discarded": discard})
+        kicked = self._mqtt.kick(client, discard)
+        return Reply({"client": client, "kicked": kicked, "discarded": kicked and discard})
 
     def _subscriptions(self, request: Request) -> Reply:
         query = only(request.query, "filter", "after", "after_client", "limit")

@@ -28,12 +28,17 @@ class BloomFilter:
             bits[(place & mask) >> 3] |= 1 << (place & 7)
             place += step
 
-    def __contains__(self, member: tuple[str, str]) -> bool:
+    def may_have(self, member: tuple[str, str]) -> bool:
+        """Whether it was added; False is certain. As `in`, but that a call by name is quicker."""
         bits, mask = self._bits, self._mask
         place = hash(member)
         step = place >> 32 | 1
-        for _ in range(PROBES):
+        if not bits[(place & mask) >> 3] & 1 << (place & 7):
+            return False  # as of nearly all that was never stored
+        for _ in range(PROBES - 1):
+            place += step
             if not bits[(place & mask) >> 3] & 1 << (place & 7):
                 return False
-            place += step
         return True
+
+    __contains__ = may_have

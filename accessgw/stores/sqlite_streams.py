@@ -69,7 +69,7 @@ class SqliteStreamStore:
 
     def knows_nothing_of(self, device: str, user: str) -> bool:
         known = self._known
-        return not (self._broadcast or ("device", device) in known or (user and ("user", user) in known))
+        return not (self._broadcast or known.may_have(("device", device)) or (user and known.may_have(("user", user))))
 
     def _know(self, scope: str, id: str) -> None:
         self._known.add((scope, id))

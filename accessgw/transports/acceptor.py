@@ -95,7 +95,8 @@ class Acceptor:
     def _accept(self) -> tuple[socket.SocketType, Any]:
         # What socket.accept() does, in half the time: that looks up names of numbers, and asks for defaults.
         descriptor, address = self.sock._accept()  # type: ignore[attr-defined]  # of the C class, in no stub
-        sock = socket.SocketType(*self._kind, descriptor)
+        family, kind, protocol = self._kind
+        sock = socket.SocketType(family, kind, protocol, descriptor)
         sock.setblocking(False)
         return sock, address
 

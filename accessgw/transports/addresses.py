@@ -34,8 +34,20 @@ class AddressLimits:
 
     def admit(self, key: str, now: float, limits: TransportLimits) -> str:
         """Count one more connection of `key`; or say why not (`per_address`, `accept_rate`)."""
-        if not self._take(key, now, limits):
+        buckets = self._buckets
+        tokens = capacity = float(limits.accept_burst_per_address)
+        bucket = buckets.get(key)
+        if bucket is not None:
+            tokens, since = bucket
+            tokens += (now - since) * limits.accepts_per_address_per_second
+            tokens = min(tokens, capacity)
+            buckets.move_to_end(key)
+        elif len(buckets) >= MAX_BUCKETS:
+            buckets.popitem(last=False)
+        if tokens < 1.0:
+            buckets[key] = (tokens, now)
             return "accept_rate"
+        buckets[key] = (tokens - 1.0, now)
         count = self._open.get(key, 0)
         if count >= limits.max_connections_per_address:
             return "per_address"
@@ -49,15 +61,3 @@ class AddressLimits:
             self._open[key] = count - 1
         else:
             self._open.pop(key, None)
-
-    def _take(self, key: str, now: float, limits: TransportLimits) -> bool:
-        buckets = self._buckets
-        capacity = float(limits.accept_burst_per_address)
-        tokens, since = buckets.get(key, (capacity, now))
-        tokens = min(capacity, tokens + (now - since) * limits.accepts_per_address_per_second)
-        granted = tokens >= 1.0
-        buckets[key] = (tokens - 1.0 if granted else tokens, now)
-        buckets.move_to_end(key)
-        if len(buckets) > MAX_BUCKETS:
-            buckets.popitem(last=False)
-        return granted

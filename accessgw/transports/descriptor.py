@@ -10,6 +10,7 @@ import errno
 import os
 import socket
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IReadWriteDescriptor
@@ -81,11 +82,9 @@ class StreamDescriptor(ABC):
         reason = CloseReason.PEER_TIMEOUT if error == errno.ETIMEDOUT else CloseReason.PEER_RESET
         self._lost(reason, os.strerror(error))
 
-    def _close_socket(self) -> None:
-        """Leave the reactor and close; the kernel still sends what it has taken."""
-        self._reactor.removeReader(self)
-        if self._out is not None:
-            self._reactor.removeWriter(self)
+    def _close_socket(self, forget: Callable[[StreamDescriptor], None]) -> None:
+        """Leave the reactor by `forget` and close; the kernel still sends what it has taken."""
+        forget(self)
         self._fd = -1
         self._sock.close()
         self._out = None

@@ -36,6 +36,8 @@ class SocketListener:
         self._factories = {protocol: factories[protocol] for protocol in settings.protocols}
         self._plain = Plain(self._factories)
         self._trusted = TrustedNetworks(settings.proxy_protocol_from)
+        self._trusting = bool(self._trusted)
+        self._on_any = self.host in {"0.0.0.0", "::"}
         self._acceptor: Acceptor | None = None
 
     def start(self) -> None:
@@ -86,14 +88,15 @@ class SocketListener:
         """Admit or refuse a connection, and begin it."""
         services = self._services
         peer, port = self._peer_of(address)
-        trusted = bool(self._trusted) and peer in self._trusted
+        trusted = self._trusting and peer in self._trusted
         # Behind a trusted proxy the limits count by the address that its header will name.
         key = "" if trusted or peer == "unix" else counted_as(peer)
+        now = services.reactor.seconds()
         refusal = ""
         if len(services.table) >= services.limits.max_connections:
             refusal = "max_connections"
         elif key:
-            refusal = services.addresses.admit(key, services.reactor.seconds(), services.limits)
+            refusal = services.addresses.admit(key, now, services.limits)
         if refusal:
             services.refuse(refusal)
             # A reset leaves no TIME_WAIT state behind, which a flood would fill memory with.
@@ -122,7 +125,7 @@ class SocketListener:
         return address[0], address[1]
 
     def _local_of(self, sock: socket.SocketType) -> tuple[str, int]:
-        if self.host in {"0.0.0.0", "::"}:
+        if self._on_any:
             name = sock.getsockname()
             return name[0], name[1]
         return self.host, self.port

@@ -117,7 +117,10 @@ class Plain:
 
     def _opened(self, connection: StreamConnection, data: bytes) -> None:
         if data[0] not in _HEADERS_BEGIN:
-            self._first_bytes(connection, data)
+            if self._only is not None:
+                connection.bind(self._only, data)
+            else:
+                self._first_bytes(connection, data)
             return
         opening = Opening(connection, False, partial(self._first_bytes, connection))
         connection.receive_with(opening.data_received)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from twisted.logger import Logger
 
@@ -72,7 +73,16 @@ class TransportServices:
     """A binding was made: the peer is known and, for TLS, the hand-shake is done."""
     on_close: CloseHook = _no_close
     """Any accepted connection has ended, whether on_open was called or not."""
+    forget: Callable[[Any], None] = field(init=False)
+    """Takes a descriptor that is about to be closed out of the reactor."""
     _ended: list[Callable[[], None]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.forget = getattr(self.reactor, "forget", self._remove)
+
+    def _remove(self, descriptor: Any) -> None:
+        self.reactor.removeReader(descriptor)
+        self.reactor.removeWriter(descriptor)
 
     def tell_later(self, tell: Callable[[], None]) -> None:
         """Call it in a later turn of the reactor: one delayed call for all connections that end in this one."""

@@ -47,15 +47,15 @@ class StreamConnection(StreamDescriptor):
     """
 
     __slots__ = (
-        "_address", "_ages_at", "_aging", "_binding", "_detail", "_eof", "_farewell", "_idle", "_opened_at", "_paused", "_phase",
-        "_reason", "_receiver", "_services", "_timer", "bytes_in", "info",
+        "_address", "_ages_at", "_aging", "_binding", "_detail", "_eof", "_farewell", "_heard_at", "_idle",
+        "_opened_at", "_paused", "_phase", "_reason", "_receiver", "_services", "_timer", "bytes_in", "info",
     )  # fmt: skip
 
     def __init__(
         self, sock: socket.SocketType, info: ConnectionInfo, services: TransportServices, address: str
     ) -> None:
         """`sock` is non-blocking; `address` is the key that AddressLimits counted it under, or empty."""
-        super().__init__(sock, services.reactor, services.counters)
+        StreamDescriptor.__init__(self, sock, services.reactor, services.counters)
         self.info = info
         self.bytes_in = 0
         self._services = services
@@ -69,6 +69,9 @@ class StreamConnection(StreamDescriptor):
         self._detail = ""
         self._farewell: Callable[[CloseReason], bytes] | None = None
         self._idle = 0.0
+        self._heard_at = -math.inf
+        """When something came that keeps it from being idle: the timer looks at it when it is due, so that a read need
+        not move the timer."""
         self._timer: Timer | None = None
         self._ages_at = math.inf
         """When it is to be told that it has aged, and then, when it is closed for it."""
@@ -82,9 +85,12 @@ class StreamConnection(StreamDescriptor):
 
     def begin(self, receiver: Callable[[bytes], None]) -> None:
         """Start reading; the first bytes go to `receiver`, within handshake_timeout or hello_timeout."""
-        limits = self._services.limits
+        services = self._services
+        limits = services.limits
         self._receiver = receiver
-        self._arm(limits.handshake_timeout if self._phase == HANDSHAKE else limits.hello_timeout)
+        delay = limits.handshake_timeout if self._phase == HANDSHAKE else limits.hello_timeout
+        if delay:
+            self._timer = services.timers.schedule(delay, self._timed_out)
         self._reactor.addReader(self)
 
     def receive_with(self, receiver: Callable[[bytes], None]) -> None:
@@ -198,7 +204,10 @@ class StreamConnection(StreamDescriptor):
         if self._phase < FLUSHING:
             self._phase = ESTABLISHED
             self._idle = seconds
-            self._arm(seconds)
+            if seconds and self._timer is not None:
+                self._timer.touch(seconds)
+            else:
+                self._arm(seconds)
 
     def await_hello(self) -> None:
         if self._phase < FLUSHING:
@@ -212,8 +221,8 @@ class StreamConnection(StreamDescriptor):
             self._receiver = binding.data_received
 
     def touch(self) -> None:
-        if self._phase == ESTABLISHED and self._idle and self._timer is not None:
-            self._timer.touch(self._idle)
+        if self._phase == ESTABLISHED:
+            self._heard_at = self._reactor.seconds()
 
     # ------------------------------------------------------------------ StreamDescriptor
 
@@ -231,12 +240,13 @@ class StreamConnection(StreamDescriptor):
         size = len(data)
         self.bytes_in += size
         self._counters.bytes_in += size
-        if self._phase == ESTABLISHED and self._idle and self._timer is not None and self._farewell is None:
-            self._timer.touch(self._idle)
+        established = self._phase == ESTABLISHED
         try:
             self._receiver(data)
         except Exception:
             self._failed("received data")
+        if established and self._farewell is None:
+            self._heard_at = self._reactor.seconds()
 
     def _emptied(self) -> None:
         if self._phase == FLUSHING:
@@ -314,8 +324,11 @@ class StreamConnection(StreamDescriptor):
         elif phase == HELLO:
             self._too_late()
         elif phase == ESTABLISHED:
+            quiet = self._services.reactor.seconds() - self._heard_at
             if self._paused:
                 self._arm(self._idle)
+            elif quiet < self._idle:
+                self._arm(self._idle - quiet)
             else:
                 self._expired()
         else:
@@ -368,7 +381,7 @@ class StreamConnection(StreamDescriptor):
             self._reason, self._detail = reason, detail
         self._phase = CLOSED
         services = self._services
-        self._close_socket()
+        self._close_socket(services.forget)
         self._receiver = ignore
         self._farewell = None
         if self._timer is not None:

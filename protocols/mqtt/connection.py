@@ -7,6 +7,7 @@ from dataclasses import replace
 from protocols.errors import LocalError, RemoteError, TooLargeForPeer
 from protocols.mqtt.encoding import PINGREQ, encode
 from protocols.mqtt.limits import terms_of
+from protocols.mqtt.lone_packets import LonePackets
 from protocols.mqtt.packets import (
     NO_PROPERTIES,
     V5,
@@ -23,15 +24,16 @@ from protocols.mqtt.packets import (
     Pubrec,
     Subscribe,
 )
-from protocols.mqtt.peer import Peer, check_publish, check_subscribe, peer_of
+from protocols.mqtt.peer import UNTOLD, Peer, check_publish, check_subscribe, peer_of
 from protocols.mqtt.reason_tables import REASONS
 from protocols.mqtt.reasons import FAILURE, Reason
-from protocols.mqtt.receiver import Receiver
 from protocols.mqtt.rules import check_direction, disconnect_reason, input_of, spared, type_of
 from protocols.mqtt.state import LIVE, TABLE, Role, State
 
 _OPEN = State.OPEN
 _CLOSED = State.CLOSED
+_CONNECTING = State.CONNECTING
+_SERVER = Role.SERVER
 _BEFORE_CONNACK = (State.CONNECTING, State.AUTHENTICATING)
 _TOLD = {
     Property.RECEIVE_MAXIMUM: "receive_maximum",
@@ -50,7 +52,7 @@ _WITH_PROBLEM_INFORMATION = (Publish, Connack, Disconnect)
 __all__ = ["Connection", "Role"]
 
 
-class Connection(Receiver):
+class Connection(LonePackets):
     """The protocol's connection object.
 
     After a RemoteError, a refusal, a DISCONNECT of either side or the end of the transport it is `closed`: then
@@ -207,7 +209,16 @@ class Connection(Receiver):
 
     def puback(self, packet_id: int, reason: int = 0) -> None:
         """PUBACK; a reason is left out before MQTT 5."""
-        if self._acknowledge(0x40, packet_id, reason) and self._unanswered:
+        if self._state is _OPEN and not reason and 0 < packet_id < 65536:
+            # The usual one, without a call more.
+            frame = b"\x40\x02" + packet_id.to_bytes(2, "big")
+            if self._out is None:
+                self._out = [frame]
+            else:
+                self._out.append(frame)
+        elif not self._acknowledge(0x40, packet_id, reason):
+            return
+        if self._unanswered:
             self._unanswered -= 1
 
     def pubrec(self, packet_id: int, reason: int = 0) -> None:
@@ -259,6 +270,15 @@ class Connection(Receiver):
         self._write(frame)
         self.keep_alive = connack.properties.get(Property.SERVER_KEEP_ALIVE, self.keep_alive)
         self._state = TABLE[self._state, self.role, PacketType.CONNACK]
+
+    def accept_as_asked(self, present: bool) -> None:
+        """accept() of a CONNACK without properties, `present` being its Session Present."""
+        if self._state is not _CONNECTING or self._peer is not UNTOLD or self.role is not _SERVER:
+            self.accept(Connack(present))
+            return
+        # Who has said nothing takes any size, and has no authentication method to be named.
+        self._write(self._terms.connacks[self.version, present])
+        self._state = _OPEN
 
     def _encoded_connack(self, connack: Connack) -> bytes:
         if self.version != V5:

@@ -136,13 +136,13 @@ def _connect(first: int, data: bytes, pos: int, end: int, _version: int, limits:
     )  # fmt: skip
 
 
-_BEGINNINGS = {b"\0\4MQTT\4": V311, b"\0\4MQTT\5": V5}
+BEGINNINGS = {b"\0\4MQTT\4": V311, b"\0\4MQTT\5": V5}
 """Name and level as nearly all clients have them."""
 
 
 def _protocol(data: bytes, pos: int, end: int) -> tuple[int, bool, int]:
     """(version, bridge, position behind them). The level must be one of ours, and the name that of the level."""
-    version = _BEGINNINGS.get(data[pos : pos + 7], 0)
+    version = BEGINNINGS.get(data[pos : pos + 7], 0)
     if version and pos + 7 <= end:
         return version, False, pos + 7
     name, pos = read_binary(data, pos, end)

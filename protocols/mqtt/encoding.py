@@ -141,6 +141,19 @@ def publish_parts(
     return bytes((0x30 | first,)) + encode_varint(size) + name + fields + payload, b""
 
 
+def publish_frame(topic: str, payload: bytes, version: int, first: int, packet_id: bytes) -> bytes:
+    """A PUBLISH without properties for one receiver, joined in one step; `first` are QoS and RETAIN as they stand in
+    its first byte, `packet_id` is empty for QoS 0. Raises LocalError for a topic that cannot be sent."""
+    name = _TOPICS[topic]
+    if version == V5:
+        size = len(name) + len(packet_id) + 1 + len(payload)
+        head = _SHORT_HEADS[first][size] if size < 128 else bytes((0x30 | first,)) + encode_varint(size)
+        return b"".join((head, name, packet_id, b"\0", payload))
+    size = len(name) + len(packet_id) + len(payload)
+    head = _SHORT_HEADS[first][size] if size < 128 else bytes((0x30 | first,)) + encode_varint(size)
+    return b"".join((head, name, packet_id, payload))
+
+
 def _publish_properties(properties: Properties, identifiers: Sequence[int], alias: int) -> bytes:
     _check_allowed(properties, ALLOWED[PacketType.PUBLISH], "PUBLISH")
     fields = encode_fields(properties) if properties else b""

@@ -55,6 +55,8 @@ def is_topic_filter(topic_filter: str) -> bool:
     behind it."""
     if not topic_filter or not is_string(topic_filter):
         return False
+    # `$share` as the whole first level marks a shared subscription, which must have a name: alone it lacks one, and is no
+    # filter of a topic `$share`. Whoever wrote it wants no message that nobody may publish.
     if topic_filter.startswith("$share") and (len(topic_filter) == 6 or topic_filter[6] == "/"):
         group, topic_filter = split_shared(topic_filter)
         if not group or not topic_filter or "+" in group or "#" in group:

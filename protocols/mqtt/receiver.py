@@ -33,6 +33,8 @@ from protocols.mqtt.reasons import FAILURE, Reason, return_code
 from protocols.mqtt.rules import check_direction, connack_reason, disconnect_reason, input_of, spared, type_of
 from protocols.mqtt.state import LIVE, MAY_SEND, TABLE, Role, State
 
+_SERVER = Role.SERVER
+_START = State.START
 _OPEN = State.OPEN
 _CLOSED = State.CLOSED
 
@@ -61,6 +63,7 @@ class Receiver:
         "_state",
         "_terms",
         "_unanswered",
+        "halves",
         "keep_alive",
         "role",
         "version",
@@ -72,9 +75,9 @@ class Receiver:
         """3, 4 or 5; 0 before CONNECT."""
         self.keep_alive = 0
         """Seconds, as it was agreed; 0: none."""
-        self._state = State.START
+        self._state = _START
         self._terms: Terms = terms_of(limits)
-        self._max_in = limits.max_connect if role is Role.SERVER else limits.max_packet
+        self._max_in = limits.max_connect if role is _SERVER else limits.max_packet
         self._peer: Peer = UNTOLD
         self._events: list[Packet] | None = None
         self._out: list[bytes] | None = None
@@ -87,22 +90,31 @@ class Receiver:
         """The peer's PUBLISHes of QoS 1 and 2 that we have not answered (MQTT 5)."""
         self._outstanding = 0
         """Ours by `send` that the peer has not answered (MQTT 5)."""
-        self._keep = KeepAlive(now) if role is Role.CLIENT else None
+        self._keep = None if role is _SERVER else KeepAlive(now)
+        self.halves = 0
+        """Packets that have not come whole in one call of receive()."""
 
-    def receive(self, data: bytes, now: float) -> None:
-        """Feed bytes. Packets queue up, see events().
+    @property
+    def within_packet(self) -> bool:
+        """The beginning of a packet has come, and not its end."""
+        return self._pending is not None
+
+    def receive(self, data: bytes, now: float) -> bool:
+        """Feed bytes. Packets queue up, see events(). True when they end within a packet.
 
         Raises RemoteError with a reason code; what came before the violation is still in events(), and what the peer
         is to be told is in to_send() (sections 4.13 and 3.2.2.2; a return code or nothing before MQTT 5).
         """
         if self._state is _CLOSED:
-            return
+            return False
+        resumed = False
         if self._keep is not None:
             self._keep.received_at = now
         if self._pending is not None:
             self._pending += data
             if len(self._pending) < self._needed:
-                return
+                return True
+            resumed = True
             data = bytes(self._pending)
             self._pending = None
         elif type(data) is not bytes:
@@ -113,7 +125,6 @@ class Receiver:
         pos = 0
         size = len(data)
         publish_qos = self._terms.publish_qos
-        version = self.version
         try:
             while pos < size:
                 start = pos + 2
@@ -138,27 +149,9 @@ class Receiver:
                 if self._state is _OPEN:
                     qos = publish_qos[first]
                     if qos >= 0 and length > 4:
-                        name = start + 2
-                        stop = name + (data[start] << 8 | data[start + 1])
-                        body = stop + 2 if qos else stop
-                        if version == V5:
-                            plain = body < end and not data[body] and stop > name
-                            body += 1
-                        else:
-                            plain = body <= end
-                        if plain:
-                            topic = self._terms.topics[data[name:stop]]
-                            if qos:
-                                packet_id = data[stop] << 8 | data[stop + 1]
-                                if not packet_id:
-                                    raise RemoteError(Reason.PROTOCOL_ERROR, "expected a packet id of 1..65535, got 0")
-                                if version == V5:
-                                    self._count_unanswered()
-                                events.append(
-                                    Publish(topic, data[body:end], qos, first & 1 == 1, first & 8 == 8, packet_id)
-                                )
-                            else:
-                                events.append(Publish(topic, data[body:end], 0, first & 1 == 1))
+                        publish = self._plain_publish(first, qos, data, start, end)
+                        if publish is not None:
+                            events.append(publish)
                             pos = end
                             continue
                     elif length == 2:
@@ -177,35 +170,46 @@ class Receiver:
                     elif first == 0xE0 and not length and self.role is Role.SERVER:
                         events.append(Disconnect())
                         self._close()
-                        return
+                        return False
                 self._packet(first, data, start, end, events)
-                version = self.version
                 pos = end
                 if self._state is _CLOSED:
                     self._close()
-                    return
+                    return False
             if pos < size:
                 self._keep_rest(data, pos)
+                if pos or not resumed:
+                    self.halves += 1
+                return True
+            return False
         except RemoteError as error:
             self._fail(error.code, connect_level(data, pos) if self._state is State.START else self.version)
             raise
 
-    def acked_alone(self, data: bytes) -> int:
-        """The packet id when `data` is one whole PUBACK of success and nothing is held back before it: then it has been
-        received, without an event. Else 0, and `data` is for receive()."""
-        if (
-            self._state is _OPEN
-            and len(data) == 4
-            and data[0] == 0x40
-            and data[1] == 2
-            and self._pending is None
-            and self._events is None
-        ):
-            packet_id = data[2] << 8 | data[3]
-            if packet_id and self._outstanding:
-                self._outstanding -= 1
-            return packet_id
-        return 0
+    def _plain_publish(self, first: int, qos: int, data: bytes, start: int, end: int) -> Publish | None:
+        """The PUBLISH whose body of at least five bytes this is; None when it needs the long way: it has properties, or
+        is malformed."""
+        name = start + 2
+        stop = name + (data[start] << 8 | data[start + 1])
+        body = stop + 2 if qos else stop
+        if self.version == V5:
+            if body >= end or data[body] or stop == name:
+                return None
+            body += 1
+        elif body > end:
+            return None
+        terms = self._terms
+        topic = terms.topics[data[name:stop]]
+        if not qos:
+            return Publish(topic, data[body:end], 0, first & 1 == 1)
+        packet_id = data[stop] << 8 | data[stop + 1]
+        if not packet_id:
+            raise RemoteError(Reason.PROTOCOL_ERROR, "expected a packet id of 1..65535, got 0")
+        if self.version == V5:
+            if self._unanswered >= terms.receive_maximum:
+                self._count_unanswered()
+            self._unanswered += 1
+        return Publish(topic, data[body:end], qos, first & 1 == 1, first & 8 == 8, packet_id)
 
     def _long_length(self, data: bytes, pos: int, size: int) -> tuple[int, int]:
         """(remaining length, position behind it); (0, 0) while it is not whole."""

@@ -44,9 +44,12 @@ class RetainedStore(Generic[M]):
         max_messages: int = 1_000_000,
         max_bytes: int = 512 * 1024 * 1024,
         size: Callable[[M], int] | None = None,
+        branch_bytes: int = 0,
     ) -> None:
-        """`size`: bytes that a message counts for, the same each time it is asked; of topic and payload without it."""
+        """`size`: bytes that a message counts for, the same each time it is asked; of topic and payload without it.
+        `branch_bytes`: what every level counts for that has others below it, however many topics share it."""
         self._size = size or _size
+        self._branch_bytes = branch_bytes
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._messages: dict[str, M] = {}
@@ -64,8 +67,8 @@ class RetainedStore(Generic[M]):
 
     @property
     def bytes(self) -> int:
-        """Of all messages, as `size` has them."""
-        return self._bytes
+        """Of all messages, as `size` has them, and of the levels of their topics."""
+        return self._bytes + self._index.branches * self._branch_bytes
 
     def set(self, message: M) -> bool:
         """Retain it in place of the topic's former one; one without payload only removes that (section 3.3.1.3).
@@ -78,16 +81,22 @@ class RetainedStore(Generic[M]):
             return True
         before = self._messages.get(topic)
         size = self._size(message)
-        total = self._bytes + size - (0 if before is None else self._size(before))
-        if total > self._max_bytes or (before is None and len(self._messages) >= self._max_messages):
-            return False
+        more = size - (0 if before is None else self._size(before))
         if before is None:
+            if len(self._messages) >= self._max_messages or self.bytes + more > self._max_bytes:
+                return False
             self._index.add(topic)
+            if self.bytes + more > self._max_bytes:
+                # Its levels are too much.
+                self._index.remove(topic)
+                return False
             self._names.add(topic)
+        elif self.bytes + more > self._max_bytes:
+            return False
         else:
             self._forget_expiry(before)
         self._messages[topic] = message
-        self._bytes = total
+        self._bytes += more
         self._note_expiry(message)
         return True
 

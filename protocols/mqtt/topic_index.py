@@ -8,6 +8,9 @@ from typing import TypeAlias
 LOOK = 100
 """Entries that one step of a search looks at: some fifty microseconds."""
 
+BRANCH_BYTES = 250
+"""What a level costs that has one other below it."""
+
 _Branch: TypeAlias = "dict[str | None, str | _Branch]"
 """Level -> the topic that ends there, or what lies below it; None -> the topic that ends at the branch itself.
 
@@ -18,11 +21,13 @@ A topic with nothing below it is thus one entry of its parent and not a dict of 
 class TopicIndex:
     """Topic names by their levels: adding and removing take time by the levels of one topic, matching by what matches."""
 
-    __slots__ = ("_count", "_root")
+    __slots__ = ("_count", "_root", "branches")
 
     def __init__(self) -> None:
         self._root: _Branch = {}
         self._count = 0
+        self.branches = 0
+        """Levels with something below them: each costs a dict, BRANCH_BYTES or more."""
 
     def __len__(self) -> int:
         return self._count
@@ -45,8 +50,10 @@ class TopicIndex:
             below = branch.get(level)
             if below is None:
                 below = branch[level] = {}
+                self.branches += 1
             elif isinstance(below, str):
                 below = branch[level] = {None: below}
+                self.branches += 1
             branch = below
         entry = branch.get(last)
         if entry is None:
@@ -82,9 +89,11 @@ class TopicIndex:
             while path and not branch:
                 branch, level = path.pop()
                 del branch[level]
+                self.branches -= 1
             if path and len(branch) == 1 and None in branch:
                 parent, level = path.pop()
                 parent[level] = branch[None]
+                self.branches -= 1
         self._count -= 1
         return True
 

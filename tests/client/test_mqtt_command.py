@@ -85,3 +85,25 @@ def test_packets_as_lines() -> None:
     assert line.startswith("-> CONNECT  client_id='d1' version=5")
     assert len(packet_line("send", Publish("t", b"x" * 1000))) < 150
     assert mqtt_command.DEFAULT_URL in mqtt_command.URL_HELP
+
+
+def test_addresses_in_websocket() -> None:
+    wss = parse_url("wss://h")
+    assert (wss.port, wss.path, wss.secure, wss.websocket) == (443, "/mqtt", True, True)
+    ws = parse_url("ws://h:8080/other/path")
+    assert (ws.port, ws.path, ws.secure, ws.websocket) == (8080, "/other/path", False, True)
+    for wrong in ("wss://", "wss://h/a b", "wss://h/x?y", "wss://u@h/mqtt", "https://h/mqtt"):
+        with pytest.raises(ValueError, match="expected"):
+            parse_url(wrong)
+
+
+@pytest.mark.parametrize("option", [("--short",), ("--state-dir", "d"), ("--app", "x"), ("--profile", "h"), ("--no-dictionaries",)])
+def test_options_that_mean_nothing_over_mqtt(option: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([*option, "mqtt", "publish"], ["mqtt", *option, "publish"], ["mqtt", "publish", *option]):
+        with pytest.raises(SystemExit) as ended:
+            cli.main([*arguments, "-t", "a", "-m", "x"])
+        assert ended.value.code == 2
+        assert f"error: {option[0]}: means nothing over MQTT" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["mqtt", "publish", "--help"])
+    assert option[0] not in capsys.readouterr().out

@@ -48,6 +48,7 @@ def test_a_full_mqtt_section_is_fine() -> None:
     [
         ("[mqtt]\nmax_packet = 262145", "limits.write_buffer: expected at least twice mqtt.max_packet (524290), got 524288"),
         ("[limits]\nwrite_buffer = 16777216\n[mqtt]\nmax_packet = 8388608", "mqtt.max_queued_bytes: expected at least mqtt.max_packet (8388608), got 4194304"),
+        ("[mqtt]\nmax_unreleased = 1000", "mqtt.max_unreleased: expected at least mqtt.receive_maximum (1024), got 1000"),
         ("[mqtt]\nmax_qos0_buffer = 1048576", "limits.write_buffer: expected at least mqtt.max_qos0_buffer (1048576), got 524288"),
         ("[mqtt]\nmax_packet = 1024", "mqtt.max_packet: expected at least mqtt.max_topic_length (1040, and 16 bytes around it), got 1024"),
         ("[mqtt]\nmax_retained_bytes = 9", "mqtt.max_retained_bytes: expected at least mqtt.max_topic_length (1024), got 9"),

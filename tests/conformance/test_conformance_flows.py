@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from protocols.mqtt.packets import (
+    Connack,
     Disconnect,
     Pingreq,
     Pingresp,
@@ -19,7 +20,9 @@ from protocols.mqtt.packets import (
     Unsubscribe,
 )
 from protocols.mqtt.reasons import Reason
+from tests.conformance.conftest import MqttGateway
 from tests.conformance.mqtt_peer import Peer, Room
+from tests.system.device import open_socket
 
 
 def receiver(room: Room, version: int = 5, qos: int = 2, **values: object) -> Peer:
@@ -280,6 +283,22 @@ def test_each_topic_is_ordered_at_each_qos(room: Room, version: int) -> None:
         elif isinstance(one, Pubrel):
             peer.send(Pubcomp(one.packet_id))
     assert seen == {qos: list(range(20)) for qos in (0, 1, 2)}
+
+
+@pytest.mark.parametrize("transport", ["tcp", "tls"])
+def test_many_small_messages_at_once_keep_their_order(room: Room, mqtt: MqttGateway, transport: str) -> None:
+    """[MQTT-4.6.0-5] [MQTT-4.6.0-6] [MQTT3-4.6.0-6] Each record of TLS has more packets than a turn of the gateway serves,
+    and one read brings several records."""
+    receiving = room.connect("receiver")
+    receiving.subscribe(room.topic(), qos=0)
+    ca = mqtt.ca if transport == "tls" else None
+    sender = room.adopt(open_socket(mqtt.port if ca is None else mqtt.mqtts, ca), 4)
+    sender.send(room.hello("sender", version=4))
+    sender.expect(Connack, reason=0)
+    ids = range(1, 2001)
+    sender.send(*(Publish(room.topic(), b"%d" % number, 1, packet_id=number) for number in ids))
+    assert [sender.expect(Puback).packet_id for _ in ids] == list(ids)
+    assert receiving.messages(len(ids)) == [b"%d" % number for number in ids]
 
 
 def test_a_sender_of_both_roles(room: Room, version: int) -> None:

@@ -65,6 +65,26 @@ def test_wrong_shared_filters(room: Room, version: int, filter: str) -> None:
     assert [one.reason for one in peer.ends()] == ([Reason.TOPIC_FILTER_INVALID] if version == 5 else [])
 
 
+@pytest.mark.parametrize("filter", ["$shared", "$sharex/g/t", "$Share/g/t", "a/$share/g"])
+def test_filters_that_merely_look_shared(room: Room, version: int, filter: str) -> None:
+    """[MQTT-4.8.2-1] The whole first level is `$share`, or it is a filter like others: with no name in it, No Local allowed."""
+    peer = room.connect(version=version)
+    assert peer.subscribe(filter, qos=1) == 1
+    if version == 5:
+        assert peer.subscribe(filter, qos=1, no_local=True) == 1
+
+
+@pytest.mark.parametrize("topic", ["$share", "$share/", "$share/g/t"])
+def test_a_shared_filter_is_no_place_to_publish(room: Room, version: int, topic: str) -> None:
+    """[MQTT-4.8.2-1] A topic name may look so; ours begin with `$`, and it is refused as they are: told, not disconnected."""
+    member = room.connect("member")
+    member.subscribe("$share/g/t")
+    peer = room.connect(version=version)
+    assert peer.publish(topic, b"x", 1) == (Reason.NOT_AUTHORIZED if version == 5 else 0)
+    peer.quiet()
+    member.quiet()
+
+
 def test_no_local_is_not_for_groups(room: Room) -> None:
     """[MQTT-3.8.3-4]"""
     peer = room.connect()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from wsproto.events import TextMessage
 
@@ -51,3 +54,15 @@ def test_other_subprotocols(mqtt: MqttGateway, offered: list[str]) -> None:
     """[MQTT-6.0.0-3] [MQTT3-6.0.0-3]"""
     with pytest.raises(Rejected):
         WebSocketClient(open_socket(mqtt.plain, None), "/mqtt", offered)
+
+
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
+def test_our_own_client(mqtt: MqttGateway, room: Room, scheme: str) -> None:
+    peer = room.connect()
+    peer.subscribe(room.topic())
+    port = mqtt.plain if scheme == "ws" else mqtt.tls
+    command = [sys.executable, "-m", "accessgw.client.cli", "mqtt", "publish", "-t", room.topic(), "-m", "x", "-q", "1"]
+    command += ["--url", f"{scheme}://127.0.0.1:{port}", "--token", "", "--ca", str(mqtt.ca)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    peer.message(b"x")

@@ -19,6 +19,7 @@ class FakeMqtt:
         self.retained_first: list[Message] = []
         self.emit: Callable[[Any], None] | None = None
         self.ended = 0
+        self.kept: list[dict[str, Any]] = []
         self.rows: list[dict[str, Any]] = [{"client": f"c{n}", "connected": True, "version": 5} for n in range(3)]
         self.answer: dict[str, Any] = {"status": "answered", "payload": b'{"on": true}'}
 
@@ -63,7 +64,7 @@ class FakeMqtt:
 
     def retained(self, filter: str, after: str, limit: int) -> list[dict[str, Any]]:
         self.asked.append(("retained", filter, after, limit))
-        return [{"topic": f"a/{n}", "payload": bytes([255, n]), "qos": 0} for n in range(min(limit, 3))]
+        return self.kept or [{"topic": f"a/{n}", "payload": bytes([255, n]), "qos": 0} for n in range(min(limit, 3))]
 
     def remove_retained(self, topic: str) -> Deferred[bool]:
         self.asked.append(("remove", topic))

@@ -64,18 +64,19 @@ def test_calls_and_connections_are_json_lines(path: Path) -> None:
     assert (closed["event"], closed["reason"], closed["duration"]) == ("close", "idle", 61.5)
     assert "detail" not in closed
     assert broken["detail"] == "status 1: bad frame"
-    assert not {"device", "user"} & closed.keys()
+    assert not {"device", "user", "protocol"} & closed.keys()
     assert (log.written, log.dropped, log.errors, log.pending) == (4, 0, 0, 0)
 
 
 def test_the_end_of_a_connection_names_the_device_that_was_welcomed_on_it(path: Path) -> None:
     log = AccessLog(LogSettings(access=str(path)))
     log.start()
-    log.closed(replace(INFO, device="d1", user="alice"), CloseReason.REVOKED, "", 1, 2, 0.5)
+    log.closed(replace(INFO, device="d1", user="alice", protocol="mqtt 5"), CloseReason.REVOKED, "", 1, 2, 0.5)
     log.closed(replace(INFO, device="d2"), CloseReason.IDLE, "", 1, 2, 0.5)
     log.stop()
     named, nobody = lines(path)
     assert (named["device"], named["user"], named["reason"]) == ("d1", "alice", "revoked")
+    assert named["protocol"] == "mqtt 5"
     assert nobody["device"] == "d2"
     assert "user" not in nobody
 

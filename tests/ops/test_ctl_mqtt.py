@@ -75,8 +75,8 @@ def test_every_command_answers(gateway: MqttGateway, run: Run) -> None:
         (["clients"], "c2"),
         (["clients", "--away"], "c2"),
         (["client", "c/1"], "c/1"),
-        (["kick", "c1"], "kicked"),
-        (["kick", "c1", "--discard"], "discarded"),
+        (["kick", "c1"], "c1: disconnected"),
+        (["kick", "c1", "--discard"], "c1: its session is over"),
         (["subscriptions"], "a/+"),
         (["retained"], "a/2"),
         (["retained", "a/#"], "a/2"),
@@ -164,8 +164,10 @@ def test_what_makes_no_sense(gateway: MqttGateway, run: Run) -> None:
 
 
 def test_what_was_not_there_is_a_failure(gateway: MqttGateway, run: Run) -> None:
-    assert run("kick", "unknown")[::2] == (1, "accessgwctl: unknown was not connected\n")
-    assert run("kick", "unknown", "--discard")[::2] == (1, "accessgwctl: unknown had no session\n")
+    assert run("kick", "unknown") == (1, "", "accessgwctl: there is no connection of unknown\n")
+    assert run("kick", "unknown", "--discard") == (1, "", "accessgwctl: there is no session of unknown\n")
+    code, out, _ = run("--json", "kick", "unknown", "--discard")
+    assert (code, json.loads(out)) == (1, {"client": "unknown", "kicked": False, "discarded": False})
     assert run("remove-retained", "absent")[::2] == (1, "accessgwctl: absent has no retained message\n")
     code, out, _ = run("request", "--device", "nowhere", "-t", "cmd", "-n")
     assert code == 1
@@ -188,6 +190,29 @@ def test_messages_as_lines(gateway: MqttGateway, run: Run) -> None:
         "type": "message", "topic": "a/1", "text": "old", "qos": 0, "retain": True, "at": 0,
     }  # fmt: skip
     assert set(gateway.mqtt.asked) == {("subscribe", "a/+")}
+
+
+PAYLOADS = ("1.0", "1e3", "100000000000000000000000", '{"b": 1.50, "a": "\\u00e9", "b": 2}', "[1,  2.0]", "-0", '"x"')
+
+
+def test_payloads_are_printed_as_they_came(gateway: MqttGateway, run: Run) -> None:
+    """1.0, 1e3 and the order of names say something to whoever looks for what a device sends."""
+    gateway.mqtt.kept = [{"topic": f"a/{n}", "payload": text.encode()} for n, text in enumerate(PAYLOADS)]
+    gateway.mqtt.kept += [{"topic": "t", "payload": b"plain"}, {"topic": "b", "payload": b"\xff"}]
+    gateway.seen = [Message(f"a/{n}", text.encode()) for n, text in enumerate(PAYLOADS)]
+    shown = run("retained")[1]
+    as_json = run("--json", "retained")[1]
+    lines = run("subscribe", "a/+")[1].splitlines()
+    events = run("--json", "subscribe", "a/+")[1].splitlines()
+    for n, text in enumerate(PAYLOADS):
+        assert f" {text} " in next(line for line in shown.splitlines() if line.startswith(f"a/{n}")) + " "
+        assert lines[n] == f"a/{n} {text}"
+        assert f'"payload": {text}'.replace("[1,  2.0]", "[1, 2.0]") in events[n]
+    assert "100000000000000000000000" in as_json and "1e3" in as_json and "1.50" in as_json
+    assert json.loads(as_json)["retained"][0]["payload"] == 1.0
+    gateway.mqtt.answer = {"status": "answered", "payload": b"1e3"}
+    assert '"payload": 1e3' in run("--json", "request", "--device", "d", "-t", "cmd", "-n")[1]
+    assert "1e3" in run("request", "--device", "d", "-t", "cmd", "-n")[1]
 
 
 def test_traces(gateway: MqttGateway, run: Run) -> None:

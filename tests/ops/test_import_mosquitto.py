@@ -265,6 +265,13 @@ def test_listeners_that_cannot_be() -> None:
     assert data("listener 7900 127.0.0.1")["control"] == {"port": 7901}
 
 
+@pytest.mark.parametrize(("listener", "port"), [(1883, 7900), (7900, 7901)])
+def test_the_port_that_is_taken_beside_those_of_the_file_is_told(listener: int, port: int) -> None:
+    (note,) = [note for note in imported(f"listener {listener} 127.0.0.1").notes if "control API" in note]
+    assert f"127.0.0.1:{port}" in note
+    assert note in imported(f"listener {listener} 127.0.0.1").toml
+
+
 def test_a_unix_socket() -> None:
     assert data("listener 0 /run/mosquitto.sock")["listeners"] == [
         {"name": "mqtt-unix", "transport": "unix", "path": "/run/mosquitto.sock", "protocols": ["mqtt"]}
@@ -394,6 +401,15 @@ def test_a_client_without_a_user_name_gets_no_more_than_before() -> None:
     some, lost = acl_rules(acl, who="user", anonymous="some")
     assert [(rule.get("user"), rule["permit"]) for rule in some] == [("a", "allow"), (None, "deny")]
     assert [loss.line for loss in lost] == [1, 2]
+
+
+def test_rules_for_those_who_are_not_let_in_are_named(tmp_path: Path) -> None:
+    """They change nothing there either: no loss, but who reads the result looks for them."""
+    (tmp_path / "acl").write_text("topic read $SYS/#\n\ntopic b\nuser a\ntopic a/#\n")
+    text = f"listener 1883\nallow_anonymous {{}}\nacl_file {tmp_path}/acl\n"
+    (note,) = [note for note in imported(text.format("false")).notes if "left out" in note]
+    assert note.startswith(f"{tmp_path}/acl, line 1, 3: ")
+    assert not [note for note in imported(text.format("true")).notes if "left out" in note]
 
 
 def test_lines_of_an_acl_that_mean_nothing_here() -> None:

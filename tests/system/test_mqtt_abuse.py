@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from protocols.mqtt.encoding import encode
-from protocols.mqtt.packets import Connack, Connect, Pingreq, Pingresp, Property, Puback, Publish, Will
+from protocols.mqtt.packets import (
+    Connack,
+    Connect,
+    Pingreq,
+    Pingresp,
+    Property,
+    Puback,
+    Pubcomp,
+    Publish,
+    Pubrec,
+    Pubrel,
+    Will,
+)
 from protocols.mqtt.reasons import Reason
 from tests.conformance.mqtt_peer import Peer, Room
 from tests.system.gateway_process import Gateway, free_ports
@@ -33,6 +48,9 @@ accept_burst_per_address = 100000
 max_packet = 100000
 max_retained_bytes = 100000
 max_queued_bytes = 100000
+receive_maximum = 50
+max_unreleased = 60
+packet_timeout = 1.0
 """
 LARGE = {Property.USER_PROPERTY: [("name", "v" * 30_000)]}
 
@@ -43,6 +61,7 @@ class AbusedGateway(Gateway):
     def __init__(self, directory: Path) -> None:
         (self.port,) = free_ports(1)
         super().__init__(directory, extra=EXTRA.format(port=self.port))
+        self.log_accesses()
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +80,92 @@ def room(gateway: AbusedGateway, request: pytest.FixtureRequest) -> Iterator[Roo
     room = Room(gateway.port, re.sub(r"\W+", "-", request.node.name).strip("-"))
     yield room
     room.close()
+
+
+@pytest.mark.parametrize(("version", "protocol"), [(3, "mqtt 3.1"), (4, "mqtt 3.1.1"), (5, "mqtt 5")])
+def test_the_access_log_says_what_was_spoken(gateway: AbusedGateway, room: Room, version: int, protocol: str) -> None:
+    peer = room.connect(version=version, clean=True)
+    peer.leave()
+
+    def closed() -> list[str]:
+        lines = [json.loads(text) for text in gateway.access_log.read_text().splitlines()]
+        return [one["protocol"] for one in lines if one["event"] == "close" and one.get("device") == room.client_id()]
+
+    gateway.wait_until(lambda: bool(closed()))
+    assert closed() == [protocol]
+
+
+def test_a_trace_shows_the_topics_of_what_goes_out(gateway: AbusedGateway, room: Room) -> None:
+    peer = room.connect(properties={Property.TOPIC_ALIAS_MAXIMUM: 5})
+    peer.subscribe(room.topic())
+    seen: list[dict[str, Any]] = []
+    stream = http.client.HTTPConnection("127.0.0.1", gateway.control, timeout=10)
+    stream.request("GET", f"/v1/devices/{room.client_id()}/trace", headers={"authorization": "Bearer t-read"})
+    answer = stream.getresponse()
+    assert answer.status == 200
+    for _ in range(2):
+        room.connect("sender").publish(room.topic(), b"x", 1)
+        peer.message(b"x")
+    while len(seen) < 2:
+        line = answer.readline()
+        if line.startswith(b"data:"):
+            event = json.loads(line[5:])
+            if event.get("direction") == "out" and event["frame"] == "publish":
+                seen.append(event)
+    stream.close()
+    assert [event["topic"] for event in seen] == [room.topic()] * 2
+    assert seen[0]["alias"] == seen[1]["alias"] > 0
+
+
+# ---------------------------------------------------------------- packets that are not brought to their end
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_client_of_311_that_releases_nothing(room: Room, keep: bool) -> None:
+    """It has no Receive Maximum, and 65,535 ids. It goes on when it does its part."""
+    peer = room.connect(version=4, keep=keep)
+    for packet_id in range(1, 61):
+        peer.send(Publish(room.topic(), b"x", 2, packet_id=packet_id))
+        peer.expect(Pubrec, packet_id=packet_id)
+    peer.send(Publish(room.topic(), b"again", 2, dup=True, packet_id=60))
+    peer.expect(Pubrec, packet_id=60)
+    peer.send(Publish(room.topic(), b"x", 2, packet_id=61))
+    assert peer.ends() == []
+    peer = room.connect(version=4, keep=keep, clean=False)
+    for packet_id in range(1, 61) if keep else ():
+        peer.send(Pubrel(packet_id))
+        peer.expect(Pubcomp, packet_id=packet_id)
+    peer.send(Publish(room.topic(), b"x", 2, packet_id=61))
+    peer.expect(Pubrec, packet_id=61)
+
+
+@pytest.mark.parametrize("version", [4, 5])
+def test_half_a_packet_is_not_held_for_ever(room: Room, version: int) -> None:
+    """Without a keep alive."""
+    watcher = room.connect("watcher")
+    watcher.subscribe(room.topic("will"))
+    peer = room.connect(version=version, will=room.will())
+    peer.raw(encode(Publish(room.topic(), b"x" * 2000), version)[:-1])
+    said = peer.ends()
+    assert [getattr(one, "reason", None) for one in said] == ([Reason.QUOTA_EXCEEDED] if version == 5 else [])
+    watcher.message(b"gone")
+
+
+def test_a_session_of_5_does_not_collect_ids_over_its_connections(room: Room) -> None:
+    peer = room.connect(keep=True)
+    for packet_id in range(1, 51):
+        peer.send(Publish(room.topic(), b"x", 2, packet_id=packet_id))
+        peer.expect(Pubrec, packet_id=packet_id)
+    peer.cut()
+    peer = room.connect(keep=True, clean=False)
+    for packet_id in range(51, 71):
+        peer.send(Publish(room.topic(), b"x", 2, packet_id=packet_id))
+        refused = Reason.QUOTA_EXCEEDED if packet_id > 60 else Reason.NO_MATCHING_SUBSCRIBERS
+        peer.expect(Pubrec, packet_id=packet_id, reason=refused)
+    peer.send(Pubrel(1))
+    peer.expect(Pubcomp, packet_id=1, reason=0)
+    peer.send(Publish(room.topic(), b"x", 2, packet_id=71))
+    peer.expect(Pubrec, packet_id=71, reason=Reason.NO_MATCHING_SUBSCRIBERS)
 
 
 # ---------------------------------------------------------------- authority

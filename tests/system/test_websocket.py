@@ -74,7 +74,12 @@ def test_the_log_tells_of_it(gateway: Gateway) -> None:
     gateway.wait_until(lambda: line() is not None)
     closed = line()
     assert closed is not None
-    assert closed["websocket"] is True and closed["transport"] == "tcp" and closed["reason"] == "operator"
+    assert (
+        closed["websocket"] is True
+        and closed["protocol"] == "mmtp 1"
+        and closed["transport"] == "tcp"
+        and closed["reason"] == "operator"
+    )
 
 
 def test_a_refused_device_is_told_by_mmtp_and_by_the_close_frame(gateway: Gateway) -> None:

@@ -159,3 +159,61 @@ def test_removing_a_reader_leaves_its_writing_and_strangers_alone(reactor: Any) 
     reactor.addReader(two)
     reactor.doIteration(0)
     assert two.came == [b"two"]
+
+
+def test_who_is_forgotten_and_closed_leaves_its_number_to_the_next(reactor: Any) -> None:
+    gone = Reader(reactor)
+    reactor.addWriter(gone)
+    number = gone.fileno()
+    gone.there.send(b"unread")
+    reactor.forget(gone)
+    reactor.forget(gone)
+    gone.here.close()
+    next_one = Reader(reactor)
+    assert next_one.fileno() == number
+    reactor.doIteration(0)
+    assert (gone.came, gone.written, next_one.came, next_one.written) == ([], 0, [], 0)
+    next_one.there.send(b"x")
+    reactor.doIteration(0)
+    assert next_one.came == [b"x"]
+    assert gone not in reactor.getReaders() and gone not in reactor.getWriters()
+
+
+def test_a_stranger_is_not_forgotten_in_anothers_place(reactor: Any) -> None:
+    one = Reader(reactor)
+
+    class Stranger:
+        def fileno(self) -> int:
+            return one.fileno()
+
+    reactor.forget(Stranger())
+    one.there.send(b"x")
+    reactor.doIteration(0)
+    assert one.came == [b"x"]
+
+
+def test_who_takes_the_number_of_one_that_was_closed_does_not_hear_its_hang_up(reactor: Any) -> None:
+    closing = Reader(reactor)
+    closing.there.send(b"x")  # it is ready first, and served first
+    gone = Reader(reactor)
+    reactor.addWriter(gone)
+    reactor.removeReader(gone)
+    number = gone.fileno()
+    successors: list[Reader] = []
+
+    def read() -> None:
+        closing.came.append(closing.here.recv(100))
+        reactor.forget(gone)
+        gone.here.close()
+        successors.append(Reader(reactor))
+
+    closing.doRead = read  # type: ignore[method-assign]
+    gone.there.close()
+    reactor.doIteration(0)
+    (successor,) = successors
+    assert (gone.written, gone.lost) == (0, [])
+    assert successor.fileno() == number
+    assert successor.lost == []
+    successor.there.close()
+    reactor.doIteration(0)
+    assert successor.came == [b""] or successor.lost

@@ -59,6 +59,12 @@ class StoredWill:
     due_at: float | None = None
     """Wall-clock second of its publication once the connection has ended."""
 
+    @property
+    def size(self) -> int:
+        """Bytes of its topic, payload and properties."""
+        will = self.will
+        return len(will.payload) + len(will.topic.encode("utf-8", "surrogatepass")) + footprint(will.properties)
+
 
 @dataclass(slots=True)
 class StoredSession:

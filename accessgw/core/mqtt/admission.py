@@ -44,6 +44,7 @@ OWN_CLIENTS = "$bridge/"
 """Beginning of client ids of the gateway's own sessions."""
 
 _VERSIONS = {3: "3.1", 4: "3.1.1", 5: "5"}
+_PROTOCOLS = {version: f"mqtt {name}" for version, name in _VERSIONS.items()}
 
 
 class Admission(Inbound):
@@ -63,6 +64,7 @@ class Admission(Inbound):
     def _introduced(self, connect: packets.Connect) -> None:
         services = self._services
         self._connect = connect
+        self.info.protocol = _PROTOCOLS[connect.version]
         if self.wire.closed:
             return  # what came right behind it broke the protocol, and was answered
         if connect.client_id.startswith(OWN_CLIENTS):
@@ -84,7 +86,7 @@ class Admission(Inbound):
             if self._trace is not None:
                 self._trace(traces.connected(self.info))
                 self._trace_received(connect)
-        method = connect.properties.get(Property.AUTHENTICATION_METHOD)
+        method = connect.properties.get(Property.AUTHENTICATION_METHOD) if connect.properties else None
         if method is None:
             self._admit()
             return
@@ -170,12 +172,13 @@ class Admission(Inbound):
                 services.denied("publish", identity, will.topic, decision)
                 self._refuse(Reason.NOT_AUTHORIZED, CloseReason.FORBIDDEN, f"its will may not go to {will.topic!r}")
                 return
-        max_packet = self.wire.peer_max_packet
+        peer = self.wire.peer
+        max_packet = peer.max_packet
         opening = opening_of(
             connect,
             identity,
             services.settings,
-            alias_maximum=self.wire.peer_topic_alias_maximum,
+            alias_maximum=peer.topic_alias_maximum,
             max_packet=max_packet if max_packet < LARGEST else 0,
         )
         opened = services.keeper.open(opening, self)
@@ -184,8 +187,11 @@ class Admission(Inbound):
             return
         self.connection.established()
         self._admission = opened.ready
-        opened.ready.addCallbacks(lambda _: self._welcome(opened, authentication), self._not_kept)
+        opened.ready.addCallbacks(self._kept, self._not_kept, (opened, authentication))
         opened.ready.addErrback(self._defect)
+
+    def _kept(self, _: None, opened: Opened, authentication: packets.Properties) -> None:
+        self._welcome(opened, authentication)
 
     def _welcome(self, opened: Opened, authentication: packets.Properties) -> None:
         self._admission = None
@@ -200,35 +206,27 @@ class Admission(Inbound):
         settings = services.settings
         keep_alive = keep_alive_of(connect, settings)
         self.connection.set_idle(keep_alive * KEEP_ALIVE_GRACE)
-        try:
-            self.wire.accept(
-                connack_of(
-                    connect,
-                    session,
-                    opened.present,
-                    keep_alive=keep_alive,
-                    assigned=self._assigned,
-                    authentication=authentication,
-                    origin=services.broker.origin,
-                )
-            )
-        except TooLargeForPeer as error:
-            self._finish(CloseReason.PROTOCOL_ERROR, str(error))
+        if connect.version != V5 or not (
+            connect.properties or authentication or self._assigned or session.expiry or keep_alive != connect.keep_alive
+        ):
+            self.wire.accept_as_asked(opened.present)
+        elif not self._accept(connect, opened, keep_alive, authentication):
             return
         self.session = session
         self._connect = None
-        services.counters.connects[_VERSIONS[connect.version]] = (
-            services.counters.connects.get(_VERSIONS[connect.version], 0) + 1
-        )
+        version, connects = _VERSIONS[connect.version], services.counters.connects
+        connects[version] = connects.get(version, 0) + 1
         if services.tracing.watched:
             self.retrace()
         self._sent("connack")
-        self._read_on()
-        self._rate = rate_of(settings, services.clock.seconds())
+        if self._held_back:
+            self._read_on()
+        if settings.messages_per_second or settings.bytes_per_second:
+            self._rate = rate_of(settings, services.clock.seconds())
         if opened.present and session.filters:
             self.recheck()
         session.window = min(settings.max_inflight, self.wire.peer_receive_maximum)
-        resumed = services.outbound.resume(session)
+        resumed = services.outbound.resume(session) if session.durable else None
         if settings.push_topic and not self._assigned:
             if resumed is None:
                 services.pushes.attach(device, [], passing=not session.durable)
@@ -241,6 +239,29 @@ class Admission(Inbound):
             self._handle(packet)
         if not self._in_batch and not self._closed:
             self.flush()
+
+    def _accept(
+        self, connect: packets.Connect, opened: Opened, keep_alive: int, authentication: packets.Properties
+    ) -> bool:
+        """CONNACK of MQTT 5; False when the client has no room for it."""
+        connack = connack_of(
+            connect,
+            opened.session,
+            opened.present,
+            keep_alive=keep_alive,
+            assigned=self._assigned,
+            authentication=authentication,
+            origin=self._services.broker.origin,
+        )
+        try:
+            if connack.properties:
+                self.wire.accept(connack)
+            else:
+                self.wire.accept_as_asked(opened.present)
+        except TooLargeForPeer as error:
+            self._finish(CloseReason.PROTOCOL_ERROR, str(error))
+            return False
+        return True
 
     def _not_kept(self, failure: Failure) -> None:
         self._admission = None

@@ -7,9 +7,7 @@ from typing import Any
 
 from accessgw.core import tracing as traces
 from accessgw.core.mqtt.admission import Admission
-from accessgw.core.mqtt.connecting import (
-    for_bridge,
-)
+from accessgw.core.mqtt.connecting import for_bridge
 from accessgw.core.mqtt.session import PUBACK, MqttSession
 from accessgw.core.mqtt.session_keeper import granted_expiry
 from accessgw.model.reasons import CloseReason
@@ -25,6 +23,8 @@ AT_ONCE = 64
 
 PUBACK_SIZE = 4
 """Bytes of a PUBACK that says success."""
+GOODBYE_SIZE = 2
+"""Bytes of a DISCONNECT that says no more."""
 
 OWN = ("$reply/", "$response/", "$push/")
 """Topics on which the gateway speaks to one client, subscribed or not; some libraries ask for them all the same."""
@@ -39,27 +39,81 @@ class MqttBinding(Admission):
         if self._closed:
             return
         session = self.session
-        if (
-            session is not None
-            and len(data) == PUBACK_SIZE
-            and self._trace is None
-            and self._acked_alone(session, data)
-        ):
-            return
         error: RemoteError | None = None
         wire = self.wire
         try:
-            wire.receive(data, 0.0)
+            if session is None:
+                connect = wire.introduced_alone(data)
+                if connect is not None:
+                    self._services.counters.packets_received += 1
+                    self._began(connect)
+                    return
+            elif self._trace is None and self._rest is None:
+                # Most packets come alone: those that come often are spared the list of events.
+                size = len(data)
+                if size == PUBACK_SIZE:
+                    if self._acked_alone(session, data):
+                        return
+                elif size == GOODBYE_SIZE:
+                    if wire.left_alone(data):
+                        self._services.counters.packets_received += 1
+                        self._left()
+                        return
+                elif self._rate is None and self._admission is None:
+                    publish = wire.published_alone(data)
+                    if publish is not None:
+                        self._published(publish)
+                        return
+            if wire.receive(data, 0.0):
+                self._services.packet_timeout.begun(self)
         except RemoteError as found:
             error = found
         arrived = wire.events()
         self._services.counters.packets_received += len(arrived)
         if self._rate is not None:
             self._spent(arrived, len(data))
-        if len(arrived) > AT_ONCE and error is None:
+        if error is not None:
+            self._work(arrived[:AT_ONCE] if self._rest is None else [], error)
+        elif self._rest is not None:
+            # TLS hands on what one read brings in several parts, one for each of its records.
+            self._rest += arrived
+        elif len(arrived) > AT_ONCE:
             self._put_off(arrived)
         else:
-            self._work(arrived[:AT_ONCE] if error is not None else arrived, error)
+            self._work(arrived, None)
+
+    def _began(self, connect: packets.Connect) -> None:
+        """As _work, of a CONNECT that came alone."""
+        self._in_batch = True
+        self._services.broker.served = 0
+        try:
+            self._introduced(connect)
+        except Exception:
+            self._defect()
+        finally:
+            self._in_batch = False
+        if self._admission is not None:
+            self._held_back = True
+            self.connection.pause()
+        unsent = self.wire.to_send(0.0)
+        if unsent:
+            self._write(unsent)
+
+    def _published(self, packet: packets.Publish) -> None:
+        """As _work, of a PUBLISH that came alone."""
+        services = self._services
+        services.counters.packets_received += 1
+        services.broker.served = 0
+        self._in_batch = True
+        try:
+            self._on_publish(packet)
+        except Exception:
+            self._defect()
+        finally:
+            self._in_batch = False
+        unsent = self.wire.to_send(0.0)
+        if unsent:
+            self._write(unsent)
 
     def _work(self, arrived: list[packets.Packet], error: RemoteError | None) -> None:
         """Handle packets, and write what came of them at once."""
@@ -106,8 +160,7 @@ class MqttBinding(Admission):
             return
         self._rest = None
         self._work(rest, None)
-        if not (self._closed or self._held_back) and self._pause is None:
-            self.connection.resume()
+        self._listen()
 
     def _acked_alone(self, session: MqttSession, data: bytes) -> bool:
         """An acknowledgement came alone, as most do; False when it is not one, or brings more about."""
@@ -131,6 +184,14 @@ class MqttBinding(Admission):
             self._defect()
         return True
 
+    def _left(self) -> None:
+        """DISCONNECT came alone, and says nothing else: the will is dropped, the session keeps its expiry."""
+        try:
+            self._leave(False, None)
+            self._peer_left()
+        except Exception:
+            self._defect()
+
     def drained(self) -> None:
         session = self.session
         if session is None:
@@ -147,6 +208,16 @@ class MqttBinding(Admission):
 
     def late(self) -> None:
         """Nothing can be said before CONNECT; the transport closes."""
+
+    def packet_late(self) -> None:
+        """MQTT 5: a limit of ours was exceeded. (Keep alive may be off, or was kept to by each byte.)"""
+        if self._closed:
+            return
+        self._services.counters.packets_late += 1
+        if self.session is None:
+            self._finish(CloseReason.HELLO_TIMEOUT)
+        else:
+            self._say_and_close(Reason.QUOTA_EXCEEDED, CloseReason.IDLE, "a packet was not whole in time")
 
     def expired(self) -> None:
         self._say(Reason.KEEP_ALIVE_TIMEOUT)
@@ -169,6 +240,8 @@ class MqttBinding(Admission):
         if self._calls is not None:
             self._calls.detach()
             self._calls = None
+        if self.wire.halves:
+            self._services.packet_timeout.gone(self)
         self._leave(True, None)
         device, self._device = self._device, None
         if device is not None:

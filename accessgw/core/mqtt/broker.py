@@ -20,10 +20,11 @@ from accessgw.core.mqtt.session import MqttSession
 from accessgw.core.mqtt.topic_trace import TopicTrace
 from accessgw.model.counters import MqttCounters
 from accessgw.model.mqtt_settings import MqttSettings
-from protocols.mqtt.encoding import publish_parts
+from protocols.mqtt.encoding import publish_frame, publish_parts
 from protocols.mqtt.packets import V5, V311
 from protocols.mqtt.reasons import FAILURE, Reason
 from protocols.mqtt.retained import RetainedStore
+from protocols.mqtt.topic_index import BRANCH_BYTES
 from protocols.mqtt.topics import Group, Plan, SharedGroup, TopicTree
 
 log = Logger()
@@ -94,7 +95,7 @@ class Broker:
         self.sessions: dict[str, MqttSession] = {}
         self.tree: TopicTree[Receiver] = TopicTree()
         self.retained: RetainedStore[Message] = RetainedStore(
-            settings.max_retained, settings.max_retained_bytes, size=attrgetter("size")
+            settings.max_retained, settings.max_retained_bytes, size=attrgetter("size"), branch_bytes=BRANCH_BYTES
         )
         self.sample: Callable[[Message], int] = lambda message: 1
         """Told of a message now and then, to know who talks most; says how many come before the next."""
@@ -111,6 +112,8 @@ class Broker:
         self._backlog: deque[tuple[Publication, Iterator[int], Deferred[int]]] = deque()
         """Fan-outs too large for one turn, and what came after them."""
         self._backlog_bytes = 0
+        self._put_off: Publication | None = None
+        """The last message that was put there."""
         self._slicing = False
         """A turn that goes on with them is to come, or runs."""
 
@@ -134,6 +137,7 @@ class Broker:
                 return self._after_rules(taken, message, received, will_of)
             if taken >= FAILURE:
                 return taken
+            return self._publish(message, received, will_of, ruled=True)
         return self._publish(message, received, will_of)
 
     def count_subscriptions(self) -> None:
@@ -150,39 +154,46 @@ class Broker:
         """As publish: the reason code, and how many it reached or waits for."""
         before = self.reached
         self.served = 0
+        self._put_off = None
         outcome = self.publish(message)
-        reached = self.reached - before
+        at_once, put_off = self.reached - before, self._put_off
         whole = succeed(int(outcome)) if isinstance(outcome, int) else outcome
-        return whole.addCallback(lambda reason: (reason, reached))
+        return whole.addCallback(lambda reason: (reason, at_once if put_off is None else put_off.reached))
 
     def _after_rules(
         self, taken: Deferred[int], message: Message, received: tuple[str, int] | None, will_of: str
     ) -> Deferred[int]:
         """Subscribers do not wait for the service, its sender does."""
-        reason = self._publish(message, received, will_of)
+        reason = self._publish(message, received, will_of, ruled=True)
         ours = succeed(reason) if isinstance(reason, int) else reason
         both: Deferred[list[tuple[bool, int]]] = DeferredList([ours, taken])
         return both.addCallback(_worst)
 
-    def _publish(self, message: Message, received: tuple[str, int] | None, will_of: str) -> int | Deferred[int]:
-        if self._backlog and not will_of and self._backlog_full():
+    def _publish(
+        self, message: Message, received: tuple[str, int] | None, will_of: str, *, ruled: bool = False
+    ) -> int | Deferred[int]:
+        """`ruled`: there are rules, which may have consumed it."""
+        backlog, retain = self._backlog, message.retain
+        if backlog and not will_of and self._backlog_full():
             self.counters.drop("backlog")
             return QUOTA_EXCEEDED
-        if message.retain and not self._retain(message):
+        if retain and not self._retain(message):
             return QUOTA_EXCEEDED
-        self._unsampled -= 1
-        if self._unsampled <= 0:
+        self._unsampled = unsampled = self._unsampled - 1
+        if unsampled <= 0:
             self._unsampled = self.sample(message)
         watched = self.trace.watched
         if watched:
             self.trace.tell(message, "published")
         plan = self.tree.plan(message.topic)
-        if received is None and not will_of and not (message.retain or self._backlog or watched):
-            only = plan.only
-            if only is not None and self._to_only(message, plan.groups[0], only):
-                return SUCCESS
+        if not (retain or backlog or watched or ruled or will_of) and received is None:
+            groups = plan.groups
+            if len(groups) == 1 and not plan.shared and len(groups[0].receivers) == 1:
+                (only,) = groups[0].receivers
+                if self._to_only(message, groups[0], only):
+                    return SUCCESS
         pub = Publication(message, self.wall())
-        if self.rules is not None and self.rules.active and self.rules.consumes(message.topic):
+        if ruled and self.rules is not None and self.rules.consumes(message.topic):
             plan = NOBODY
         served = plan.receiver_count + len(plan.shared) * SHARED
         if served > FEW:
@@ -214,45 +225,46 @@ class Broker:
     def _to_only(self, message: Message, group: Group[Receiver], session: Receiver) -> bool:
         """The short way to the only receiver of a topic; False, and nothing done, when it needs the long one."""
         outlet = session.outlet
-        qos = group.qos if group.qos < message.qos else message.qos
+        qos, most = message.qos, group.qos
+        qos = qos if qos < most else most
         if (
             outlet is None
             or type(session) is not MqttSession
+            or not session.window
             or session.aliases is not None
             or session.max_packet
             or group.no_local
-            or (self.rules is not None and self.rules.active)
         ):
             return False
         if qos and (session.durable or session.parked is not None or len(session.inflight) >= session.window):
             return False
         if outlet.buffered > (self.outbound.max_buffer if qos else self.settings.max_qos0_buffer):
             return False
-        v5 = session.v5
-        properties = message.properties
-        if v5 and message.expires_at is not None:
-            properties = properties_at(message, self.wall())
-        head, tail = publish_parts(
-            message.topic,
-            message.payload,
-            V5 if v5 else V311,
-            qos=qos,
-            retain=False,
-            properties=properties,
-            identifiers=group.identifiers if v5 else (),
-        )
+        payload = message.payload
         self.reached += 1
         counters = self.counters
-        counters.sent_bytes += len(message.payload)
-        if not qos:
-            counters.sent_qos0 += 1
-            outlet.put(head)
-            return True
+        counters.sent_bytes += len(payload)
         if qos == 1:
             counters.sent_qos1 += 1
-        else:
+        elif qos:
             counters.sent_qos2 += 1
-        outlet.put(head + PACKET_IDS[session.allocate(qos)] + tail)
+        else:
+            counters.sent_qos0 += 1
+        v5 = session.v5
+        if v5 and (message.properties or message.expires_at is not None or group.identifiers):
+            head, tail = publish_parts(
+                message.topic,
+                payload,
+                V5,
+                qos=qos,
+                retain=False,
+                properties=properties_at(message, self.wall()),
+                identifiers=group.identifiers,
+            )
+            outlet.put(head + PACKET_IDS[session.allocate(qos)] + tail if qos else head)
+            return True
+        packet_id = PACKET_IDS[session.allocate(qos)] if qos else b""
+        outlet.put(publish_frame(message.topic, payload, V5 if v5 else V311, qos << 1, packet_id))
         return True
 
     def _deliver(self, pub: Publication, plan: Plan[Receiver]) -> None:
@@ -339,7 +351,7 @@ class Broker:
                     self._to_local(pub, receiver, qos, retain)
                 continue
             assert type(receiver) is MqttSession
-            if receiver.aliases is not None or receiver.max_packet or outlet.buffered > limit:
+            if receiver.aliases is not None or receiver.max_packet or not receiver.window or outlet.buffered > limit:
                 send(pub, receiver, 0, retain, identifiers)
                 continue
             if receiver.v5:
@@ -431,6 +443,7 @@ class Broker:
         self, pub: Publication, hidden: bool, received: tuple[str, int] | None, will_of: str
     ) -> Deferred[int]:
         done: Deferred[int] = Deferred()
+        self._put_off = pub
         self._backlog.append((pub, self._sliced(pub, hidden), done))
         self._backlog_bytes += pub.size
 

@@ -12,6 +12,7 @@ from accessgw.core.mqtt.session_keeper import Opening, granted_expiry
 from accessgw.core.sessions import Introduction
 from accessgw.model.identity import ConnectionInfo, Credentials, Identity
 from accessgw.model.mqtt_settings import MqttSettings
+from protocols.mmtp.nothing import NOTHING
 from protocols.mqtt.names import is_shared
 from protocols.mqtt.packets import NO_PROPERTIES, V5, Connack, Connect, Properties, Property, SubscriptionRequest
 
@@ -31,7 +32,7 @@ def introduction_of(connect: Connect, info: ConnectionInfo, proven: Identity | N
         loopback=info.loopback,
         peer=info.peer,
     )
-    return Introduction(credentials, generation=None, proven=proven)
+    return Introduction(credentials, None, proven, NOTHING)
 
 
 def opening_of(
@@ -39,7 +40,10 @@ def opening_of(
 ) -> Opening:
     """The session that it asks for, within our limits."""
     if connect.version == V5:
-        expiry = granted_expiry(connect.properties.get(Property.SESSION_EXPIRY, 0), settings.max_session_expiry)
+        expiry = 0.0
+        if connect.properties:
+            asked = connect.properties.get(Property.SESSION_EXPIRY, 0)
+            expiry = granted_expiry(asked, settings.max_session_expiry)
     else:
         expiry = 0.0 if connect.clean_start else settings.max_session_expiry
     will: StoredWill | None = None
@@ -47,15 +51,15 @@ def opening_of(
         delay = float(connect.will.properties.get(Property.WILL_DELAY, 0))
         will = StoredWill(connect.will, min(delay, settings.max_will_delay))
     return Opening(
-        client_id=connect.client_id,
-        identity=identity,
-        user=owner_of(identity),
-        version=connect.version,
-        clean_start=connect.clean_start,
-        expiry=expiry,
-        will=will,
-        max_packet=max_packet,
-        alias_maximum=min(alias_maximum, settings.topic_alias_maximum),
+        connect.client_id,
+        identity,
+        owner_of(identity),
+        connect.version,
+        connect.clean_start,
+        expiry,
+        will,
+        max_packet,
+        min(alias_maximum, settings.topic_alias_maximum),
     )
 
 

@@ -13,6 +13,7 @@ from twisted.python.failure import Failure
 from accessgw.core import tracing as traces
 from accessgw.core.interfaces import Connection, Timer
 from accessgw.core.interfaces.mqtt import EnhancedExchange
+from accessgw.core.mqtt import frame_trace
 from accessgw.core.mqtt.calls import ConnectionCalls
 from accessgw.core.mqtt.rate import ConnectionRate
 from accessgw.core.mqtt.reasons import close_of, reason_of
@@ -26,11 +27,15 @@ from protocols.errors import RemoteError, TooLargeForPeer
 from protocols.mmtp.nothing import NOTHING
 from protocols.mqtt import packets
 from protocols.mqtt.connection import Connection as Wire
-from protocols.mqtt.packets import NO_PROPERTIES, PacketType, Property
+from protocols.mqtt.packets import NO_PROPERTIES, Property
 from protocols.mqtt.reasons import Reason
 from protocols.mqtt.state import Role
 
 log = Logger()
+
+_SERVER = Role.SERVER
+_PEER_GOAWAY = CloseReason.PEER_GOAWAY
+"""What each connection needs: looking at a class of enumeration for a member is dear in Python 3.11."""
 
 MUCH = 4096
 """Bytes written at once past which the connection may have counted as full; less is not worth a look."""
@@ -52,7 +57,7 @@ class MqttConnection(ABC):
         self.connection = connection
         self.info: ConnectionInfo = connection.info
         self._services = services
-        self.wire = Wire(Role.SERVER, limits=services.limits, now=services.clock.seconds())
+        self.wire = Wire(_SERVER, limits=services.limits, now=0.0)
         self.session: MqttSession | None = None
         """Set with CONNACK."""
         self._device: DeviceSession | None = None
@@ -89,6 +94,10 @@ class MqttConnection(ABC):
         """There is room again for what waits to be sent."""
 
     @abstractmethod
+    def packet_late(self) -> None:
+        """A packet was not whole within its time: end the connection."""
+
+    @abstractmethod
     def recheck(self) -> None:
         """The topic rules have changed since it subscribed: give up what it may not have any more."""
 
@@ -105,13 +114,14 @@ class MqttConnection(ABC):
         if self.session is None:
             return
         self.wire.send_frame(frame)
-        self._services.counters.packets_sent += 1
+        services = self._services
+        services.counters.packets_sent += 1
         self._queued += len(frame)
         if self._trace is not None:
-            self._trace(traces.sent(PacketType(frame[0] >> 4).name.lower(), {"bytes": len(frame)}))
+            self._trace(frame_trace.sent(frame, self.session.version, self.session.aliases))
         if not (self._dirty or self._in_batch):
             self._dirty = True
-            self._services.flusher.add(self)
+            services.flusher.add(self)
 
     def pubrel(self, packet_id: int, reason: int = 0) -> None:
         if not self._closed:
@@ -129,12 +139,20 @@ class MqttConnection(ABC):
         self._dirty = False
         data = self.wire.to_send(0.0)
         if data:
-            self._write(data)
+            # As _write, without a call more for each message.
+            self._queued = 0
+            self.connection.write(data)
+            if len(data) > MUCH:
+                self._wrote_much()
 
     def _write(self, data: bytes) -> None:
         self._queued = 0
         self.connection.write(data)
-        if len(data) > MUCH and not self._closed and not self.connection.buffered:
+        if len(data) > MUCH:
+            self._wrote_much()
+
+    def _wrote_much(self) -> None:
+        if not self._closed and not self.connection.buffered:
             # It counted as full for a moment; the transport, which took all of it at once, has no drain to tell of.
             self.drained()
 
@@ -163,11 +181,21 @@ class MqttConnection(ABC):
         else:
             self._say_and_close(Reason.SERVER_SHUTTING_DOWN, CloseReason.DRAINING)
 
+    @property
+    def held_back(self) -> bool:
+        """It is not read."""
+        return self._held_back or self._pause is not None or self._rest is not None
+
     def _read_on(self) -> None:
         if self._held_back:
             self._held_back = False
-            if self._pause is None and self._rest is None:
-                self.connection.resume()
+            self._listen()
+
+    def _listen(self) -> None:
+        """One reason not to read it is gone; there may be others."""
+        if not (self._closed or self.held_back):
+            self._services.packet_timeout.resumed(self)
+            self.connection.resume()
 
     def _refuse(self, reason: Reason, close: CloseReason, detail: str) -> None:
         """CONNACK with a reason, or DISCONNECT where that was said already."""
@@ -201,8 +229,7 @@ class MqttConnection(ABC):
 
     def _resume(self) -> None:
         self._pause = None
-        if not self._held_back and self._rest is None:
-            self.connection.resume()
+        self._listen()
 
     def retrace(self) -> None:
         """Somebody began or ceased to watch this device."""
@@ -211,15 +238,7 @@ class MqttConnection(ABC):
 
     def _trace_received(self, packet: packets.Packet) -> None:
         assert self._trace is not None
-        details: dict[str, Any] = {"kind": "frame", "direction": "in", "frame": type(packet).__name__.lower()}
-        if isinstance(packet, packets.Publish):
-            details.update(topic=packet.topic, qos=packet.qos, bytes=len(packet.payload))
-        elif isinstance(packet, packets.Subscribe):
-            details.update(filters=[request.filter for request in packet.requests])
-        elif isinstance(packet, packets.Unsubscribe):
-            details.update(filters=packet.filters)
-        packet_id = getattr(packet, "packet_id", 0)
-        self._trace({**details, "id": packet_id} if packet_id else details)
+        self._trace(frame_trace.received(packet))
 
     def _say(self, reason: int, properties: packets.Properties = NO_PROPERTIES) -> None:
         """DISCONNECT, where the version has it."""
@@ -251,7 +270,7 @@ class MqttConnection(ABC):
         if not self._closed:
             self.flush()
             self._closed = True
-            self.connection.finish(CloseReason.PEER_GOAWAY)
+            self.connection.finish(_PEER_GOAWAY)
 
     def _finish(self, reason: CloseReason, detail: str = "") -> None:
         if self._closed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable
+from itertools import islice
 
 from accessgw.core.interfaces import Timer, Timers
 from protocols.mmtp.nothing import NOTHING
@@ -53,6 +54,15 @@ class Deadlines:
                 # Its second keeps its place in the order, and no table.
                 self._seconds[second] = NOTHING
 
+    def pop_first(self) -> str | None:
+        """A key of the second that is due first, which is kept no more; None when there is none."""
+        while self._order:
+            keys = self._seconds[self._order[0]]
+            if keys:
+                return keys.popitem()[0]
+            del self._seconds[heapq.heappop(self._order)]
+        return None
+
     def _watch(self) -> None:
         if not self._order or self._order[0] >= self._looks_at:
             return
@@ -67,12 +77,14 @@ class Deadlines:
         now = self._wall()
         left = BATCH
         while self._order and self._order[0] <= now and left:
-            keys = self._seconds[self._order[0]]
-            while keys and left:
-                key = next(iter(keys))
-                del keys[key]
+            second = self._order[0]
+            keys = self._seconds[second]
+            # One pass: the first key of a dict is dear to find when many before it were deleted.
+            for key in tuple(islice(keys, left)):
                 left -= 1
-                self._due(key)
-            if not keys:
+                if keys.pop(key, key) is None:
+                    self._due(key)
+            # Whoever was told may have added and removed.
+            if self._order and self._order[0] == second and not self._seconds[second]:
                 del self._seconds[heapq.heappop(self._order)]
         self._watch()

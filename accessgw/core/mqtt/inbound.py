@@ -20,6 +20,8 @@ from protocols.mqtt.reasons import FAILURE, Reason
 
 log = Logger()
 
+QUOTA_EXCEEDED = int(Reason.QUOTA_EXCEEDED)
+
 MAX_UNANSWERED = 64
 """Messages of a client that wait for the store or a service, past which it is not read."""
 
@@ -39,20 +41,23 @@ class Inbound(PushLink):
         services, session = self._services, self.session
         assert session is not None
         counters = services.counters
-        qos, topic = packet.qos, packet.topic
-        counters.received_bytes += len(packet.payload)
-        if qos == 0:
-            counters.received_qos0 += 1
-        elif qos == 1:
+        qos, topic, payload, retain = packet.qos, packet.topic, packet.payload, packet.retain
+        counters.received_bytes += len(payload)
+        if qos == 1:
             counters.received_qos1 += 1
+        elif qos == 0:
+            counters.received_qos0 += 1
         else:
             counters.received_qos2 += 1
             if packet.packet_id in session.received:
                 self._received_again(session, packet.packet_id)
                 return
+            if len(session.received) >= services.settings.max_unreleased:
+                counters.drop("unreleased")
+                self._answer(packet.packet_id, 2, QUOTA_EXCEEDED)
+                return
         if topic[0] == "$" and self._special(packet, session):
             return
-        retain = packet.retain
         key = (topic, qos, retain)
         decision = self._decisions.get(key) if self._decided_by is services.access else None
         if decision is None:
@@ -65,27 +70,26 @@ class Inbound(PushLink):
         expires_at: float | None = None
         if properties:
             properties, expires_at = _without_expiry(properties, now)
-        if services.settings.max_message_expiry:
-            latest = now + services.settings.max_message_expiry
+        longest = services.settings.max_message_expiry
+        if longest:
+            latest = now + longest
             expires_at = latest if expires_at is None else min(expires_at, latest)
-        message = Message(
-            topic, packet.payload, qos, retain, properties, now, expires_at, session.client_id, session.identity
-        )
-        if qos == 0:
-            outcome = services.broker.publish(message)
-            if type(outcome) is Deferred:
-                # It waits behind large fan-outs: whoever sends faster than they go is not read.
-                self._answer(0, 0, outcome)
-        elif qos == 1:
+        message = Message(topic, payload, qos, retain, properties, now, expires_at, session.client_id, session.identity)
+        if qos == 1:
             outcome = services.broker.publish(message)
             if type(outcome) is int and outcome < FAILURE and self._acks is None and self._trace is None:
-                self.wire.puback(packet.packet_id, outcome if session.v5 else 0)
+                self.wire.puback(packet.packet_id, outcome if outcome and session.v5 else 0)
                 if self._in_batch:
-                    services.counters.packets_sent += 1
+                    counters.packets_sent += 1
                 else:
                     self._sent("puback")
             else:
                 self._answer(packet.packet_id, 1, outcome)
+        elif qos == 0:
+            outcome = services.broker.publish(message)
+            if type(outcome) is Deferred:
+                # It waits behind large fan-outs: whoever sends faster than they go is not read.
+                self._answer(0, 0, outcome)
         else:
             self._receive_exactly_once(session, packet.packet_id, message)
 

@@ -6,6 +6,8 @@ from msgspec import DecodeError, json
 
 from accessgw.model.identity import Identity, Strength
 
+_TOKEN = Strength.TOKEN
+
 
 def owner_of(identity: Identity) -> str:
     """User, app and strength, as for the gateway's own sessions: whoever only claims a client id is not who proved it.
@@ -13,7 +15,7 @@ def owner_of(identity: Identity) -> str:
     The user alone, where the rest is what most have.
     """
     user = identity.user
-    if identity.strength is Strength.TOKEN and not identity.app and not user.startswith("["):
+    if identity.strength is _TOKEN and not identity.app and not user.startswith("["):
         return user
     return json.encode([user, identity.app, identity.strength.name.lower()]).decode()
 

@@ -20,6 +20,12 @@ PACKET_IDS = tuple(number.to_bytes(2, "big") for number in range(65536))
 """Packet ids as they stand in a packet."""
 
 
+LONGEST_EXPIRY = 0xFFFFFFFF
+"""Seconds that a Message Expiry Interval has room for."""
+ROUNDING = 1e-5
+"""Seconds; stores keep times in microseconds."""
+
+
 class Publication:
     """One message while it is delivered. `now` is the wall clock's."""
 
@@ -88,7 +94,10 @@ class Publication:
 
 
 def properties_at(message: Message, now: float) -> Properties:
-    """The properties as a receiver gets them now: with the rest of the message's life (section 3.3.2.3.3)."""
+    """The properties as a receiver gets them now: with the rest of the message's life (section 3.3.2.3.3), which is 0 for
+    one that was to go out at once or not at all, and for one that is sent again when its time is over."""
     if message.expires_at is None:
         return message.properties
-    return {**message.properties, Property.MESSAGE_EXPIRY: max(1, ceil(message.expires_at - now))}
+    # Less what times of day are rounded by: a whole second must not become one more. The clock may be set back, too.
+    rest = ceil(message.expires_at - now - ROUNDING)
+    return {**message.properties, Property.MESSAGE_EXPIRY: min(max(0, rest), LONGEST_EXPIRY)}

@@ -18,6 +18,7 @@ from accessgw.core.mqtt.calls import MqttCalls
 from accessgw.core.mqtt.direct import Direct
 from accessgw.core.mqtt.flapping import Flapping
 from accessgw.core.mqtt.outbound import Outbound
+from accessgw.core.mqtt.packet_timeout import PacketTimeout
 from accessgw.core.mqtt.requests import Requests
 from accessgw.core.mqtt.session_keeper import SessionKeeper
 from accessgw.core.mqtt.subscriptions import Subscriptions
@@ -98,6 +99,7 @@ class MqttServices:
     tracing: Tracing
     counters: MqttCounters
     random_bytes: Callable[[int], bytes]
+    packet_timeout: PacketTimeout
     enhanced: Mapping[str, EnhancedAuthenticator] = field(default_factory=dict)
     """By authentication method."""
     calls: MqttCalls | None = None

@@ -191,14 +191,14 @@ class MqttSession:
         self.parked_bytes = 0
         self.resend = None
         self.feed = None
-        # What was being read is read again.
-        self.behind = self.behind or self.reading
-        self.reading = False
-        self.read_after = 0
         pushes, self.pushes = self.pushes, NOTHING
         if not self.durable:
             self.inflight = NOTHING
             return
+        # What was being read is read again.
+        self.behind = self.behind or self.reading
+        self.reading = False
+        self.read_after = 0
         for packet_id in pushes:
             self.inflight.pop(packet_id, None)
         # Numbers are learnt again when the store is asked what was in flight.

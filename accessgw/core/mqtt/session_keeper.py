@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
+from msgspec import Struct
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -16,6 +16,7 @@ from accessgw.core.interfaces.mqtt_state import Message, MqttState, StoredSessio
 from accessgw.core.mqtt.broker import Broker
 from accessgw.core.mqtt.deadlines import Deadlines
 from accessgw.core.mqtt.session import MqttSession, Outlet
+from accessgw.core.mqtt.waiting_wills import WaitingWills
 from accessgw.model.counters import MqttCounters
 from accessgw.model.identity import Identity
 from protocols.mqtt.packets import V5, Property
@@ -24,7 +25,7 @@ from protocols.mqtt.reasons import Reason
 log = Logger()
 
 
-class Opening(NamedTuple):
+class Opening(Struct):
     """How a client wants to be connected (section 3.1)."""
 
     client_id: str
@@ -41,7 +42,7 @@ class Opening(NamedTuple):
     """It outlives its connection however many sessions there are: the gateway's own."""
 
 
-class Opened(NamedTuple):
+class Opened(Struct):
     """The session of a connection."""
 
     session: MqttSession
@@ -68,7 +69,7 @@ class SessionKeeper:
         self._wall = wall
         self._counters = counters
         self._expiries = Deadlines(timers, wall, self._expire)
-        self._wills = Deadlines(timers, wall, self._will_due)
+        self._wills = WaitingWills(timers, wall, self._will_due, lambda: self._broker.settings.max_will_bytes, counters)
         self._durable = 0
         self._orphans: dict[str, StoredWill] = {}
         """Wills of connections that a restart has ended, whose sessions ended with them."""
@@ -78,6 +79,8 @@ class SessionKeeper:
     def open(self, opening: Opening, outlet: Outlet) -> Opened:
         """Give the outlet its session; an earlier connection of the client is displaced (section 3.1.4)."""
         client_id = opening.client_id
+        if self._orphans:
+            self._publish_orphan(client_id)
         existing = self._sessions.get(client_id)
         if existing is not None and existing.outlet is not None:
             existing.outlet.displace(Reason.SESSION_TAKEN_OVER)
@@ -106,6 +109,8 @@ class SessionKeeper:
         session.aliases = {} if opening.alias_maximum else None
         session.will = opening.will
         self._counters.connected += 1
+        if not session.durable and opening.will is None:
+            return Opened(session, existing is not None, None)
         saved: list[Deferred[None]] = []
         if session.durable:
             saved.append(self._save(session, None))
@@ -133,8 +138,7 @@ class SessionKeeper:
         self._expiries.remove(session.client_id, session.expires_at)
         will = session.will
         if will is not None:
-            if will.due_at is not None:
-                self._wills.remove(session.client_id, will.due_at)
+            self._wills.remove(session.client_id, will)
             session.will = None
             self._store.forget_will(session.client_id)
 
@@ -166,8 +170,8 @@ class SessionKeeper:
             self._publish_will(session)
             return
         will.due_at = min(now + will.delay, session.expires_at)
-        self._wills.add(session.client_id, will.due_at)
         self._store.save_will(session.client_id, will).addErrback(self._unsaved, session.client_id)
+        self._wills.add(session.client_id, will)
 
     def waiting(self, session: MqttSession) -> int:
         """Messages that wait for it beyond those in flight, for reports."""
@@ -184,8 +188,8 @@ class SessionKeeper:
         self._counters.sessions -= 1
         if session.expires_at:
             self._expiries.remove(client_id, session.expires_at)
-        if session.will is not None and session.will.due_at is not None:
-            self._wills.remove(client_id, session.will.due_at)
+        if session.will is not None:
+            self._wills.remove(client_id, session.will)
         if session.filters:
             for filter in session.filters:
                 self._broker.tree.unsubscribe(session, filter)
@@ -193,7 +197,8 @@ class SessionKeeper:
         if session.durable:
             self._durable -= 1
             self._store.end_session(client_id).addErrback(self._unsaved, client_id)
-        self._publish_will(session)
+        if session.will is not None:
+            self._publish_will(session)
 
     def _expire(self, client_id: str) -> None:
         session = self._sessions.get(client_id)
@@ -209,8 +214,13 @@ class SessionKeeper:
             if session.outlet is None:
                 self._publish_will(session)
             return
+        self._publish_orphan(client_id)
+
+    def _publish_orphan(self, client_id: str) -> None:
+        """The will of a session that a restart has ended, due since: before a new session has one of its own."""
         will = self._orphans.pop(client_id, None)
         if will is not None:
+            self._wills.remove(client_id, will)
             self._publish(client_id, None, will)
 
     def _publish_will(self, session: MqttSession) -> None:
@@ -243,8 +253,14 @@ class SessionKeeper:
     def restore(self, state: MqttState) -> None:
         """Take over what was stored when the process began; connections of then have ended without DISCONNECT."""
         now = self._wall()
-        for message in state.retained:
-            self._broker.retained.set(message)
+        missed = sum(not self._broker.retained.set(message) for message in state.retained)
+        if missed:
+            log.warn(
+                "{missed} of {count} retained messages do not fit mqtt.max_retained and mqtt.max_retained_bytes any more:"
+                " nobody gets them",
+                missed=missed,
+                count=len(state.retained),
+            )
         for stored in state.sessions:
             self._restore(stored, now)
         for client_id, will in state.wills.items():
@@ -286,7 +302,7 @@ class SessionKeeper:
         else:
             self._orphans[client_id] = will
             will.due_at = now
-        self._wills.add(client_id, will.due_at)
+        self._wills.add(client_id, will, restored=True)
 
     def _save(self, session: MqttSession, disconnected_at: float | None) -> Deferred[None]:
         return self._store.save_session(

@@ -6,9 +6,13 @@ import itertools
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from accessgw.core.interfaces.mqtt_state import Message
+from accessgw.core.mqtt.publication import properties_at
 from protocols.mqtt import packets
-from protocols.mqtt.packets import V311, Property
+from protocols.mqtt.packets import V5, V311, Property
 from protocols.mqtt.reasons import Reason
 from tests.core.mqtt.mqtt_world import Client, World
 
@@ -136,6 +140,29 @@ def test_messages_that_wait_expire_and_the_rest_of_their_life_is_told() -> None:
         client.cut(expiry=0)
 
 
+def test_a_life_of_no_seconds_is_told_as_it_is() -> None:
+    """[MQTT-3.3.2-5] [MQTT-3.3.2-6] To whoever takes it at once, and to nobody later."""
+    world = World(max_inflight=1)
+    clients = [connected(world), connected(world, "d", expiry=3600.0)]
+    for payload in (b"at once", b"never"):
+        world.publish(payload, expires_at=world.wall())
+    world.clock.advance(1)
+    world.run(*clients)
+    for client in clients:
+        assert [(one.payload, one.properties[Property.MESSAGE_EXPIRY]) for one in client.got] == [(b"at once", 0)]
+
+
+@given(st.floats(1.6e9, 2**31 + 100), st.sampled_from([1, 10, 3600, 0x7FFFFFFF, 0xFFFFFFFF]), st.floats(0, 30))
+def test_the_rest_of_a_life_is_what_was_asked_for_less_the_time_waited(now: float, life: int, waited: float) -> None:
+    """[MQTT-3.3.2-6] Wherever the time of day rounds, and never more than the packet has room for."""
+    message = Message("t", b"", at=now, expires_at=now + life)
+    assert properties_at(message, now)[Property.MESSAGE_EXPIRY] == life
+    rest = properties_at(message, now + waited)[Property.MESSAGE_EXPIRY]
+    assert max(0, life - waited - 0.001) <= rest <= life
+    set_back = properties_at(message, now - 3600)[Property.MESSAGE_EXPIRY]
+    assert set_back <= 0xFFFFFFFF
+
+
 # ------------------------------------------------------------------ topic aliases
 
 
@@ -178,6 +205,21 @@ def test_no_alias_is_used_up_before_connack() -> None:
 
 
 # ------------------------------------------------------------------ large fan-outs
+
+
+@pytest.mark.parametrize("version", [V311, V5])
+def test_nothing_is_sent_or_counted_before_connack(version: int) -> None:
+    world = World()
+    client = world.client("c", version=version)
+    client.connect()
+    client.subscribe("t", qos=0)
+    client.cut()
+    client.connect(welcome=False)
+    sent: list[bytes] = []
+    client.put = sent.append  # type: ignore[method-assign]
+    assert world.publish(b"x") == [Reason.NO_MATCHING_SUBSCRIBERS]
+    assert sent == []
+    assert (world.counters.sent_qos0, world.counters.sent_bytes, world.broker.reached) == (0, 0, 0)
 
 
 def test_large_fan_outs_go_in_slices_and_keep_the_order() -> None:

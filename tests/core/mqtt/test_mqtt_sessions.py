@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from time import process_time
 from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 
 from accessgw.core.interfaces import StoreUnavailable
 from accessgw.core.interfaces.mqtt_state import Message
@@ -15,6 +17,7 @@ from accessgw.core.mqtt.control import BrokerControl
 from accessgw.core.mqtt.deadlines import BATCH, Deadlines
 from accessgw.core.mqtt.session_keeper import granted_expiry
 from accessgw.core.timers import TimingWheel
+from accessgw.model.mqtt_settings import MqttSettings
 from protocols.mqtt.reasons import Reason
 from tests.core.mqtt.mqtt_world import Client, World, will_of
 
@@ -212,6 +215,30 @@ def test_wills_across_restarts() -> None:
     assert world.store.loaded.wills == {}
 
 
+def test_a_client_that_is_back_right_after_a_restart_has_its_old_will_published_before_it_has_another() -> None:
+    world = World()
+    watching = watcher(world)
+    for name in ("again", "without"):
+        world.client(name).connect(expiry=0, will=will_of(payload=b"old " + name.encode()))
+    world.restart()
+    watching.connect()
+    world.client("without").connect(expiry=0)
+    again = world.client("again")
+    again.connect(expiry=60, will=will_of(payload=b"new", delay=5))
+    world.run(watching)
+    assert watching.payloads == [b"old without", b"old again"]
+    again.cut()
+    later(world, 3)
+    world.run(watching)
+    assert len(watching.payloads) == 2
+    assert world.counters.wills_waiting == 1
+    later(world, 3)
+    world.run(watching)
+    assert watching.payloads[2:] == [b"new"]
+    assert (world.counters.wills_waiting, world.counters.wills_waiting_bytes) == (0, 0)
+    assert world.store.loaded.wills == {}
+
+
 def test_the_will_of_a_large_fan_out_does_not_forget_its_successor() -> None:
     world = World()
     for number in range(2001):
@@ -226,7 +253,94 @@ def test_the_will_of_a_large_fan_out_does_not_forget_its_successor() -> None:
     assert world.store.loaded.wills["c"].will.payload == b"second"
 
 
+def test_wills_that_wait_are_bounded_and_those_due_soonest_go_early() -> None:
+    world = World(max_will_bytes=3 * 600)
+    watching = watcher(world)
+
+    def leave(name: str, delay: float, size: int = 0) -> Client:
+        client = world.client(name)
+        client.connect(expiry=3600, will=will_of(payload=name.encode().ljust(size, b"."), delay=delay))
+        client.cut()
+        world.run(watching)
+        return client
+
+    for name, delay in (("b", 20), ("a", 10), ("c", 30)):
+        leave(name, delay)
+    assert (world.counters.wills_waiting, watching.payloads) == (3, [])
+    leave("d", 15)
+    assert watching.payloads == [b"a"], "it would have been published first"
+    leave("e", 1)
+    assert watching.payloads == [b"a", b"e"], "so would the new one"
+    leave("huge", 10, size=1800)
+    assert [len(payload) for payload in watching.payloads[2:]] == [1800], "and nobody makes way for what never fits"
+    world.client("b").connect()
+    leave("f", 12, size=100)
+    assert len(watching.payloads) == 3, "who comes back makes room"
+    assert sorted(world.store.loaded.wills) == ["c", "d", "f"]
+    assert world.counters.wills_early == 3
+    later(world, 40)
+    world.run(watching)
+    assert [payload.rstrip(b".") for payload in watching.payloads[3:]] == [b"f", b"d", b"c"]
+    assert (world.counters.wills_waiting, world.counters.wills_waiting_bytes) == (0, 0)
+    world.client("b").connect(clean=True, expiry=0)
+    assert world.store.loaded.wills == {}
+
+
+def test_wills_of_another_bound_after_a_restart() -> None:
+    world = World()
+    watching = watcher(world)
+    for number in range(500):
+        world.client(f"c{number}").connect(expiry=3600, will=will_of(payload=b"%d" % number, delay=100 + number))
+    world.settings = MqttSettings(max_will_bytes=520)
+    world.restart()
+    assert world.counters.wills == 0, "not before the broker is there"
+    watching.connect()
+    for _ in range(5):
+        world.clock.advance(0.25)
+    world.run(watching)
+    assert watching.payloads == [b"%d" % number for number in range(499)]
+    assert world.counters.wills_early == 499
+    assert list(world.store.loaded.wills) == ["c499"]
+
+
 # ------------------------------------------------------------------ deadlines
+
+
+def test_deadlines_that_change_while_they_come() -> None:
+    clock = Clock()
+    came: list[str] = []
+
+    def due(key: str) -> None:
+        came.append(key)
+        if key == "first":
+            deadlines.remove("removed", 5.0)
+            deadlines.add("added", 5.0)
+        if key == "added":
+            assert deadlines.pop_first() == "next"
+
+    deadlines = Deadlines(TimingWheel(clock), clock.seconds, due)
+    for key, at in (("first", 5.0), ("removed", 5.0), ("next", 6.0), ("last", 7.0)):
+        deadlines.add(key, at)
+    for _ in range(40):
+        clock.advance(0.25)
+    assert came == ["first", "added", "last"]
+    assert deadlines.pop_first() is None
+
+
+def test_many_deadlines_of_one_second_cost_no_more_each_than_few() -> None:
+    def seconds_for(count: int) -> float:
+        clock = Clock()
+        left = set(range(count))
+        deadlines = Deadlines(TimingWheel(clock), clock.seconds, lambda key: left.remove(int(key)))
+        for number in range(count):
+            deadlines.add(str(number), 5.0)
+        start = process_time()
+        while left:
+            clock.advance(0.25)
+        return process_time() - start
+
+    few = min(seconds_for(5_000) for _ in range(5))
+    assert seconds_for(100_000) < 20 * 5 * few
 
 
 def test_deadlines_come_once_in_time_and_in_batches() -> None:
@@ -425,3 +539,20 @@ def test_what_ops_may_do() -> None:
     control.remove_retained("kept").addCallback(removed.append)
     assert removed == [True, False]
     assert world.store.loaded.retained == []
+
+
+def test_levels_of_retained_topics_count_here_too() -> None:
+    world = World(max_retained_bytes=10_000)
+    assert world.publish(b"x", "/".join("a" * 30), retain=True) != [Reason.QUOTA_EXCEEDED]
+    assert world.publish(b"x", "/".join("b" * 30), retain=True) == [Reason.QUOTA_EXCEEDED]
+    assert world.publish(b"x", "/".join("a" * 31), retain=True) != [Reason.QUOTA_EXCEEDED]
+    assert world.counters.retained_bytes == 60 + 62 + 30 * 250
+    world.broker.settings = world.settings = MqttSettings(max_retained_bytes=8000, max_topic_length=100)
+    with capturedLogs() as said:
+        world.restart()
+    assert world.counters.retained == 2 and not said
+    world.settings = MqttSettings(max_retained_bytes=7500)
+    with capturedLogs() as said:
+        world.restart()
+    assert world.counters.retained == 1
+    assert [(one["missed"], one["count"]) for one in said] == [(1, 2)]

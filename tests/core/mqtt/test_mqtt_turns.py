@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from accessgw.core.interfaces.mqtt_state import Message
+from protocols.mqtt.reasons import Reason
 from tests.core.mqtt.mqtt_world import Client, World
 
 
@@ -51,3 +53,23 @@ def test_many_groups_of_shared_subscribers_do_not_share_one_turn() -> None:
     world.turn(5)
     assert len(member.payloads) == 1200
     assert outcome == [0]
+
+
+def test_a_large_fan_out_says_how_many_it_reached() -> None:
+    world = World(max_inflight=1000)
+    for number in range(4500):
+        subscribed(world, f"many{number}")
+    for number in range(10):
+        away = world.client(f"away{number}")
+        away.connect(expiry=60)
+        away.subscribe("t", qos=1)
+        away.cut()
+    told: list[tuple[str, tuple[int, int]]] = []
+    for topic in ("t", "nobody", "t"):
+        counted = world.broker.publish_counted(Message(topic, b"x", 1, at=world.wall()))
+        counted.addCallback(lambda answer, topic=topic: told.append((topic, answer)))
+    assert told == []
+    world.turn(10)
+    assert told == [("t", (0, 4510)), ("nobody", (Reason.NO_MATCHING_SUBSCRIBERS, 0)), ("t", (0, 4510))]
+    world.broker.publish_counted(Message("nobody", b"x")).addCallback(lambda answer: told.append(("", answer)))
+    assert told[3:] == [("", (Reason.NO_MATCHING_SUBSCRIBERS, 0))]

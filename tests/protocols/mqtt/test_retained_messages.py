@@ -65,6 +65,19 @@ def test_a_full_store_refuses_new_topics_and_replaces_known_ones():
     assert store.set(Retained("c", b"123"))
 
 
+def test_levels_that_topics_do_not_share_count():
+    store = RetainedStore(max_bytes=1000, branch_bytes=100)
+    assert store.set(Retained("a/b/c", b"1")) and store.set(Retained("a/b/d", b"1"))
+    assert store.bytes == 12 + 200
+    deep = "/".join("x" * 9)
+    assert not store.set(Retained(deep, b"1")) and store.bytes == 212
+    assert store.get(deep) is None and topics(store.match("#")) == topics(store.page()) == ["a/b/c", "a/b/d"]
+    assert store.set(Retained("a/b/c" + "/x" * 5, b"1"))
+    assert store.bytes == 12 + 16 + 700
+    store.remove("a/b/c" + "/x" * 5)
+    assert store.bytes == 212
+
+
 def test_expired_messages_are_not_seen_and_swept_in_batches():
     store = RetainedStore(max_messages=100)
     for number in range(100):
@@ -129,7 +142,7 @@ class StoreAgainstDict(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.store: RetainedStore[Retained] = RetainedStore(max_messages=12, max_bytes=80)
+        self.store: RetainedStore[Retained] = RetainedStore(max_messages=12, max_bytes=100, branch_bytes=4)
         self.dict: dict[str, Retained] = {}
         self.now = 0.0
 
@@ -142,13 +155,15 @@ class StoreAgainstDict(RuleBasedStateMachine):
 
     @staticmethod
     def size(messages) -> int:
-        return sum(len(message.topic) + len(message.payload) for message in messages)
+        levels = [message.topic.split("/") for message in messages]
+        branches = {tuple(one[:end]) for one in levels for end in range(1, len(one))}
+        return sum(len(message.topic) + len(message.payload) for message in messages) + 4 * len(branches)
 
     @rule(topic=some_topics, length=st.integers(0, 9), ttl=st.none() | st.floats(0, 5))
     def set(self, topic, length, ttl):
         message = Retained(topic, b"x" * length, None if ttl is None else self.now + ttl)
         after = {**self.dict, topic: message}
-        fits = len(after) <= 12 and self.size(after.values()) <= 80
+        fits = len(after) <= 12 and self.size(after.values()) <= 100
         assert self.store.set(message) is (fits or not length)
         if not length:
             self.dict.pop(topic, None)
