@@ -64,6 +64,9 @@ class LinkCodings:
     def end(self) -> None:
         """The connection is gone."""
         self._shared.rollout.leave(self._app, self)
+        # a walk that is under way, or a dictionary that is being packed, may still lead here
+        self._dictionaries = False
+        self._table = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

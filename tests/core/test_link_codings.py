@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 
 import pytest
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
 from accessgw.core.codings import FIND_TIMEOUT
 from accessgw.core.interfaces import OutgoingPush
 from accessgw.core.link_codings import MAX_OFFERS
 from accessgw.core.push_samples import PushSamples
-from accessgw.core.rollout import PAUSE, SLICE, Rollout
+from accessgw.core.rollout import PAUSE, SLICE, Packs, Rollout
 from accessgw.model.pushes import PushRequest, Scope, StreamKey
 from accessgw.model.reasons import CloseReason
 from accessgw.model.settings import MmtpSettings, RouteSettings
@@ -19,6 +21,7 @@ from protocols.mmtp import events
 from protocols.mmtp.bundles import Bundle
 from protocols.mmtp.dict_frames import DictKind, encode_want
 from protocols.mmtp.exchange import dict_frame
+from protocols.mmtp.gateway_exchange import PackedDictionary
 from protocols.mmtp.handshake import DOWN_ACCEPTED, UP_ACCEPTED, Goaway
 from protocols.mmtp.statuses import Status
 from tests.core.coding_world import GENERIC, CodedDevice, CodingWorld, Memory, dictionary, table, tables_of
@@ -607,3 +610,48 @@ def test_a_trace_shows_table_and_dict_frames() -> None:
         ("table", "out", "checkpoint"),
         ("table", "in", "checkpoint_ack"),
     }
+
+
+def test_a_dictionary_is_packed_once_and_those_who_waited_are_offered_it() -> None:
+    world = CodingWorld()
+    work: list[tuple[Callable[[], PackedDictionary], Deferred[PackedDictionary]]] = []
+
+    def run(packing: Callable[[], PackedDictionary]) -> Deferred[PackedDictionary]:
+        work.append((packing, Deferred()))
+        return work[-1][1]
+
+    world.codings.packs = Packs(run, world.rollout)
+    devices = [world.coded(Memory(), device=f"d{number}") for number in range(3)]
+    one = dictionary(1, "qpay")
+    world.dictionaries.put_in_force(one)
+    for device in devices:
+        device.settle()
+        assert not device.memory.dictionaries
+    devices[0].lose()
+    ((packing, done),) = work
+    done.callback(packing())
+    for device in devices[1:]:
+        device.settle()
+        assert sorted(device.memory.dictionaries) == [1]
+    assert len(work) == 1
+    assert world.coding_counters.dictionaries_offered == 2
+
+
+def test_a_dictionary_that_could_not_be_packed_is_tried_again() -> None:
+    world = CodingWorld()
+    broken = [True]
+
+    def run(packing: Callable[[], PackedDictionary]) -> Deferred[PackedDictionary]:
+        return fail(ValueError("no thread")) if broken else succeed(packing())
+
+    world.codings.packs = Packs(run, world.rollout)
+    device = world.coded(Memory())
+    one = dictionary(1, "qpay")
+    world.dictionaries.put_in_force(one)
+    device.settle()
+    assert not device.memory.dictionaries
+    broken.clear()
+    device.lose()
+    again = world.coded(device.memory)
+    again.settle()
+    assert sorted(device.memory.dictionaries) == [1]
