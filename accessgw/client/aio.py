@@ -155,6 +155,9 @@ class Client(BaseClient):
         self._timer = self._timer_at = None
         self._tick()
 
+    def _at_turn_end(self) -> None:
+        asyncio.get_running_loop().call_soon(self._turn_over)
+
     def _future(self, cancelled: Callable[[], None] | None) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if cancelled is not None:

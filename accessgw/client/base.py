@@ -134,6 +134,10 @@ class BaseClient(ABC):
         self._trouble = ""
         """What was wrong last with a connection."""
         self._running = False
+        self._leaving: dict[int, list[bytes]] = {}
+        """What the commands carried out so far have to write, by attempt."""
+        self._turn_ends = False
+        """_turn_over() will be called."""
 
     # ------------------------------------------------------------------ facts
 
@@ -205,7 +209,7 @@ class BaseClient(ABC):
             self._finish(future, failure)
             return future
         future = self._calls[key] = self._future(lambda: self._cancelled(key))
-        self._run()
+        self._asked()
         return future
 
     async def _stream(
@@ -223,13 +227,13 @@ class BaseClient(ABC):
         reply = self._streams[key] = StreamReply(self)
         if chunks is not None:
             self._spawn(reply.upload(chunks))
-        self._run()
+        self._asked()
         return await reply.begin(key)
 
     def _cancelled(self, key: int) -> None:
         if self._calls.pop(key, None) is not None:
             self.core.cancel(key, self._now())
-            self._run()
+            self._asked()
 
     def _take_push(self, biz: str | None) -> Push | None:
         push = self._inbox.take(biz)
@@ -249,28 +253,67 @@ class BaseClient(ABC):
 
     def _acked(self, push: Push) -> None:
         self.core.processed(push, self._now())
-        self._run()
+        self._asked()
 
     # ------------------------------------------------------------------ the loop
 
     def _run(self) -> None:
-        """Carry out what the core wants, in order, then arm its timer."""
+        """Carry out what the core wants, in order, then write, once per connection, then arm the core's timer.
+
+        What the application's callbacks ask for meanwhile leaves with the rest.
+        """
         if self._running:
             return
         self._running = True
         try:
-            while commands := self.core.take_commands():
-                for command in commands:
-                    self._perform(command)
+            self._carry_out()
+            while self.core.unsettled:
+                self.core.settle(self._now())
+                self._carry_out()
         finally:
             self._running = False
+            for attempt in list(self._leaving):
+                self._leave(attempt)
         self._arm(self.core.next_timer())
+
+    def _asked(self) -> None:
+        """After a wish of the application: what it asks for in this turn of the event loop leaves in one write."""
+        if self._running:
+            return
+        if not self.core.unsettled or self.state is State.CLOSED:
+            self._run()
+            return
+        if not self._turn_ends:
+            self._turn_ends = True
+            self._at_turn_end()
+        if self.core.commanding:
+            self._running = True
+            try:
+                self._carry_out()
+            finally:
+                self._running = False
+
+    def _turn_over(self) -> None:
+        """The call that _at_turn_end() has ordered."""
+        self._turn_ends = False
+        self._run()
+
+    def _carry_out(self) -> None:
+        while commands := self.core.take_commands():
+            for command in commands:
+                self._perform(command)
+
+    def _leave(self, attempt: int) -> None:
+        parts = self._leaving.pop(attempt, None)
+        if parts is not None:
+            data = parts[0] if len(parts) == 1 else b"".join(parts)
+            self._trace("send", data)
+            self._write(attempt, data)
 
     def _perform(self, command: Command) -> None:
         match command:
             case Write():
-                self._trace("send", command.data)
-                self._write(command.attempt, command.data)
+                self._leaving.setdefault(command.attempt, []).append(command.data)
             case Finish():
                 self._finish(self._calls.pop(command.call, None), command.outcome)
                 stream = self._streams.pop(command.call, None)
@@ -297,6 +340,7 @@ class BaseClient(ABC):
                 self._trace("connect", str(command.address).encode())
                 self._open(command.attempt, command.address)
             case Close():
+                self._leave(command.attempt)
                 self._trace("close", b"")
                 self._close(command.attempt, command.abort)
             case Post():
@@ -370,6 +414,10 @@ class BaseClient(ABC):
     @abstractmethod
     def _arm(self, at: float | None) -> None:
         """Call _tick() at that time of _now(), instead of what was armed before."""
+
+    @abstractmethod
+    def _at_turn_end(self) -> None:
+        """Call _turn_over() when what is ready in this turn of the event loop has run, before it waits again."""
 
     @abstractmethod
     def _future(self, cancelled: Callable[[], None] | None) -> Any:
