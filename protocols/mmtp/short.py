@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from protocols.errors import LocalError, RemoteError
 from protocols.mmtp.attributes import (
@@ -164,10 +164,14 @@ def encode_short_request(
     ))  # fmt: skip
 
 
-def decode_short_request(data: bytes, limits: Limits, *, zstd: bool = True) -> ShortRequest:
-    """The inverse of encode_short_request; the tag is not looked at, see verify_tag.
+def decode_short_request(
+    data: bytes, limits: Limits, *, zstd: bool = True, verify: Callable[[ShortRequest], None] | None = None
+) -> ShortRequest:
+    """The inverse of encode_short_request. Raises RemoteError.
 
-    `zstd`: bodies of coding 2 are taken with a session. Raises RemoteError.
+    `zstd`: bodies of coding 2 are taken with a session. `verify` is called with what is there before the frames of a
+    request with a session are read: a stranger's bodies must not be expanded, so it should raise where verify_tag is
+    false.
     """
     _expect_format(data)
     if len(data) < 2 or data[1] not in (FORM_SESSION, FORM_HELLO):
@@ -190,13 +194,15 @@ def decode_short_request(data: bytes, limits: Limits, *, zstd: bool = True) -> S
         request.tag = data[pos + 16 : pos + 16 + TAG_SIZE]
         pos += 16 + TAG_SIZE
     request.content = data[pos:]
+    if verify is not None and not with_hello:
+        verify(request)
     start, pos = _fields_end(data, pos, end)
     for key, value, after in read_fields(data, start, pos, (_CURSOR, _MAX_PUSHES), (_CURSOR,)):
         if key == _CURSOR:
             request.cursors.append(decode_cursor(data, value, after))
         else:
             request.max_pushes = read_varint(data, value, after)
-    reading = _Reading(limits, HeaderCodec(), zstd and not with_hello)
+    reading = _Reading(limits, zstd and not with_hello, limits.max_body)
     while pos < end:
         first, start, pos = _next_frame(data, pos, end)
         kind = first >> 4
@@ -300,7 +306,7 @@ def decode_short_response(data: bytes, limits: Limits, *, zstd: bool = False) ->
             response.more_pushes = True
         else:
             response.message = read_string(data, value, after)
-    reading = _Reading(limits, HeaderCodec(), zstd)
+    reading = _Reading(limits, zstd, MAX_CALLS * limits.max_body)
     receiver = PushReceiver(limits)
     while pos < end:
         first, start, pos = _next_frame(data, pos, end)
@@ -353,18 +359,27 @@ def _call_byte(data: bytes, start: int, stop: int) -> int:
     return data[start]
 
 
-class _Reading(NamedTuple):
+class _Reading:
     """What the calls of one exchange share."""
 
-    limits: Limits
-    headers: HeaderCodec
-    zstd: bool
+    __slots__ = ("_room", "_zstd", "headers", "limits")
+
+    def __init__(self, limits: Limits, zstd: bool, room: int) -> None:
+        """`room`: bytes of all bodies together, expanded."""
+        self.limits = limits
+        self.headers = HeaderCodec()
+        self._zstd = zstd
+        self._room = room
 
     def body(self, flags: int, body: bytes) -> bytes:
         try:
-            return begin(flags >> CODING_SHIFT & 3, body, False, self.zstd, self.limits)[0]
+            expanded = begin(flags >> CODING_SHIFT & 3, body, False, self._zstd, self.limits)[0]
         except Declined as error:
             raise RemoteError(Status.DICTIONARY_MISS, f"short connection: {error}") from None
+        self._room -= len(expanded)
+        if self._room < 0:
+            raise RemoteError(Status.COMPRESSION, "short connection: the bodies expand to more than is taken")
+        return expanded
 
 
 def _decode_call(reading: _Reading, flags: int, data: bytes, start: int, stop: int) -> ShortCall:

@@ -313,6 +313,16 @@ def test_short_request_with_hello_round_trip(calls: list[ShortCall], hello: Hell
     assert (decoded.hello, decoded.calls) == (hello, calls)
 
 
+def test_the_bodies_of_a_short_request_are_bounded_together():
+    calls = [ShortCall(number, "pay", [], bytes(40_000), False, None) for number in range(3)]
+    data = encode_short_request(ShortRequest("s", calls=calls), mac_key=b"k", zstd=True)
+    assert len(data) < 1000
+    assert len(decode_short_request(data, Limits(max_body=120_000)).calls) == 3
+    with pytest.raises(RemoteError) as refused:
+        decode_short_request(data, Limits(max_body=119_999))
+    assert refused.value.code == Status.COMPRESSION
+
+
 @few
 @given(st.lists(st.builds(ShortAnswer, st.integers(0, 15), U64, HEADERS, BODIES), max_size=3), st.booleans())
 def test_short_response_round_trip(answers: list[ShortAnswer], zstd: bool) -> None:
