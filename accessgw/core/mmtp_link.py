@@ -96,7 +96,7 @@ class MmtpLink:
         if self.connection.buffered + self._queued > services.push_buffer:
             return False
         if self._histories and wire.stream_has_history(push.alias):
-            size = offer_after_history(wire, push, gap)
+            size = offer_after_history(wire, push, gap, services.is_secret)
             if not size:
                 return False
         else:

@@ -284,8 +284,10 @@ class PushSender:
         priority: int,
         collapse: str,
         gap: int,
+        secret: bool,
     ) -> bytes | None:
-        """The frame of a push of a stream with history, which leaves; None when the window is full."""
+        """The frame of a push of a stream with history, which leaves; None when the window is full. The body of a `secret`
+        one travels raw."""
         body = shared.body
         if not self.room(len(body), peer):
             return None
@@ -293,12 +295,12 @@ class PushSender:
         if found is None:
             raise LocalError(f"push: alias {alias} was announced without history, see encode_push")
         history, biz = found
-        dictionary = uses.down.for_class(PUSH_KIND, biz) if uses is not None else None
-        packed = shared.after(dictionary, history.tail)
-        coding = HISTORY
-        if packed is None and zstd:
-            packed = shared.explicit()
-            coding = EXPLICIT
+        packed, coding = None, HISTORY
+        if not secret:
+            dictionary = uses.down.for_class(PUSH_KIND, biz) if uses is not None else None
+            packed = shared.after(dictionary, history.tail)
+            if packed is None and zstd:
+                packed, coding = shared.explicit(), EXPLICIT
         if packed is None:
             packed, coding = body, RAW
         frame = push_frame(alias, coding, packed, ttl=ttl, priority=priority, collapse=collapse, gap=gap)

@@ -444,6 +444,17 @@ def test_private_streams_that_opted_in_have_a_history() -> None:
     assert not device.binding.wire.stream_has_history(3)
 
 
+def test_what_becomes_secret_travels_raw_on_a_stream_with_a_history() -> None:
+    world = CodingWorld(mmtp=MmtpSettings(history_biz=("orders",)))
+    device = world.coded(Memory())
+    device.binding.introduce(3, ORDERS, 1, 0)
+    push_to(device, ORDERS, 1, BODY)
+    world.dictionaries.secret.add("orders")
+    assert push_to(device, ORDERS, 2, BODY) > len(BODY)
+    world.dictionaries.secret.clear()
+    assert push_to(device, ORDERS, 3, BODY) < len(BODY) / 3  # both sides have kept the second in mind
+
+
 def test_devices_of_a_user_share_what_their_history_makes_of_a_body() -> None:
     world = CodingWorld(mmtp=MmtpSettings(history_biz=("orders",)))
     devices = [world.coded(Memory(), device=f"d{number}") for number in range(2)]

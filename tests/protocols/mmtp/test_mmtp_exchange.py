@@ -14,7 +14,7 @@ from protocols.mmtp import Connection, Hello, Limits, Role, Status, StreamCursor
 from protocols.mmtp import events as ev
 from protocols.mmtp.bundles import Bundle
 from protocols.mmtp.device_exchange import HeaderMemory
-from protocols.mmtp.dict_frames import DictKind, encode_have, encode_use, encode_want
+from protocols.mmtp.dict_frames import DictKind, DictOffer, encode_have, encode_offer, encode_use, encode_want
 from protocols.mmtp.dictionaries import Dictionary
 from protocols.mmtp.frames import FrameType, TableKind, encode_frame
 from protocols.mmtp.gateway_exchange import FoundStates
@@ -296,6 +296,24 @@ def test_chunks_leave_one_at_a_time_behind_everything_else() -> None:
     at_device, at_gateway = talk(device, gateway)
     assert any(isinstance(event, ev.TableReceived) for event in at_device)
     assert sum(isinstance(event, ev.PongReceived) for event in at_gateway) == 1, "only the answer to our own ping"
+
+
+def test_a_device_takes_no_more_than_it_has_room_for_whatever_offers_say() -> None:
+    """A hostile gateway: small contents of large transfers, and sizes that grow with a second offer."""
+    device, gateway = opened()
+    gateway.to_send(1.0)
+    device.take_offers(dictionary_bytes=100_000, tables=True)
+
+    def offered(id: int, size: int, packed: int) -> bool:
+        offer = DictOffer(id, bytes(8), size, packed, ("q*",))
+        device.receive(dictionary(DictKind.OFFER, encode_offer(offer)), 1.0)
+        return device.to_send(1.0) != b""
+
+    assert [offered(id, 8, 60_000) for id in (1, 2, 3)] == [True, False, False]
+    assert [offered(id, 8, 30) for id in (4, 5)] == [True, True]
+    assert [offered(id, 65_000, 30) for id in (4, 5)] == [False, False]
+    assert offered(1, 65_000, 65_000)  # in the place of the first offer of it
+    assert not offered(6, 40_000, 40_000)
 
 
 def test_an_offer_is_sent_once_however_often_it_is_wanted() -> None:
