@@ -74,8 +74,8 @@ class Client(BaseClient):
         raw: bool = False,
         secret: bool = False,
     ) -> Deferred[Reply]:
-        """Ask for an operation. The payload becomes JSON unless it is bytes (`raw`: must be). That of a `secret` call is
-        not compressed: a part of it that others choose would tell by its length what else is in it.
+        """Ask for an operation. The payload becomes JSON unless it is bytes (`raw`: must be). That of a `secret` call
+        is not compressed: a part of it that others choose would tell by its length what else is in it.
 
         Fails with CallFailed for a status other than 0. Cancelling the Deferred cancels the call.
         """

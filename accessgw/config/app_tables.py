@@ -75,7 +75,7 @@ def load_app_tables(paths: Iterable[str | Path]) -> tuple[DeclaredTable, ...]:
 
 
 def compile_app_table(declared: AppTableFile) -> AppTable:
-    """The table of a declaration that validate_app_table() has no problem with. Raises LocalError when it is too large."""
+    """The table of a declaration that validate_app_table() lets pass. Raises LocalError when it is too large."""
     return AppTable(
         declared.id,
         declared.version,

@@ -227,8 +227,8 @@ class BodyCoding:
         return min(self._route.max_request_body, MAX_REQUEST)
 
     def wait(self, status: int, headers: Headers, due: Callable[[], None]) -> Callable[[], None] | None:
-        """Whether the rest of an answer of unknown length should be waited for until the end of this turn, since a short
-        one that came at once can go in dcz. Then `due` is called; the result stops that."""
+        """Whether the rest of an answer of unknown length should be waited for until the end of this turn, since a
+        short one that came at once can go in dcz. Then `due` is called; the result stops that."""
         if self._call.http_method == "HEAD" or not self._eligible(status, headers):
             return None
         if any(name == "content-length" for name, _ in headers):

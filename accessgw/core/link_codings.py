@@ -1,4 +1,4 @@
-"""One MMTP connection's tables and dictionaries after WELCOME: it comes to what is in force, and keeps its checkpoints."""
+"""One MMTP connection's tables and dictionaries after WELCOME: it comes to what is in force, and keeps checkpoints."""
 
 from __future__ import annotations
 

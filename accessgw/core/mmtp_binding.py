@@ -49,7 +49,7 @@ _ENDED_BY_WIRE: dict[int, CloseReason] = {
     Status.FLOW_CONTROL: CloseReason.PROTOCOL_ERROR,
     Status.OVERLOAD: CloseReason.FLOOD,
 }
-"""Reasons by the status of a GOAWAY that the wire has sent by itself: time, or what it could only read after WELCOME."""
+"""Reasons by the status of a GOAWAY that the wire has sent by itself: time, or what it read after WELCOME only."""
 
 
 class MmtpBinding(MmtpLink):

@@ -66,8 +66,8 @@ class HpackDecoder:
 
 
 def _all_indexed(decoder: Decoder, block: bytes, max_size: int, max_fields: int) -> Headers | None:
-    """A block of nothing but one-byte indexed fields (RFC 7541 section 6.1), which steady traffic is made of, without the
-    cost of hpack's general loop. None leaves anything unusual to hpack."""
+    """A block of nothing but one-byte indexed fields (RFC 7541 section 6.1), which steady traffic is made of, without
+    the cost of hpack's general loop. None leaves anything unusual to hpack."""
     if len(block) > max_fields or decoder.header_table_size > decoder.max_allowed_table_size:
         return None
     entry = decoder.header_table.get_by_index

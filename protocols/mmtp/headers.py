@@ -71,7 +71,7 @@ class HeaderCodec:
     """Blocks of requests cannot be decoded; see Profiles."""
 
     def after_block(self, out: list[bytes], events: list[Event]) -> None:
-        """The frame of a block that was encoded here is in `out`; HPACK states are not resumed, so no checkpoint follows."""
+        """The frame of a block that was encoded here is in `out`; HPACK is not resumed, so no checkpoint follows."""
 
     def __init__(self, backend: Backend | None = None) -> None:
         """`backend` is the one chosen at import unless given."""

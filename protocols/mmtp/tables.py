@@ -1,4 +1,4 @@
-"""Application tables of profile D: header names with the types of their values, and known pairs (specification, 7.2)."""
+"""Application tables of profile D: header names with the types of their values, known pairs (specification, 7.2)."""
 
 from __future__ import annotations
 
@@ -222,7 +222,8 @@ def _check(table_id: int, version: int, names: tuple[TableName, ...], pairs: tup
         raise LocalError(f"table: expected id 1..{MAX_TABLE_ID} and a version up to it, got {table_id}, {version}")
     if len(names) > MAX_TABLE_NAMES or len(pairs) > MAX_TABLE_PAIRS:
         raise LocalError(
-            f"table: expected at most {MAX_TABLE_NAMES} names and {MAX_TABLE_PAIRS} pairs, got {len(names)}, {len(pairs)}"
+            f"table: expected at most {MAX_TABLE_NAMES} names and {MAX_TABLE_PAIRS} pairs, "
+            f"got {len(names)} and {len(pairs)}"
         )
     for entry in names:
         name = entry.name

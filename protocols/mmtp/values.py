@@ -1,4 +1,4 @@
-"""Typed values in header blocks of profile D: hex, uint, time, enum, and strings in the code of RFC 7541, appendix B."""
+"""Typed values in header blocks of profile D: hex, uint, time, enum, strings in the code of RFC 7541, appendix B."""
 
 from __future__ import annotations
 
@@ -146,7 +146,8 @@ def time_code(difference: int) -> int:
 
 
 def decode_value(kind: Kind, data: bytes, pos: int, time: int, secret: bool = False) -> tuple[str, int, int]:
-    """A value in full, the position after it and the last time after it. Raises RemoteError, and IndexError at the end."""
+    """A value in full, the position after it and the last time after it. Raises RemoteError, and IndexError at the
+    end."""
     type_ = kind.type
     if type_ == STRING:
         return *decode_string(data, pos, secret), time
