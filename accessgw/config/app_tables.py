@@ -14,19 +14,16 @@ from accessgw.config.load import read_toml
 from accessgw.config.structure import check, shown
 from accessgw.model.app_tables import AppTableFile, TableHeader
 from protocols.errors import LocalError
+from protocols.mmtp.header_rules import OPERATION, is_credential, is_header_name, is_header_value
 from protocols.mmtp.tables import (
     MAX_ENUM,
     MAX_NAME,
     MAX_TABLE_NAMES,
     MAX_TABLE_PAIRS,
     MAX_VALUE,
-    OPERATION,
     AppTable,
     TableName,
     ValueType,
-    is_credential,
-    is_header_name,
-    is_header_value,
 )
 
 ANY_APP = "*"

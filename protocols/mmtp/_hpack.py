@@ -9,8 +9,8 @@ from hpack import Decoder, Encoder, HPACKError
 
 from protocols.errors import RemoteError
 from protocols.mmtp.events import Headers
+from protocols.mmtp.header_rules import is_credential
 from protocols.mmtp.statuses import Status
-from protocols.mmtp.tables import is_credential
 
 MAX_TABLE_UPDATES = 2
 """RFC 7541 section 4.2: at most two dynamic table size updates begin a block."""

@@ -7,7 +7,8 @@ from typing import NamedTuple
 from protocols.errors import LocalError, RemoteError
 from protocols.mmtp.events import CheckpointTaken, Event, Headers
 from protocols.mmtp.frames import FrameType, TableKind, encode_frame
-from protocols.mmtp.headers import FRAME_RESERVE, OPERATION, HeaderCodec, check_operation, operation_of
+from protocols.mmtp.header_rules import OPERATION
+from protocols.mmtp.headers import FRAME_RESERVE, HeaderCodec, check_operation, operation_of
 from protocols.mmtp.settings import Limits
 from protocols.mmtp.statuses import Status
 from protocols.mmtp.tables import AppTable

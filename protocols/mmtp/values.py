@@ -9,8 +9,9 @@ from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
 from hpack.huffman_table import decode_huffman
 
 from protocols.errors import LocalError, RemoteError
+from protocols.mmtp.header_rules import is_header_value
 from protocols.mmtp.statuses import Status
-from protocols.mmtp.tables import Kind, ValueType, is_header_value
+from protocols.mmtp.tables import Kind, ValueType
 from protocols.mmtp.varint import encode_varint
 
 MAX_UINT = (1 << 64) - 2
