@@ -14,7 +14,19 @@ import pytest
 from loadtest.bench.bench_wire import tell
 from loadtest.corpus.sessions import sessions
 from loadtest.wire.chart import bars
-from loadtest.wire.measure import BEST, GRPC, HTTP2, LIMITS, MQTT5, OURS, WARM, WEBSOCKET, Figures, measure
+from loadtest.wire.measure import (
+    BEST,
+    GRPC,
+    HTTP2,
+    LIMITS,
+    MQTT5,
+    OURS,
+    WARM,
+    WEBSOCKET,
+    WEBSOCKET_ALONE,
+    Figures,
+    measure,
+)
 from loadtest.wire.page import chart, page
 from loadtest.wire.tally import ACKS, BODIES, CATEGORIES, FRAMING, HEADERS, HEARTBEATS, Tally, speak, verify
 
@@ -67,6 +79,7 @@ def test_peers_pay_what_their_protocols_ask(figures: Figures) -> None:
         GRPC: 340,
         MQTT5: 40,
         WEBSOCKET: 80,
+        WEBSOCKET_ALONE: 80,
     }
     assert per_session[MQTT5][ACKS] == 4 * 140
     assert per_session[HTTP2][ACKS] < 60
