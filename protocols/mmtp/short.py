@@ -74,6 +74,8 @@ class ShortCall:
     """Seconds that the device still waits."""
     age: float | None = None
     """Seconds since the device made the call, of a repetition."""
+    secret: bool = False
+    """Its body travels raw; not itself on the wire."""
 
 
 @dataclass(slots=True)
@@ -146,7 +148,7 @@ def encode_short_request(
     for call in request.calls:
         attributes = encode_request_attributes(RequestAttributes(call.call_id, call.timeout, call.resent, call.age))
         block = headers.encode(call.operation, call.headers, DEFAULT_LIMITS, DEFAULT_LIMITS)
-        packed = compress(call.body) if zstd and request.hello is None else None
+        packed = compress(call.body) if zstd and request.hello is None and not call.secret else None
         flags = ATTRIBUTES | (EXPLICIT << CODING_SHIFT if packed is not None else 0)
         body = call.body if packed is None else packed
         parts.append(encode_frame(FrameType.REQUEST, flags, attributes + sized(block) + body))
