@@ -42,9 +42,10 @@ class Windows:
         self.weights: Counter[bytes] = Counter()
         for number, bodies in enumerate(by_user.values()):
             for body in bodies:
-                self.weights.update(masks.keys() & set(windows(body, WINDOW)))
-            for window in masks.keys() & _held(bodies):
-                masks[window] |= 1 << number
+                self.weights.update({window for window in windows(body, WINDOW) if window in masks})
+            for window in _held(bodies):
+                if window in masks:
+                    masks[window] |= 1 << number
 
     def strings(self, body: bytes) -> Iterator[bytes]:
         """The longest strings of a body whose windows enough users have all of."""
@@ -73,7 +74,7 @@ class Windows:
 
 
 def _held(bodies: Iterable[bytes]) -> set[bytes]:
-    return {window for body in bodies for window in windows(body, WINDOW)}
+    return set().union(*(windows(body, WINDOW) for body in bodies))
 
 
 def _spread(owned: list[tuple[bytes, set[int]]]) -> list[tuple[bytes, set[int]]]:
