@@ -18,6 +18,7 @@ from protocols.mmtp import (
     Status,
     StreamCursor,
     Welcome,
+    hpack_backends,
     http_from_status,
     retry_of,
     status_from_http,
@@ -43,6 +44,17 @@ from protocols.mmtp.varint import decode_varint, encode_varint
 from tests.protocols.mmtp.dialogue import SPECIFICATION, Player, blocks, split_frames
 
 DIALOGUES = blocks("dialogue")
+
+
+@pytest.fixture(autouse=True, params=["hpack", "nghttp2"])
+def encodes_as_the_specification_does(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bytes of the vectors are the package hpack's, since an encoder may choose; every decoder has to read them."""
+    try:
+        decoder = hpack_backends.get_backend(request.param).make_decoder
+    except ImportError:
+        pytest.skip("libnghttp2 is not there")
+    encoder = hpack_backends.get_backend("hpack").make_encoder
+    monkeypatch.setattr(hpack_backends, "_chosen", hpack_backends.Backend("vectors", encoder, decoder))
 
 
 def name_of(dialogue: str) -> str:
