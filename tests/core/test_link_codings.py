@@ -6,6 +6,7 @@ from collections.abc import Callable
 from random import Random
 
 import pytest
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
@@ -14,6 +15,7 @@ from accessgw.core.interfaces import OutgoingPush
 from accessgw.core.link_codings import MAX_OFFERS
 from accessgw.core.push_samples import PushSamples
 from accessgw.core.rollout import PAUSE, SLICE, Packs, Rollout
+from accessgw.model.identity import Strength
 from accessgw.model.pushes import PushRequest, Scope, StreamKey
 from accessgw.model.reasons import CloseReason
 from accessgw.model.settings import MmtpSettings, RouteSettings
@@ -573,6 +575,22 @@ def test_bodies_of_routed_calls_are_samples_of_whoever_asked() -> None:
     assert world.dictionaries.observed == []
 
 
+def test_who_has_proved_nothing_is_nobody() -> None:
+    """Device ids cost nothing: fifty of them must not be fifty users."""
+    world = CodingWorld(RouteSettings(operation="pay", cluster="c", idempotent=True))
+    world.calls._observe = world.dictionaries.observe
+    device = world.coded(Memory(), token="ok")
+    session = device.binding.session
+    assert session is not None
+    session.identity = replace(session.identity, strength=Strength.ANONYMOUS)
+    device.pay(b"planted")
+    PushSamples(world.sessions.registry, world.dictionaries.observe)(
+        PushRequest(StreamKey(Scope.DEVICE, "d1", "orders"), b"planted")
+    )
+    assert len(world.dictionaries.observed) == 3
+    assert {user for _, _, _, user, _ in world.dictionaries.observed} == {""}
+
+
 def test_pushes_are_samples_of_their_receiver_if_somebody_knows_who_that_is() -> None:
     world = CodingWorld()
     observed = world.dictionaries.observed
@@ -621,6 +639,14 @@ def test_a_trace_shows_table_and_dict_frames() -> None:
         ("table", "out", "checkpoint"),
         ("table", "in", "checkpoint_ack"),
     }
+    out = {
+        (e["frame"], e["what"]): e.get("id", e.get("number"))
+        for e in seen
+        if e.get("direction") == "out" and "what" in e
+    }
+    assert out["dict", "use"] == 1
+    assert out["table", "checkpoint_ack"] == 1
+    assert out["table", "offer"] == table(1).id
 
 
 def test_a_dictionary_is_packed_once_and_those_who_waited_are_offered_it() -> None:
