@@ -136,7 +136,7 @@ class HttpDictionaries:
 
     def observe(self, call: Call, route: RouteSettings, body: bytes) -> None:
         """Offer an answer as a sample. Nobody's in particular says nothing of how many users have it in common."""
-        user = call.identity.user or call.identity.device
+        user = call.identity.owner
         if user:
             self._service.observe(route.bodies_app, ANSWER_KIND, route.bodies, user, body)
 

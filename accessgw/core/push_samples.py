@@ -28,4 +28,4 @@ class PushSamples:
             return
         if session is not None:
             identity = session.identity
-            self._observe(identity.app, PUSH_KIND, biz, identity.user or identity.device, push.body)
+            self._observe(identity.app, PUSH_KIND, biz, identity.owner, push.body)

@@ -577,7 +577,7 @@ def test_bodies_of_routed_calls_are_samples_of_whoever_asked() -> None:
 
 def test_who_has_proved_nothing_is_nobody() -> None:
     """Device ids cost nothing: fifty of them must not be fifty users."""
-    world = CodingWorld(RouteSettings(operation="pay", cluster="c", idempotent=True))
+    world = CodingWorld(RouteSettings(operation="pay", cluster="c", idempotent=True, require="none"))
     world.calls._observe = world.dictionaries.observe
     device = world.coded(Memory(), token="ok")
     session = device.binding.session
