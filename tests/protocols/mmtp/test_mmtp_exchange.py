@@ -16,7 +16,7 @@ from protocols.mmtp.bundles import Bundle
 from protocols.mmtp.device_exchange import HeaderMemory
 from protocols.mmtp.dict_frames import DictKind, DictOffer, encode_have, encode_offer, encode_use, encode_want
 from protocols.mmtp.dictionaries import Dictionary
-from protocols.mmtp.frames import FrameType, TableKind, encode_frame
+from protocols.mmtp.frames import FrameType, TableKind, encode_frame, encode_window
 from protocols.mmtp.gateway_exchange import FoundStates
 from protocols.mmtp.handshake import NamedStates
 from protocols.mmtp.profiles import CHECKPOINT_BLOCKS, EARLY_CHECKPOINTS, Checkpoint
@@ -469,3 +469,14 @@ def test_any_frames_before_welcome_raise_only_remote_errors(frames: list[bytes],
         assert gateway.closed
     gateway.to_send(1.0)
     gateway.events()
+
+
+def test_credit_for_a_call_that_waits_for_welcome_waits_with_it() -> None:
+    device, gateway = sides()
+    device.request("pay", HEADERS, BODY)
+    gateway.receive(device.to_send(0.0) + encode_window(2, 200_000), 0.0)
+    gateway.send_welcome(Welcome(), FoundStates())
+    _, at_gateway = talk(device, gateway)
+    (request,) = [event for event in at_gateway if isinstance(event, ev.RequestReceived)]
+    gateway.respond(request.call, 0, [], bytes(100_000), more=True)
+    assert gateway.unsent(request.call) == 0  # more than the call's window was at first
