@@ -35,6 +35,7 @@ from protocols.mmtp.handshake import (
     encode_hello,
     encode_welcome,
 )
+from protocols.mmtp.hpack_backends import Backend
 from protocols.mmtp.profiles import TEMPLATE_CAPABILITY, Profiles
 from protocols.mmtp.pushes import PushFrame, PushSender
 from protocols.mmtp.receiver import DeviceReceiver, GatewayReceiver
@@ -69,11 +70,14 @@ class Connection:
 
     __slots__ = ("_acks", "_agreement", "_calls", "_last_call", "_pushes", "_receiver", "_wire", "role")
 
-    def __init__(self, role: Role, *, limits: Limits = DEFAULT_LIMITS, now: float) -> None:
+    def __init__(
+        self, role: Role, *, limits: Limits = DEFAULT_LIMITS, now: float, hpack: Backend | None = None
+    ) -> None:
+        """`hpack` codes blocks of profile H; the one chosen at import unless given."""
         self.role = role
         self._last_call: int | None = None
         """As GOAWAY named it, once it has."""
-        self._wire = wire = Wire(role is Role.SERVER, limits, now)
+        self._wire = wire = Wire(role is Role.SERVER, limits, now, hpack)
         self._calls: GatewayCalls | DeviceCalls
         self._receiver: GatewayReceiver | DeviceReceiver
         self._pushes: PushSender | None = None
@@ -156,6 +160,19 @@ class Connection:
         data = out[0] if len(out) == 1 else b"".join(out)
         out.clear()
         return data
+
+    @property
+    def has_to_send(self) -> bool:
+        """to_send() has bytes, as of the time of the last input."""
+        wire = self._wire
+        if wire.out:
+            return True
+        if wire.closed:
+            return False
+        acks, exchange = self._acks, self._receiver.exchange
+        return (acks is not None and acks.pending > 0 and acks.due(wire.now)) or (
+            exchange is not None and exchange.fills
+        )
 
     def next_timer(self) -> float | None:
         """When handle_timer wants to be called: the HELLO time-out, or an acknowledgement that waits."""

@@ -252,6 +252,11 @@ class GatewayExchange(Exchange):
 
     # --- chunks
 
+    @property
+    def fills(self) -> bool:
+        """See Exchange."""
+        return bool(self._queue) and not self._marker
+
     def fill(self, out: list[bytes]) -> None:
         """The next CHUNK bytes of what the device wants, and the PING whose answer asks for more."""
         if not self._queue or self._marker:

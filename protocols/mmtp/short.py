@@ -40,6 +40,7 @@ from protocols.mmtp.handshake import (
     encode_welcome,
 )
 from protocols.mmtp.headers import HeaderCodec
+from protocols.mmtp.hpack_backends import Backend
 from protocols.mmtp.pushes import PushReceiver, encode_announcement, encode_push
 from protocols.mmtp.settings import DEFAULT_LIMITS, Limits
 from protocols.mmtp.short_auth import TAG_SIZE, compute_tag, milliseconds, tags_equal
@@ -130,10 +131,15 @@ class ShortResponse:
 
 
 def encode_short_request(
-    request: ShortRequest, *, mac_key: bytes = b"", listener: str = "", zstd: bool = False
+    request: ShortRequest,
+    *,
+    mac_key: bytes = b"",
+    listener: str = "",
+    zstd: bool = False,
+    hpack: Backend | None = None,
 ) -> bytes:
     """The body of the POST; with a session `mac_key` and `listener` make the tag. `zstd`: the session has the
-    capability. Raises LocalError for more than MAX_CALLS calls."""
+    capability. `hpack` codes the header blocks, the one chosen at import unless given. Raises LocalError for more than MAX_CALLS calls."""
     if len(request.calls) > MAX_CALLS:
         raise LocalError(f"calls: expected at most {MAX_CALLS}, got {len(request.calls)}")
     fields = b"" if request.hello is not None else b"".join(
@@ -144,7 +150,7 @@ def encode_short_request(
     parts = [sized(fields)]
     if request.hello is not None:
         parts.append(encode_frame(FrameType.HELLO, 0, encode_hello(request.hello)))
-    headers = HeaderCodec()
+    headers = HeaderCodec(hpack)
     for call in request.calls:
         attributes = encode_request_attributes(RequestAttributes(call.call_id, call.timeout, call.resent, call.age))
         block = headers.encode(call.operation, call.headers, DEFAULT_LIMITS, DEFAULT_LIMITS)
@@ -231,8 +237,9 @@ def verify_tag(request: ShortRequest, mac_key: bytes, listener: str) -> bool:
     return tags_equal(expected, request.tag)
 
 
-def encode_short_response(response: ShortResponse, *, zstd: bool = False) -> bytes:
-    """The body of the answer. Pushes of one stream must be in the order of their numbers, or LocalError."""
+def encode_short_response(response: ShortResponse, *, zstd: bool = False, hpack: Backend | None = None) -> bytes:
+    """The body of the answer; `hpack` as there. Pushes of one stream must be in the order of their numbers, or
+    LocalError."""
     fields = b"".join((
         milliseconds_field(_TIME, response.time) if response.time else b"",
         milliseconds_field(_RETRY_AFTER, response.retry_after) if response.retry_after else b"",
@@ -242,7 +249,7 @@ def encode_short_response(response: ShortResponse, *, zstd: bool = False) -> byt
     parts = [bytes((FORMAT,)), encode_varint(response.status), sized(fields)]
     if response.welcome is not None:
         parts.append(encode_frame(FrameType.WELCOME, 0, encode_welcome(response.welcome)))
-    headers = HeaderCodec()
+    headers = HeaderCodec(hpack)
     for answer in response.answers:
         if answer.reset:
             parts.append(encode_reset(answer.index, answer.status))
