@@ -151,7 +151,7 @@ class MmtpLink:
         self.touch()
 
     def touch(self) -> None:
-        """There are bytes to send: at the end of the batch, or of the reactor's turn."""
+        """There are bytes to send: at the end of the reactor's turn; what is within a batch is seen to at its end."""
         if not self._in_batch and not self._dirty:
             self._dirty = True
             self._services.flusher.add(self)
