@@ -41,6 +41,16 @@ def accepted(device: CodedDevice) -> int:
 # -------------------------------------------------------------------- header states
 
 
+def before_a_restart(world: CodingWorld) -> Memory:
+    """What a device keeps that was connected to the process before this one."""
+    memory = Memory()
+    first = world.coded(memory)
+    first.pay()
+    first.lose()
+    world.restart()
+    return memory
+
+
 def test_a_connection_goes_on_where_the_last_one_ended() -> None:
     world = CodingWorld()
     memory = Memory()
@@ -65,11 +75,7 @@ def test_a_connection_goes_on_where_the_last_one_ended() -> None:
 
 def test_calls_before_welcome_wait_for_the_store_and_keep_their_order() -> None:
     world = CodingWorld()
-    memory = Memory()
-    first = world.coded(memory)
-    first.pay()
-    first.lose()
-    world.restart()
+    memory = before_a_restart(world)
     world.header_store.hold = True
     device = world.coded(memory)
     for number in range(3):
@@ -83,11 +89,7 @@ def test_calls_before_welcome_wait_for_the_store_and_keep_their_order() -> None:
 
 def test_a_store_that_does_not_answer_costs_a_round_trip() -> None:
     world = CodingWorld()
-    memory = Memory()
-    first = world.coded(memory)
-    first.pay()
-    first.lose()
-    world.restart()
+    memory = before_a_restart(world)
     world.header_store.hold = True
     device = world.coded(memory)
     number = device.call("pay")
@@ -102,11 +104,7 @@ def test_a_store_that_does_not_answer_costs_a_round_trip() -> None:
 @pytest.mark.parametrize("end", ["lost", "replaced", "revoked"])
 def test_a_connection_that_ends_while_the_store_is_read(end: str) -> None:
     world = CodingWorld()
-    memory = Memory()
-    first = world.coded(memory)
-    first.pay()
-    first.lose()
-    world.restart()
+    memory = before_a_restart(world)
     world.header_store.hold = True
     device = world.coded(memory)
     if end == "lost":
@@ -545,6 +543,19 @@ def test_a_rollout_takes_little_time_at_once() -> None:
         clock.advance(PAUSE)
     assert all(follower.followed >= 1 for follower in followers[1:])
     assert not clock.getDelayedCalls()
+
+
+def test_a_device_with_an_unknown_bundle_stays_however_many_dictionaries_there_are() -> None:
+    """Two frames each, and a peer takes so many of them only."""
+    world = CodingWorld()
+    world.dictionaries.all = {id: dictionary(id, f"pbiz{id}") for id in range(1, 2001)}
+    memory = Memory()
+    memory.dictionaries = {1990: dictionary(1990, "pbiz1990"), 5000: dictionary(5000, "pbiz")}
+    device = world.coded(memory)
+    device.settle()
+    assert device.connection.closed is None
+    assert sorted(memory.dictionaries) == [5000]
+    assert device.pay(BODY) > 0
 
 
 # -------------------------------------------------------------------- samples
