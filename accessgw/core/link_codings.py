@@ -11,7 +11,7 @@ from accessgw.model.header_states import Direction, HeaderState, StateKey
 from accessgw.model.identity import Identity
 from protocols.errors import LocalError
 from protocols.mmtp import events
-from protocols.mmtp.bundles import EMPTY_BUNDLE, Bundle
+from protocols.mmtp.bundles import EMPTY_BUNDLE, MAX_DICTIONARIES, Bundle
 from protocols.mmtp.connection import CAPABILITIES
 from protocols.mmtp.dictionaries import Dictionary
 from protocols.mmtp.gateway_exchange import FoundStates
@@ -168,12 +168,13 @@ class LinkCodings:
 
     def _clear(self) -> None:
         """The device holds a set that we do not know, so its bundle would never be one of ours: let it forget
-        whatever it may have beside what is in force."""
+        whatever it may have beside what is in force. Of very many the newest: each costs two frames, and what a device
+        has kept for longer it may leave out by itself (specification, 8.4)."""
         dictionaries = self._shared.dictionaries
         wanted = dictionaries.bundle_for(self._app, self._device) or EMPTY_BUNDLE
-        for dictionary in dictionaries.readable():
-            if dictionary.id not in wanted.by_id:
-                self._binding.wire.retire_dictionary(dictionary.id)
+        others = sorted(one.id for one in dictionaries.readable() if one.id not in wanted.by_id)
+        for id in others[-MAX_DICTIONARIES:]:
+            self._binding.wire.retire_dictionary(id)
 
     # ---------------------------------------------------------------- idle connections
 
