@@ -29,7 +29,8 @@ from protocols.mmtp.gateway_calls import GatewayCalls
 from protocols.mmtp.gateway_exchange import GatewayExchange
 from protocols.mmtp.handshake import NamedStates, decode_goaway, decode_hello, decode_welcome
 from protocols.mmtp.profiles import TEMPLATE_CAPABILITY
-from protocols.mmtp.pushes import PushReceiver, PushSender
+from protocols.mmtp.push_receiver import PushReceiver
+from protocols.mmtp.pushes import PushSender
 from protocols.mmtp.settings import DEFAULT_LIMITS, Limits, apply
 from protocols.mmtp.state import ConnectionState, Sent
 from protocols.mmtp.statuses import Status

@@ -41,7 +41,8 @@ from protocols.mmtp.handshake import (
 )
 from protocols.mmtp.headers import HeaderCodec
 from protocols.mmtp.hpack_backends import Backend
-from protocols.mmtp.pushes import PushReceiver, encode_announcement, encode_push
+from protocols.mmtp.push_receiver import PushReceiver
+from protocols.mmtp.pushes import encode_announcement, encode_push
 from protocols.mmtp.settings import DEFAULT_LIMITS, Limits
 from protocols.mmtp.short_auth import TAG_SIZE, compute_tag, milliseconds, tags_equal
 from protocols.mmtp.statuses import Status

@@ -30,7 +30,8 @@ from protocols.mmtp.handshake import (
     encode_welcome,
 )
 from protocols.mmtp.headers import HeaderCodec
-from protocols.mmtp.pushes import PushReceiver, encode_announcement
+from protocols.mmtp.push_receiver import PushReceiver
+from protocols.mmtp.pushes import encode_announcement
 from protocols.mmtp.settings import ALLOWED, DEFAULTS, apply, decode_settings, encode_settings, settings_of
 from protocols.mmtp.short import (
     ShortAnswer,
