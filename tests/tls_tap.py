@@ -15,6 +15,17 @@ OVERHEAD = 17
 """Bytes of a TLS 1.3 record with AES-GCM or ChaCha20 beside its header and content: type and tag."""
 
 
+def record_sizes(data: bytes) -> list[int]:
+    """Bytes of content of the application data records in whole records."""
+    sizes = []
+    while data:
+        size = int.from_bytes(data[3:HEADER], "big")
+        if data[0] == APPLICATION_DATA:
+            sizes.append(size - OVERHEAD)
+        data = data[HEADER + size :]
+    return sizes
+
+
 class TlsTap:
     """Listens on `port`, relays one connection after another to `target` on loopback. Threads of its own."""
 
@@ -41,14 +52,7 @@ class TlsTap:
 
     def records(self, way: str) -> list[int]:
         """Bytes of content of the application data records from the device (`up`) or to it (`down`)."""
-        data = self._seen[way]
-        sizes = []
-        while data:
-            size = int.from_bytes(data[3:HEADER], "big")
-            if data[0] == APPLICATION_DATA:
-                sizes.append(size - OVERHEAD)
-            data = data[HEADER + size :]
-        return sizes
+        return record_sizes(self._seen[way])
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
