@@ -12,7 +12,7 @@ from pathlib import Path
 
 from loadtest.bench.report import Report, arguments
 from loadtest.corpus.controls import SESSIONS, outside
-from loadtest.wire.dictionaries import TRAINING_SESSIONS
+from loadtest.wire.dictionaries import USERS_SAMPLED
 from loadtest.wire.measure import BEST, LIMITS, Figures, measure
 from loadtest.wire.page import chart, page
 from loadtest.wire.tally import CATEGORIES
@@ -32,7 +32,7 @@ def main() -> None:
         report.write(options.json)
     if options.docs:
         folder = Path(options.docs)
-        (folder / "wire-bytes.md").write_text(page(figures, TRAINING_SESSIONS))
+        (folder / "wire-bytes.md").write_text(page(figures, USERS_SAMPLED))
         (folder / "wire-bytes.svg").write_text(chart(figures))
 
 

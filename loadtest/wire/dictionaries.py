@@ -26,9 +26,8 @@ from protocols.mmtp.dictionaries import ANSWER_KIND, PUSH_KIND, REQUEST_KIND, Di
 
 DICTIONARY = 8192
 """Bytes of the dictionary of each class."""
-TRAINING_SESSIONS = 400
-SAMPLES = 1500
-"""Bodies of a class that training takes, as a reservoir on live traffic would; the gateway's setting is 3000."""
+USERS_SAMPLED = 3000
+"""Users whose bodies training takes, one of each class: as many bodies as a reservoir holds by the gateway's setting."""
 USERS = 50
 """The gateway's setting: from so many users everything in a dictionary was seen."""
 SECONDS = 120
@@ -39,7 +38,7 @@ Samples = dict[str, list[tuple[int, bytes]]]
 
 
 def collect(sessions: Iterable[Session]) -> Samples:
-    """Bodies by class, with the number of the user; every part of the sessions has its share."""
+    """Bodies by class, with the number of the user."""
     samples: Samples = defaultdict(list)
     for user, session in enumerate(sessions, 1):
         for call in session.exchanges:
@@ -47,7 +46,7 @@ def collect(sessions: Iterable[Session]) -> Samples:
             samples[ANSWER_KIND + call.operation].append((user, call.response))
         for push in session.pushes:
             samples[PUSH_KIND + push.biz].append((user, push.body))
-    return {name: bodies[:: -(-len(bodies) // SAMPLES)] for name, bodies in sorted(samples.items())}
+    return dict(sorted(samples.items()))
 
 
 def train(samples: Samples) -> Bundle:

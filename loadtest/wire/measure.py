@@ -13,8 +13,8 @@ from hpack import Decoder, Encoder
 
 from loadtest.corpus.controls import SESSIONS, SMALL, as_http, controls
 from loadtest.corpus.devices import Headers
-from loadtest.corpus.sessions import Session, sessions
-from loadtest.wire.dictionaries import TRAINING_SESSIONS, collect, train, train_without_rule
+from loadtest.corpus.sessions import Session, samples, sessions
+from loadtest.wire.dictionaries import USERS_SAMPLED, collect, train, train_without_rule
 from loadtest.wire.mmtp import APPLICATION, Mmtp, Mode, modes
 from loadtest.wire.tally import FRAMING, HEARTBEATS, Dialogue, Tally, speak
 from protocols.mmtp.bundles import Bundle
@@ -69,11 +69,13 @@ LIMITS = {
 }
 
 
-def measure(seed: int, count: int = SESSIONS) -> Figures:
-    """Train, speak all protocols, and take the figures; some 10 seconds, and a minute more where no dictionaries are kept from before."""
+def measure(seed: int, count: int = SESSIONS, *, rule: bool = True) -> Figures:
+    """Train, speak all protocols, and take the figures; some 10 seconds, and a minute more where no dictionaries are kept
+    from before. Without `rule` all dictionaries come from zstd's own trainer, which is quick and knows nothing of users."""
     some = list(sessions(seed, count))
-    samples = collect(sessions(seed, TRAINING_SESSIONS, training=True))
-    bundle = train(samples)
+    bodies = collect(samples(seed, USERS_SAMPLED))
+    without_rule = train_without_rule(bodies)
+    bundle = train(bodies) if rule else without_rule
     figures = Figures(seed, control=controls(some))
     for name, (module, make) in _peers().items():
         if find_spec(module) is None:
@@ -93,7 +95,7 @@ def measure(seed: int, count: int = SESSIONS) -> Figures:
     rows["bodies, of raw"] = _bodies(some, bundle)
     rows["bodies up to 128 B, of raw"] = _bodies(some, bundle, SMALL)
     figures.without_rule = {
-        "bodies, of raw": _bodies(some, without_rule := train_without_rule(samples)),
+        "bodies, of raw": _bodies(some, without_rule),
         "bodies up to 128 B, of raw": _bodies(some, without_rule, SMALL),
     }
     for peer in (HTTP2, GRPC, MQTT5, WEBSOCKET, WEBSOCKET_ALONE):

@@ -33,9 +33,9 @@ What is compared, and where a choice was ours it favours the peer:
   end), or with *no takeover* compresses each message alone, as servers with many idle connections do. Its headers and
   bodies are compressed together; what the bodies alone would take counts as bodies.
 - **MMTP** (`protocols.mmtp`): *cold*, nothing known but the application table (or only the generic one), bodies by zstd without dictionary;
-  *warm*, header states of an earlier connection and a dictionary of 8 KiB for each class of body, trained on other devices'
-  sessions ({training} of them, a quarter of the test's words not among them) by the gateway's own trainer, which lets nothing
-  into a dictionary that was seen from fewer than 50 users; *history*, a push may also refer to the 4 KiB before it in its stream.
+  *warm*, header states of an earlier connection and a dictionary of 8 KiB for each class of body, trained on the bodies of
+  {training:,} other devices, one each (a quarter of the test's words not among them), by the gateway's own trainer, which lets
+  nothing into a dictionary that was seen from fewer than 50 users; *history*, a push may also refer to the 4 KiB before it in its stream.
   Every push is acknowledged alone, since events are a second apart. Memory: no compression context per
   connection. Its hand-shake carries what the others have not: cursors of all streams, a key for short
   connections, time.
