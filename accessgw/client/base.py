@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from random import SystemRandom
 from typing import Any
 
-from accessgw.client.addresses import Address
 from accessgw.client.cache import MAX_BYTES, WireCache
 from accessgw.client.commands import (
     AskToken,
@@ -33,6 +31,7 @@ from accessgw.client.commands import (
 )
 from accessgw.client.core import ClientCore, make_connection
 from accessgw.client.cursors import Memory, StateFile
+from accessgw.client.face import Face
 from accessgw.client.inbox import Inbox
 from accessgw.client.model import CallFailed, CannotConnect, Note, Push, State
 from accessgw.client.payloads import encode_payload, header_list
@@ -44,8 +43,8 @@ from protocols.mmtp.statuses import Status
 TokenSource = Callable[[], "str | Awaitable[str | None] | None"]
 
 
-class BaseClient(ABC):
-    """See accessgw.client.Client; subclasses bring the clock, transports, threads and futures."""
+class BaseClient(Face):
+    """See accessgw.client.Client; subclasses bring what accessgw.client.face names."""
 
     def __init__(
         self,
@@ -405,60 +404,7 @@ class BaseClient(ABC):
             self.core.wire.keep_failed(str(error), self._now())
         self._run()
 
-    # ------------------------------------------------------------------ what a face brings
-
-    @abstractmethod
-    def _now(self) -> float:
-        """Seconds of a monotonic clock."""
-
-    @abstractmethod
-    def _arm(self, at: float | None) -> None:
-        """Call _tick() at that time of _now(), instead of what was armed before."""
-
-    @abstractmethod
-    def _at_turn_end(self) -> None:
-        """Call _turn_over() when what is ready in this turn of the event loop has run, before it waits again."""
-
-    @abstractmethod
-    def _future(self, cancelled: Callable[[], None] | None) -> Any:
-        """A new future; `cancelled` is called when the application cancels it."""
-
-    @abstractmethod
-    def _finish(self, future: Any, outcome: Any) -> bool:
-        """Fulfil it, or fail it when the outcome is an exception; False when it is done already."""
-
-    @abstractmethod
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Run a coroutine beside everything else."""
-
-    @abstractmethod
-    def _open(self, attempt: int, address: Address) -> None:
-        """Answer with core.connected or core.lost, and _run."""
-
-    @abstractmethod
-    def _write(self, attempt: int, data: bytes) -> None: ...
-
-    @abstractmethod
-    def _close(self, attempt: int, abort: bool) -> None: ...
-
-    @abstractmethod
-    def _tcp_info(self, attempt: int) -> bytes:
-        """TCP_INFO of the transport, empty where there is none."""
-
-    @abstractmethod
-    def _post(self, post: Post) -> None:
-        """Answer with core.posted or core.post_failed, and _run."""
-
-    @abstractmethod
-    def _cancel_post(self, post: int) -> None: ...
-
-    @abstractmethod
-    def _in_thread(self, job: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:
-        """Do the job off this thread, then call `done` here with its exception, if it had one."""
-
-    @abstractmethod
-    def _report(self, error: BaseException) -> None:
-        """An exception of one of the application's callbacks."""
+    # ------------------------------------------------------------------ news of a face
 
     def _tick(self) -> None:
         self.core.timer(self._now())
