@@ -114,6 +114,7 @@ MAY_TOUCH_THE_WORLD = tuple(
     room for room in RULES if room not in ("accessgw.model", "accessgw.policy") and not room.startswith("protocols")
 )
 HTTP_PARSERS = {"h11", "httptools", "h2", "wsproto"}
+# (loadtest.wire speaks as peers do, by their libraries: what these send is what is measured)
 
 
 def room_of(module: str) -> str:

@@ -13,8 +13,8 @@ from heapq import heapify, heappop, heappush
 from accessgw.core.dictionaries.common import Corpus, windows
 
 WINDOW = 6
-"""Bytes of the shortest string in a dictionary. With 5 and 4 small bodies came out no smaller, large ones 3 to 6 %
-larger: many short strings take the room."""
+"""Bytes of the shortest string in a dictionary. With 5 and 4 small bodies came out hardly smaller, those of a large
+class 3 to 6 % larger: many short strings take the room."""
 COUNTED_BYTES = 2 * 1024 * 1024
 """Bytes of bodies whose windows are counted: time and memory of a training grow with them."""
 OVERHEAD = 4
