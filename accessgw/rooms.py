@@ -276,7 +276,7 @@ class Rooms:
             random=random.random,
             counters=counters.dictionaries,
         )
-        self.flusher = TurnFlusher(reactor)
+        self.flusher = TurnFlusher(reactor, turns=reactor if hasattr(reactor, "turn_is_over") else None)
         self.pushes = Pushes(
             reactor,
             wall,

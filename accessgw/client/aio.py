@@ -75,8 +75,8 @@ class Client(BaseClient):
         raw: bool = False,
         secret: bool = False,
     ) -> Reply:
-        """Ask for an operation. The payload becomes JSON unless it is bytes (`raw`: must be). That of a `secret` call is
-        not compressed: a part of it that others choose would tell by its length what else is in it.
+        """Ask for an operation. The payload becomes JSON unless it is bytes (`raw`: must be). That of a `secret` call
+        is not compressed: a part of it that others choose would tell by its length what else is in it.
 
         Raises CallFailed for a status other than 0. Cancelling the task cancels the call.
         """
@@ -154,6 +154,9 @@ class Client(BaseClient):
     def _fire(self) -> None:
         self._timer = self._timer_at = None
         self._tick()
+
+    def _at_turn_end(self) -> None:
+        asyncio.get_running_loop().call_soon(self._turn_over)
 
     def _future(self, cancelled: Callable[[], None] | None) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from random import SystemRandom
 from typing import Any
 
-from accessgw.client.addresses import Address
 from accessgw.client.cache import MAX_BYTES, WireCache
 from accessgw.client.commands import (
     AskToken,
@@ -33,6 +31,7 @@ from accessgw.client.commands import (
 )
 from accessgw.client.core import ClientCore, make_connection
 from accessgw.client.cursors import Memory, StateFile
+from accessgw.client.face import Face
 from accessgw.client.inbox import Inbox
 from accessgw.client.model import CallFailed, CannotConnect, Note, Push, State
 from accessgw.client.payloads import encode_payload, header_list
@@ -44,8 +43,8 @@ from protocols.mmtp.statuses import Status
 TokenSource = Callable[[], "str | Awaitable[str | None] | None"]
 
 
-class BaseClient(ABC):
-    """See accessgw.client.Client; subclasses bring the clock, transports, threads and futures."""
+class BaseClient(Face):
+    """See accessgw.client.Client; subclasses bring what accessgw.client.face names."""
 
     def __init__(
         self,
@@ -134,6 +133,10 @@ class BaseClient(ABC):
         self._trouble = ""
         """What was wrong last with a connection."""
         self._running = False
+        self._leaving: dict[int, list[bytes]] = {}
+        """What the commands carried out so far have to write, by attempt."""
+        self._turn_ends = False
+        """_turn_over() will be called."""
 
     # ------------------------------------------------------------------ facts
 
@@ -205,7 +208,7 @@ class BaseClient(ABC):
             self._finish(future, failure)
             return future
         future = self._calls[key] = self._future(lambda: self._cancelled(key))
-        self._run()
+        self._asked()
         return future
 
     async def _stream(
@@ -223,13 +226,13 @@ class BaseClient(ABC):
         reply = self._streams[key] = StreamReply(self)
         if chunks is not None:
             self._spawn(reply.upload(chunks))
-        self._run()
+        self._asked()
         return await reply.begin(key)
 
     def _cancelled(self, key: int) -> None:
         if self._calls.pop(key, None) is not None:
             self.core.cancel(key, self._now())
-            self._run()
+            self._asked()
 
     def _take_push(self, biz: str | None) -> Push | None:
         push = self._inbox.take(biz)
@@ -249,28 +252,67 @@ class BaseClient(ABC):
 
     def _acked(self, push: Push) -> None:
         self.core.processed(push, self._now())
-        self._run()
+        self._asked()
 
     # ------------------------------------------------------------------ the loop
 
     def _run(self) -> None:
-        """Carry out what the core wants, in order, then arm its timer."""
+        """Carry out what the core wants, in order, then write, once per connection, then arm the core's timer.
+
+        What the application's callbacks ask for meanwhile leaves with the rest.
+        """
         if self._running:
             return
         self._running = True
         try:
-            while commands := self.core.take_commands():
-                for command in commands:
-                    self._perform(command)
+            self._carry_out()
+            while self.core.unsettled:
+                self.core.settle(self._now())
+                self._carry_out()
         finally:
             self._running = False
+            for attempt in list(self._leaving):
+                self._leave(attempt)
         self._arm(self.core.next_timer())
+
+    def _asked(self) -> None:
+        """After a wish of the application: what it asks for in this turn of the event loop leaves in one write."""
+        if self._running:
+            return
+        if not self.core.unsettled or self.state is State.CLOSED:
+            self._run()
+            return
+        if not self._turn_ends:
+            self._turn_ends = True
+            self._at_turn_end()
+        if self.core.commanding:
+            self._running = True
+            try:
+                self._carry_out()
+            finally:
+                self._running = False
+
+    def _turn_over(self) -> None:
+        """The call that _at_turn_end() has ordered."""
+        self._turn_ends = False
+        self._run()
+
+    def _carry_out(self) -> None:
+        while commands := self.core.take_commands():
+            for command in commands:
+                self._perform(command)
+
+    def _leave(self, attempt: int) -> None:
+        parts = self._leaving.pop(attempt, None)
+        if parts is not None:
+            data = parts[0] if len(parts) == 1 else b"".join(parts)
+            self._trace("send", data)
+            self._write(attempt, data)
 
     def _perform(self, command: Command) -> None:
         match command:
             case Write():
-                self._trace("send", command.data)
-                self._write(command.attempt, command.data)
+                self._leaving.setdefault(command.attempt, []).append(command.data)
             case Finish():
                 self._finish(self._calls.pop(command.call, None), command.outcome)
                 stream = self._streams.pop(command.call, None)
@@ -297,6 +339,7 @@ class BaseClient(ABC):
                 self._trace("connect", str(command.address).encode())
                 self._open(command.attempt, command.address)
             case Close():
+                self._leave(command.attempt)
                 self._trace("close", b"")
                 self._close(command.attempt, command.abort)
             case Post():
@@ -361,56 +404,7 @@ class BaseClient(ABC):
             self.core.wire.keep_failed(str(error), self._now())
         self._run()
 
-    # ------------------------------------------------------------------ what a face brings
-
-    @abstractmethod
-    def _now(self) -> float:
-        """Seconds of a monotonic clock."""
-
-    @abstractmethod
-    def _arm(self, at: float | None) -> None:
-        """Call _tick() at that time of _now(), instead of what was armed before."""
-
-    @abstractmethod
-    def _future(self, cancelled: Callable[[], None] | None) -> Any:
-        """A new future; `cancelled` is called when the application cancels it."""
-
-    @abstractmethod
-    def _finish(self, future: Any, outcome: Any) -> bool:
-        """Fulfil it, or fail it when the outcome is an exception; False when it is done already."""
-
-    @abstractmethod
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Run a coroutine beside everything else."""
-
-    @abstractmethod
-    def _open(self, attempt: int, address: Address) -> None:
-        """Answer with core.connected or core.lost, and _run."""
-
-    @abstractmethod
-    def _write(self, attempt: int, data: bytes) -> None: ...
-
-    @abstractmethod
-    def _close(self, attempt: int, abort: bool) -> None: ...
-
-    @abstractmethod
-    def _tcp_info(self, attempt: int) -> bytes:
-        """TCP_INFO of the transport, empty where there is none."""
-
-    @abstractmethod
-    def _post(self, post: Post) -> None:
-        """Answer with core.posted or core.post_failed, and _run."""
-
-    @abstractmethod
-    def _cancel_post(self, post: int) -> None: ...
-
-    @abstractmethod
-    def _in_thread(self, job: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:
-        """Do the job off this thread, then call `done` here with its exception, if it had one."""
-
-    @abstractmethod
-    def _report(self, error: BaseException) -> None:
-        """An exception of one of the application's callbacks."""
+    # ------------------------------------------------------------------ news of a face
 
     def _tick(self) -> None:
         self.core.timer(self._now())

@@ -1,7 +1,9 @@
 """The client without I/O: news of transports, timers and wishes of the application in, commands out.
 
 Every method takes `now` (seconds of any monotonic clock). After each of them the face carries out
-take_commands() in order and arms one timer for next_timer(). The parts: connections (long ones, from dialing
+take_commands() in order and arms one timer for next_timer(). What the application wishes only makes the core
+`unsettled`: settle(), once per turn of the event loop, sends all of it in one piece; news of transports and
+timers settle at once. The parts: connections (long ones, from dialing
 to their end), calls (the table), longcalls and fallback (calls over either way), pushing (pushes and their
 cursors). What is decided here is how they meet.
 """
@@ -53,6 +55,8 @@ class ClientCore:
         self.rtt = RoundTrip()
         self.session = ""
         self.zone = ""
+        self.unsettled = False
+        """The application has wished for something since settle()."""
         self.calls = CallTable(max_open=settings.max_open, max_waiting=settings.max_waiting)
         self._commands: list[Command] = []
         self._closed: CannotConnect | None = None
@@ -95,6 +99,30 @@ class ClientCore:
         commands, self._commands = self._commands, []
         return commands
 
+    @property
+    def commanding(self) -> bool:
+        """take_commands() has something."""
+        return bool(self._commands)
+
+    def settle(self, now: float) -> None:
+        """Send what can be sent, acknowledge what can be, write what that made."""
+        self.unsettled = False
+        if self._closed is not None:
+            return
+        link = self._connections.usable
+        if link is not None:
+            self._long.send(link, now)
+        self._fallback.handle_timer(
+            now,
+            lambda: self._greeting.hello(now, frozenset((ZSTD_CAPABILITY,))),
+            self._pushes.hello_cursors,
+            now + self._greeting.clock_offset,
+        )
+        self._remember()
+        self._pushes.settle()
+        self.wire.settle(now)
+        self._connections.flush(now)
+
     def next_timer(self) -> float | None:
         """When timer() is due."""
         times = (
@@ -115,7 +143,7 @@ class ClientCore:
         for call in self.calls.resumed(now):
             self._again(call, now)
         self._pushes.handle_timer(now)
-        self._go_on(now)
+        self.settle(now)
 
     # ------------------------------------------------------------------ wishes of the application
 
@@ -145,7 +173,7 @@ class ClientCore:
         """Open a call; its Finish comes exactly once. CallFailed when too many wait or the client is closed."""
         call = self._add(operation, headers, body, timeout=timeout, idempotent=idempotent, now=now, secret=secret)
         call.short_at = now + self._patience
-        self._go_on(now)
+        self.unsettled = True
         return call.key
 
     def call_stream(self, operation: str, headers: Headers, *, timeout: float, more: bool, now: float) -> int:
@@ -156,7 +184,7 @@ class ClientCore:
         call = self._add(operation, headers, b"", timeout=timeout, idempotent=False, now=now)
         call.streaming = True
         call.more = more
-        self._go_on(now)
+        self.unsettled = True
         return call.key
 
     def call_data(self, key: int, data: bytes, more: bool, now: float) -> None:
@@ -166,7 +194,7 @@ class ClientCore:
         if call is not None and link is not None and call.more:
             call.more = more
             self._long.upload(link, call, data, more, now)
-            self._go_on(now)
+            self.unsettled = True
 
     def call_consumed(self, key: int, wire_size: int, now: float) -> None:
         """The application took a chunk."""
@@ -174,14 +202,14 @@ class ClientCore:
         link = None if call is None else self._link_of(call)
         if call is not None and link is not None:
             link.connection.consumed(call.number, wire_size)
-            self._go_on(now)
+            self.unsettled = True
 
     def cancel(self, key: int, now: float) -> None:
         """Nobody waits for the call any more; it finishes with status cancelled."""
         call = self.calls.get(key)
         if call is not None:
             self._give_up(call, CallFailed(Status.CANCELLED, "cancelled by the application"))
-            self._go_on(now)
+            self.unsettled = True
 
     def taken(self, now: float) -> None:
         """The application took a push out of its queue."""
@@ -196,7 +224,7 @@ class ClientCore:
     def processed(self, push: Push, now: float) -> None:
         """The application is done with a push."""
         self._pushes.processed(push)
-        self._go_on(now)
+        self.unsettled = True
 
     @property
     def metered(self) -> bool:
@@ -212,6 +240,8 @@ class ClientCore:
     def close(self, now: float) -> None:
         """Leave for good. Calls without an answer fail."""
         if self._closed is None:
+            if self.unsettled:
+                self.settle(now)
             self._connections.say_goodbye(now)
             self.stop(CannotConnect(Status.CANCELLED, "closed by the application"))
 
@@ -230,23 +260,23 @@ class ClientCore:
     def connected(self, attempt: int, now: float) -> None:
         """The transport of an attempt is ready."""
         self._connections.connected(attempt, now)
-        self._go_on(now)
+        self.settle(now)
 
     def received(self, attempt: int, data: bytes, now: float) -> None:
         """Bytes of the peer."""
         self._connections.received(attempt, data, now)
-        self._go_on(now)
+        self.settle(now)
 
     def lost(self, attempt: int, reason: str, now: float) -> None:
         """The transport ended, or could not be opened."""
         self._connections.lost(attempt, reason, now)
-        self._go_on(now)
+        self.settle(now)
 
     def inspected(self, attempt: int, unacknowledged: bool, now: float) -> None:
         """The answer to Inspect: bytes are in flight that the peer's kernel has not acknowledged for so long."""
         if unacknowledged:
             self._connections.inspected(attempt, now)
-            self._go_on(now)
+            self.settle(now)
 
     def posted(self, post: int, status: int, body: bytes, now: float) -> None:
         """The HTTP response of a Post."""
@@ -258,18 +288,18 @@ class ClientCore:
                 self._pushes.noted((note.scope, note.id, note.biz), note.note, note.epoch, note.floor)
             for push in answer.pushes:
                 self._pushes.received(push, None)
-        self._go_on(now)
+        self.settle(now)
 
     def post_failed(self, post: int, reason: str, now: float) -> None:
         """A Post had no response."""
         if self._fallback.failed(post, now):
             self.emit(Tell(Note("short_failed", reason)))
-        self._go_on(now)
+        self.settle(now)
 
     def saved(self, now: float) -> None:
         """The Save is on disk."""
         self._pushes.saved()
-        self._go_on(now)
+        self.settle(now)
 
     def save_failed(self, reason: str, now: float) -> None:
         """It is not."""
@@ -417,24 +447,6 @@ class ClientCore:
         self.emit(Finish(call.key, outcome))
 
     # ------------------------------------------------------------------ common
-
-    def _go_on(self, now: float) -> None:
-        """After every input: send what can be sent, acknowledge what can be, write what that made."""
-        if self._closed is not None:
-            return
-        link = self._connections.usable
-        if link is not None:
-            self._long.send(link, now)
-        self._fallback.handle_timer(
-            now,
-            lambda: self._greeting.hello(now, frozenset((ZSTD_CAPABILITY,))),
-            self._pushes.hello_cursors,
-            now + self._greeting.clock_offset,
-        )
-        self._remember()
-        self._pushes.settle()
-        self.wire.settle(now)
-        self._connections.flush(now)
 
     def _remember(self) -> None:
         """Keep what the next Save stores beside the cursors."""

@@ -92,6 +92,7 @@ class ShortConnections:
                     resent=call.attempts > 0,
                     timeout=timeout,
                     age=age if call.attempts else None,
+                    secret=call.secret,
                 ),
             ],
         )

@@ -43,7 +43,7 @@ class StreamReply:
         """The rest is of no use: end the call at the gateway."""
         if not self._ended:
             self._client.core.cancel(self._key, self._client._now())
-            self._client._run()
+            self._client._asked()
 
     def __aiter__(self) -> StreamReply:
         return self
@@ -57,7 +57,7 @@ class StreamReply:
             await self._wait("chunk")
         chunk = self._chunks.popleft()
         self._client.core.call_consumed(self._key, chunk.wire_size, self._client._now())
-        self._client._run()
+        self._client._asked()
         return chunk.data
 
     # ------------------------------------------------------------------ for the face
@@ -117,7 +117,7 @@ class StreamReply:
             return False
         self._room = False
         self._client.core.call_data(self._key, chunk, more, self._client._now())
-        self._client._run()
+        self._client._asked()
         return True
 
     async def _wait(self, what: str) -> None:

@@ -40,6 +40,7 @@ class Client(BaseClient):
             from twisted.internet import reactor  # an application has its reactor; importing us must not install one
         self.reactor = reactor
         self._timer: Any = None
+        self._turn_end: Any = None
         self._transports: dict[int, LongProtocol] = {}
         self._opening: dict[int, Deferred[Any]] = {}
         self._posts: dict[int, Deferred[Any]] = {}
@@ -73,8 +74,8 @@ class Client(BaseClient):
         raw: bool = False,
         secret: bool = False,
     ) -> Deferred[Reply]:
-        """Ask for an operation. The payload becomes JSON unless it is bytes (`raw`: must be). That of a `secret` call is
-        not compressed: a part of it that others choose would tell by its length what else is in it.
+        """Ask for an operation. The payload becomes JSON unless it is bytes (`raw`: must be). That of a `secret` call
+        is not compressed: a part of it that others choose would tell by its length what else is in it.
 
         Fails with CallFailed for a status other than 0. Cancelling the Deferred cancels the call.
         """
@@ -120,6 +121,9 @@ class Client(BaseClient):
         """Leave; fires when the long connection has ended and all is stored."""
         self.core.close(self._now())
         self._run()
+        if self._turn_ends:
+            self._turn_ends = False
+            self._turn_end.cancel()
         done: Deferred[None] = Deferred()
         self._closing.append(done)
         self._perhaps_over()
@@ -144,6 +148,9 @@ class Client(BaseClient):
         self._timer = None
         if at is not None:
             self._timer = self.reactor.callLater(max(0.0, at - self._now()), self._tick)
+
+    def _at_turn_end(self) -> None:
+        self._turn_end = self.reactor.callLater(0, self._turn_over)
 
     def _future(self, cancelled: Callable[[], None] | None) -> Deferred[Any]:
         return Deferred(None if cancelled is None else lambda _: cancelled())

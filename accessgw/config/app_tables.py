@@ -14,19 +14,16 @@ from accessgw.config.load import read_toml
 from accessgw.config.structure import check, shown
 from accessgw.model.app_tables import AppTableFile, TableHeader
 from protocols.errors import LocalError
+from protocols.mmtp.header_rules import OPERATION, is_credential, is_header_name, is_header_value
 from protocols.mmtp.tables import (
     MAX_ENUM,
     MAX_NAME,
     MAX_TABLE_NAMES,
     MAX_TABLE_PAIRS,
     MAX_VALUE,
-    OPERATION,
     AppTable,
     TableName,
     ValueType,
-    is_credential,
-    is_header_name,
-    is_header_value,
 )
 
 ANY_APP = "*"
@@ -75,7 +72,7 @@ def load_app_tables(paths: Iterable[str | Path]) -> tuple[DeclaredTable, ...]:
 
 
 def compile_app_table(declared: AppTableFile) -> AppTable:
-    """The table of a declaration that validate_app_table() has no problem with. Raises LocalError when it is too large."""
+    """The table of a declaration that validate_app_table() lets pass. Raises LocalError when it is too large."""
     return AppTable(
         declared.id,
         declared.version,

@@ -66,7 +66,7 @@ class Calls:
         """A whole body of a call that a route took: `q` its own, `a` of its answer."""
         if self._observe is not None and body and not call.secret and not call.http_method:
             identity = call.identity
-            self._observe(identity.app, kind, call.operation, identity.user or identity.device, body)
+            self._observe(identity.app, kind, call.operation, identity.owner, body)
 
     def account(
         self,

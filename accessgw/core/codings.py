@@ -1,4 +1,4 @@
-"""What the MMTP connections of a worker share to save bytes: application tables, header states, dictionaries, histories."""
+"""What a worker's MMTP connections share to save bytes: application tables, header states, dictionaries, histories."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class HeaderStates:
             if all(_is(cached.get((name.direction, name.checkpoint)), name.digest) for name in named):
                 return succeed(self._verified(cached, named))
         # Another worker may have written since.
-        loading = self._store.load(key).addCallbacks(lambda states: self._loaded(key, states), self._not_loaded)
+        loading = self._store.load(key).addCallbacks(lambda states: self._loaded(key, states, named), self._not_loaded)
         return loading.addCallback(self._verified, named)
 
     def _verified(self, kept: Kept, named: Sequence[Named]) -> dict[Direction, bytes]:
@@ -104,11 +104,17 @@ class HeaderStates:
 
     # ------------------------------------------------------------------ the cache
 
-    def _loaded(self, key: StateKey, states: list[HeaderState]) -> Kept:
-        """Under what is known here: a state that was made lately may not be written yet."""
-        kept = {(state.direction, state.checkpoint): state.encoded for state in states}
+    def _loaded(self, key: StateKey, states: list[HeaderState], named: Sequence[Named]) -> Kept:
+        """Under what is known here: a state that was made lately may not be written yet. But a number can come again with
+        another state on another worker, and then the one that the device names is the later one."""
+        stored = {(state.direction, state.checkpoint): state.encoded for state in states}
+        kept = dict(stored)
         if key in self._cache:
             kept.update(self._forget(key))
+        for direction, checkpoint, digest in named:
+            state = stored.get((direction, checkpoint))
+            if state is not None and _is(state, digest):
+                kept[direction, checkpoint] = state
         if kept:
             self._remember(key, kept)
         return kept

@@ -136,7 +136,7 @@ class HttpDictionaries:
 
     def observe(self, call: Call, route: RouteSettings, body: bytes) -> None:
         """Offer an answer as a sample. Nobody's in particular says nothing of how many users have it in common."""
-        user = call.identity.user or call.identity.device
+        user = call.identity.owner
         if user:
             self._service.observe(route.bodies_app, ANSWER_KIND, route.bodies, user, body)
 
@@ -227,8 +227,8 @@ class BodyCoding:
         return min(self._route.max_request_body, MAX_REQUEST)
 
     def wait(self, status: int, headers: Headers, due: Callable[[], None]) -> Callable[[], None] | None:
-        """Whether the rest of an answer of unknown length should be waited for until the end of this turn, since a short
-        one that came at once can go in dcz. Then `due` is called; the result stops that."""
+        """Whether the rest of an answer of unknown length should be waited for until the end of this turn, since a
+        short one that came at once can go in dcz. Then `due` is called; the result stops that."""
         if self._call.http_method == "HEAD" or not self._eligible(status, headers):
             return None
         if any(name == "content-length" for name, _ in headers):

@@ -1,4 +1,4 @@
-"""One MMTP connection's tables and dictionaries after WELCOME: it comes to what is in force, and keeps its checkpoints."""
+"""One MMTP connection's tables and dictionaries after WELCOME: it comes to what is in force, and keeps checkpoints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from accessgw.model.header_states import Direction, HeaderState, StateKey
 from accessgw.model.identity import Identity
 from protocols.errors import LocalError
 from protocols.mmtp import events
-from protocols.mmtp.bundles import EMPTY_BUNDLE, Bundle
+from protocols.mmtp.bundles import EMPTY_BUNDLE, MAX_DICTIONARIES, Bundle
 from protocols.mmtp.connection import CAPABILITIES
 from protocols.mmtp.dictionaries import Dictionary
 from protocols.mmtp.gateway_exchange import FoundStates
@@ -64,6 +64,9 @@ class LinkCodings:
     def end(self) -> None:
         """The connection is gone."""
         self._shared.rollout.leave(self._app, self)
+        # a walk that is under way, or a dictionary that is being packed, may still lead here
+        self._dictionaries = False
+        self._table = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -165,12 +168,13 @@ class LinkCodings:
 
     def _clear(self) -> None:
         """The device holds a set that we do not know, so its bundle would never be one of ours: let it forget
-        whatever it may have beside what is in force."""
+        whatever it may have beside what is in force. Of very many the newest: each costs two frames, and what a device
+        has kept for longer it may leave out by itself (specification, 8.4)."""
         dictionaries = self._shared.dictionaries
         wanted = dictionaries.bundle_for(self._app, self._device) or EMPTY_BUNDLE
-        for dictionary in dictionaries.readable():
-            if dictionary.id not in wanted.by_id:
-                self._binding.wire.retire_dictionary(dictionary.id)
+        others = sorted(one.id for one in dictionaries.readable() if one.id not in wanted.by_id)
+        for id in others[-MAX_DICTIONARIES:]:
+            self._binding.wire.retire_dictionary(id)
 
     # ---------------------------------------------------------------- idle connections
 

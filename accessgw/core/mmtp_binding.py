@@ -49,7 +49,7 @@ _ENDED_BY_WIRE: dict[int, CloseReason] = {
     Status.FLOW_CONTROL: CloseReason.PROTOCOL_ERROR,
     Status.OVERLOAD: CloseReason.FLOOD,
 }
-"""Reasons by the status of a GOAWAY that the wire has sent by itself: time, or what it could only read after WELCOME."""
+"""Reasons by the status of a GOAWAY that the wire has sent by itself: time, or what it read after WELCOME only."""
 
 
 class MmtpBinding(MmtpLink):
@@ -119,7 +119,7 @@ class MmtpBinding(MmtpLink):
     # ---------------------------------------------------------------- receiving
 
     def _run_batch(self, feed: Callable[[float], None]) -> None:
-        """Feed the wire, handle its events, and write everything that came of it at once."""
+        """Feed the wire and handle its events; what came of it leaves at the end of the turn."""
         error: RemoteError | None = None
         self._in_batch = True
         try:
@@ -136,7 +136,7 @@ class MmtpBinding(MmtpLink):
             self._written_after(error)
 
     def _written_after(self, error: RemoteError | None) -> None:
-        """Write what came of a batch, and end the connection if the peer, or the wire, has."""
+        """Have written what came of a batch, and end the connection if the peer, or the wire, has."""
         if error is not None:
             reason = CloseReason.FLOOD if error.code == Status.OVERLOAD else CloseReason.PROTOCOL_ERROR
             self._finish(reason, f"status {error.code}: {error}")
@@ -144,7 +144,10 @@ class MmtpBinding(MmtpLink):
         if self.wire.closed:
             self._finish(_ENDED_BY_WIRE.get(self.wire.closing_status, CloseReason.PEER_GOAWAY))
             return
-        self.flush()
+        if self.wire.has_to_send:
+            # Even when it waits among those that have pushes: for an answer the device waits.
+            self._dirty = True
+            self._services.flusher.answer(self)
         if not self._closed:
             self._watch_time()
             if self._codings is not None:

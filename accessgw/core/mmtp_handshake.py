@@ -30,8 +30,8 @@ MAX_HELD_EVENTS = 512
 
 
 class Handshake:
-    """Made at HELLO, gone with WELCOME or a refusal. The session is in force from its admission on: another connection of
-    the device may take it over while the store is read."""
+    """Made at HELLO, gone with WELCOME or a refusal. The session is in force from its admission on: another connection
+    of the device may take it over while the store is read."""
 
     __slots__ = ("_admission", "_binding", "_services", "held", "hello", "session")
 
@@ -45,8 +45,8 @@ class Handshake:
         self._admission: Deferred[DeviceSession] | None = None
 
     def begin(self, connection: Connection) -> None:
-        """Ask whether the device may come in; the binding's `welcome` or `refuse` follows, or nothing when the connection
-        is lost first."""
+        """Ask whether the device may come in; the binding's `welcome` or `refuse` follows, or nothing when the
+        connection is lost first."""
         admission = self._services.sessions.admit(introduction_of(self.hello, connection.info), self._binding)
         self._admission = admission
         admission.addCallbacks(self._admitted, self._refused)

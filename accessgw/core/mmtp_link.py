@@ -96,7 +96,7 @@ class MmtpLink:
         if self.connection.buffered + self._queued > services.push_buffer:
             return False
         if self._histories and wire.stream_has_history(push.alias):
-            size = offer_after_history(wire, push, gap)
+            size = offer_after_history(wire, push, gap, services.is_secret)
             if not size:
                 return False
         else:
@@ -151,7 +151,7 @@ class MmtpLink:
         self.touch()
 
     def touch(self) -> None:
-        """There are bytes to send: at the end of the batch, or of the reactor's turn."""
+        """There are bytes to send: at the end of the reactor's turn; what is within a batch is seen to at its end."""
         if not self._in_batch and not self._dirty:
             self._dirty = True
             self._services.flusher.add(self)

@@ -52,7 +52,9 @@ def frame_of(
     return made
 
 
-def offer_after_history(wire: Connection, push: OutgoingPush, gap: int) -> int:
+def offer_after_history(
+    wire: Connection, push: OutgoingPush, gap: int, is_secret: Callable[[str], bool] = _never
+) -> int:
     """Send the push on a stream with history; about its bytes, 0 when the push window is full. What it is compressed to
     is shared by the devices of a user that have had the same bodies."""
     shared: SharedBody | None = push.encodings.get(_BODY)
@@ -67,5 +69,6 @@ def offer_after_history(wire: Connection, push: OutgoingPush, gap: int) -> int:
         priority=push.priority,
         collapse=push.collapse,
         gap=gap,
+        secret=is_secret(push.stream.biz),
     )
     return len(push.body) + FRAME_HEAD if taken else 0

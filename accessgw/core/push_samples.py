@@ -10,8 +10,8 @@ from protocols.mmtp.dictionaries import PUSH_KIND
 
 
 class PushSamples:
-    """Called with each push once. The application is that of a session of the receiver; without one nobody knows it, nor
-    whose device it is, so that the body is nobody's sample. Topics and broadcasts have no receiver to count."""
+    """Called with each push once. The application is that of a session of the receiver; without one nobody knows it,
+    nor whose device it is, so that the body is nobody's sample. Topics and broadcasts have no receiver to count."""
 
     def __init__(self, registry: SessionRegistry, observe: Callable[[str, str, str, str, bytes], None]) -> None:
         """`observe` is DictionaryService.observe."""
@@ -28,4 +28,4 @@ class PushSamples:
             return
         if session is not None:
             identity = session.identity
-            self._observe(identity.app, PUSH_KIND, biz, identity.user or identity.device, push.body)
+            self._observe(identity.app, PUSH_KIND, biz, identity.owner, push.body)

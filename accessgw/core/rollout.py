@@ -1,4 +1,4 @@
-"""What connections are given beside their calls and pushes: who follows a change, in slices, and dictionaries packed for it."""
+"""What connections get beside calls and pushes: who follows a change, in slices, and dictionaries packed for it."""
 
 from __future__ import annotations
 

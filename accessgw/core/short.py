@@ -67,8 +67,18 @@ class ShortConnections:
         )
 
     def _received(self, served: _Exchange, body: bytes) -> None:
+        listener = served.exchange.request.header("host")
+        proved: list[DeviceSession] = []
+
+        def verify(request: ShortRequest) -> None:
+            proved.append(self._session(request, listener))
+
         try:
-            request = decode_short_request(body, self._services.limits)
+            # bodies are expanded for whoever has shown the session's key only
+            request = decode_short_request(body, self._services.limits, verify=verify)
+        except AdmissionRefused as error:
+            self._refuse(served, error)
+            return
         except RemoteError as error:
             if error.code in (Status.PROTOCOL, Status.COMPRESSION, Status.FRAME_SIZE):
                 status = 413 if error.code == Status.FRAME_SIZE else 400
@@ -76,22 +86,27 @@ class ShortConnections:
             else:
                 self._respond(served, ShortResponse(error.code, message=str(error)), zstd=False)
             return
-        Deferred.fromCoroutine(self._serve(served, request)).addErrback(self._defect, served)
+        session = proved[0] if proved else None
+        Deferred.fromCoroutine(self._serve(served, request, session)).addErrback(self._defect, served)
 
-    async def _serve(self, served: _Exchange, request: ShortRequest) -> None:
+    def _refuse(self, served: _Exchange, error: AdmissionRefused) -> None:
+        refusal = ShortResponse(error.status, retry_after=error.retry_after, message=str(error))
+        self._respond(served, refusal, zstd=False)
+
+    async def _serve(self, served: _Exchange, request: ShortRequest, session: DeviceSession | None) -> None:
+        """`session` is the one whose key the request has shown; None: it brings a HELLO."""
         welcome: Welcome | None = None
         try:
-            if request.hello is not None:
+            if session is None:
+                assert request.hello is not None
                 info = served.exchange.request.connection
                 session = await self._services.sessions.admit_short(introduction_of(request.hello, info), info)
                 welcome = self._services.welcome(session, request.hello)
                 cursors = cursors_of(session.identity, request.hello.cursors)
             else:
-                session = self._session(request, served.exchange.request.header("host"))
                 cursors = cursors_of(session.identity, request.cursors)
         except AdmissionRefused as error:
-            refusal = ShortResponse(error.status, retry_after=error.retry_after, message=str(error))
-            self._respond(served, refusal, zstd=False)
+            self._refuse(served, error)
             return
         response = ShortResponse(welcome=welcome)
         response.answers = await self._call(served, session, request.calls)

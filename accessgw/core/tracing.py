@@ -15,6 +15,7 @@ from protocols.mmtp import events
 from protocols.mmtp.dict_frames import DictKind
 from protocols.mmtp.frames import INCOMPLETE, FrameType, TableKind, cut
 from protocols.mmtp.handshake import decode_goaway
+from protocols.mmtp.varint import decode_varint
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -39,6 +40,7 @@ _MADE_BY_WIRE = frozenset({
     FrameType.TABLE, FrameType.DICT,
 })  # fmt: skip
 _KINDS: dict[FrameType, type[IntEnum]] = {FrameType.TABLE: TableKind, FrameType.DICT: DictKind}
+_CHECKPOINTS = (TableKind.CHECKPOINT, TableKind.CHECKPOINT_ACK)
 _ANY_SIZE = 1 << 62
 
 
@@ -153,6 +155,8 @@ def sent_by_wire(data: bytes) -> Iterator[dict[str, Any]]:
                 goaway = decode_goaway(data, start, stop)
                 details = {"status": goaway.status, "message": goaway.message}
             elif frame in _KINDS:
-                details = {"what": _KINDS[frame](data[pos] & 15).name.lower(), "bytes": stop - start}
+                kind = _KINDS[frame](data[pos] & 15)
+                name = "number" if frame is FrameType.TABLE and kind in _CHECKPOINTS else "id"
+                details = {"what": kind.name.lower(), name: decode_varint(data, start, stop)[0], "bytes": stop - start}
             yield sent(frame.name.lower(), details)
         pos = stop

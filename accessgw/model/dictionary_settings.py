@@ -18,11 +18,12 @@ class DictionarySettings(Settings, frozen=True, kw_only=True):
     """Operations and bizs that are never sampled and always travel raw: a name, or a prefix such as `auth.*`. `gw.*`
     is one of them unasked."""
     http: bool = False
-    """Use them for ordinary HTTP clients as well (RFC 9842), on path routes with `bodies`. The active dictionaries of such
-    routes can then be fetched by everybody who reaches a listener."""
+    """Use them for ordinary HTTP clients as well (RFC 9842), on path routes with `bodies`. The active dictionaries of
+    such routes can then be fetched by everybody who reaches a listener."""
     users: Annotated[int, Meta(ge=2)] = 50
     """Different users from whom every piece of a dictionary must have been seen. Every client can read a dictionary:
-    do not lower it but for tests."""
+    do not lower it but for tests. Where a token names no user each device counts as one, so bind such tokens to
+    their devices; anonymous devices are not sampled."""
     size: Annotated[int, Meta(ge=1024, le=64 * 1024)] = 8 * 1024
     """Largest dictionary."""
     messages: Annotated[int, Meta(ge=100, le=20_000)] = 3000
@@ -48,7 +49,7 @@ class DictionarySettings(Settings, frozen=True, kw_only=True):
     canary_messages: Count = 1000
     """Bodies after which a canary is judged."""
     ratio_margin: Share = 0.05
-    """A canary whose ratio (compressed to raw) is worse than the active one's by more than this share is rolled back."""
+    """A canary whose ratio (compressed to raw) is worse than the active one's by more than this share goes back."""
     error_margin: Share = 0.001
     """The same for its error rate: failures per body beyond the active one's rate."""
     promote: bool = False

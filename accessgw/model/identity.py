@@ -59,6 +59,12 @@ class Identity(Struct, frozen=True, gc=False):
     attributes: dict[str, str] = field(default_factory=dict)
     """Facts for visibility filters and routing: os, region, and what a token's claims add."""
 
+    @property
+    def owner(self) -> str:
+        """Whose its bodies are where different users are counted; empty: nobody's, since a device that has proved nothing
+        can be as many as it likes."""
+        return self.user or (self.device if self.strength > Strength.ANONYMOUS else "")
+
 
 class ConnectionInfo(Struct, gc=False):
     """One transport connection, as logs, filters and authenticators see it."""

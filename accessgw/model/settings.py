@@ -146,11 +146,11 @@ class MmtpSettings(Settings, frozen=True, kw_only=True):
     """Header blocks by templates (profile D) with devices that can. Dictionaries have a switch of their own:
     `dictionaries.enabled`."""
     history: Annotated[int, Meta(ge=0, le=4096)] = 4096
-    """Bytes of a private stream's earlier bodies that its pushes may refer to (coding 3), for each of these streams on a
-    connection; 0: none."""
+    """Bytes of a private stream's earlier bodies that its pushes may refer to (coding 3), for each of these streams on
+    a connection; 0: none."""
     history_biz: tuple[str, ...] = ()
-    """Bizs whose pushes to one user or device may do so: a name, or a prefix such as `chat.*`. Not for bodies of which a
-    stranger can choose a part while another part is secret. Topics and broadcasts never do."""
+    """Bizs whose pushes to one user or device may do so: a name, or a prefix such as `chat.*`. Not for bodies of which
+    a stranger can choose a part while another part is secret. Topics and broadcasts never do."""
     rest_after: SecondsOrZero = 30.0
     """Header codecs of a connection without calls for so long are put away in a few hundred bytes; 0: never."""
 

@@ -33,8 +33,8 @@ NOT_BUILT = (
 class ControlApi(HttpApi):
     """The HttpHandler of the control listener. It acts only through `control`.
 
-    Without `mqtt` the paths under /v1/mqtt answer 404 `not_enabled`, and so for `dictionaries`. `describe` makes the body of
-    /.well-known/accessgw; without it the path does not exist here. `wall` is the wall clock.
+    Without `mqtt` the paths under /v1/mqtt answer 404 `not_enabled`, and so for `dictionaries`. `describe` makes the
+    body of /.well-known/accessgw; without it the path does not exist here. `wall` is the wall clock.
     """
 
     def __init__(

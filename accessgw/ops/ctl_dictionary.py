@@ -44,7 +44,13 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _show(session: Session, options: argparse.Namespace) -> None:
-    session.show(session.client.request("GET", f"/v1/dictionaries/{options.id}", role="read"))
+    _show_one(session, session.client.request("GET", f"/v1/dictionaries/{options.id}", role="read"))
+
+
+def _dated(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with its times as a person reads them."""
+    times = {name: row.get(name) for name in ("created_at", "changed_at", "forgotten_at")}
+    return row | {name: time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)) for name, at in times.items() if at}
 
 
 def _train(session: Session, options: argparse.Namespace) -> None:
@@ -85,13 +91,17 @@ def _follow(session: Session, ids: list[int]) -> list[dict[str, Any]]:
             time.sleep(POLL)
 
 
+def _show_one(session: Session, row: dict[str, Any]) -> None:
+    session.show(row if session.as_json else _dated(row))
+
+
 def _activate(session: Session, options: argparse.Namespace) -> None:
     body = json.dumps({"share": options.share}) if options.share is not None else ""
-    session.show(session.client.request("POST", f"/v1/dictionaries/{options.id}/activate", body, role="operate"))
+    _show_one(session, session.client.request("POST", f"/v1/dictionaries/{options.id}/activate", body, role="operate"))
 
 
 def _rollback(session: Session, options: argparse.Namespace) -> None:
-    session.show(session.client.request("POST", f"/v1/dictionaries/{options.id}/rollback", role="operate"))
+    _show_one(session, session.client.request("POST", f"/v1/dictionaries/{options.id}/rollback", role="operate"))
 
 
 def _save(session: Session, options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Content codings of HTTP: what may be transformed, for whom a dictionary may be used, and how fields change with it."""
+"""Content codings of HTTP: what may be transformed, for whom a dictionary may be used, how fields change with it."""
 
 from __future__ import annotations
 
@@ -74,5 +74,5 @@ def with_vary(headers: Headers, names: str) -> Headers:
 
 
 def weak_etag(value: str) -> str:
-    """An entity tag for the same in another coding: equal in what it says, not in its bytes (RFC 9110 section 8.8.1)."""
+    """An entity tag for the same in another coding: equal in what it says, not in its bytes (RFC 9110, 8.8.1)."""
     return value if value.startswith("W/") else f"W/{value}"

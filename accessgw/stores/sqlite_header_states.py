@@ -16,6 +16,9 @@ from accessgw.stores.sqlite_database import SqliteDatabase
 
 SWEEP = 1000
 """Rows that one sweep removes."""
+LARGEST = (1 << 63) - 1
+"""SQLite's integers are signed. A device names what it likes up to 2^64 - 1: a number above would fail the whole
+transaction, so it counts as this one."""
 
 
 class Save(NamedTuple):
@@ -46,7 +49,8 @@ class SqliteHeaderStateStore:
         self._log = Logger()
 
     def save(self, key: StateKey, state: HeaderState, generation: tuple[int, int], now: float) -> None:
-        command = Save(key, state, *generation, rows.micros(now))
+        boot, counter = generation
+        command = Save(key, state, min(boot, LARGEST), min(counter, LARGEST), rows.micros(now))
         self._database.submit(self._table, command, lazy=True).addErrback(self._lost)
 
     def load(self, key: StateKey) -> Deferred[list[HeaderState]]:

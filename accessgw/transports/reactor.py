@@ -1,12 +1,14 @@
-"""Twisted's epoll reactor without the log context that it makes around every event.
+"""Twisted's epoll reactor without the log context that it makes around every event, and with an end of its turns.
 
 A read event costs stock Twisted some 2.5 us of context, logger and checks before the descriptor sees it, which is as
-much as the system call that follows. Everything else is Twisted's own; what is not a plain read takes its way.
+much as the system call that follows. A delayed call of 0 seconds costs as much again; at_turn_end() is a list.
+Everything else is Twisted's own; what is not a plain read takes its way.
 """
 
 from __future__ import annotations
 
 import select
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet import epollreactor
@@ -23,15 +25,39 @@ class LeanReactor(epollreactor.EPollReactor):
     """An EPollReactor whose read events go straight to the descriptor."""
 
     def __init__(self) -> None:
+        self._ends: list[Callable[[], None]] = []
+        self.at_turn_end: Callable[[Callable[[], None]], None] = self._ends.append
+        """Call the argument once, after every descriptor that was ready and every delayed call that was due, before the
+        reactor waits again; from within such a call, in the next turn. Only from the reactor's thread."""
+        self._alone = False
+        """One descriptor was ready, and it is being served."""
         super().__init__()  # type: ignore[no-untyped-call]  # inherited from Twisted, unannotated
         self._forgotten: set[int] = set()
         """Descriptors closed in this iteration, whose events may still be to come; a new file may have their numbers."""
 
+    def turn_is_over(self) -> bool:
+        """Whether nothing is known that this turn has yet to do, after what is being done now."""
+        return self._alone and not (self._ends or self._newTimedCalls or self.threadCallQueue)
+
     def doPoll(self, timeout: float | None) -> None:
         """Wait for events, at most `timeout` seconds (None: as long as it takes), and serve them."""
+        ends = self._ends
+        if ends:
+            calls = ends[:]
+            ends.clear()
+            for call in calls:
+                try:
+                    call()
+                except Exception:
+                    log.failure("{call} raised at the end of a turn", call=call)
+            if ends:
+                timeout = 0.0
+            elif self._newTimedCalls and (timeout is None or timeout):
+                timeout = self.timeout()  # they may be due sooner than all that was known
         wait = -1.0 if timeout is None else timeout
         # PEP 475: the poll goes on by itself after a signal whose handler raises nothing.
         ready = self._poller.poll(wait, MAX_EVENTS)
+        self._alone = len(ready) == 1
         selectables: dict[int, Any] = self._selectables
         self._forgotten.clear()
         for fd, event in ready:
@@ -50,6 +76,7 @@ class LeanReactor(epollreactor.EPollReactor):
                 why = error
             if why:
                 self._disconnectSelectable(selectable, why, True)  # type: ignore[no-untyped-call]  # inherited from Twisted, unannotated
+        self._alone = False
 
     doIteration = doPoll
 

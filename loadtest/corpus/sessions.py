@@ -94,9 +94,29 @@ def sessions(seed: int, count: int, *, training: bool = False) -> Iterator[Sessi
                 events.append(Heartbeat())
             else:
                 seq = following[kind.biz] = following.get(kind.biz, dice.random.randrange(10, 4000)) + 1
-                content_type, body = _encoded(device, kind.biz, kind.protobuf, kind.body(device))
-                events.append(Pushed(kind.biz, content_type, seq, body))
+                events.append(_pushed(device, kind, seq))
         yield Session(device.id, device.user, events, before)
+
+
+def samples(seed: int, count: int) -> Iterator[Session]:
+    """Training sessions with one event of every kind, of `count` devices: what a reservoir of live traffic comes to have,
+    a body each of many users."""
+    dice = Dice(f"samples {seed}")
+    words = Vocabulary(seed, True)
+    plan: list[Call | Notice] = [*CALLS, *NOTICES]
+    for _ in range(count):
+        device = Device(dice, words)
+        dice.random.shuffle(plan)
+        events: list[Event] = []
+        for kind in plan:
+            device.wait()
+            events.append(_exchange(device, kind) if isinstance(kind, Call) else _pushed(device, kind, 1))
+        yield Session(device.id, device.user, events)
+
+
+def _pushed(device: Device, kind: Notice, seq: int) -> Pushed:
+    content_type, body = _encoded(device, kind.biz, kind.protobuf, kind.body(device))
+    return Pushed(kind.biz, content_type, seq, body)
 
 
 def _exchange(device: Device, kind: Call) -> Exchange:

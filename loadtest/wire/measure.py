@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from statistics import mean, median
 from time import process_time
@@ -12,8 +13,9 @@ from hpack import Decoder, Encoder
 
 from loadtest.corpus.controls import SESSIONS, SMALL, as_http, controls
 from loadtest.corpus.devices import Headers
-from loadtest.corpus.sessions import Session, sessions
-from loadtest.wire.mmtp import APPLICATION, TRAINING_SESSIONS, Mmtp, Mode, modes, train
+from loadtest.corpus.sessions import Session, samples, sessions
+from loadtest.wire.dictionaries import USERS_SAMPLED, collect, train, train_without_rule
+from loadtest.wire.mmtp import APPLICATION, Mmtp, Mode, modes
 from loadtest.wire.tally import FRAMING, HEARTBEATS, Dialogue, Tally, speak
 from protocols.mmtp.bundles import Bundle
 from protocols.mmtp.dictionaries import ANSWER_KIND, PUSH_KIND, REQUEST_KIND
@@ -27,6 +29,8 @@ HTTP2 = "HTTP/2 + gzip, SSE"
 GRPC = "gRPC, gzip"
 MQTT5 = "MQTT 5"
 WEBSOCKET = "WebSocket, deflate"
+WEBSOCKET_ALONE = "WebSocket, no takeover"
+"""Each message is compressed alone: what a server with many idle connections runs."""
 ROUNDS = 5
 
 
@@ -41,6 +45,8 @@ class Figures:
     rows: dict[str, float] = field(default_factory=dict)
     """Names of LIMITS."""
     control: dict[str, float] = field(default_factory=dict)
+    without_rule: dict[str, float] = field(default_factory=dict)
+    """Rows of bodies with dictionaries of zstd's own trainer, which keeps no rule of users."""
     header_cpu: dict[str, float] = field(default_factory=dict)
     """Microseconds to encode and decode the headers of one request."""
 
@@ -58,14 +64,18 @@ LIMITS = {
     f"session against {GRPC}": 0.50,
     f"session against {MQTT5}": 0.38,
     f"session against {WEBSOCKET}": 0.68,
+    f"session against {WEBSOCKET_ALONE}": 0.68,
     "CPU of header codec, profile D against hpack": 1 / 6,
 }
 
 
-def measure(seed: int, count: int = SESSIONS) -> Figures:
-    """Train, speak all protocols, and take the figures; some 10 seconds."""
+def measure(seed: int, count: int = SESSIONS, *, rule: bool = True) -> Figures:
+    """Train, speak all protocols, and take the figures; some 10 seconds, and a minute more where no dictionaries are kept
+    from before. Without `rule` all dictionaries come from zstd's own trainer, which is quick and knows nothing of users."""
     some = list(sessions(seed, count))
-    bundle = train(sessions(seed, TRAINING_SESSIONS, training=True))
+    bodies = collect(samples(seed, USERS_SAMPLED))
+    without_rule = train_without_rule(bodies)
+    bundle = train(bodies) if rule else without_rule
     figures = Figures(seed, control=controls(some))
     for name, (module, make) in _peers().items():
         if find_spec(module) is None:
@@ -84,7 +94,11 @@ def measure(seed: int, count: int = SESSIONS) -> Figures:
     rows["headers of the first request, cold, B"] = mean(end.blocks[0] for end in ends[COLD])
     rows["bodies, of raw"] = _bodies(some, bundle)
     rows["bodies up to 128 B, of raw"] = _bodies(some, bundle, SMALL)
-    for peer in (HTTP2, GRPC, MQTT5, WEBSOCKET):
+    figures.without_rule = {
+        "bodies, of raw": _bodies(some, without_rule),
+        "bodies up to 128 B, of raw": _bodies(some, without_rule, SMALL),
+    }
+    for peer in (HTTP2, GRPC, MQTT5, WEBSOCKET, WEBSOCKET_ALONE):
         if peer in figures.tallies:
             rows[f"session against {peer}"] = figures.tallies[BEST].total / figures.tallies[peer].total
     figures.header_cpu = header_cpu(some)
@@ -129,7 +143,18 @@ def _peers() -> dict[str, tuple[str, Callable[[], _Make]]]:
 
         return WebSocket
 
-    return {HTTP2: ("h2", http2), GRPC: ("h2", grpc), MQTT5: ("paho", mqtt), WEBSOCKET: ("wsproto", websocket)}
+    def websocket_alone() -> _Make:
+        from loadtest.wire.websocket import WebSocket
+
+        return partial(WebSocket, takeover=False)
+
+    return {
+        HTTP2: ("h2", http2),
+        GRPC: ("h2", grpc),
+        MQTT5: ("paho", mqtt),
+        WEBSOCKET: ("wsproto", websocket),
+        WEBSOCKET_ALONE: ("wsproto", websocket_alone),
+    }
 
 
 def _small_framing(session: Session, mode: Mode) -> float:
@@ -154,9 +179,8 @@ def _bodies(some: Sequence[Session], bundle: Bundle, up_to: int = 2**62) -> floa
         for kind, name, body in bodies:
             if len(body) <= up_to:
                 dictionary = bundle.for_class(kind, name)
-                assert dictionary is not None
                 raw += len(body)
-                packed += len(dictionary.compress(body) or body)
+                packed += len((dictionary.compress(body) if dictionary is not None else None) or body)
     return packed / raw
 
 

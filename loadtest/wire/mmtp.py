@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-
-import zstandard
 
 from loadtest.corpus.calls import CALLS
 from loadtest.corpus.devices import CARRIERS, CHANNELS, JSON, OPERATION, PROTOBUF, SYSTEMS, Headers
@@ -26,7 +22,6 @@ from loadtest.wire.tally import (
 from protocols.mmtp import Connection, Hello, Role, StreamCursor, Welcome, encode_push
 from protocols.mmtp.bundles import Bundle
 from protocols.mmtp.device_exchange import HeaderMemory
-from protocols.mmtp.dictionaries import ANSWER_KIND, PUSH_KIND, REQUEST_KIND, Dictionary
 from protocols.mmtp.events import (
     CheckpointAcked,
     CheckpointTaken,
@@ -43,12 +38,7 @@ from protocols.mmtp.shared_bodies import SharedBody
 from protocols.mmtp.tables import GENERIC, AppTable, TableName, ValueType
 from protocols.mmtp.varint import decode_varint
 
-DICTIONARY = 8192
-"""Bytes of the dictionary of each class."""
 HISTORY = 4096
-TRAINING_SESSIONS = 160
-SAMPLES = 800
-"""Bodies of a class that training takes, as a reservoir on live traffic would."""
 SECONDS = 1.0
 """Between two events of a session: more than an acknowledgement waits for company."""
 
@@ -87,24 +77,6 @@ def _application_table() -> AppTable:
 
 
 APPLICATION = _application_table()
-
-
-def train(sessions: Iterable[Session]) -> Bundle:
-    """A dictionary for every class of body that the sessions have."""
-    samples: dict[str, list[bytes]] = defaultdict(list)
-    for session in sessions:
-        for call in session.exchanges:
-            samples[REQUEST_KIND + call.operation].append(call.request)
-            samples[ANSWER_KIND + call.operation].append(call.response)
-        for push in session.pushes:
-            samples[PUSH_KIND + push.biz].append(push.body)
-    dictionaries = []
-    for number, (name, bodies) in enumerate(sorted(samples.items()), 1):
-        # The stubs of zstandard want a list of this very type.
-        taken: list[bytes | bytearray | memoryview] = [*bodies[:SAMPLES]]
-        content = zstandard.train_dictionary(DICTIONARY, taken, level=3).as_bytes()
-        dictionaries.append(Dictionary(number, content, (name,)))
-    return Bundle(dictionaries)
 
 
 @dataclass(frozen=True)
@@ -319,4 +291,4 @@ def maker(mode: Mode) -> partial[Mmtp]:
     return partial(Mmtp, mode)
 
 
-__all__ = ["APPLICATION", "Mmtp", "Mode", "maker", "modes", "train"]
+__all__ = ["APPLICATION", "Mmtp", "Mode", "maker", "modes"]

@@ -1,7 +1,7 @@
 """WebSocket with permessage-deflate by the package wsproto; messages in an envelope like JSON-RPC's.
 
 JSON bodies stand in the envelope, protobuf follows it in a binary message (base64 would cost the peer a third).
-Both directions keep their deflate window from message to message, which is the extension's default.
+Both directions keep their deflate window from message to message, which is the extension's default, unless told otherwise.
 """
 
 from __future__ import annotations
@@ -31,17 +31,20 @@ from loadtest.wire.tally import (
 class _Share:
     """How much of a deflated stream its bodies are: they alone through the same window."""
 
-    def __init__(self) -> None:
+    def __init__(self, takeover: bool) -> None:
+        self._takeover = takeover
         self._stream = zlib.compressobj(wbits=-15)
 
     def of(self, body: bytes) -> int:
+        if not self._takeover:
+            self._stream = zlib.compressobj(wbits=-15)
         return len(self._stream.compress(body) + self._stream.flush(zlib.Z_SYNC_FLUSH)) - 4
 
 
 class WebSocket:
     """Both ends."""
 
-    def __init__(self, session: Session, tally: Tally) -> None:
+    def __init__(self, session: Session, tally: Tally, *, takeover: bool = True) -> None:
         self.arrived: list[tuple[Headers, bytes]] = []
         self._tally = tally
         self._device = WSConnection(ConnectionType.CLIENT)
@@ -49,24 +52,29 @@ class WebSocket:
         self._calls = 0
         self._sent: list[tuple[bool, bytes, bytes]] = []
         """(from the device, its body, bytes on the wire)"""
-        self._shares = (_Share(), _Share())
+        self._shares = (_Share(takeover), _Share(takeover))
+        self._takeover = takeover
 
     def open(self) -> None:
         asked = Request(
             host=HOST,
             target="/ws",
-            extensions=[PerMessageDeflate()],
+            extensions=[self._deflate()],
             extra_headers=[(b"Authorization", b"Bearer " + CREDENTIAL.encode())],
         )
         for sender, receiver, event in (
             (self._device, self._gateway, asked),
-            (self._gateway, self._device, AcceptConnection(extensions=[PerMessageDeflate()])),
+            (self._gateway, self._device, AcceptConnection(extensions=[self._deflate()])),
         ):
             out = sender.send(event)
             receiver.receive_data(out)
             list(receiver.events())
             self._tally.count(HANDSHAKE, len(out))
             self._tally.wrote(len(out))
+
+    def _deflate(self) -> PerMessageDeflate:
+        alone = not self._takeover
+        return PerMessageDeflate(client_no_context_takeover=alone, server_no_context_takeover=alone)
 
     def call(self, exchange: Exchange) -> None:
         headers = dict(without_operation(exchange.request_headers))

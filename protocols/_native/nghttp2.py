@@ -47,7 +47,6 @@ except (OSError, AttributeError) as _error:
 _NV = _ffi.sizeof("nghttp2_nv")
 if _NV != 40:
     raise ImportError(f"{SONAME}: expected pointers of 64 bits")
-_NO_INDEX = 1
 _EMIT = 2
 _FIELDS = 64
 _OUT = 16 * 1024
@@ -100,6 +99,7 @@ class Deflater:
             first, second = name.encode(), value.encode()
             parts += (first, second)
             middle = pos + len(first)
+            # A flag of 1 forbids to index (NGHTTP2_NV_FLAG_NO_INDEX).
             places += (pos, middle, len(first), len(second), secret)
             pos = middle + len(second)
         count = len(places) // 5

@@ -9,8 +9,8 @@ from hpack import Decoder, Encoder, HPACKError
 
 from protocols.errors import RemoteError
 from protocols.mmtp.events import Headers
+from protocols.mmtp.header_rules import is_credential
 from protocols.mmtp.statuses import Status
-from protocols.mmtp.tables import is_credential
 
 MAX_TABLE_UPDATES = 2
 """RFC 7541 section 4.2: at most two dynamic table size updates begin a block."""
@@ -66,8 +66,8 @@ class HpackDecoder:
 
 
 def _all_indexed(decoder: Decoder, block: bytes, max_size: int, max_fields: int) -> Headers | None:
-    """A block of nothing but one-byte indexed fields (RFC 7541 section 6.1), which steady traffic is made of, without the
-    cost of hpack's general loop. None leaves anything unusual to hpack."""
+    """A block of nothing but one-byte indexed fields (RFC 7541 section 6.1), which steady traffic is made of, without
+    the cost of hpack's general loop. None leaves anything unusual to hpack."""
     if len(block) > max_fields or decoder.header_table_size > decoder.max_allowed_table_size:
         return None
     entry = decoder.header_table.get_by_index

@@ -11,8 +11,8 @@ from protocols._native.nghttp2 import Deflater, decode_string
 from protocols.errors import LocalError, RemoteError
 from protocols.mmtp._hpack import MAX_TABLE_UPDATES
 from protocols.mmtp.events import Headers
+from protocols.mmtp.header_rules import is_credential
 from protocols.mmtp.statuses import Status
-from protocols.mmtp.tables import is_credential
 
 _Entry = tuple[tuple[str, str], int]
 """A field and its size as RFC 7541 section 4.1 counts it."""

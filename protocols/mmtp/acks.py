@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from protocols.errors import LocalError, RemoteError
 from protocols.mmtp.frames import RANGES, FrameType, encode_ack, encode_frame
-from protocols.mmtp.pushes import MAX_RANGES, Unacknowledged
 from protocols.mmtp.settings import Limits
 from protocols.mmtp.statuses import Status
+from protocols.mmtp.unacknowledged import MAX_RANGES, Unacknowledged
 from protocols.mmtp.varint import encode_varint
 
 ACK_AFTER = 8

@@ -35,6 +35,7 @@ from protocols.mmtp.handshake import (
     encode_hello,
     encode_welcome,
 )
+from protocols.mmtp.hpack_backends import Backend
 from protocols.mmtp.profiles import TEMPLATE_CAPABILITY, Profiles
 from protocols.mmtp.pushes import PushFrame, PushSender
 from protocols.mmtp.receiver import DeviceReceiver, GatewayReceiver
@@ -69,11 +70,14 @@ class Connection:
 
     __slots__ = ("_acks", "_agreement", "_calls", "_last_call", "_pushes", "_receiver", "_wire", "role")
 
-    def __init__(self, role: Role, *, limits: Limits = DEFAULT_LIMITS, now: float) -> None:
+    def __init__(
+        self, role: Role, *, limits: Limits = DEFAULT_LIMITS, now: float, hpack: Backend | None = None
+    ) -> None:
+        """`hpack` codes blocks of profile H; the one chosen at import unless given."""
         self.role = role
         self._last_call: int | None = None
         """As GOAWAY named it, once it has."""
-        self._wire = wire = Wire(role is Role.SERVER, limits, now)
+        self._wire = wire = Wire(role is Role.SERVER, limits, now, hpack)
         self._calls: GatewayCalls | DeviceCalls
         self._receiver: GatewayReceiver | DeviceReceiver
         self._pushes: PushSender | None = None
@@ -157,6 +161,19 @@ class Connection:
         out.clear()
         return data
 
+    @property
+    def has_to_send(self) -> bool:
+        """to_send() has bytes, as of the time of the last input."""
+        wire = self._wire
+        if wire.out:
+            return True
+        if wire.closed:
+            return False
+        acks, exchange = self._acks, self._receiver.exchange
+        return (acks is not None and acks.pending > 0 and acks.due(wire.now)) or (
+            exchange is not None and exchange.fills
+        )
+
     def next_timer(self) -> float | None:
         """When handle_timer wants to be called: the HELLO time-out, or an acknowledgement that waits."""
         if self._acks is not None and not self._wire.closed:
@@ -171,8 +188,8 @@ class Connection:
             self._fail(Status.DEADLINE, "no complete HELLO in time")
 
     def rest(self) -> bool:
-        """The connection is idle: header codecs of profile D that were not used since the last call are kept in some 0.3
-        KiB each until their next block. False while there are others: call again later."""
+        """The connection is idle: header codecs of profile D that were not used since the last call are kept in some
+        0.3 KiB each until their next block. False while there are others: call again later."""
         headers = self._wire.headers
         return not isinstance(headers, Profiles) or headers.rest()
 
@@ -185,7 +202,8 @@ class Connection:
     # --- hand-shake
 
     def send_hello(self, hello: Hello, headers: HeaderMemory | None = None, bundle: Bundle | None = None) -> None:
-        """Client: the first frame. Settings that tell of our limits are added to hello.settings. LocalError above 8 KiB.
+        """Client: the first frame. Settings that tell of our limits are added to hello.settings. LocalError above 8
+        KiB.
 
         `headers` (capability `template`): all header blocks from here on are profile D and go on from there; when the
         gateway does not have that state, calls end with CallReset(STATE_MISS) and are to be repeated with their ids.
@@ -300,8 +318,8 @@ class Connection:
         secret: bool = False,
     ) -> int:
         """Open a call and return its number (-1 when closed). `call_id` marks a repetition (its own id and *resent*
-        go along), `age` is how long ago it was made, `timeout` how long the device still waits, both in seconds; the body
-        of a `secret` one travels raw. LocalError when too many are open, or the hand-shake has not begun."""
+        go along), `age` is how long ago it was made, `timeout` how long the device still waits, both in seconds; the
+        body of a `secret` one travels raw. LocalError when too many are open, or the hand-shake has not begun."""
         if self._wire.closed:
             return -1
         self._wire.sends(Sent.REQUEST)
@@ -311,8 +329,8 @@ class Connection:
     def respond(
         self, call: int, status: int, headers: Headers, body: bytes, *, more: bool = False, secret: bool = False
     ) -> None:
-        """Server: answer a call; what credit does not allow yet is queued, and a `secret` body travels raw. LocalError when it is not open, was
-        answered, or the peer would not take the headers."""
+        """Server: answer a call; what credit does not allow yet is queued, and a `secret` body travels raw. LocalError
+        when it is not open, was answered, or the peer would not take the headers."""
         if self._wire.closed:
             return
         self._wire.sends(Sent.RESPONSE)
@@ -402,7 +420,8 @@ class Connection:
         return receiver.gateway_exchange
 
     def offer_table(self, table: AppTable) -> None:
-        """A table for the device's next connections; TableHeld follows. LocalError without the capability `template`."""
+        """A table for the device's next connections; TableHeld follows. LocalError without the capability
+        `template`."""
         if not self._wire.closed:
             self._offering().offer_table(table)
 
@@ -412,8 +431,8 @@ class Connection:
             self._offering().retire_table(id)
 
     def offer_dictionary(self, dictionary: Dictionary | PackedDictionary, base: Dictionary | None = None) -> None:
-        """A dictionary for the device; DictionaryHeld follows, then use_dictionary may. A device that has `base` gets the
-        difference. The first offer of a dictionary packs it (some 20 ms), unless that was done in advance.
+        """A dictionary for the device; DictionaryHeld follows, then use_dictionary may. A device that has `base` gets
+        the difference. The first offer of a dictionary packs it (some 20 ms), unless that was done in advance.
         LocalError without the capability `dict`, and for one that the device has."""
         if not self._wire.closed:
             packed = dictionary if isinstance(dictionary, PackedDictionary) else packed_dictionary(dictionary, base)
@@ -426,7 +445,8 @@ class Connection:
             self._offering().use_dictionary(id)
 
     def drop_class(self, name: str) -> None:
-        """From here on bodies of this class (kind and name, as in Dictionary.classes) have no dictionary of their own."""
+        """From here on bodies of this class (kind and name, as in Dictionary.classes) have no dictionary of their
+        own."""
         if not self._wire.closed:
             self._offering().drop_class(name)
 
@@ -468,8 +488,8 @@ class Connection:
         return not self._wire.closed and self._sender().room(size, self._wire.peer)
 
     def introduce_stream(self, alias: int, cursor: StreamCursor, *, history: int = 0) -> None:
-        """The next push of `alias` carries the stream's names; its seq counts from cursor.seq + 1. `history`: bytes of its
-        bodies that coding 3 may go back to, where the device takes it; see stream_has_history."""
+        """The next push of `alias` carries the stream's names; its seq counts from cursor.seq + 1. `history`: bytes of
+        its bodies that coding 3 may go back to, where the device takes it; see stream_has_history."""
         self.note_stream(cursor, alias, "", history=history)
 
     def note_stream(self, cursor: StreamCursor, alias: int, note: str, *, history: int = 0) -> None:
@@ -514,16 +534,17 @@ class Connection:
         priority: int = 0,
         collapse: str = "",
         gap: int = 0,
+        secret: bool = False,
     ) -> bool:
         """As offer_push, for a stream with history: the body is compressed for this connection (once for all that have had
-        the same bodies). A stream with secrets must have none. LocalError for a stream that was introduced without."""
+        the same bodies). A stream with secrets should have none: `secret` is for those that became so. LocalError for a stream that was introduced without."""
         wire = self._wire
         if wire.closed:
             return False
         wire.sends(Sent.PUSH)
         frame = self._sender().offer_body(
             alias, seq, shared, wire.peer, wire.uses, zstd=wire.zstd, token=token, ttl=ttl, priority=priority,
-            collapse=collapse, gap=gap,
+            collapse=collapse, gap=gap, secret=secret,
         )  # fmt: skip
         if frame is None:
             return False

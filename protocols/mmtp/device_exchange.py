@@ -184,10 +184,12 @@ class DeviceExchange(Exchange):
                 self._wire.out.append(dict_frame(DictKind.HAVE, encode_have(id, held.digest)))
                 self._wire.events.append(DictionaryReceived(held))
             return
-        if id not in self._incoming and not self._room(offer.size, uses):
-            return
         base = uses.held.get(offer.base)
         packed_size = offer.packed_size if base is None else offer.delta_size
+        # one that is on its way is offered anew: what came of it is dropped, whether or not there is room
+        self._incoming.pop(id, None)
+        if not self._room(max(offer.size, packed_size), uses):
+            return
         incoming = Incoming(id, packed_size, offer.size, offer.digest, None if base is None else base.content)
         self._incoming[id] = (offer, incoming)
         self._wire.out.append(dict_frame(DictKind.WANT, encode_want(id, 0 if base is None else base.id)))
@@ -195,7 +197,7 @@ class DeviceExchange(Exchange):
     def _room(self, size: int, uses: Uses) -> bool:
         if len(self._incoming) + len(uses.held) >= MAX_DICTIONARIES:
             return False
-        coming = sum(offer.size for offer, _ in self._incoming.values())
+        coming = sum(max(offer.size, incoming.packed_size) for offer, incoming in self._incoming.values())
         return coming + sum(len(d.content) for d in uses.held.values()) + size <= self._wishes.dictionary_bytes
 
     def _complete(self, offer: DictOffer, incoming: Incoming, uses: Uses) -> None:

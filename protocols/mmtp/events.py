@@ -185,8 +185,8 @@ class TableRetired:
 
 @dataclass(slots=True)
 class DictionaryReceived:
-    """Client: a dictionary to store: from now on one of the bundle that the next HELLO names. Reported, too, for one that
-    was held when it was offered."""
+    """Client: a dictionary to store: from now on one of the bundle that the next HELLO names. Reported, too, for one
+    that was held when it was offered."""
 
     dictionary: Dictionary
 

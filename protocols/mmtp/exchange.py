@@ -62,6 +62,11 @@ class Exchange:
         """Whether it answers a PING of the transfers, which is nobody else's business."""
         return False
 
+    @property
+    def fills(self) -> bool:
+        """fill() has something."""
+        return False
+
     def fill(self, out: list[bytes]) -> None:
         """What may leave behind everything else."""
 

@@ -1,4 +1,4 @@
-"""DICT and TABLE frames as the gateway sees them: states named by HELLO, offers, and their chunks (specification, 7.3, 8.4)."""
+"""DICT and TABLE frames as the gateway sees them: states named by HELLO, offers, chunks (specification, 7.3, 8.4)."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ class _Outgoing:
 class GatewayExchange(Exchange):
     """Offers leave; wants, haves, states and uses come.
 
-    Chunks leave CHUNK bytes at a time, behind everything else, and the next only when the device has answered a PING that
-    followed the last: they never fill a slow path.
+    Chunks leave CHUNK bytes at a time, behind everything else, and the next only when the device has answered a PING
+    that followed the last: they never fill a slow path.
     """
 
     __slots__ = (
@@ -172,8 +172,8 @@ class GatewayExchange(Exchange):
     # --- offers
 
     def offer_table(self, table: AppTable) -> None:
-        """Nothing happens while it stands offered. Raises LocalError without the capability, above MAX_TABLES, and while
-        another one with its id stands offered."""
+        """Nothing happens while it stands offered. Raises LocalError without the capability, above MAX_TABLES, and
+        while another one with its id stands offered."""
         if not self.template:
             raise LocalError("table: the device does not speak profile D")
         offered = self._tables.get(table.id)
@@ -197,8 +197,8 @@ class GatewayExchange(Exchange):
         self._wire.out.append(table_frame(TableKind.RETIRE, encode_varint(id)))
 
     def offer_dictionary(self, packed: PackedDictionary) -> None:
-        """Nothing happens while it stands offered. Raises LocalError without the capability, above MAX_DICTIONARIES, and
-        for one that the device has."""
+        """Nothing happens while it stands offered. Raises LocalError without the capability, above MAX_DICTIONARIES,
+        and for one that the device has."""
         uses = self._agreed()
         id = packed.dictionary.id
         if id in self._offers:
@@ -251,6 +251,11 @@ class GatewayExchange(Exchange):
         return uses
 
     # --- chunks
+
+    @property
+    def fills(self) -> bool:
+        """See Exchange."""
+        return bool(self._queue) and not self._marker
 
     def fill(self, out: list[bytes]) -> None:
         """The next CHUNK bytes of what the device wants, and the PING whose answer asks for more."""

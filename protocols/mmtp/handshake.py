@@ -119,8 +119,8 @@ class Welcome:
     retry_after: float = 0.0
     """With a refusal: seconds to wait before the next attempt."""
     table: tuple[int, bytes] | None = None
-    """Id and digest of the table of the gateway's header blocks, None: profile H. This, `accepted` and `bundle` are filled
-    in by Connection.send_welcome."""
+    """Id and digest of the table of the gateway's header blocks, None: profile H. This, `accepted` and `bundle` are
+    filled in by Connection.send_welcome."""
     accepted: int = 0
     """Bits of what HELLO named: UP_ACCEPTED, DOWN_ACCEPTED."""
     bundle: bytes = b""

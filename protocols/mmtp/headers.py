@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from typing import ClassVar
 
 from protocols.errors import LocalError, RemoteError
 from protocols.mmtp.events import Event, Headers
+from protocols.mmtp.header_rules import BAD_VALUE, HEADER_NAME, OPERATION
 from protocols.mmtp.hpack_backends import Backend, BlockDecoder, BlockEncoder, get_backend
 from protocols.mmtp.settings import Limits
 from protocols.mmtp.statuses import Status
 
-OPERATION = ":op"
 MAX_OPERATION = 256
-
-_NAME = re.compile(r"[a-z0-9!#$%&'*+\-.^_`|~]+")
-_BAD_VALUE = re.compile(r"[\0\r\n]")
 FRAME_RESERVE = 1024
 """Room in a frame for what is not headers: attributes, lengths."""
 
 
 def check_operation(operation: str) -> None:
     """Raises LocalError for what is not an operation."""
-    if not 1 <= len(operation.encode(errors="replace")) <= MAX_OPERATION or _BAD_VALUE.search(operation):
+    if not 1 <= len(operation.encode(errors="replace")) <= MAX_OPERATION or BAD_VALUE.search(operation):
         raise LocalError(f"operation: expected 1..{MAX_OPERATION} bytes on one line, got {operation!r}")
 
 
@@ -35,9 +31,9 @@ def _to_send(operation: str | None, headers: Headers, peer: Limits) -> Headers:
         fields.append((OPERATION, operation))
         size = 35 + len(operation.encode())
     for name, value in headers:
-        if not _NAME.fullmatch(name):
+        if not HEADER_NAME.fullmatch(name):
             raise LocalError(f"header: expected a lower-case name, got {name!r}")
-        if _BAD_VALUE.search(value):
+        if BAD_VALUE.search(value):
             raise LocalError(f"header {name}: NUL, CR or LF in its value")
         fields.append((name, value))
         size += 32 + len(name) + (len(value) if value.isascii() else len(value.encode()))
@@ -54,7 +50,7 @@ def operation_of(fields: Headers) -> str:
     if not fields or fields[0][0] != OPERATION:
         raise RemoteError(Status.PROTOCOL, "headers: expected :op first")
     operation = fields[0][1]
-    if not 1 <= len(operation.encode()) <= MAX_OPERATION or _BAD_VALUE.search(operation):
+    if not 1 <= len(operation.encode()) <= MAX_OPERATION or BAD_VALUE.search(operation):
         raise RemoteError(Status.PROTOCOL, f"operation: expected 1..{MAX_OPERATION} bytes on one line")
     return operation
 
@@ -71,7 +67,7 @@ class HeaderCodec:
     """Blocks of requests cannot be decoded; see Profiles."""
 
     def after_block(self, out: list[bytes], events: list[Event]) -> None:
-        """The frame of a block that was encoded here is in `out`; HPACK states are not resumed, so no checkpoint follows."""
+        """The frame of a block that was encoded here is in `out`; HPACK is not resumed, so no checkpoint follows."""
 
     def __init__(self, backend: Backend | None = None) -> None:
         """`backend` is the one chosen at import unless given."""
@@ -125,9 +121,9 @@ def _checked(fields: Headers) -> Headers:
     """The headers, if their names and values are allowed. Raises RemoteError(PROTOCOL)."""
     headers: Headers = []
     for name, value in fields:
-        if not _NAME.fullmatch(name):
+        if not HEADER_NAME.fullmatch(name):
             raise RemoteError(Status.PROTOCOL, f"header: expected a lower-case name, got {name[:64]!r}")
-        if _BAD_VALUE.search(value):
+        if BAD_VALUE.search(value):
             raise RemoteError(Status.PROTOCOL, f"header {name[:64]}: NUL, CR or LF in its value")
         headers.append((name, value))
     return headers

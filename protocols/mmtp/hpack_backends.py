@@ -19,7 +19,7 @@ class BlockEncoder(Protocol):
     """The encoder of one direction of a connection."""
 
     def encode(self, fields: Headers, table: int) -> bytes:
-        """The block of fields that were checked; credentials are never indexed. `table` bounds the dynamic table in bytes."""
+        """The block of checked fields; credentials are never indexed. `table` bounds the dynamic table, in bytes."""
 
 
 class BlockDecoder(Protocol):

@@ -46,7 +46,7 @@ THOROUGH = Way(zstandard.STRATEGY_LAZY2, 5, 3, 16)
 SMALL = 128
 """Bytes up to which a body is small."""
 SMALL_WAYS = (Way(zstandard.STRATEGY_GREEDY, 5, 3, 8), Way(zstandard.STRATEGY_DFAST, 5, 1, 0))
-"""To look ahead makes small bodies larger (by 5 %). Of these two neither is always the better: both are tried, 4 us each."""
+"""To look ahead makes small bodies larger (by 5 %). Neither of these two is always better: both are tried, 4 us each."""
 
 
 @lru_cache(maxsize=16)

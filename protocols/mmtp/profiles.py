@@ -1,4 +1,4 @@
-"""Header blocks where a side speaks profile D: codecs that are resumed, and their checkpoints (specification, 7.2, 7.3)."""
+"""Header blocks where a side speaks profile D: codecs that are resumed, checkpoints (specification, 7.2, 7.3)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import NamedTuple
 from protocols.errors import LocalError, RemoteError
 from protocols.mmtp.events import CheckpointTaken, Event, Headers
 from protocols.mmtp.frames import FrameType, TableKind, encode_frame
-from protocols.mmtp.headers import FRAME_RESERVE, OPERATION, HeaderCodec, check_operation, operation_of
+from protocols.mmtp.header_rules import OPERATION
+from protocols.mmtp.headers import FRAME_RESERVE, HeaderCodec, check_operation, operation_of
 from protocols.mmtp.settings import Limits
 from protocols.mmtp.statuses import Status
 from protocols.mmtp.tables import AppTable
@@ -170,8 +171,8 @@ class Profiles:
     # --- checkpoints
 
     def after_block(self, out: list[bytes], events: list[Event]) -> None:
-        """The frame of a block that was encoded here is in `out`: a checkpoint follows when the state has changed, and the
-        peer has got the last one."""
+        """The frame of a block that was encoded here is in `out`: a checkpoint follows when the state has changed, and
+        the peer has got the last one."""
         encoder = self._encoder
         if not isinstance(encoder, TemplateEncoder) or self._under_way is not None or not encoder.changed:
             return

@@ -1,35 +1,29 @@
-"""Pushes: their frames, the window on them, and the streams that a device knows (specification, section 10)."""
+"""Pushes as the gateway sends them: their frames, announcements and the window (specification, section 10)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 from protocols.errors import LocalError, RemoteError
-from protocols.mmtp.attributes import attributes_end
-from protocols.mmtp.bodies import EXPLICIT, HISTORY, MINI, RAW, Declined, compress
+from protocols.mmtp.bodies import EXPLICIT, HISTORY, MINI, RAW, compress
 from protocols.mmtp.dictionaries import PUSH_KIND, Dictionary
-from protocols.mmtp.events import PushReceived, StreamNoted
 from protocols.mmtp.fields import (
     field,
     milliseconds_field,
-    read_fields,
-    read_milliseconds,
-    read_string,
-    read_varint,
     sized,
     string_field,
     varint_field,
 )
 from protocols.mmtp.frames import ATTRIBUTES, CODING_SHIFT, FrameType, encode_frame
-from protocols.mmtp.handshake import StreamCursor, decode_cursor, encode_cursor
-from protocols.mmtp.history import MAX_HISTORY, History
+from protocols.mmtp.handshake import StreamCursor, encode_cursor
+from protocols.mmtp.history import History
 from protocols.mmtp.nothing import NOTHING
 from protocols.mmtp.settings import Limits
 from protocols.mmtp.shared_bodies import SharedBody
 from protocols.mmtp.statuses import Status
-from protocols.mmtp.uses import Uses, unpack_push
-from protocols.mmtp.varint import MAX_VARINT, decode_varint, encode_varint
+from protocols.mmtp.unacknowledged import MAX_RANGES, Unacknowledged
+from protocols.mmtp.uses import Uses
+from protocols.mmtp.varint import decode_varint, encode_varint
 
 STREAM = 1
 TTL = 2
@@ -38,13 +32,10 @@ PRIORITY = 4
 GAP = 5
 COLLAPSE = 6
 HISTORY_SIZE = 7
-_KEYS = (STREAM, TTL, NOTE, PRIORITY, GAP, COLLAPSE, HISTORY_SIZE)
-_OF_ANNOUNCEMENTS = {STREAM, NOTE, HISTORY_SIZE}
 
 NOTES = {1: "truncated", 2: "history_lost"}
 _NOTE_NUMBERS = {name: number for number, name in NOTES.items()}
 MAX_ALIASES = 1024
-MAX_RANGES = 64
 MAX_HISTORIES = 64
 """Streams of a connection whose bodies we remember; further ones are announced without history."""
 
@@ -133,92 +124,6 @@ class PushFrame:
         self.entry = (size, token)
 
 
-class Unacknowledged:
-    """Pushes of one connection that were sent and not acknowledged, in order; either side's view."""
-
-    __slots__ = ("_entries", "_holes", "_size")
-
-    def __init__(self) -> None:
-        self._entries: list[tuple[int, Any]] = []
-        """(size, token), from the oldest unacknowledged one on."""
-        self._holes: set[int] | None = None
-        """Places in _entries that were acknowledged out of order."""
-        self._size = 0
-
-    def __len__(self) -> int:
-        return len(self._entries) - (len(self._holes) if self._holes else 0)
-
-    def fits(self, size: int, count_window: int, bytes_window: int) -> bool:
-        """One more of `size` bytes is within the window (one is, whatever its size)."""
-        waiting = len(self._entries) - (len(self._holes) if self._holes else 0)
-        return waiting == 0 or (waiting < count_window and self._size + size <= bytes_window)
-
-    def add(self, entry: tuple[int, Any]) -> None:
-        """One of (size, token) was sent."""
-        self._entries.append(entry)
-        self._size += entry[0]
-
-    def oldest(self, count: int) -> list[Any]:
-        """Acknowledge the `count` oldest ones; their tokens. Raises ValueError when there are not so many."""
-        if count == 1 and self._entries and not self._holes:
-            size, token = self._entries.pop(0)
-            self._size -= size
-            return [token]
-        if not 1 <= count <= len(self):
-            raise ValueError(f"ACK: expected 1..{len(self)} pushes, got {count}")
-        if not self._holes:
-            taken = self._entries[:count]
-            del self._entries[:count]
-            for size, _ in taken:
-                self._size -= size
-            return [token for _, token in taken]
-        places: list[int] = []
-        place = 0
-        while len(places) < count:
-            if place not in self._holes:
-                places.append(place)
-            place += 1
-        return self._take(places)
-
-    def ranges(self, pairs: Iterable[tuple[int, int]]) -> list[Any]:
-        """Acknowledge by (skip, count); their tokens. Raises ValueError, with nothing acknowledged."""
-        places: list[int] = []
-        place = 0
-        for skip, count in pairs:
-            place += skip
-            if count < 1 or place + count > len(self._entries):
-                raise ValueError(f"ACK: range {place}+{count} outside of {len(self._entries)} pushes")
-            places.extend(range(place, place + count))
-            place += count
-        if self._holes and not self._holes.isdisjoint(places):
-            raise ValueError("ACK: acknowledges a push twice")
-        return self._take(places)
-
-    def places(self, tokens: Sequence[Any]) -> list[int]:
-        """Where unacknowledged pushes with these tokens are. Raises LocalError for one that is not there."""
-        where = {token: place for place, (_, token) in enumerate(self._entries) if token is not None}
-        missing = [token for token in tokens if token not in where]
-        if missing:
-            raise LocalError(f"ACK: push {missing[0]} is not unacknowledged")
-        return [where[token] for token in tokens]
-
-    def _take(self, places: Sequence[int]) -> list[Any]:
-        tokens = []
-        for place in places:
-            size, token = self._entries[place]
-            tokens.append(token)
-            self._size -= size
-            self._entries[place] = (0, None)
-        holes = self._holes or set()
-        holes.update(places)
-        done = 0
-        while done in holes:
-            done += 1
-        del self._entries[:done]
-        self._holes = {place - done for place in holes if place >= done} or None
-        return tokens
-
-
 class PushSender:
     """The gateway's side: announcements, window, acknowledgements."""
 
@@ -284,8 +189,10 @@ class PushSender:
         priority: int,
         collapse: str,
         gap: int,
+        secret: bool,
     ) -> bytes | None:
-        """The frame of a push of a stream with history, which leaves; None when the window is full."""
+        """The frame of a push of a stream with history, which leaves; None when the window is full. The body of a `secret`
+        one travels raw."""
         body = shared.body
         if not self.room(len(body), peer):
             return None
@@ -293,12 +200,12 @@ class PushSender:
         if found is None:
             raise LocalError(f"push: alias {alias} was announced without history, see encode_push")
         history, biz = found
-        dictionary = uses.down.for_class(PUSH_KIND, biz) if uses is not None else None
-        packed = shared.after(dictionary, history.tail)
-        coding = HISTORY
-        if packed is None and zstd:
-            packed = shared.explicit()
-            coding = EXPLICIT
+        packed, coding = None, HISTORY
+        if not secret:
+            dictionary = uses.down.for_class(PUSH_KIND, biz) if uses is not None else None
+            packed = shared.after(dictionary, history.tail)
+            if packed is None and zstd:
+                packed, coding = shared.explicit(), EXPLICIT
         if packed is None:
             packed, coding = body, RAW
         frame = push_frame(alias, coding, packed, ttl=ttl, priority=priority, collapse=collapse, gap=gap)
@@ -344,108 +251,3 @@ class PushSender:
             return self._window().ranges(pairs)
         except ValueError as error:
             raise RemoteError(Status.PROTOCOL, str(error)) from None
-
-
-class _Stream:
-    __slots__ = ("biz", "epoch", "following", "history", "id", "scope")
-
-    def __init__(self, cursor: StreamCursor, history: int) -> None:
-        self.history = History(history) if history else None
-        self.scope = cursor.scope
-        self.id = cursor.id
-        self.biz = cursor.biz
-        self.epoch = cursor.epoch
-        self.following = cursor.seq
-
-
-class PushReceiver:
-    """The device's side: which alias is which stream, and which number a push has."""
-
-    __slots__ = ("_limits", "_streams", "count")
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._streams: dict[int, _Stream] = {}
-        self.count = 0
-        """Pushes that came."""
-
-    @property
-    def streams(self) -> int:
-        """How many aliases were announced."""
-        return len(self._streams)
-
-    def came(
-        self, flags: int, data: bytes, start: int, stop: int, *, zstd: bool, uses: Uses | None = None
-    ) -> tuple[PushReceived | StreamNoted | None, int]:
-        """PUSH: its event (None for an announcement without a note) and its body bytes on the wire.
-
-        Raises RemoteError.
-        """
-        alias, start = decode_varint(data, start, stop)
-        ttl: float | None = None
-        priority = gap = note = history = 0
-        collapse = ""
-        announced: StreamCursor | None = None
-        if flags & ATTRIBUTES:
-            begin_at, after = attributes_end(data, start, stop)
-            found = read_fields(data, begin_at, after, _KEYS)
-            keys = {key for key, _, _ in found}
-            if not keys <= _OF_ANNOUNCEMENTS if STREAM in keys else not keys.isdisjoint(_OF_ANNOUNCEMENTS):
-                raise RemoteError(Status.PROTOCOL, "PUSH: attributes of a push and of an announcement together")
-            for key, value, end in found:
-                if key == STREAM:
-                    announced = decode_cursor(data, value, end)
-                elif key == TTL:
-                    ttl = read_milliseconds(data, value, end)
-                elif key == NOTE:
-                    note = read_varint(data, value, end)
-                elif key == PRIORITY:
-                    priority = read_varint(data, value, end)
-                elif key == GAP:
-                    gap = read_varint(data, value, end)
-                elif key == HISTORY_SIZE:
-                    history = read_varint(data, value, end)
-                    if uses is None or not uses.history or not 1 <= history <= MAX_HISTORY:
-                        raise RemoteError(Status.PROTOCOL, f"PUSH: history of {history} bytes was not agreed")
-                else:
-                    collapse = read_string(data, value, end)
-            start = after
-        coding = flags >> CODING_SHIFT & 3
-        if announced is not None:
-            if start != stop or coding:
-                raise RemoteError(Status.PROTOCOL, "PUSH: an announcement has no body")
-            return self._announced(alias, announced, note, history), 0
-        stream = self._streams.get(alias)
-        if stream is None:
-            raise RemoteError(Status.PROTOCOL, f"PUSH: alias {alias} was not announced")
-        body = data[start:stop]
-        if coding:
-            try:
-                body = unpack_push(
-                    coding, body, zstd=zstd, limits=self._limits, uses=uses, biz=stream.biz, history=stream.history
-                )
-            except Declined as error:
-                raise RemoteError(Status.DICTIONARY_MISS, f"PUSH: {error}") from None
-        seq = stream.following + gap
-        if seq > MAX_VARINT:
-            raise RemoteError(Status.PROTOCOL, "PUSH: sequence number above 2^64 - 1")
-        stream.following = seq + 1
-        if stream.history is not None:
-            stream.history.append(body)
-        index = self.count
-        self.count += 1
-        return PushReceived(
-            alias, stream.scope, stream.id, stream.biz, stream.epoch, seq, body, ttl, collapse, priority, gap, index
-        ), stop - start
-
-    def _announced(self, alias: int, cursor: StreamCursor, note: int, history: int) -> StreamNoted | None:
-        if alias not in self._streams and len(self._streams) >= MAX_ALIASES:
-            raise RemoteError(Status.PROTOCOL, f"PUSH: expected at most {MAX_ALIASES} aliases")
-        if note and note not in NOTES:
-            raise RemoteError(Status.PROTOCOL, f"PUSH: expected note 1 or 2, got {note}")
-        if cursor.seq < 1:
-            raise RemoteError(Status.PROTOCOL, "PUSH: expected a next sequence number of at least 1, got 0")
-        self._streams[alias] = _Stream(cursor, history)
-        if not note:
-            return None
-        return StreamNoted(cursor.scope, cursor.id, cursor.biz, NOTES[note], cursor.epoch, cursor.seq - 1)

@@ -29,7 +29,8 @@ from protocols.mmtp.gateway_calls import GatewayCalls
 from protocols.mmtp.gateway_exchange import GatewayExchange
 from protocols.mmtp.handshake import NamedStates, decode_goaway, decode_hello, decode_welcome
 from protocols.mmtp.profiles import TEMPLATE_CAPABILITY
-from protocols.mmtp.pushes import PushReceiver, PushSender
+from protocols.mmtp.push_receiver import PushReceiver
+from protocols.mmtp.pushes import PushSender
 from protocols.mmtp.settings import DEFAULT_LIMITS, Limits, apply
 from protocols.mmtp.state import ConnectionState, Sent
 from protocols.mmtp.statuses import Status
@@ -269,6 +270,13 @@ class GatewayReceiver(Receiver):
         else:
             self._calls.reset_came(data, start, stop)
 
+    def _window(self, flags: int, data: bytes, start: int, stop: int) -> None:
+        # it may be credit of a call whose REQUEST is held
+        if self._held is not None:
+            self._hold(FrameType.WINDOW, flags, data, start, stop)
+        else:
+            super()._window(flags, data, start, stop)
+
     def _dict(self, flags: int, data: bytes, start: int, stop: int) -> None:
         if self._held is not None:
             self._hold(FrameType.DICT, flags, data, start, stop)
@@ -310,7 +318,7 @@ class GatewayReceiver(Receiver):
         Receiver._ping, Receiver._pong, _ack, _request,
         Receiver._never, _data, _reset, Receiver._never,
         _hello, Receiver._never, Receiver._settings, _dict,
-        _table, Receiver._window, Receiver._goaway, Receiver._ext,
+        _table, _window, Receiver._goaway, Receiver._ext,
     )  # type: ignore[assignment]  # fmt: skip
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from protocols.errors import LocalError, RemoteError
 from protocols.mmtp.attributes import (
@@ -40,7 +40,9 @@ from protocols.mmtp.handshake import (
     encode_welcome,
 )
 from protocols.mmtp.headers import HeaderCodec
-from protocols.mmtp.pushes import PushReceiver, encode_announcement, encode_push
+from protocols.mmtp.hpack_backends import Backend
+from protocols.mmtp.push_receiver import PushReceiver
+from protocols.mmtp.pushes import encode_announcement, encode_push
 from protocols.mmtp.settings import DEFAULT_LIMITS, Limits
 from protocols.mmtp.short_auth import TAG_SIZE, compute_tag, milliseconds, tags_equal
 from protocols.mmtp.statuses import Status
@@ -74,6 +76,8 @@ class ShortCall:
     """Seconds that the device still waits."""
     age: float | None = None
     """Seconds since the device made the call, of a repetition."""
+    secret: bool = False
+    """Its body travels raw; not itself on the wire."""
 
 
 @dataclass(slots=True)
@@ -128,10 +132,15 @@ class ShortResponse:
 
 
 def encode_short_request(
-    request: ShortRequest, *, mac_key: bytes = b"", listener: str = "", zstd: bool = False
+    request: ShortRequest,
+    *,
+    mac_key: bytes = b"",
+    listener: str = "",
+    zstd: bool = False,
+    hpack: Backend | None = None,
 ) -> bytes:
     """The body of the POST; with a session `mac_key` and `listener` make the tag. `zstd`: the session has the
-    capability. Raises LocalError for more than MAX_CALLS calls."""
+    capability. `hpack` codes the header blocks, the one chosen at import unless given. Raises LocalError for more than MAX_CALLS calls."""
     if len(request.calls) > MAX_CALLS:
         raise LocalError(f"calls: expected at most {MAX_CALLS}, got {len(request.calls)}")
     fields = b"" if request.hello is not None else b"".join(
@@ -142,11 +151,11 @@ def encode_short_request(
     parts = [sized(fields)]
     if request.hello is not None:
         parts.append(encode_frame(FrameType.HELLO, 0, encode_hello(request.hello)))
-    headers = HeaderCodec()
+    headers = HeaderCodec(hpack)
     for call in request.calls:
         attributes = encode_request_attributes(RequestAttributes(call.call_id, call.timeout, call.resent, call.age))
         block = headers.encode(call.operation, call.headers, DEFAULT_LIMITS, DEFAULT_LIMITS)
-        packed = compress(call.body) if zstd and request.hello is None else None
+        packed = compress(call.body) if zstd and request.hello is None and not call.secret else None
         flags = ATTRIBUTES | (EXPLICIT << CODING_SHIFT if packed is not None else 0)
         body = call.body if packed is None else packed
         parts.append(encode_frame(FrameType.REQUEST, flags, attributes + sized(block) + body))
@@ -164,10 +173,14 @@ def encode_short_request(
     ))  # fmt: skip
 
 
-def decode_short_request(data: bytes, limits: Limits, *, zstd: bool = True) -> ShortRequest:
-    """The inverse of encode_short_request; the tag is not looked at, see verify_tag.
+def decode_short_request(
+    data: bytes, limits: Limits, *, zstd: bool = True, verify: Callable[[ShortRequest], None] | None = None
+) -> ShortRequest:
+    """The inverse of encode_short_request. Raises RemoteError.
 
-    `zstd`: bodies of coding 2 are taken with a session. Raises RemoteError.
+    `zstd`: bodies of coding 2 are taken with a session. `verify` is called with what is there before the frames of a
+    request with a session are read: a stranger's bodies must not be expanded, so it should raise where verify_tag is
+    false.
     """
     _expect_format(data)
     if len(data) < 2 or data[1] not in (FORM_SESSION, FORM_HELLO):
@@ -190,13 +203,15 @@ def decode_short_request(data: bytes, limits: Limits, *, zstd: bool = True) -> S
         request.tag = data[pos + 16 : pos + 16 + TAG_SIZE]
         pos += 16 + TAG_SIZE
     request.content = data[pos:]
+    if verify is not None and not with_hello:
+        verify(request)
     start, pos = _fields_end(data, pos, end)
     for key, value, after in read_fields(data, start, pos, (_CURSOR, _MAX_PUSHES), (_CURSOR,)):
         if key == _CURSOR:
             request.cursors.append(decode_cursor(data, value, after))
         else:
             request.max_pushes = read_varint(data, value, after)
-    reading = _Reading(limits, HeaderCodec(), zstd and not with_hello)
+    reading = _Reading(limits, zstd and not with_hello, limits.max_body)
     while pos < end:
         first, start, pos = _next_frame(data, pos, end)
         kind = first >> 4
@@ -223,8 +238,9 @@ def verify_tag(request: ShortRequest, mac_key: bytes, listener: str) -> bool:
     return tags_equal(expected, request.tag)
 
 
-def encode_short_response(response: ShortResponse, *, zstd: bool = False) -> bytes:
-    """The body of the answer. Pushes of one stream must be in the order of their numbers, or LocalError."""
+def encode_short_response(response: ShortResponse, *, zstd: bool = False, hpack: Backend | None = None) -> bytes:
+    """The body of the answer; `hpack` as there. Pushes of one stream must be in the order of their numbers, or
+    LocalError."""
     fields = b"".join((
         milliseconds_field(_TIME, response.time) if response.time else b"",
         milliseconds_field(_RETRY_AFTER, response.retry_after) if response.retry_after else b"",
@@ -234,7 +250,7 @@ def encode_short_response(response: ShortResponse, *, zstd: bool = False) -> byt
     parts = [bytes((FORMAT,)), encode_varint(response.status), sized(fields)]
     if response.welcome is not None:
         parts.append(encode_frame(FrameType.WELCOME, 0, encode_welcome(response.welcome)))
-    headers = HeaderCodec()
+    headers = HeaderCodec(hpack)
     for answer in response.answers:
         if answer.reset:
             parts.append(encode_reset(answer.index, answer.status))
@@ -300,7 +316,7 @@ def decode_short_response(data: bytes, limits: Limits, *, zstd: bool = False) ->
             response.more_pushes = True
         else:
             response.message = read_string(data, value, after)
-    reading = _Reading(limits, HeaderCodec(), zstd)
+    reading = _Reading(limits, zstd, MAX_CALLS * limits.max_body)
     receiver = PushReceiver(limits)
     while pos < end:
         first, start, pos = _next_frame(data, pos, end)
@@ -353,18 +369,27 @@ def _call_byte(data: bytes, start: int, stop: int) -> int:
     return data[start]
 
 
-class _Reading(NamedTuple):
+class _Reading:
     """What the calls of one exchange share."""
 
-    limits: Limits
-    headers: HeaderCodec
-    zstd: bool
+    __slots__ = ("_room", "_zstd", "headers", "limits")
+
+    def __init__(self, limits: Limits, zstd: bool, room: int) -> None:
+        """`room`: bytes of all bodies together, expanded."""
+        self.limits = limits
+        self.headers = HeaderCodec()
+        self._zstd = zstd
+        self._room = room
 
     def body(self, flags: int, body: bytes) -> bytes:
         try:
-            return begin(flags >> CODING_SHIFT & 3, body, False, self.zstd, self.limits)[0]
+            expanded = begin(flags >> CODING_SHIFT & 3, body, False, self._zstd, self.limits)[0]
         except Declined as error:
             raise RemoteError(Status.DICTIONARY_MISS, f"short connection: {error}") from None
+        self._room -= len(expanded)
+        if self._room < 0:
+            raise RemoteError(Status.COMPRESSION, "short connection: the bodies expand to more than is taken")
+        return expanded
 
 
 def _decode_call(reading: _Reading, flags: int, data: bytes, start: int, stop: int) -> ShortCall:

@@ -1,8 +1,7 @@
-"""Application tables of profile D: header names with the types of their values, and known pairs (specification, 7.2)."""
+"""Application tables of profile D: header names with the types of their values, known pairs (specification, 7.2)."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -10,10 +9,10 @@ from hashlib import sha256
 
 from protocols.errors import LocalError, RemoteError
 from protocols.mmtp.fields import sized
+from protocols.mmtp.header_rules import OPERATION, is_credential, is_header_name, is_header_value
 from protocols.mmtp.statuses import Status
 from protocols.mmtp.varint import decode_varint, encode_varint
 
-OPERATION = ":op"
 MAX_TABLE = 64 * 1024
 """Bytes of an encoded table."""
 MAX_TABLE_NAMES = 1024
@@ -25,25 +24,6 @@ MAX_NAME = 128
 MAX_VALUE = 256
 """Bytes of a value in a table."""
 MAX_TABLE_ID = (1 << 32) - 1
-
-_CREDENTIALS = frozenset(("authorization", "cookie", "set-cookie", "proxy-authorization"))
-_NAME = re.compile(r"[a-z0-9!#$%&'*+\-.^_`|~]+")
-_BAD_VALUE = re.compile(r"[\0\r\n]")
-
-
-def is_credential(name: str) -> bool:
-    """Whether values of this header must never be kept in a template (specification, 7)."""
-    return name in _CREDENTIALS or name.endswith("-token")
-
-
-def is_header_name(name: str) -> bool:
-    """Whether `name` is allowed in a header block; `:op` is not, it is the operation's."""
-    return _NAME.fullmatch(name) is not None
-
-
-def is_header_value(value: str) -> bool:
-    """Whether `value` has no NUL, CR and LF."""
-    return _BAD_VALUE.search(value) is None
 
 
 class ValueType(IntEnum):
@@ -222,7 +202,8 @@ def _check(table_id: int, version: int, names: tuple[TableName, ...], pairs: tup
         raise LocalError(f"table: expected id 1..{MAX_TABLE_ID} and a version up to it, got {table_id}, {version}")
     if len(names) > MAX_TABLE_NAMES or len(pairs) > MAX_TABLE_PAIRS:
         raise LocalError(
-            f"table: expected at most {MAX_TABLE_NAMES} names and {MAX_TABLE_PAIRS} pairs, got {len(names)}, {len(pairs)}"
+            f"table: expected at most {MAX_TABLE_NAMES} names and {MAX_TABLE_PAIRS} pairs, "
+            f"got {len(names)} and {len(pairs)}"
         )
     for entry in names:
         name = entry.name

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from protocols.errors import LocalError, RemoteError
-from protocols.mmtp.tables import OPERATION, AppTable, is_credential
+from protocols.mmtp.header_rules import OPERATION, is_credential
+from protocols.mmtp.tables import AppTable
 from protocols.mmtp.template_state import (
     MAX_STATE,
     MAX_TEMPLATE_FIELDS,

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from operator import eq
 
 from protocols.errors import LocalError
-from protocols.mmtp.tables import OPERATION, AppTable, is_credential, is_header_name
+from protocols.mmtp.header_rules import OPERATION, is_credential, is_header_name
+from protocols.mmtp.tables import AppTable
 from protocols.mmtp.template_copies import find_copies
 from protocols.mmtp.template_decoder import DROP, FULL, ONCE, OVERRIDES, SIZES
 from protocols.mmtp.template_habits import Habits

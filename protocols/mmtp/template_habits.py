@@ -18,7 +18,8 @@ class Habits:
     """Scores of one template's fields: up by what a repetition saves, down by _CHANGE with each change.
 
     A change of a fixed field below 0 makes it a hole; a hole that has reached _SETTLED is made fixed at its next
-    repetition, but for enum, uint and time, which cost about a byte and are not worth another template. Scores are brought up to date only where something turns, so that a usual block costs one addition.
+    repetition, but for enum, uint and time, which cost about a byte and are not worth another template. Scores are
+    brought up to date only where something turns, so that a usual block costs one addition.
     """
 
     __slots__ = ("_latest", "_scores", "_since", "_weighed", "loose", "settled", "uses")

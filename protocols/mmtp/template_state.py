@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from hashlib import sha256
 from typing import NamedTuple
 
-from protocols.mmtp.tables import OPERATION, AppTable, Kind, is_credential, is_header_name, is_header_value
+from protocols.mmtp.header_rules import OPERATION, is_credential, is_header_name, is_header_value
+from protocols.mmtp.tables import AppTable, Kind
 from protocols.mmtp.values import HEX, MAX_TIME, decode_number, malformed, width
 from protocols.mmtp.varint import encode_varint
 

@@ -1,4 +1,4 @@
-"""Transfers of dictionaries and tables: packing, chunks, and putting them together again (specification, section 8.4)."""
+"""Transfers of dictionaries and tables: packing, chunks, putting them together again (specification, 8.4)."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _check_frame(packed: bytes) -> None:
 class Incoming:
     """A content on its way to us, in chunks that come in order. Holds at most `packed_size` bytes."""
 
-    __slots__ = ("_base", "_digest", "_packed", "_packed_size", "_plain", "_size", "id")
+    __slots__ = ("_base", "_digest", "_packed", "_plain", "_size", "id", "packed_size")
 
     def __init__(
         self, id: int, packed_size: int, size: int, digest: bytes, base: bytes | None = None, *, plain: bool = False
@@ -97,7 +97,8 @@ class Incoming:
                 Status.PROTOCOL, f"transfer {id}: expected a digest of {DIGEST_SIZE} bytes, got {len(digest)}"
             )
         self.id = id
-        self._packed_size = packed_size
+        self.packed_size = packed_size
+        """Bytes of all chunks."""
         self._size = size
         self._digest = digest
         self._base = base
@@ -107,7 +108,7 @@ class Incoming:
     @property
     def missing(self) -> int:
         """Packed bytes still to come."""
-        return self._packed_size - len(self._packed)
+        return self.packed_size - len(self._packed)
 
     def chunk(self, offset: int, data: bytes) -> bool:
         """Takes the next chunk; whether that was the last. Raises RemoteError(PROTOCOL)."""

@@ -1,4 +1,4 @@
-"""Typed values in header blocks of profile D: hex, uint, time, enum, and strings in the code of RFC 7541, appendix B."""
+"""Typed values in header blocks of profile D: hex, uint, time, enum, strings in the code of RFC 7541, appendix B."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
 from hpack.huffman_table import decode_huffman
 
 from protocols.errors import LocalError, RemoteError
+from protocols.mmtp.header_rules import is_header_value
 from protocols.mmtp.statuses import Status
-from protocols.mmtp.tables import Kind, ValueType, is_header_value
+from protocols.mmtp.tables import Kind, ValueType
 from protocols.mmtp.varint import encode_varint
 
 MAX_UINT = (1 << 64) - 2
@@ -146,7 +147,8 @@ def time_code(difference: int) -> int:
 
 
 def decode_value(kind: Kind, data: bytes, pos: int, time: int, secret: bool = False) -> tuple[str, int, int]:
-    """A value in full, the position after it and the last time after it. Raises RemoteError, and IndexError at the end."""
+    """A value in full, the position after it and the last time after it. Raises RemoteError, and IndexError at the
+    end."""
     type_ = kind.type
     if type_ == STRING:
         return *decode_string(data, pos, secret), time

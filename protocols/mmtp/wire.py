@@ -8,6 +8,7 @@ from protocols.mmtp.flow import ControlBudget
 from protocols.mmtp.frames import FrameType, encode_frame
 from protocols.mmtp.handshake import Goaway, Hello, encode_goaway
 from protocols.mmtp.headers import HeaderCodec
+from protocols.mmtp.hpack_backends import Backend
 from protocols.mmtp.profiles import Profiles
 from protocols.mmtp.settings import DEFAULT_LIMITS, Limits, until_heard
 from protocols.mmtp.state import CLIENT, SERVER, ConnectionState, Sent, moves
@@ -23,7 +24,7 @@ class Wire:
         "out", "peer", "pongs_owed", "refuse", "server", "state", "table", "timer", "uses", "zstd",
     )  # fmt: skip
 
-    def __init__(self, server: bool, limits: Limits, now: float) -> None:
+    def __init__(self, server: bool, limits: Limits, now: float, hpack: Backend | None = None) -> None:
         self.server = server
         self.limits = limits
         self.enforced = until_heard(limits)
@@ -32,7 +33,7 @@ class Wire:
         """What the peer accepts."""
         self.out: list[bytes] = []
         self.events: list[Event] = []
-        self.headers: HeaderCodec | Profiles = HeaderCodec()
+        self.headers: HeaderCodec | Profiles = HeaderCodec(hpack)
         self.budget: ControlBudget | None = None
         """Full, and made at the first control frame."""
         self.now = now

@@ -171,8 +171,10 @@ class Driver:
     # --- carrying out commands
 
     def run(self) -> None:
-        while commands := self.core.take_commands():
-            for command in commands:
+        while self.core.commanding or self.core.unsettled:
+            if self.core.unsettled:
+                self.core.settle(self.now)
+            for command in self.core.take_commands():
                 self.commands.append(command)
                 self.perform(command)
 

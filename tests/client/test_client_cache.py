@@ -1,4 +1,4 @@
-"""What a client learned of the wire, on disk: it comes back, damage costs bytes only, bounds hold, clients may share."""
+"""What a client learned of the wire, on disk: it comes back, damage costs bytes only, bounds hold, clients share."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ import pytest
 
 from accessgw.client.addresses import Address, AddressBook, parse
 from accessgw.client.backoff import Backoff
+from accessgw.client.calls import OpenCall
 from accessgw.client.cli import make_client, make_parser
 from accessgw.client.cursors import Memory, StateFile
 from accessgw.client.heartbeat import Heartbeat
@@ -21,11 +22,12 @@ from accessgw.client.inbox import Inbox
 from accessgw.client.model import CallFailed, Push, Reply, status_name
 from accessgw.client.payloads import encode_payload, header_list, topic_list
 from accessgw.client.rtt import RoundTrip, unacknowledged
-from accessgw.client.settings import addresses_of
+from accessgw.client.settings import ClientSettings, addresses_of
+from accessgw.client.short import ShortConnections
 from accessgw.client.trace import FrameTrace, describe
 from protocols.mmtp.dict_frames import DictKind, DictOffer, encode_offer
 from protocols.mmtp.frames import CODING_SHIFT, FrameType, TableKind
-from protocols.mmtp.handshake import StreamCursor
+from protocols.mmtp.handshake import Hello, StreamCursor, Welcome
 
 
 def test_backoff_doubles_to_its_cap_and_starts_again_after_a_stable_connection() -> None:
@@ -323,3 +325,18 @@ def test_importing_the_package_pulls_nothing() -> None:
         "assert 'twisted.internet.reactor' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_body_of_a_secret_call_is_raw_in_short_connections() -> None:
+    shorts = ShortConnections(ClientSettings(*addresses_of(["https://gw.example"]), "d1"))
+    shorts.adopt(Welcome(session="s", mac_key=bytes(32), capabilities=frozenset({"zstd"})))
+    body = b'{"pin":"1234"}' * 50
+
+    def posted(secret: bool) -> bytes:
+        call = OpenCall(1, "pay", [], body, idempotent=False, created=0.0, deadline=9.0, secret=secret)
+        return shorts.request(
+            1, call, 7, hello=lambda: Hello("d1"), cursors=list, time=1.7e9, timeout=9.0, age=0.0
+        ).body
+
+    assert body in posted(secret=True)
+    assert body not in posted(secret=False)

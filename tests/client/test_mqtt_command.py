@@ -97,7 +97,9 @@ def test_addresses_in_websocket() -> None:
             parse_url(wrong)
 
 
-@pytest.mark.parametrize("option", [("--short",), ("--state-dir", "d"), ("--app", "x"), ("--profile", "h"), ("--no-dictionaries",)])
+@pytest.mark.parametrize(
+    "option", [("--short",), ("--state-dir", "d"), ("--app", "x"), ("--profile", "h"), ("--no-dictionaries",)]
+)
 def test_options_that_mean_nothing_over_mqtt(option: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in ([*option, "mqtt", "publish"], ["mqtt", *option, "publish"], ["mqtt", "publish", *option]):
         with pytest.raises(SystemExit) as ended:

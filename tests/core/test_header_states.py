@@ -72,6 +72,16 @@ def test_a_state_of_another_worker_is_read_though_older_ones_are_known_here() ->
     assert here.store.loads == 1
 
 
+def test_a_number_that_came_again_on_another_worker_is_found_there() -> None:
+    here = World()
+    here.commit(3, b"first")
+    there = World(here.store)
+    there.commit(3, b"again")
+    assert here.find(("up", 3, b"again")) == {"up": b"again"}
+    assert here.find(("up", 3, b"again")) == {"up": b"again"}
+    assert here.store.loads == 1
+
+
 def test_a_digest_that_differs_and_a_number_that_is_gone_are_misses() -> None:
     world = World()
     world.commit(1, b"one")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 
 import pytest
+from msgspec.structs import replace
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
 from accessgw.core.codings import FIND_TIMEOUT
 from accessgw.core.interfaces import OutgoingPush
 from accessgw.core.link_codings import MAX_OFFERS
 from accessgw.core.push_samples import PushSamples
-from accessgw.core.rollout import PAUSE, SLICE, Rollout
+from accessgw.core.rollout import PAUSE, SLICE, Packs, Rollout
+from accessgw.model.identity import Strength
 from accessgw.model.pushes import PushRequest, Scope, StreamKey
 from accessgw.model.reasons import CloseReason
 from accessgw.model.settings import MmtpSettings, RouteSettings
@@ -19,6 +23,7 @@ from protocols.mmtp import events
 from protocols.mmtp.bundles import Bundle
 from protocols.mmtp.dict_frames import DictKind, encode_want
 from protocols.mmtp.exchange import dict_frame
+from protocols.mmtp.gateway_exchange import PackedDictionary
 from protocols.mmtp.handshake import DOWN_ACCEPTED, UP_ACCEPTED, Goaway
 from protocols.mmtp.statuses import Status
 from tests.core.coding_world import GENERIC, CodedDevice, CodingWorld, Memory, dictionary, table, tables_of
@@ -34,6 +39,16 @@ def accepted(device: CodedDevice) -> int:
 
 
 # -------------------------------------------------------------------- header states
+
+
+def before_a_restart(world: CodingWorld) -> Memory:
+    """What a device keeps that was connected to the process before this one."""
+    memory = Memory()
+    first = world.coded(memory)
+    first.pay()
+    first.lose()
+    world.restart()
+    return memory
 
 
 def test_a_connection_goes_on_where_the_last_one_ended() -> None:
@@ -60,11 +75,7 @@ def test_a_connection_goes_on_where_the_last_one_ended() -> None:
 
 def test_calls_before_welcome_wait_for_the_store_and_keep_their_order() -> None:
     world = CodingWorld()
-    memory = Memory()
-    first = world.coded(memory)
-    first.pay()
-    first.lose()
-    world.restart()
+    memory = before_a_restart(world)
     world.header_store.hold = True
     device = world.coded(memory)
     for number in range(3):
@@ -78,11 +89,7 @@ def test_calls_before_welcome_wait_for_the_store_and_keep_their_order() -> None:
 
 def test_a_store_that_does_not_answer_costs_a_round_trip() -> None:
     world = CodingWorld()
-    memory = Memory()
-    first = world.coded(memory)
-    first.pay()
-    first.lose()
-    world.restart()
+    memory = before_a_restart(world)
     world.header_store.hold = True
     device = world.coded(memory)
     number = device.call("pay")
@@ -97,11 +104,7 @@ def test_a_store_that_does_not_answer_costs_a_round_trip() -> None:
 @pytest.mark.parametrize("end", ["lost", "replaced", "revoked"])
 def test_a_connection_that_ends_while_the_store_is_read(end: str) -> None:
     world = CodingWorld()
-    memory = Memory()
-    first = world.coded(memory)
-    first.pay()
-    first.lose()
-    world.restart()
+    memory = before_a_restart(world)
     world.header_store.hold = True
     device = world.coded(memory)
     if end == "lost":
@@ -441,6 +444,17 @@ def test_private_streams_that_opted_in_have_a_history() -> None:
     assert not device.binding.wire.stream_has_history(3)
 
 
+def test_what_becomes_secret_travels_raw_on_a_stream_with_a_history() -> None:
+    world = CodingWorld(mmtp=MmtpSettings(history_biz=("orders",)))
+    device = world.coded(Memory())
+    device.binding.introduce(3, ORDERS, 1, 0)
+    push_to(device, ORDERS, 1, BODY)
+    world.dictionaries.secret.add("orders")
+    assert push_to(device, ORDERS, 2, BODY) > len(BODY)
+    world.dictionaries.secret.clear()
+    assert push_to(device, ORDERS, 3, BODY) < len(BODY) / 3  # both sides have kept the second in mind
+
+
 def test_devices_of_a_user_share_what_their_history_makes_of_a_body() -> None:
     world = CodingWorld(mmtp=MmtpSettings(history_biz=("orders",)))
     devices = [world.coded(Memory(), device=f"d{number}") for number in range(2)]
@@ -531,6 +545,19 @@ def test_a_rollout_takes_little_time_at_once() -> None:
     assert not clock.getDelayedCalls()
 
 
+def test_a_device_with_an_unknown_bundle_stays_however_many_dictionaries_there_are() -> None:
+    """Two frames each, and a peer takes so many of them only."""
+    world = CodingWorld()
+    world.dictionaries.all = {id: dictionary(id, f"pbiz{id}") for id in range(1, 2001)}
+    memory = Memory()
+    memory.dictionaries = {1990: dictionary(1990, "pbiz1990"), 5000: dictionary(5000, "pbiz")}
+    device = world.coded(memory)
+    device.settle()
+    assert device.connection.closed is None
+    assert sorted(memory.dictionaries) == [5000]
+    assert device.pay(BODY) > 0
+
+
 # -------------------------------------------------------------------- samples
 
 
@@ -557,6 +584,22 @@ def test_bodies_of_routed_calls_are_samples_of_whoever_asked() -> None:
     device.call("pay", b"first", more=True)
     world.upstreams.last.answer(500, b"failed")
     assert world.dictionaries.observed == []
+
+
+def test_who_has_proved_nothing_is_nobody() -> None:
+    """Device ids cost nothing: fifty of them must not be fifty users."""
+    world = CodingWorld(RouteSettings(operation="pay", cluster="c", idempotent=True, require="none"))
+    world.calls._observe = world.dictionaries.observe
+    device = world.coded(Memory(), token="ok")
+    session = device.binding.session
+    assert session is not None
+    session.identity = replace(session.identity, strength=Strength.ANONYMOUS)
+    device.pay(b"planted")
+    PushSamples(world.sessions.registry, world.dictionaries.observe)(
+        PushRequest(StreamKey(Scope.DEVICE, "d1", "orders"), b"planted")
+    )
+    assert len(world.dictionaries.observed) == 3
+    assert {user for _, _, _, user, _ in world.dictionaries.observed} == {""}
 
 
 def test_pushes_are_samples_of_their_receiver_if_somebody_knows_who_that_is() -> None:
@@ -607,3 +650,56 @@ def test_a_trace_shows_table_and_dict_frames() -> None:
         ("table", "out", "checkpoint"),
         ("table", "in", "checkpoint_ack"),
     }
+    out = {
+        (e["frame"], e["what"]): e.get("id", e.get("number"))
+        for e in seen
+        if e.get("direction") == "out" and "what" in e
+    }
+    assert out["dict", "use"] == 1
+    assert out["table", "checkpoint_ack"] == 1
+    assert out["table", "offer"] == table(1).id
+
+
+def test_a_dictionary_is_packed_once_and_those_who_waited_are_offered_it() -> None:
+    world = CodingWorld()
+    work: list[tuple[Callable[[], PackedDictionary], Deferred[PackedDictionary]]] = []
+
+    def run(packing: Callable[[], PackedDictionary]) -> Deferred[PackedDictionary]:
+        work.append((packing, Deferred()))
+        return work[-1][1]
+
+    world.codings.packs = Packs(run, world.rollout)
+    devices = [world.coded(Memory(), device=f"d{number}") for number in range(3)]
+    one = dictionary(1, "qpay")
+    world.dictionaries.put_in_force(one)
+    for device in devices:
+        device.settle()
+        assert not device.memory.dictionaries
+    devices[0].lose()
+    ((packing, done),) = work
+    done.callback(packing())
+    for device in devices[1:]:
+        device.settle()
+        assert sorted(device.memory.dictionaries) == [1]
+    assert len(work) == 1
+    assert world.coding_counters.dictionaries_offered == 2
+
+
+def test_a_dictionary_that_could_not_be_packed_is_tried_again() -> None:
+    world = CodingWorld()
+    broken = [True]
+
+    def run(packing: Callable[[], PackedDictionary]) -> Deferred[PackedDictionary]:
+        return fail(ValueError("no thread")) if broken else succeed(packing())
+
+    world.codings.packs = Packs(run, world.rollout)
+    device = world.coded(Memory())
+    one = dictionary(1, "qpay")
+    world.dictionaries.put_in_force(one)
+    device.settle()
+    assert not device.memory.dictionaries
+    broken.clear()
+    device.lose()
+    again = world.coded(device.memory)
+    again.settle()
+    assert sorted(device.memory.dictionaries) == [1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -103,6 +104,25 @@ def test_with_a_session_calls_are_answered() -> None:
     (answer,) = read(exchange).answers
     assert (answer.status, answer.headers, answer.body) == (404, [("x-a", "b")], b"no")
     assert dict(gateway.upstreams.last.request.headers)["x-user-id"] == "alice"
+
+
+def test_bodies_of_a_stranger_are_not_looked_at() -> None:
+    """1 MiB can stand for 200: only who has the session's key may have that expanded."""
+    phone = Phone(Gateway()).join()
+    broken = [ShortCall(1, "pay", [], b"\x01 no zstd frame")]
+    assert read(phone.post(coded(phone, broken, bytes(32)))).status == Status.SESSION_UNKNOWN
+    exchange = phone.post(coded(phone, broken, phone.welcome.mac_key))
+    assert (exchange.status, exchange.body.startswith(b"body: ")) == (400, True)
+
+
+def coded(phone: Phone, calls: list[ShortCall], key: bytes) -> bytes:
+    """A short request whose bodies are sent as they are, with the mark of coding 2."""
+    with patch("protocols.mmtp.short.compress", lambda body: body):
+        phone.counter += 1
+        request = ShortRequest(
+            calls=calls, session=phone.welcome.session, counter=phone.counter, time=phone.gateway.wall()
+        )
+        return encode_short_request(request, mac_key=key, listener=HOST, zstd=True)
 
 
 def test_a_hello_does_not_take_the_long_connection_over() -> None:

@@ -1,4 +1,4 @@
-"""Dictionaries for ordinary HTTP clients on a running gateway: curl with the fields by hand, and a browser by itself."""
+"""Dictionaries for ordinary HTTP clients on a running gateway: curl with fields by hand, and a browser by itself."""
 
 from __future__ import annotations
 

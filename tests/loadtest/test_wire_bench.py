@@ -14,7 +14,19 @@ import pytest
 from loadtest.bench.bench_wire import tell
 from loadtest.corpus.sessions import sessions
 from loadtest.wire.chart import bars
-from loadtest.wire.measure import BEST, GRPC, HTTP2, LIMITS, MQTT5, OURS, WARM, WEBSOCKET, Figures, measure
+from loadtest.wire.measure import (
+    BEST,
+    GRPC,
+    HTTP2,
+    LIMITS,
+    MQTT5,
+    OURS,
+    WARM,
+    WEBSOCKET,
+    WEBSOCKET_ALONE,
+    Figures,
+    measure,
+)
 from loadtest.wire.page import chart, page
 from loadtest.wire.tally import ACKS, BODIES, CATEGORIES, FRAMING, HEADERS, HEARTBEATS, Tally, speak, verify
 
@@ -33,7 +45,8 @@ def sizes(figures: Figures) -> dict[str, dict[str, int]]:
 
 @pytest.fixture(scope="module")
 def figures() -> Figures:
-    return measure(SEED, COUNT)
+    # The gateway's trainer takes a minute; its rule has tests of its own.
+    return measure(SEED, COUNT, rule=False)
 
 
 def test_no_category_of_any_mode_has_grown_or_shrunk_unseen(figures: Figures) -> None:
@@ -49,12 +62,19 @@ def test_no_category_of_any_mode_has_grown_or_shrunk_unseen(figures: Figures) ->
             assert size >= was - slack, f"{name}, {category}: shrunk: keep it, write the golden file anew"
 
 
-MET = [name for name in LIMITS if not name.startswith(("CPU", f"session against {WEBSOCKET}", "bodies up to"))]
+MET = [name for name in LIMITS if not name.startswith(("CPU", f"session against {WEBSOCKET}"))]
+"""With dictionaries of zstd's own trainer. CPU is the bench's business, and WebSocket's context takeover is missed."""
+MET.append(f"session against {WEBSOCKET_ALONE}")
 
 
 @pytest.mark.parametrize("name", MET)
 def test_limits_of_bytes_hold(figures: Figures, name: str) -> None:
     assert figures.rows[name] <= LIMITS[name]
+
+
+def test_limits_of_bytes_hold_for_another_seed() -> None:
+    rows = measure(SEED + 1, COUNT, rule=False).rows
+    assert {name: rows[name] for name in MET if rows[name] > LIMITS[name]} == {}
 
 
 def test_peers_pay_what_their_protocols_ask(figures: Figures) -> None:
@@ -67,6 +87,7 @@ def test_peers_pay_what_their_protocols_ask(figures: Figures) -> None:
         GRPC: 340,
         MQTT5: 40,
         WEBSOCKET: 80,
+        WEBSOCKET_ALONE: 80,
     }
     assert per_session[MQTT5][ACKS] == 4 * 140
     assert per_session[HTTP2][ACKS] < 60
@@ -137,4 +158,4 @@ def test_the_chart_is_svg_whose_bars_are_as_long_as_their_bytes(figures: Figures
 
 
 if __name__ == "__main__":
-    GOLDEN.write_text(json.dumps(sizes(measure(SEED, COUNT)), indent=2) + "\n")
+    GOLDEN.write_text(json.dumps(sizes(measure(SEED, COUNT, rule=False)), indent=2) + "\n")

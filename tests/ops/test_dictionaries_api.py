@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,11 @@ class FakeDictionaries:
         self.asked: list[Any] = []
         self.percents = [10, 60]
         self.end = "canary"
+        self.changed_at = 0.0
 
     def row(self, id: int, state: str = "active", **more: Any) -> dict[str, Any]:
         figures = {"size": 8000, "expected": 0.3, "bodies": 5, "ratio": 0.31, "errors": 0, "reason": "a\x1b[2J"}
+        figures |= {"changed_at": self.changed_at}
         return (
             {"id": id, "app": "wallet", "classes": ["qpay"], "state": state, "percent": 100, "share": 0.05}
             | figures
@@ -201,6 +204,10 @@ def test_activate_and_rollback(run: Run, fake: FakeDictionaries) -> None:
 def test_show_and_save(run: Run, fake: FakeDictionaries, tmp_path: Path) -> None:
     fake.percents = []
     assert "wallet" in run("show", "5")[1]
+    fake.changed_at = 1_700_000_000.5
+    shown = run("show", "5")[1]
+    assert time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(1_700_000_000)) in shown
+    assert "1700000000" in run("--json", "show", "5")[1]
     assert run("show", "404")[0] == 1
     assert run("save", "5", str(tmp_path / "d"))[0] == 0
     assert (tmp_path / "d").read_bytes() == b"\x37\xa4\x30\xec\xff"

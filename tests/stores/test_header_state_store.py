@@ -85,3 +85,13 @@ def test_states_outlive_the_process(open_store: Any) -> None:
     save(stores, 3, b"kept")
     stores.stop()
     assert kept(open_store()) == [("up", 3, b"kept")]
+
+
+def test_a_generation_of_any_size_is_kept_and_spoils_no_other(stores: Any) -> None:
+    """HELLO's boot and counter go up to 2^64 - 1."""
+    largest = (1 << 64) - 1
+    save(stores, 1, b"mine", key=KEY._replace(device="e"))
+    save(stores, 1, b"large", generation=(largest, largest))
+    save(stores, 2, b"larger", generation=(largest, largest))
+    assert kept(stores) == [("up", 1, b"large"), ("up", 2, b"larger")]
+    assert kept(stores, KEY._replace(device="e")) == [("up", 1, b"mine")]

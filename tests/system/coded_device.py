@@ -1,4 +1,4 @@
-"""A device on a blocking socket that keeps what a device stores between connections: header states, tables, dictionaries."""
+"""A device on a blocking socket that keeps header states, tables and dictionaries between its connections."""
 
 from __future__ import annotations
 

@@ -268,3 +268,26 @@ def test_devices_that_do_not_play_along(make_gateway: Callable[..., Gateway], up
     assert plain.call("pay", BODY % 2).status == 0
     assert silent.call("pay", BODY % 2).status == 0
     gateway.assert_sound()
+
+
+def test_pushes_after_a_history_and_a_dictionary(make_gateway: Callable[..., Gateway], upstream: Upstream) -> None:
+    gateway = make_gateway(
+        upstream=upstream.url, extra='\n[mmtp]\nhistory_biz = ["orders"]\nrest_after = 0.3\n'
+    ).start()
+    device = CodedDevice(gateway.plain, Memory(), token="alice-token").welcomed()
+    plain = Device(gateway.plain, "d2", token="alice-token").welcomed()
+    assert device.call("pay").status == 0
+    for number in range(1, 30):
+        payload = {"order": number, "merchant": "Corner Shop", "status": "paid", "channel": "mobile app"}
+        gateway.push({"user": "alice"}, payload)
+        one, other = device.next_push(), plain.next_push()
+        assert (one.seq, one.body) == (other.seq, other.body)
+        device.ack()
+        plain.ack()
+    gateway.wait_until(lambda: gateway.metric("accessgw_header_codecs_rested_total") == 1)
+    assert device.call("pay").status == 0
+    # the same stream on a new connection begins with an empty history
+    again = CodedDevice(gateway.plain, device.memory, token="alice-token", counter=1).welcomed()
+    gateway.push({"user": "alice"}, payload)
+    assert again.next_push().body == one.body
+    gateway.assert_sound()

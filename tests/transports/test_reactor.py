@@ -106,6 +106,68 @@ def test_an_exception_is_logged_and_disconnects_that_one_alone(reactor: Any) -> 
     assert any(event.get("log_failure") and event["log_failure"].value is one.raises for event in told)
 
 
+def test_a_turn_ends_after_all_that_was_ready_and_before_the_reactor_waits(reactor: Any) -> None:
+    readers = [Reader(reactor), Reader(reactor)]
+    log: list[str] = []
+
+    def reading(reader: Reader) -> Any:
+        def read() -> None:
+            reader.here.recv(100)
+            assert not reactor.turn_is_over()
+            log.append("read")
+            reactor.at_turn_end(lambda: log.append("end"))
+            reactor.callLater(0, log.append, "due")
+
+        return read
+
+    for reader in readers:
+        reader.doRead = reading(reader)  # type: ignore[method-assign]
+        reader.there.send(b"x")
+    reactor.doIteration(0)
+    reactor.runUntilCurrent()
+    assert log == ["read", "read", "due", "due"]
+    reactor.doIteration(0)
+    assert log[4:] == ["end", "end"]
+
+
+def test_the_end_of_a_turn_may_order_more_and_fail(reactor: Any) -> None:
+    log: list[str] = []
+
+    def end() -> None:
+        log.append("end")
+        reactor.at_turn_end(lambda: log.append("next"))
+
+    def later() -> None:
+        reactor.callLater(0, log.append, "due")
+
+    reactor.at_turn_end(lambda: 1 / 0)
+    reactor.at_turn_end(end)
+    reactor.doIteration(None)  # does not wait: another end was ordered
+    assert log == ["end"]
+    reactor.at_turn_end(later)
+    reactor.doIteration(None)  # nor for what an end has made due
+    reactor.runUntilCurrent()
+    assert log == ["end", "next", "due"]
+
+
+def test_a_turn_is_over_for_one_that_is_served_alone(reactor: Any) -> None:
+    one = Reader(reactor)
+    seen: list[bool] = []
+
+    def read() -> None:
+        one.here.recv(100)
+        seen.append(reactor.turn_is_over())
+        reactor.callLater(0, seen.append, False)
+        seen.append(reactor.turn_is_over())
+
+    one.doRead = read  # type: ignore[method-assign]
+    one.there.send(b"x")
+    assert not reactor.turn_is_over()
+    reactor.doIteration(0)
+    assert seen == [True, False]
+    assert not reactor.turn_is_over()
+
+
 def test_a_hang_up_is_told(reactor: Any) -> None:
     one = Reader(reactor)
     one.there.close()

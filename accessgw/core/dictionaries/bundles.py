@@ -1,4 +1,4 @@
-"""Which dictionaries are in force together: for each app, its canaries by share of devices, and sets of earlier times."""
+"""Which dictionaries are in force together: for each app, its canaries by share of devices, and earlier sets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Variants = list[tuple[float, Bundle]]
 
 
 class Bundles:
-    """`made(ids)` is called with each set that comes into force for the first time, `gone(ids)` when one is forgotten."""
+    """`made(ids)` is called with each set that comes into force for the first time, `gone(ids)` with one forgotten."""
 
     def __init__(self, made: Callable[[tuple[int, ...]], None], gone: Callable[[tuple[int, ...]], None]) -> None:
         self._made = made

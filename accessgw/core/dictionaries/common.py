@@ -37,10 +37,29 @@ class Corpus:
         self._index: dict[bytes, list[int]] = {}
         self._answers: dict[bytes, bool] = {}
 
+    def owned(self) -> Iterator[tuple[bytes, set[int]]]:
+        """Every different body, and who has it."""
+        return zip(self.bodies, self._owners, strict=True)
+
     def separator(self) -> tuple[int, bool]:
         """The byte to put between pieces, and whether it stands in no body at all; else it is the rarest."""
         best = min(range(256), key=lambda byte: (self.byte_counts[byte], byte))
         return best, not self.byte_counts[best]
+
+    def separators(self, count: int) -> list[int]:
+        """The rarest byte values, the rarest first."""
+        return sorted(range(256), key=lambda byte: (self.byte_counts[byte], byte))[:count]
+
+    def around(self, byte: int) -> set[bytes]:
+        """All strings of GRAM bytes in the bodies that hold it."""
+        text = bytes((byte,))
+        found: set[bytes] = set()
+        for body in self.bodies:
+            at = body.find(text)
+            while at >= 0:
+                found.update(windows(body[max(0, at - GRAM + 1) : at + GRAM], GRAM))
+                at = body.find(text, at + 1)
+        return found
 
     def common_bytes(self) -> set[int]:
         """Byte values that stand in bodies of enough users."""
@@ -154,6 +173,6 @@ class Corpus:
         return None
 
 
-def windows(text: bytes, length: int) -> Iterator[bytes]:
-    """Every string of `length` bytes in `text`."""
-    return (text[start : start + length] for start in range(len(text) - length + 1))
+def windows(text: bytes, length: int) -> list[bytes]:
+    """Every string of `length` bytes in `text`; a list, which is half the time of an iterator."""
+    return [text[start : start + length] for start in range(len(text) - length + 1)]

@@ -1,4 +1,4 @@
-"""Samples of live bodies, per app and class: bounded in memory, fair among users, about a microsecond when not taken."""
+"""Samples of live bodies, per app and class: bounded in memory, fair among users, cheap when not taken."""
 
 from __future__ import annotations
 

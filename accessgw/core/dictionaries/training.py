@@ -13,27 +13,26 @@ import signal
 import struct
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from heapq import heapify, heappop, heappush
+from collections.abc import Callable, Iterable
+from itertools import chain, islice
 from typing import BinaryIO
 
 import msgspec
 import zstandard
 
 from accessgw.core.dictionaries.common import GRAM, Corpus, windows
-from accessgw.core.dictionaries.zstd_format import head_size
+from accessgw.core.dictionaries.proposals import WINDOW, Windows, cover
+from accessgw.core.dictionaries.zstd_format import finalized, head_size
 from accessgw.model.dictionaries import Sample, TrainingJob, TrainingResult
 from protocols.mmtp.dictionaries import Dictionary
 
 LEVEL = 3
-PIECE = 6
-"""Bytes of the shortest string in a dictionary; zstd finds little use in shorter ones."""
-STUDIED = 250
-"""Bodies in which common strings are looked for."""
-STUDIED_BYTES = 64 * 1024
-"""Their bytes: what a training takes grows with them, and with the samples' bytes."""
-JOINT = 32
-"""Bytes on either side of a separator that are looked at when a string is put in; the check at the end sees all."""
+STUDIED_BYTES = 128 * 1024
+"""Bytes of bodies in which common strings are looked for; they are counted in all."""
+SEPARATORS = 16
+"""Byte values that are tried between two strings where none is free."""
+HEAD = 256
+"""Bytes that the tables may take of a dictionary's size."""
 LEAST_BYTES = 8 * 1024
 LEAST_CONTENT = 32
 DICTIONARY_ID = 1
@@ -79,14 +78,16 @@ def train(job: TrainingJob, progress: Callable[[int], None]) -> TrainingResult:
     taught = [sample.body for number, sample in enumerate(samples) if number % HELD_OUT]
     if sum(map(len, taught)) < LEAST_BYTES:
         raise TrainingRefused(f"expected at least {LEAST_BYTES} bytes of bodies, got {sum(map(len, taught))}")
-    head = _head(taught, corpus, job)
-    progress(10)
-    separator, free = corpus.separator()
+    _, free = corpus.separator()
     shortest = 1 if free else GRAM
-    strings = _strings(corpus, taught, lambda share: progress(10 + int(50 * share)))
-    content = _assembled(corpus, cover(strings, taught), bytes((separator,)), job.size - len(head), shortest)
+    strings, weights = _proposed(taught, corpus)
+    progress(40)
+    chosen = list(islice(cover(strings, weights), job.size // WINDOW))
+    corpus.index(b"".join(chosen))
+    content = _assembled(corpus, chosen, job.size - HEAD, shortest)
+    progress(70)
+    made = _with_tables(content, taught, corpus, job.size)
     progress(80)
-    made = head + content
     size = sum(map(len, held_out))
     expected, plain = _packed(Dictionary(job.id, made), held_out) / size, _packed(None, held_out) / size
     if expected > WORTH * plain:
@@ -113,75 +114,57 @@ def check(dictionary: bytes, samples: Iterable[Sample], users: int, shortest: in
         raise TrainingRefused(f"bytes {found[0]} to {found[1]} of its content were seen from fewer than {users} users")
 
 
-def _head(bodies: list[bytes], corpus: Corpus, job: TrainingJob) -> bytes:
-    """The tables of a dictionary that zstd trains from whole bodies, whose content is thrown away. Byte values that
-    too few users have are left out before."""
+def _with_tables(content: bytes, bodies: list[bytes], corpus: Corpus, size: int) -> bytes:
+    """The content behind tables for bodies. Byte values that too few users have are left out of those before.
+
+    Tables that zstd makes for this very content are best. Without them: those of a dictionary that it trains itself and
+    whose content is thrown away.
+    """
     rare = bytes(set(range(256)) - corpus.common_bytes())
     left: list[bytes | bytearray | memoryview[int]] = [kept for body in bodies if (kept := body.translate(None, rare))]
+    made = finalized(content, [bytes(body) for body in left], LEVEL, DICTIONARY_ID)
+    if made is not None and len(made) <= size:
+        return made
     try:
         # a fixed id: by itself zstd would make one of the content that is thrown away
-        trained = zstandard.train_dictionary(job.size, left, level=LEVEL, dict_id=DICTIONARY_ID).as_bytes()
-        return trained[: head_size(trained)]
+        trained = zstandard.train_dictionary(size, left, level=LEVEL, dict_id=DICTIONARY_ID).as_bytes()
+        head = trained[: head_size(trained)]
     except (zstandard.ZstdError, ValueError) as error:
         raise TrainingRefused(f"zstd cannot train with these bodies: {error}") from None
+    return head + content[: size - len(head)]
 
 
-def _strings(corpus: Corpus, bodies: list[bytes], progress: Callable[[float], None]) -> set[bytes]:
-    """The common strings of some of the bodies, spread over all."""
-    wanted = min(STUDIED, max(1, STUDIED_BYTES * len(bodies) // sum(map(len, bodies))))
-    some = bodies[:: -(-len(bodies) // wanted)]
-    corpus.index(b"".join(some))
-    found: set[bytes] = set()
-    for number, body in enumerate(some):
-        found.update(corpus.common_strings(body, PIECE))
-        if not number % 32:
-            progress(number / len(some))
-    return found
+def _proposed(bodies: list[bytes], corpus: Corpus) -> tuple[set[bytes], Counter[bytes]]:
+    """Common strings of some of the bodies, spread over all, and in how many bodies their windows stand."""
+    common = Windows(corpus)
+    wanted = min(len(bodies), max(1, STUDIED_BYTES * len(bodies) // sum(map(len, bodies))))
+    strings = {string for body in bodies[:: -(-len(bodies) // wanted)] for string in common.strings(body)}
+    return strings, common.weights
 
 
-def cover(strings: Iterable[bytes], bodies: list[bytes]) -> Iterator[bytes]:
-    """Strings, best first: by the bodies in which their windows stand, windows that an earlier one has left out,
-    per byte. Strings that bring nothing new are left out."""
-    weights: Counter[bytes] = Counter()
-    wanted = {window for string in strings for window in windows(string, PIECE)}
-    for body in bodies:
-        weights.update(wanted.intersection(windows(body, PIECE)))
-
-    def worth(string: bytes) -> float:
-        return sum(weights[window] for window in set(windows(string, PIECE))) / (len(string) + 1)
-
-    heap = [(-worth(string), string) for string in strings]
-    heapify(heap)
-    while heap:
-        _, string = heappop(heap)
-        now = -worth(string)
-        if not now:
-            continue
-        if heap and now > heap[0][0]:  # others have taken windows of it since
-            heappush(heap, (now, string))
-            continue
-        for window in windows(string, PIECE):
-            weights[window] = 0
-        yield string
-
-
-def _assembled(corpus: Corpus, strings: Iterable[bytes], separator: bytes, room: int, shortest: int) -> bytes:
+def _assembled(corpus: Corpus, strings: Iterable[bytes], room: int, shortest: int) -> bytes:
     """As many strings as there is room for with the separator between, the best one last: zstd reaches the end most
-    cheaply. A string whose joint spells what too few users have is left out."""
+    cheaply. Of a string that too few users have, when it is counted exactly, what is common is taken. Left out is a
+    string whose joint could spell what too few have."""
+
+    def exact(string: bytes) -> Iterable[bytes]:
+        return (string,) if corpus.is_common(string) else corpus.common_strings(string, WINDOW)
+
     content = b""
-    for string in strings:
+    separators = [
+        (bytes((byte,)), corpus.around(byte)) for byte in corpus.separators(1 if shortest == 1 else SEPARATORS)
+    ]
+    for string in chain.from_iterable(map(exact, strings)):
         if len(content) + len(string) + 1 > room:
-            break
-        if shortest == 1 or _good_joint(corpus, string, separator, content, shortest):
-            content = string + separator + content
+            continue
+        for separator, around in separators:
+            # what stands in no body breaks no rule; every string across the joint holds one of these
+            if around.isdisjoint(windows(string[1 - GRAM :] + separator + content[: GRAM - 1], GRAM)):
+                content = string + separator + content
+                break
     if len(content) < LEAST_CONTENT:
         raise TrainingRefused(f"too little is common to so many users: {len(content)} bytes")
     return content
-
-
-def _good_joint(corpus: Corpus, string: bytes, separator: bytes, content: bytes, shortest: int) -> bool:
-    near = string[-JOINT:] + separator + content[:JOINT]
-    return corpus.violation(near, shortest) is None
 
 
 def _packed(dictionary: Dictionary | None, bodies: list[bytes]) -> int:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
 MAGIC = b"\x37\xa4\x30\xec"
 FSE_LIMITS = ((31, 8), (52, 9), (35, 9))
 """Largest symbol and accuracy log of the tables of offsets, match lengths and literal lengths."""
+
+MAX_HEAD = 1024
+"""Bytes that the head may take; zstd makes heads of some 150."""
 
 
 def head_size(dictionary: bytes) -> int:
@@ -68,3 +75,32 @@ def _fse_size(data: bytes, start: int, largest: int, accuracy_limit: int) -> int
                 if zeros < 3:
                     break
     return (bit + 7) // 8 - start
+
+
+def finalized(content: bytes, bodies: Sequence[bytes], level: int, id: int) -> bytes | None:
+    """A dictionary of this content, with tables for what is left of `bodies` when they are compressed with it. None where
+    zstd's function for that is not within reach, or refuses.
+
+    The package `zstandard` has it in its backend of cffi only, which its wheels hold.
+    """
+    try:
+        backend: Any = import_module("zstandard.backend_cffi")
+        ffi, lib = backend.ffi, backend.lib
+        finalize = lib.ZDICT_finalizeDictionary
+    except (ImportError, AttributeError):
+        return None
+    room = len(content) + MAX_HEAD
+    made = ffi.new("char[]", room)
+    settings = ffi.new("ZDICT_params_t *", {"compressionLevel": level, "dictID": id})[0]
+    sizes = ffi.new("size_t[]", [len(body) for body in bodies])
+    size = finalize(
+        made,
+        room,
+        ffi.from_buffer(content),
+        len(content),
+        ffi.from_buffer(b"".join(bodies)),
+        sizes,
+        len(bodies),
+        settings,
+    )
+    return None if lib.ZDICT_isError(size) else bytes(ffi.buffer(made, size))

@@ -473,7 +473,7 @@ class HeaderStateStore(Protocol):
         """All that is kept of the key."""
 
     def sweep(self, before: float) -> Deferred[int]:
-        """Forget states written before wall-clock `before`, and the oldest past the bound, a bounded batch; how many."""
+        """Forget states written before wall-clock `before`, and the oldest past the bound, one batch; how many."""
 
 
 class OutboxStore(Protocol):

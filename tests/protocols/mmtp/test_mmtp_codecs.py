@@ -30,7 +30,8 @@ from protocols.mmtp.handshake import (
     encode_welcome,
 )
 from protocols.mmtp.headers import HeaderCodec
-from protocols.mmtp.pushes import PushReceiver, encode_announcement
+from protocols.mmtp.push_receiver import PushReceiver
+from protocols.mmtp.pushes import encode_announcement
 from protocols.mmtp.settings import ALLOWED, DEFAULTS, apply, decode_settings, encode_settings, settings_of
 from protocols.mmtp.short import (
     ShortAnswer,
@@ -311,6 +312,16 @@ def test_short_request_with_hello_round_trip(calls: list[ShortCall], hello: Hell
         return
     decoded = decode_short_request(encode_short_request(ShortRequest(hello=hello, calls=calls)), LIMITS)
     assert (decoded.hello, decoded.calls) == (hello, calls)
+
+
+def test_the_bodies_of_a_short_request_are_bounded_together():
+    calls = [ShortCall(number, "pay", [], bytes(40_000), False, None) for number in range(3)]
+    data = encode_short_request(ShortRequest("s", calls=calls), mac_key=b"k", zstd=True)
+    assert len(data) < 1000
+    assert len(decode_short_request(data, Limits(max_body=120_000)).calls) == 3
+    with pytest.raises(RemoteError) as refused:
+        decode_short_request(data, Limits(max_body=119_999))
+    assert refused.value.code == Status.COMPRESSION
 
 
 @few

@@ -14,9 +14,9 @@ from protocols.mmtp import Connection, Hello, Limits, Role, Status, StreamCursor
 from protocols.mmtp import events as ev
 from protocols.mmtp.bundles import Bundle
 from protocols.mmtp.device_exchange import HeaderMemory
-from protocols.mmtp.dict_frames import DictKind, encode_have, encode_use, encode_want
+from protocols.mmtp.dict_frames import DictKind, DictOffer, encode_have, encode_offer, encode_use, encode_want
 from protocols.mmtp.dictionaries import Dictionary
-from protocols.mmtp.frames import FrameType, TableKind, encode_frame
+from protocols.mmtp.frames import FrameType, TableKind, encode_frame, encode_window
 from protocols.mmtp.gateway_exchange import FoundStates
 from protocols.mmtp.handshake import NamedStates
 from protocols.mmtp.profiles import CHECKPOINT_BLOCKS, EARLY_CHECKPOINTS, Checkpoint
@@ -298,6 +298,24 @@ def test_chunks_leave_one_at_a_time_behind_everything_else() -> None:
     assert sum(isinstance(event, ev.PongReceived) for event in at_gateway) == 1, "only the answer to our own ping"
 
 
+def test_a_device_takes_no_more_than_it_has_room_for_whatever_offers_say() -> None:
+    """A hostile gateway: small contents of large transfers, and sizes that grow with a second offer."""
+    device, gateway = opened()
+    gateway.to_send(1.0)
+    device.take_offers(dictionary_bytes=100_000, tables=True)
+
+    def offered(id: int, size: int, packed: int) -> bool:
+        offer = DictOffer(id, bytes(8), size, packed, ("q*",))
+        device.receive(dictionary(DictKind.OFFER, encode_offer(offer)), 1.0)
+        return device.to_send(1.0) != b""
+
+    assert [offered(id, 8, 60_000) for id in (1, 2, 3)] == [True, False, False]
+    assert [offered(id, 8, 30) for id in (4, 5)] == [True, True]
+    assert [offered(id, 65_000, 30) for id in (4, 5)] == [False, False]
+    assert offered(1, 65_000, 65_000)  # in the place of the first offer of it
+    assert not offered(6, 40_000, 40_000)
+
+
 def test_an_offer_is_sent_once_however_often_it_is_wanted() -> None:
     _, gateway = opened()
     gateway.offer_dictionary(DICTIONARY)
@@ -451,3 +469,14 @@ def test_any_frames_before_welcome_raise_only_remote_errors(frames: list[bytes],
         assert gateway.closed
     gateway.to_send(1.0)
     gateway.events()
+
+
+def test_credit_for_a_call_that_waits_for_welcome_waits_with_it() -> None:
+    device, gateway = sides()
+    device.request("pay", HEADERS, BODY)
+    gateway.receive(device.to_send(0.0) + encode_window(2, 200_000), 0.0)
+    gateway.send_welcome(Welcome(), FoundStates())
+    _, at_gateway = talk(device, gateway)
+    (request,) = [event for event in at_gateway if isinstance(event, ev.RequestReceived)]
+    gateway.respond(request.call, 0, [], bytes(100_000), more=True)
+    assert gateway.unsent(request.call) == 0  # more than the call's window was at first

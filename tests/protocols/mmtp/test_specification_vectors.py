@@ -1,4 +1,8 @@
-"""Executes every vector of docs/spec/mmtp.md."""
+"""Executes every vector of docs/spec/mmtp.md.
+
+Its header blocks are examples of one encoder's choice, that of the package hpack: with it the bytes are compared, with
+libnghttp2, where it is installed, what they mean.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,7 @@ from protocols.mmtp import (
     Status,
     StreamCursor,
     Welcome,
+    hpack_backends,
     http_from_status,
     retry_of,
     status_from_http,
@@ -26,6 +31,7 @@ from protocols.mmtp.bodies import Declined, StreamDecompressor, begin
 from protocols.mmtp.fields import sized
 from protocols.mmtp.frames import FrameType
 from protocols.mmtp.handshake import decode_goaway
+from protocols.mmtp.hpack_backends import get_backend
 from protocols.mmtp.settings import ALLOWED, DEFAULTS
 from protocols.mmtp.settings import NAMES as SETTING_NAMES
 from protocols.mmtp.short import (
@@ -43,6 +49,30 @@ from protocols.mmtp.varint import decode_varint, encode_varint
 from tests.protocols.mmtp.dialogue import SPECIFICATION, Player, blocks, split_frames
 
 DIALOGUES = blocks("dialogue")
+PURE = get_backend("hpack")
+
+
+def has_nghttp2() -> bool:
+    try:
+        get_backend("nghttp2")
+    except ImportError:
+        return False
+    return True
+
+
+needs_nghttp2 = pytest.mark.skipif(not has_nghttp2(), reason="libnghttp2 is not installed")
+BACKENDS = [pytest.param("hpack"), pytest.param("nghttp2", marks=needs_nghttp2)]
+
+
+@pytest.fixture(autouse=True, params=["hpack", "nghttp2"])
+def encodes_as_the_specification_does(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bytes of the vectors are the package hpack's, since an encoder may choose; every decoder has to read them."""
+    try:
+        decoder = hpack_backends.get_backend(request.param).make_decoder
+    except ImportError:
+        pytest.skip("libnghttp2 is not there")
+    encoder = hpack_backends.get_backend("hpack").make_encoder
+    monkeypatch.setattr(hpack_backends, "_chosen", hpack_backends.Backend("vectors", encoder, decoder))
 
 
 def name_of(dialogue: str) -> str:
@@ -61,6 +91,24 @@ def test_dialogue(dialogue: str) -> None:
 @pytest.mark.parametrize("dialogue", DIALOGUES, ids=name_of)
 def test_dialogue_that_arrives_byte_by_byte(dialogue: str) -> None:
     Player(step=1).play(dialogue)
+
+
+@needs_nghttp2
+@pytest.mark.parametrize("step", [1 << 30, 1])
+@pytest.mark.parametrize("as_written", [True, False], ids=["its bytes", "our bytes"])
+@pytest.mark.parametrize("dialogue", DIALOGUES, ids=name_of)
+def test_dialogue_means_the_same_with_libnghttp2(dialogue: str, as_written: bool, step: int) -> None:
+    Player(step, hpack="nghttp2", as_written=as_written).play(dialogue)
+
+
+@needs_nghttp2
+def test_a_changed_dialogue_fails_with_libnghttp2() -> None:
+    dialogue = next(d for d in DIALOGUES if name_of(d) == "a call and its answer")
+    for old, new in (('"body": "paid", "wire', '"body": "pain", "wire'), ("C> 80", "C> 90"), ("C> 3", "C> 4")):
+        assert old in dialogue
+        for as_written in (True, False):
+            with pytest.raises(AssertionError):
+                Player(hpack="nghttp2", as_written=as_written).play(dialogue.replace(old, new))
 
 
 def test_the_four_crossings_are_there() -> None:
@@ -160,7 +208,8 @@ def test_short_request_with_a_session() -> None:
     request = ShortRequest(
         vector["session"], vector["counter"], vector["time"], None, cursors, vector["max_pushes"], calls_of(vector)
     )
-    assert encode_short_request(request, mac_key=key, listener=vector["listener"]).hex() == vector["hex"]
+    coded = encode_short_request(request, mac_key=key, listener=vector["listener"], hpack=PURE)
+    assert coded.hex() == vector["hex"]
     decoded = decode_short_request(bytes.fromhex(vector["hex"]), Limits())
     assert (decoded.content.hex(), decoded.tag.hex()) == (vector["content"], vector["tag"])
     assert verify_tag(decoded, key, vector["listener"])
@@ -168,6 +217,28 @@ def test_short_request_with_a_session() -> None:
     assert decoded == request
     before = sized(vector["listener"].lower().encode()) + sized(vector["session"].encode())
     assert vector["tag_input_before_digest"].startswith(before.hex())
+
+
+@pytest.mark.parametrize("hpack", BACKENDS)
+@pytest.mark.parametrize("name", ["request with a session", "request with HELLO"])
+def test_a_short_request_means_the_same_whoever_codes_it(name: str, hpack: str) -> None:
+    vector = SHORT[name]
+    key, listener = bytes.fromhex(vector.get("mac_key", "")), vector.get("listener", "")
+    written = decode_short_request(bytes.fromhex(vector["hex"]), Limits())
+    coded = encode_short_request(written, mac_key=key, listener=listener, hpack=get_backend(hpack))
+    decoded = decode_short_request(coded, Limits())
+    if written.hello is None:
+        assert verify_tag(decoded, key, listener)
+    for one in (written, decoded):
+        one.content = one.tag = b""
+    assert decoded == written
+
+
+@pytest.mark.parametrize("hpack", BACKENDS)
+@pytest.mark.parametrize("name", ["response", "session unknown"])
+def test_a_short_response_means_the_same_whoever_codes_it(name: str, hpack: str) -> None:
+    written = decode_short_response(bytes.fromhex(SHORT[name]["hex"]), Limits())
+    assert decode_short_response(encode_short_response(written, hpack=get_backend(hpack)), Limits()) == written
 
 
 def test_short_request_with_hello() -> None:
@@ -178,7 +249,7 @@ def test_short_request_with_hello() -> None:
     )
     assert decoded.calls == calls_of(vector)
     assert decoded.max_pushes == vector["max_pushes"]
-    assert encode_short_request(decoded).hex() == vector["hex"]
+    assert encode_short_request(decoded, hpack=PURE).hex() == vector["hex"]
 
 
 @pytest.mark.parametrize("name", ["response", "session unknown"])
@@ -200,7 +271,7 @@ def test_short_response(name: str) -> None:
     ] == vector["answers"]
     assert [[p.scope, p.id, p.biz, p.epoch, p.seq, p.body.decode()] for p in decoded.pushes] == vector["pushes"]
     assert (decoded.welcome.session if decoded.welcome else "") == vector.get("session", "")
-    assert encode_short_response(decoded).hex() == vector["hex"]
+    assert encode_short_response(decoded, hpack=PURE).hex() == vector["hex"]
 
 
 def rows_after(heading: str, columns: tuple[str, ...]) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""A device and a gateway that are connected again and again by a pipe that breaks at any byte, and what each has stored."""
+"""A device and a gateway, connected again and again by a pipe that breaks at any byte, and what each has stored."""
 
 from __future__ import annotations
 
