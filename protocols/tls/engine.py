@@ -1,9 +1,33 @@
-"""The interface of TLS engines: ciphertext in, plaintext events and ciphertext out, no sockets."""
+"""The interfaces of TLS connections: ciphertext in, plaintext events and ciphertext out, no sockets."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Protocol
+
+from protocols.tls.record_state import DetachedState
+
+EARLY_NONE = ""
+EARLY_ACCEPTED = "accepted"
+EARLY_REFUSED = "refused"
+
+
+@dataclass(slots=True, frozen=True)
+class EarlyDataReceived:
+    """0-RTT plaintext, server side, before HandshakeCompleted (RFC 8446 2.3).
+
+    The binder of the pre-shared key has been verified, so the bytes are from a holder of the key; but
+    they may be a replay until HandshakeCompleted. `identity` and `client_random` tell replays apart
+    (both are covered by the binder: a replay cannot change them), and are the same in every event of a connection.
+    """
+
+    data: bytes
+    identity: bytes = b""
+    """Of the pre-shared key or ticket in use."""
+    client_random: bytes = b""
+    """32 bytes."""
+    alpn: str = ""
+    server_name: str = ""
 
 
 @dataclass(slots=True, frozen=True)
@@ -16,6 +40,17 @@ class HandshakeCompleted:
     server_name: str
     peer_certificate: bytes = b""
     """The peer's verified certificate in DER, empty when it showed none."""
+    peer_chain: tuple[bytes, ...] = ()
+    """The chain that was verified in this hand-shake, DER, leaf first. Empty when resumed or not verified."""
+    resumed: bool = False
+    """By an external pre-shared key or by a ticket: no certificate was shown."""
+    psk_identity: bytes = b""
+    """The external pre-shared key that was chosen, empty for tickets of TLS itself."""
+    early: str = EARLY_NONE
+    """EARLY_NONE when no 0-RTT data was offered, else EARLY_ACCEPTED or EARLY_REFUSED. A client whose early
+    data was refused has to send it again, or start its protocol anew."""
+    group: str = ""
+    """Of the key exchange, as OpenSSL names it."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -30,20 +65,17 @@ class CloseNotifyReceived:
     """The peer ended its side in order."""
 
 
-TlsEvent = HandshakeCompleted | PlaintextReceived | CloseNotifyReceived
+TlsEvent = EarlyDataReceived | HandshakeCompleted | PlaintextReceived | CloseNotifyReceived
 
 
-class TlsEngine(Protocol):
-    """One TLS connection, server or client side.
+class TlsRecords(Protocol):
+    """The records of one TLS connection, by an engine or, after detach(), by a record layer.
 
     Errors of the peer raise RemoteError with the TLS alert number as its code; the alert itself is
-    then in to_send().
+    then in to_send(). One thread at a time may use an object.
     """
 
     handshaken: bool
-
-    def start(self) -> None:
-        """Client side: produce the ClientHello. Server side: does nothing."""
 
     def feed(self, data: bytes) -> None:
         """Ciphertext from the peer."""
@@ -55,10 +87,32 @@ class TlsEngine(Protocol):
         """What happened since the last call, in order."""
 
     def encrypt(self, data: bytes) -> None:
-        """Plaintext to send; only after the hand-shake (LocalError before)."""
+        """Plaintext to send; after the hand-shake, and on a server from the first EarlyDataReceived on.
+
+        LocalError before, and after the end.
+        """
 
     def to_send(self) -> bytes:
         """Ciphertext for the peer, empty when there is none."""
 
     def close(self) -> None:
         """Queue close_notify."""
+
+
+class TlsEngine(TlsRecords, Protocol):
+    """One TLS connection from its hand-shake on, server or client side."""
+
+    def early(self, data: bytes) -> None:
+        """0-RTT data of a client that offers a pre-shared key; before start(). LocalError when it may not."""
+
+    def start(self) -> None:
+        """Client side: produce the ClientHello, with the early data. Server side: does nothing."""
+
+    def detach(self) -> DetachedState | None:
+        """After HandshakeCompleted: what a RecordLayer goes on with, and this engine is dead; or None.
+
+        None is for a connection that has to stay here: not TLS 1.3, a suite that the record layer does not know,
+        data already decrypted or on its way inside, a count that could not be proved. Collect events()
+        and to_send() before. An engine made `detachable` reads no application data until it is asked this; after
+        None it goes on, and what had waited is in events().
+        """

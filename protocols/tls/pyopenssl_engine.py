@@ -8,6 +8,7 @@ from OpenSSL import SSL
 from protocols.errors import LocalError, RemoteError
 from protocols.tls.alerts import INTERNAL_ERROR, UNEXPECTED_EOF, alert_for, alert_in
 from protocols.tls.engine import CloseNotifyReceived, HandshakeCompleted, PlaintextReceived, TlsEvent
+from protocols.tls.record_state import DetachedState
 
 _CHUNK = 65536
 
@@ -42,6 +43,12 @@ class PyOpenSSLEngine:
     def start(self) -> None:
         if not self._is_server:
             self._shake_hands()
+
+    def early(self, data: bytes) -> None:
+        raise LocalError("early data without a pre-shared key")
+
+    def detach(self) -> DetachedState | None:
+        return None
 
     def feed(self, data: bytes) -> None:
         if self._failure is not None:
