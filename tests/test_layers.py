@@ -35,6 +35,8 @@ RULES: dict[str, set[str]] = {
     },
     "protocols.mqtt": {"protocols.errors", "protocols.mqtt"},
     "protocols.tls": {"protocols.errors", "protocols.tls", "OpenSSL", "cryptography"},
+    # the only one that picks the twin in C
+    "protocols.tls.record_backends": {"protocols.tls", "protocols._native"},
     "protocols": {"protocols"},
     "accessgw.model": {"accessgw.model", "msgspec"},
     "accessgw.config": {"accessgw.config", "accessgw.model", "msgspec"},

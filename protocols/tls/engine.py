@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from protocols.tls.record_state import DetachedState
@@ -65,7 +65,23 @@ class CloseNotifyReceived:
     """The peer ended its side in order."""
 
 
-TlsEvent = EarlyDataReceived | HandshakeCompleted | PlaintextReceived | CloseNotifyReceived
+@dataclass(slots=True, frozen=True)
+class SessionTicketReceived:
+    """A ticket of the server, after the hand-shake and on a detached client only (RFC 8446 section 4.6.1).
+
+    Its key needs the resumption_master_secret, which a detached connection does not have.
+    """
+
+    ticket: bytes = field(repr=False)
+    nonce: bytes = field(repr=False)
+    lifetime: int
+    """Seconds."""
+    age_add: int
+    max_early_data: int = 0
+    """Bytes of 0-RTT data that the server takes with it; 0: none."""
+
+
+TlsEvent = EarlyDataReceived | HandshakeCompleted | PlaintextReceived | SessionTicketReceived | CloseNotifyReceived
 
 
 class TlsRecords(Protocol):

@@ -1,6 +1,6 @@
 """The state of a TLS 1.3 connection after its hand-shake, and its form in bytes for another process.
 
-Version 1, big-endian: version (1) | flags (1) | suite (2) | control messages (1) | empty records (1) |
+Version 1, big-endian: version (1) | flags (1) | suite (2) | control messages (2) | empty records (1) |
 read sequence (8) | write sequence (8) | read secret, write secret (each as long as the suite's hash) |
 exporter secret, handshake fragment, unread, unsent (each: length (4), bytes). Nothing follows.
 The bytes hold the connection's keys: they are for a trusted channel, never for a file or a log.
@@ -17,7 +17,7 @@ VERSION = 1
 MAX_SEQUENCE = 1 << 48
 """A sequence number from here on is none that a connection could reach (RFC 8446 section 5.5 stops it far before)."""
 
-_HEAD = struct.Struct("!BBHBBQQ")
+_HEAD = struct.Struct("!BBHHBQQ")
 _LENGTH = struct.Struct("!I")
 _IS_SERVER, _CLOSED, _PEER_CLOSED, _UPDATE_DUE, _UPDATE_ASKED = (1 << bit for bit in range(5))
 _FLAGS = (1 << 5) - 1

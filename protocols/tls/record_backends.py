@@ -1,0 +1,102 @@
+"""Chooses, once at import, who seals and opens TLS records: the twin in C on the system's libcrypto, or cryptography.
+
+`ACCESSGW_ACCEL` is `auto` (C where the extension was built and libcrypto loads), `native` (C or an ImportError) or
+`pure` (cryptography). The rules of a connection are in records.py, so that the two cannot disagree about them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from protocols.tls import record_protection
+from protocols.tls.key_schedule import Suite, traffic_keys
+from protocols.tls.record_protection import Opened
+
+
+class Direction(Protocol):
+    """One direction of a connection. See record_protection for what the methods do."""
+
+    @property
+    def sequence(self) -> int: ...
+    def rekey(self, secret: bytes, key: bytes, iv: bytes) -> None: ...
+    def secret(self) -> bytes: ...
+    def rest(self) -> None: ...
+    def wipe(self) -> None: ...
+
+
+class Sealer(Direction, Protocol):
+    """The writing direction."""
+
+    def seal(self, content_type: int, data: bytes, /) -> bytes: ...
+
+
+class Opener(Direction, Protocol):
+    """The reading direction."""
+
+    empty_records: int
+
+    def open(self, data: bytes, at: int, single: bool, /) -> Opened: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """A pair of directions; each is made of a suite's number, secret, key, iv and sequence number."""
+
+    name: str
+    sealer: Callable[[int, bytes, bytes, bytes, int], Sealer]
+    opener: Callable[[int, bytes, bytes, bytes, int], Opener]
+
+    def make_sealer(self, suite: Suite, secret: bytes, sequence: int) -> Sealer:
+        """The writing direction of a traffic secret."""
+        return self.sealer(suite.id, secret, *traffic_keys(suite, secret), sequence)
+
+    def make_opener(self, suite: Suite, secret: bytes, sequence: int) -> Opener:
+        """The reading direction of a traffic secret."""
+        return self.opener(suite.id, secret, *traffic_keys(suite, secret), sequence)
+
+
+def _libcrypto() -> Backend:
+    from protocols._native import tls_records
+
+    tls_records.load(LIBCRYPTO)
+    return Backend("libcrypto", tls_records.Sealer, tls_records.Opener)
+
+
+def _cryptography() -> Backend:
+    return Backend("cryptography", record_protection.Sealer, record_protection.Opener)
+
+
+def _choose(wanted: str) -> Backend:
+    if wanted == "pure":
+        return _cryptography()
+    if wanted == "native":
+        return _libcrypto()
+    if wanted != "auto":
+        raise ImportError(f"ACCESSGW_ACCEL: expected auto, native or pure, got {wanted!r}")
+    try:
+        return _libcrypto()
+    except ImportError:
+        return _cryptography()
+
+
+LIBCRYPTO = "libcrypto.so.3"
+"""The ABI that the twin in C declares for itself."""
+
+_chosen = _choose(os.environ.get("ACCESSGW_ACCEL", "auto"))
+
+backend = _chosen.name
+"""Name of the record protection in use: libcrypto or cryptography."""
+
+
+def get_backend(library: str) -> Backend:
+    """The record protection `auto` (the one chosen at import), `libcrypto` or `cryptography`; ImportError without it."""
+    if library == "auto":
+        return _chosen
+    if library == "libcrypto":
+        return _libcrypto()
+    if library == "cryptography":
+        return _cryptography()
+    raise ValueError(f"expected auto, libcrypto or cryptography, got {library!r}")
