@@ -87,3 +87,8 @@ class Hand:
 
 def plaintext(events):
     return b"".join(event.data for event in events if isinstance(event, PlaintextReceived))
+
+
+def damaged(record):
+    """The record with one bit of its tag changed."""
+    return record[:-1] + bytes([record[-1] ^ 1])
