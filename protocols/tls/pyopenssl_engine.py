@@ -2,68 +2,152 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
+from typing import Any, NoReturn
+
 from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 
 from protocols.errors import LocalError, RemoteError
+from protocols.tls import binding
+from protocols.tls import handshake_notes as labels
 from protocols.tls.alerts import INTERNAL_ERROR, UNEXPECTED_EOF, alert_for, alert_in
-from protocols.tls.engine import CloseNotifyReceived, HandshakeCompleted, PlaintextReceived, TlsEvent
+from protocols.tls.client_hello import ClientHello, HelloReader
+from protocols.tls.engine import (
+    EARLY_ACCEPTED,
+    EARLY_NONE,
+    EARLY_REFUSED,
+    CloseNotifyReceived,
+    EarlyDataReceived,
+    HandshakeCompleted,
+    PlaintextReceived,
+    TlsEvent,
+)
+from protocols.tls.handshake_notes import NO_TRAITS, ContextTraits, HandshakeNotes
+from protocols.tls.key_schedule import SUITES_BY_NAME
+from protocols.tls.psk import ExternalPsk
+from protocols.tls.record_count import RecordCount
 from protocols.tls.record_state import DetachedState
 
 _CHUNK = 65536
+_TLS_1_3 = "TLSv1.3"
 
 
 class PyOpenSSLEngine:
     """One TLS connection, server or client side. See protocols.tls.engine.TlsEngine.
 
-    `context` is an OpenSSL.SSL.Context, never changed here. As a client, `server_name` goes into
-    SNI; checking the certificate against it is for whoever made the context.
+    `context` is an OpenSSL.SSL.Context, never changed here; server_context and client_context make those that
+    take early data and pre-shared keys. As a client, `server_name` goes into SNI, and `psk` is offered; checking
+    the certificate against the name is for whoever made the context. `detachable` is explained at detach().
     """
 
-    __slots__ = ("_closed", "_connection", "_events", "_failure", "_is_server", "_out", "_peer_closed", "handshaken")
+    __slots__ = (
+        "_closed",
+        "_connection",
+        "_count",
+        "_early",
+        "_early_status",
+        "_events",
+        "_failure",
+        "_hello",
+        "_hello_reader",
+        "_holding",
+        "_is_server",
+        "_notes",
+        "_out",
+        "_peer_closed",
+        "_read_begun",
+        "_writes_early",
+        "handshaken",
+    )
 
-    def __init__(self, context: SSL.Context, *, server: bool, server_name: str = "") -> None:
+    def __init__(
+        self,
+        context: SSL.Context,
+        *,
+        server: bool,
+        server_name: str = "",
+        psk: ExternalPsk | None = None,
+        detachable: bool = False,
+    ) -> None:
+        traits = context.get_app_data()
         self.handshaken = False
         self._is_server = server
-        self._connection = SSL.Connection(context, None)
+        self._connection: Any = SSL.Connection(context, None)
+        self._notes = HandshakeNotes(traits if isinstance(traits, ContextTraits) else NO_TRAITS)
+        self._notes.offered = psk
+        self._connection.set_app_data(self._notes)
         self._events: list[TlsEvent] = []
         self._out: list[bytes] = []
         self._failure: RemoteError | None = None
         self._closed = False
         self._peer_closed = False
+        self._count = RecordCount() if detachable else None
+        self._holding = False
+        self._read_begun = False
+        self._hello: ClientHello | None = None
+        self._hello_reader: HelloReader | None = None
+        self._early = b""
+        self._early_status = EARLY_NONE
+        self._writes_early = False
         if server:
+            if self._notes.traits.max_early_data and binding.HAS_EARLY_DATA:
+                self._hello_reader = HelloReader()
             self._connection.set_accept_state()
         else:
-            if server_name:
+            if server_name and not _is_address(server_name):
                 self._connection.set_tlsext_host_name(server_name.encode("idna"))
             self._connection.set_connect_state()
 
     # ------------------------------------------------------------------ in
 
-    def start(self) -> None:
-        if not self._is_server:
-            self._shake_hands()
-
     def early(self, data: bytes) -> None:
-        raise LocalError("early data without a pre-shared key")
+        psk = self._notes.offered
+        if self._is_server or psk is None:
+            raise LocalError("early data without a pre-shared key to send it under")
+        if len(self._early) + len(data) > psk.max_early_data:
+            raise LocalError(f"expected at most {psk.max_early_data} bytes of early data, got {len(data)} more")
+        self._early += data
 
-    def detach(self) -> DetachedState | None:
-        return None
+    def start(self) -> None:
+        if self._is_server:
+            return
+        if self._early:
+            self._early_status = EARLY_REFUSED
+            try:
+                binding.write_early_data(self._connection, self._early)
+            except SSL.Error as error:
+                raise LocalError(f"TLS refused early data: {_text(error)}") from error
+        self._shake_hands()
 
     def feed(self, data: bytes) -> None:
         if self._failure is not None:
             raise self._failure
         if not data or self._peer_closed:
             return
-        self._connection.bio_write(data)
+        connection = self._connection
+        if connection is None:
+            raise LocalError("ciphertext for an engine that is detached")
+        binding.clear_errors()
+        connection.bio_write(data)
         if not self.handshaken:
+            if self._hello_reader is not None and not self._read_hello(self._hello_reader, data):
+                return
             self._shake_hands()
+            if self._count is not None and self.handshaken:
+                self._holding = True
+                return
         if self.handshaken:
+            self._holding = False
             self._read()
 
     def feed_eof(self) -> None:
         if self._failure is not None:
             raise self._failure
+        if self._holding:
+            self._holding = False
+            self._read()
         if not self._peer_closed:
             self._fail(UNEXPECTED_EOF, "the connection ended without close_notify")
 
@@ -76,18 +160,23 @@ class PyOpenSSLEngine:
     # ------------------------------------------------------------------ out
 
     def encrypt(self, data: bytes) -> None:
-        if not self.handshaken:
+        if not self.handshaken and not self._writes_early:
             raise LocalError("application data before the hand-shake")
         if self._closed or self._failure is not None:
             raise LocalError("application data after the end of the connection")
         connection = self._connection
+        if connection is None:
+            raise LocalError("application data for an engine that is detached")
         size = len(data)
         try:
-            sent = connection.send(data) if data else 0
-            # OpenSSL takes one record at a time, because pyOpenSSL turns partial writes on.
-            view = memoryview(data)
-            while sent < size:
-                sent += connection.send(view[sent:])
+            if not self.handshaken:
+                binding.write_early_data(connection, data)
+            else:
+                sent = connection.send(data) if data else 0
+                # OpenSSL takes one record at a time, because pyOpenSSL turns partial writes on.
+                view = memoryview(data)
+                while sent < size:
+                    sent += connection.send(view[sent:])
         except SSL.Error as error:
             raise LocalError(f"TLS refused application data: {_text(error)}") from error
         self._collect(size)
@@ -104,7 +193,7 @@ class PyOpenSSLEngine:
         if self._closed or self._failure is not None:
             return
         self._closed = True
-        if not self.handshaken:
+        if not self.handshaken or self._connection is None:
             return
         try:
             self._connection.shutdown()
@@ -112,24 +201,126 @@ class PyOpenSSLEngine:
             # Only a connection that has already failed inside OpenSSL refuses; there is nothing to say then.
             self._failure = RemoteError(alert_for(error), f"TLS: {_text(error)}")
 
-    # ------------------------------------------------------------------ inside
+    def detach(self) -> DetachedState | None:
+        if self._connection is None or not self.handshaken:
+            return None
+        state = self._detached()
+        if state is None:
+            self._count = None
+            if self._holding:
+                self._holding = False
+                self._read()
+            return None
+        # The last reference: OpenSSL's object and its buffers are freed here.
+        self._connection = None
+        self._notes = HandshakeNotes(NO_TRAITS)
+        return state
+
+    # ------------------------------------------------------------------ the hand-shake
+
+    def _read_hello(self, reader: HelloReader, data: bytes) -> bool:
+        """Whether the ClientHello is whole, so that it is known how to receive it."""
+        hello = reader.feed(data)
+        if hello is None:
+            return False
+        self._hello_reader = None
+        self._hello = hello
+        if hello.early_data:
+            self._early_status = EARLY_REFUSED
+            self._notes.reading_early = self._takes_early(hello)
+        return True
+
+    def _takes_early(self, hello: ClientHello) -> bool:
+        traits = self._notes.traits
+        if traits.find_psk is not None:
+            try:
+                psk = self._notes.look_up(hello.identity)
+            except Exception as error:
+                self._notes.defect = error
+                self._fail(None, "hand-shake: the look-up of a pre-shared key failed")
+            if psk is not None:
+                return psk.max_early_data > 0
+        return traits.ticket_early_data
 
     def _shake_hands(self) -> None:
+        connection = self._connection
         try:
-            self._connection.do_handshake()
+            while self._notes.reading_early:
+                data = binding.read_early_data(connection)
+                self._sent_flight()
+                if data is None:
+                    self._notes.reading_early = False
+                else:
+                    self._received_early(data)
+            connection.do_handshake()
         except SSL.WantReadError:
+            self._sent_flight()
             return
         except RemoteError as error:
-            # Raised by our own ALPN callback, which has no other way to refuse.
+            # Raised by an ALPN callback of pyOpenSSL's, which has no other way to refuse.
             self._fail(error.code, str(error))
         except SSL.Error as error:
-            self._fail(None, f"hand-shake: {_text(error)}", error)
+            defect = self._notes.defect
+            if isinstance(defect, RemoteError):
+                self._fail(defect.code, str(defect))
+            self._fail(None, f"hand-shake: {_text(error)}", defect or error)
+        if self._notes.defect is not None:
+            self._fail(None, "hand-shake: a callback failed", self._notes.defect)
         self.handshaken = True
-        connection = self._connection
+        self._writes_early = False
+        if not self._is_server:
+            self._sent_flight()
+        self._completed()
+
+    def _sent_flight(self) -> None:
+        """After a step of the hand-shake: is our Finished among what it gave?
+
+        A server makes its application secret together with its Finished, and the step in which it does sends
+        nothing after it: tickets need the client's Finished, and answers need encrypt(). A client's Finished is the
+        last that its hand-shake sends.
+        """
+        count = self._count
+        if count is None or count.counting:
+            return
+        self._collect(0)
+        if self.handshaken or (self._is_server and labels.SERVER_APPLICATION in self._notes.secrets):
+            count.begin()
+
+    def _received_early(self, data: bytes) -> None:
+        hello = self._hello
+        if hello is None:
+            return
+        if not self._writes_early:
+            self._writes_early = True
+            self._early_status = EARLY_ACCEPTED
+        name = self._connection.get_servername()
+        self._events.append(
+            EarlyDataReceived(
+                data,
+                identity=hello.identity,
+                client_random=hello.random,
+                alpn=self._connection.get_alpn_proto_negotiated().decode("latin-1"),
+                server_name=name.decode("latin-1") if name else "",
+            )
+        )
+
+    def _completed(self) -> None:
+        connection, notes = self._connection, self._notes
         name = connection.get_servername() if self._is_server else None
+        resumed = binding.session_reused(connection)
         # Without a request for a certificate there is none, and without verification it would prove nothing.
         asked = connection.get_context().get_verify_mode() & SSL.VERIFY_PEER
         certificate = connection.get_peer_certificate(as_cryptography=True) if asked else None
+        chain = connection.get_verified_chain(as_cryptography=True) if certificate and not resumed else None
+        # A server makes the early secret only when it accepts; there may have been no byte of data under it.
+        if notes.early_data_ended or (self._is_server and labels.CLIENT_EARLY in notes.secrets):
+            self._early_status = EARLY_ACCEPTED
+        identity = b""
+        if resumed:
+            if not self._is_server and notes.offered is not None:
+                identity = notes.offered.identity
+            else:
+                identity = notes.chosen
         self._events.append(
             HandshakeCompleted(
                 alpn=connection.get_alpn_proto_negotiated().decode("latin-1"),
@@ -137,11 +328,47 @@ class PyOpenSSLEngine:
                 cipher=connection.get_cipher_name() or "",
                 server_name=name.decode("latin-1") if name else "",
                 peer_certificate=certificate.public_bytes(Encoding.DER) if certificate else b"",
+                peer_chain=tuple(one.public_bytes(Encoding.DER) for one in chain or ()),
+                resumed=resumed,
+                psk_identity=identity,
+                early=self._early_status,
+                group=connection.get_group_name() or "",
             )
         )
 
+    def _detached(self) -> DetachedState | None:
+        """What detach() gives; nothing is changed when it is None, but for ciphertext to send."""
+        connection, secrets, count = self._connection, self._notes.secrets, self._count
+        ended = self._closed or self._peer_closed or self._failure is not None
+        if count is None or self._read_begun or ended or connection.get_protocol_version_name() != _TLS_1_3:
+            return None
+        suite = SUITES_BY_NAME.get(connection.get_cipher_name() or "")
+        try:
+            ours, theirs = secrets[labels.SERVER_APPLICATION], secrets[labels.CLIENT_APPLICATION]
+            handshake, exporter = secrets[labels.SERVER_HANDSHAKE], secrets[labels.EXPORTER]
+            if not self._is_server:
+                ours, theirs, handshake = theirs, ours, secrets[labels.CLIENT_HANDSHAKE]
+        except KeyError:
+            return None
+        self._collect(0)
+        if suite is None or binding.pending(connection) or not count.proved(suite, ours, handshake):
+            return None
+        return DetachedState(
+            suite=suite.id,
+            is_server=self._is_server,
+            read_secret=theirs,
+            write_secret=ours,
+            read_sequence=0,
+            write_sequence=count.records,
+            unread=binding.take_unread(connection),
+            exporter_secret=exporter,
+        )
+
+    # ------------------------------------------------------------------ inside
+
     def _read(self) -> None:
         """All records that are whole, as one event: what came together is handled, and answered, together."""
+        self._read_begun = True
         parts: list[bytes] = []
         try:
             while True:
@@ -162,26 +389,38 @@ class PyOpenSSLEngine:
 
     def _collect(self, plaintext: int) -> None:
         """Take what OpenSSL wants to send; `plaintext` bytes are known to be in it."""
+        connection = self._connection
+        if connection is None:
+            return
         size = max(_CHUNK // 4, plaintext + (plaintext // 16384 + 1) * 64)
-        while True:
-            try:
-                data = self._connection.bio_read(size)
-            except SSL.Error:
-                # WantReadError: empty. Nothing else can go wrong with a memory buffer.
-                return
-            self._out.append(data)
-            if len(data) < size:
-                return
+        parts: list[bytes] = []
+        # WantReadError: empty. Nothing else can go wrong with a memory buffer.
+        with contextlib.suppress(SSL.Error):
+            while not parts or len(parts[-1]) == size:
+                parts.append(connection.bio_read(size))
+        if parts:
+            self._out += parts
+            if self._count is not None:
+                self._count.add(b"".join(parts))
 
-    def _fail(self, code: int | None, message: str, error: SSL.Error | None = None) -> None:
+    def _fail(self, code: int | None, message: str, error: Exception | None = None) -> NoReturn:
         """Raise RemoteError now and for ever; the alert, if OpenSSL made one, is left for to_send()."""
         self._collect(0)
         if code is None:
             code = alert_in(self._out[-1]) if self._out else None
         if code is None:
-            code = INTERNAL_ERROR if error is None else alert_for(error)
+            code = alert_for(error) if isinstance(error, SSL.Error) else INTERNAL_ERROR
         self._failure = RemoteError(code, f"TLS {message}")
         raise self._failure from error
+
+
+def _is_address(name: str) -> bool:
+    """SNI carries no addresses (RFC 6066 section 3)."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _text(error: SSL.Error) -> str:

@@ -1,0 +1,271 @@
+"""The only module that touches what pyOpenSSL and cryptography keep to themselves: cryptography's binding of OpenSSL.
+
+pyOpenSSL's public interface lacks early data, external pre-shared keys of TLS 1.3, groups, signature algorithms
+and several certificates with chains of their own. Every symbol is named in FUNCTIONS or ATTRIBUTES, and
+tests/protocols/tls/test_binding.py says which one has gone when a new release drops it.
+
+A callback from C never raises into it: each has an error value, with which OpenSSL ends the hand-shake. What
+went wrong waits in Notes.defect. Callbacks live as long as their context: they are kept in its app data.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from cryptography import x509
+from OpenSSL import SSL, crypto
+from OpenSSL._util import ffi, lib
+
+from protocols.tls.handshake_notes import ContextTraits
+from protocols.tls.psk import ExternalPsk, session_der
+
+EARLY_DATA_FUNCTIONS = ("SSL_CTX_set_max_early_data", "SSL_read_early_data", "SSL_write_early_data")
+PSK_FUNCTIONS = (
+    "SSL_CTX_set_psk_find_session_callback",
+    "SSL_CTX_set_psk_use_session_callback",
+    "SSL_session_reused",
+    "d2i_SSL_SESSION",
+)
+FUNCTIONS = (
+    *EARLY_DATA_FUNCTIONS,
+    *PSK_FUNCTIONS,
+    "BIO_read",
+    "ERR_clear_error",
+    "SSL_CTX_set1_curves_list",
+    "SSL_CTX_set1_sigalgs_list",
+    "SSL_CTX_set_alpn_select_cb",
+    "SSL_CTX_set_msg_callback",
+    "SSL_CTX_use_PrivateKey",
+    "SSL_TLSEXT_ERR_ALERT_FATAL",
+    "SSL_TLSEXT_ERR_OK",
+    "SSL_pending",
+)
+"""What is taken from the library itself."""
+ATTRIBUTES: tuple[tuple[type, str], ...] = (
+    (SSL.Context, "_context"),
+    (SSL.Connection, "_ssl"),
+    (SSL.Connection, "_into_ssl"),
+    (SSL.Connection, "_raise_ssl_error"),
+    (SSL.Connection, "_reverse_mapping"),
+    (crypto.PKey, "_pkey"),
+)
+"""What is taken from objects of pyOpenSSL; an instance has it, if not the class."""
+
+HAS_EARLY_DATA = all(hasattr(lib, name) for name in EARLY_DATA_FUNCTIONS)
+HAS_EXTERNAL_PSK = all(hasattr(lib, name) for name in PSK_FUNCTIONS)
+
+OP_NO_ANTI_REPLAY = 1 << 24
+"""SSL_OP_NO_ANTI_REPLAY of OpenSSL 1.1.1 to 4.0, which the binding does not name."""
+
+_READ_SUCCESS, _READ_FINISH = 1, 2  # SSL_READ_EARLY_DATA_*; 0 is the error
+_CHUNK = 1 << 14
+_HANDSHAKE, _END_OF_EARLY_DATA = 22, 5
+
+
+def missing() -> list[str]:
+    """The symbols of FUNCTIONS that this build of cryptography does not have."""
+    return [name for name in FUNCTIONS if not hasattr(lib, name)]
+
+
+def clear_errors() -> None:
+    """Forget errors that an earlier call on this thread left behind: the next call would be blamed for them."""
+    lib.ERR_clear_error()
+
+
+# ------------------------------------------------------------------ contexts, before their first use
+
+
+def set_groups(context: SSL.Context, groups: Sequence[str]) -> None:
+    """Key exchanges, best first. ValueError when OpenSSL does not know one."""
+    if lib.SSL_CTX_set1_curves_list(context._context, ":".join(groups).encode("ascii")) != 1:
+        clear_errors()
+        raise ValueError(f"expected groups that OpenSSL knows, got {', '.join(groups)}")
+
+
+def set_signature_algorithms(context: SSL.Context, algorithms: Sequence[str]) -> None:
+    """Signatures that are made and taken, best first. ValueError when OpenSSL does not know one."""
+    if lib.SSL_CTX_set1_sigalgs_list(context._context, ":".join(algorithms).encode("ascii")) != 1:
+        clear_errors()
+        raise ValueError(f"expected signature algorithms that OpenSSL knows, got {', '.join(algorithms)}")
+
+
+def set_max_early_data(context: SSL.Context, size: int) -> None:
+    """Bytes of early data that a server takes on a connection."""
+    lib.SSL_CTX_set_max_early_data(context._context, size)
+
+
+def use_certificate(context: SSL.Context, chain: bytes, key: bytes) -> None:
+    """A PEM chain, leaf first, and its PEM key, beside those of other kinds of keys. SSL.Error when they do not fit."""
+    if chain.count(b"-----BEGIN CERTIFICATE-----") == 1:
+        context.use_certificate(x509.load_pem_x509_certificate(chain))
+    else:
+        # The binding has one list of further certificates for all leaves; only from a file does each get its own.
+        descriptor = os.memfd_create("chain")
+        try:
+            os.write(descriptor, chain)
+            context.use_certificate_chain_file(f"/proc/self/fd/{descriptor}")
+        finally:
+            os.close(descriptor)
+    # An empty passphrase: with none OpenSSL would ask for one on the terminal.
+    loaded = crypto.load_privatekey(crypto.FILETYPE_PEM, key, b"")
+    if lib.SSL_CTX_use_PrivateKey(context._context, loaded._pkey) != 1:
+        clear_errors()
+        raise SSL.Error([("", "", "the private key is not the one of the certificate")])
+    context.check_privatekey()
+
+
+def answer_callbacks(context: SSL.Context, traits: ContextTraits, *, server: bool) -> None:
+    """Make `traits` the app data of a new context, and route its callbacks to the HandshakeNotes of each connection."""
+    context.set_app_data(traits)
+    context.set_keylog_callback(_note_secret)
+    if server:
+        if traits.find_psk is not None:
+            find = ffi.callback("int(SSL *, unsigned char *, size_t, SSL_SESSION **)", _find_psk, error=0)
+            lib.SSL_CTX_set_psk_find_session_callback(context._context, find)
+            traits.kept.append(find)
+        if traits.select_alpn is not None:
+            select = ffi.callback(
+                "int(SSL *, unsigned char **, unsigned char *, const unsigned char *, unsigned int, void *)",
+                _select_alpn,
+                error=lib.SSL_TLSEXT_ERR_ALERT_FATAL,
+            )
+            lib.SSL_CTX_set_alpn_select_cb(context._context, select, ffi.NULL)
+            traits.kept.append(select)
+    else:
+        use = ffi.callback("int(SSL *, EVP_MD *, unsigned char **, size_t *, SSL_SESSION **)", _offer_psk, error=0)
+        lib.SSL_CTX_set_psk_use_session_callback(context._context, use)
+        watch = ffi.callback("void(int, int, int, void *, size_t, SSL *, void *)", _watch_messages)
+        lib.SSL_CTX_set_msg_callback(context._context, watch)
+        traits.kept.extend((use, watch))
+
+
+# ------------------------------------------------------------------ connections
+
+
+def session_reused(connection: SSL.Connection) -> bool:
+    """The hand-shake went by a pre-shared key or a ticket."""
+    return bool(lib.SSL_session_reused(connection._ssl))
+
+
+def pending(connection: SSL.Connection) -> int:
+    """Bytes of plaintext that wait inside OpenSSL."""
+    return int(lib.SSL_pending(connection._ssl))
+
+
+def take_unread(connection: SSL.Connection) -> bytes:
+    """The ciphertext that was written to the connection and that OpenSSL has not taken."""
+    buffer = ffi.new("char[]", _CHUNK)
+    parts = []
+    while (size := lib.BIO_read(connection._into_ssl, buffer, _CHUNK)) > 0:
+        parts.append(bytes(ffi.buffer(buffer, size)))
+    return b"".join(parts)
+
+
+def read_early_data(connection: SSL.Connection) -> bytes | None:
+    """Early data, None when there is no more. Raises what Connection.recv does."""
+    buffer = ffi.new("char[]", _CHUNK)
+    size = ffi.new("size_t *")
+    result = lib.SSL_read_early_data(connection._ssl, buffer, _CHUNK, size)
+    if result == _READ_FINISH:
+        return None
+    if result != _READ_SUCCESS:
+        connection._raise_ssl_error(connection._ssl, 0)
+        raise SSL.WantReadError
+    return bytes(ffi.buffer(buffer, size[0]))
+
+
+def write_early_data(connection: SSL.Connection, data: bytes) -> None:
+    """A client's early data, or a server's answers before the hand-shake is complete. Raises as Connection.send."""
+    written = ffi.new("size_t *")
+    view = memoryview(data)
+    while view:
+        with ffi.from_buffer(view) as part:
+            result = lib.SSL_write_early_data(connection._ssl, part, len(view), written)
+        if result != 1:
+            connection._raise_ssl_error(connection._ssl, 0)
+            raise SSL.Error([("", "", "early data was not taken")])
+        view = view[written[0] :]
+
+
+# ------------------------------------------------------------------ callbacks
+
+
+def _connection_of(ssl: Any) -> SSL.Connection:
+    return SSL.Connection._reverse_mapping[ssl]
+
+
+def _note_secret(connection: SSL.Connection, line: bytes) -> None:
+    notes = connection.get_app_data()
+    try:
+        notes.note_line(line)
+    except Exception as error:
+        notes.defect = error
+
+
+def _find_psk(ssl: Any, identity: Any, size: int, out: Any) -> int:
+    out[0] = ffi.NULL
+    notes = _connection_of(ssl).get_app_data()
+    notes.chosen = b""
+    try:
+        psk = notes.look_up(bytes(ffi.buffer(identity, size)))
+        if psk is not None:
+            out[0] = _session(psk)
+            notes.chosen = psk.identity
+    except Exception as error:
+        notes.defect = error
+        return 0
+    return 1
+
+
+def _offer_psk(ssl: Any, digest: Any, identity: Any, size: Any, out: Any) -> int:
+    identity[0], size[0], out[0] = ffi.NULL, 0, ffi.NULL
+    notes = _connection_of(ssl).get_app_data()
+    psk = notes.offered
+    try:
+        if psk is not None:
+            notes.kept = kept = ffi.new("unsigned char[]", psk.identity)
+            identity[0], size[0], out[0] = kept, len(psk.identity), _session(psk)
+    except Exception as error:
+        notes.defect = error
+        return 0
+    return 1
+
+
+def _select_alpn(  # noqa: PLR0917  # OpenSSL's own arguments
+    ssl: Any, out: Any, out_size: Any, offer: Any, size: int, argument: Any
+) -> int:
+    connection = _connection_of(ssl)
+    notes = connection.get_app_data()
+    try:
+        offered, rest = [], bytes(ffi.buffer(offer, size))
+        while rest:
+            offered.append(rest[1 : 1 + rest[0]])
+            rest = rest[1 + rest[0] :]
+        chosen = notes.traits.select_alpn(connection.get_protocol_version() >= SSL.TLS1_3_VERSION, offered)
+        # OpenSSL copies it after the callback has returned.
+        notes.kept = kept = ffi.new("unsigned char[]", chosen)
+        out[0], out_size[0] = kept, len(chosen)
+    except Exception as error:
+        notes.defect = error
+        return int(lib.SSL_TLSEXT_ERR_ALERT_FATAL)
+    return int(lib.SSL_TLSEXT_ERR_OK)
+
+
+def _watch_messages(  # noqa: PLR0917  # OpenSSL's own arguments
+    sent: int, version: int, kind: int, data: Any, size: int, ssl: Any, argument: Any
+) -> None:
+    if sent and kind == _HANDSHAKE and size == 4 and ffi.cast("unsigned char *", data)[0] == _END_OF_EARLY_DATA:
+        _connection_of(ssl).get_app_data().early_data_ended = True
+
+
+def _session(psk: ExternalPsk) -> Any:
+    """A new SSL_SESSION, which becomes OpenSSL's."""
+    der = session_der(psk)
+    kept = ffi.new("unsigned char[]", der)
+    session = lib.d2i_SSL_SESSION(ffi.NULL, ffi.new("unsigned char **", kept), len(der))
+    if session == ffi.NULL:
+        clear_errors()
+        raise ValueError("OpenSSL refuses the session of a pre-shared key")
+    return session
