@@ -12,7 +12,7 @@ from protocols.mmtp.fields import expect_end
 from protocols.mmtp.frames import ATTRIBUTES, CODING_SHIFT, MORE, FrameType, encode_reset, frame_head
 from protocols.mmtp.state import UPLOAD_OPEN, CallInput, CallState
 from protocols.mmtp.statuses import Status
-from protocols.mmtp.uses import pack, unpack
+from protocols.mmtp.uses import pack
 from protocols.mmtp.varint import decode_varint, encode_varint
 from protocols.mmtp.wire import Wire
 
@@ -63,17 +63,7 @@ class GatewayCalls(Calls):
         coding = flags >> CODING_SHIFT & 3
         if coding:
             try:
-                uses = wire.uses
-                body, call.decompressor = unpack(
-                    coding,
-                    body,
-                    bool(more),
-                    zstd=wire.zstd,
-                    limits=wire.limits,
-                    classes=None if uses is None else uses.up,
-                    kind=REQUEST_KIND,
-                    name=operation,
-                )
+                body, call.decompressor = wire.unpack(coding, body, bool(more), REQUEST_KIND, operation)
             except Declined as error:
                 self._declined(call, error)
                 return

@@ -13,7 +13,7 @@ from protocols.mmtp.profiles import Profiles
 from protocols.mmtp.settings import DEFAULT_LIMITS, Limits, until_heard
 from protocols.mmtp.state import CLIENT, SERVER, ConnectionState, Sent, moves
 from protocols.mmtp.statuses import Status
-from protocols.mmtp.uses import Uses
+from protocols.mmtp.uses import Parts, Uses, unpack
 
 
 class Wire:
@@ -74,6 +74,12 @@ class Wire:
         self.out.append(encode_frame(FrameType.GOAWAY, 0, encode_goaway(goaway)))
         self.closing_status = goaway.status
         self.enter(ConnectionState.CLOSED)
+
+    def unpack(self, coding: int, body: bytes, more: bool, kind: str, name: str) -> tuple[bytes, Parts | None]:
+        """As uses.unpack, a body of the peer."""
+        uses = self.uses
+        classes = None if uses is None else uses.up if self.server else uses.down
+        return unpack(coding, body, more, zstd=self.zstd, limits=self.limits, classes=classes, kind=kind, name=name)
 
     def control_frame(self) -> None:
         """Count one. Raises RemoteError(OVERLOAD)."""
