@@ -41,9 +41,9 @@ class LinkCodings:
     __slots__ = ("_app", "_binding", "_device", "_dictionaries", "_offered", "_shared", "_table", "_timer")
 
     def __init__(
-        self, binding: MmtpBinding, shared: Codings, hello: Hello, identity: Identity, found: FoundStates
+        self, binding: MmtpBinding, shared: Codings, used: frozenset[str], identity: Identity, found: FoundStates
     ) -> None:
-        used = agreed(hello, shared)
+        """`used` is what was agreed."""
         self._binding = binding
         self._shared = shared
         self._app = identity.app

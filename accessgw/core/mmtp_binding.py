@@ -252,7 +252,7 @@ class MmtpBinding(MmtpLink):
         template = TEMPLATE_CAPABILITY in codings.capabilities
         self.wire.send_welcome(welcome, found if template else None, bundle)
         if not used.isdisjoint((TEMPLATE_CAPABILITY, DICT_CAPABILITY)):
-            self._codings = LinkCodings(self, codings, hello, session.identity, found)
+            self._codings = LinkCodings(self, codings, used, session.identity, found)
             self._codings.begin(hello, bundle)
 
     def refuse(self, error: AdmissionRefused) -> None:

@@ -163,18 +163,14 @@ class MmtpLink:
         data = self.wire.to_send(self._services.clock.seconds())
         if data:
             if self._trace is not None:
-                self._trace_wire(data)
+                for frame in traces.sent_by_wire(data):
+                    self._trace(frame)
             self.connection.write(data)
 
     def retrace(self) -> None:
         """Somebody began or ceased to watch this device."""
         session = self.session
         self._trace = None if session is None else self._services.tracing.tracer(session.identity.device)
-
-    def _trace_wire(self, data: bytes) -> None:
-        if self._trace is not None:
-            for frame in traces.sent_by_wire(data):
-                self._trace(frame)
 
     def log_local_error(self, call: int, error: Exception) -> None:
         """An answer that the wire refused."""
@@ -192,9 +188,5 @@ class MmtpLink:
         if self._closed:
             return
         self._closed = True
-        data = self.wire.to_send(self._services.clock.seconds())
-        if data:
-            if self._trace is not None:
-                self._trace_wire(data)
-            self.connection.write(data)
+        self.flush()
         self.connection.close(reason, detail)
