@@ -113,6 +113,7 @@ class StaticAuthenticator:
                 app=credentials.app,
                 app_version=credentials.app_version,
                 strength=_TOKEN,
+                bound=bool(found.device),
                 authenticator=self.name,
                 attributes=NOTHING,
             )
@@ -219,6 +220,7 @@ class JwtAuthenticator:
             app=credentials.app,
             app_version=credentials.app_version,
             strength=_TOKEN,
+            bound=device is not None,
             authenticator=self.name,
             # A token inside its leeway was just accepted; closing it at once would only make it come again.
             expires_at=expires + leeway,

@@ -22,8 +22,8 @@ class DictionarySettings(Settings, frozen=True, kw_only=True):
     such routes can then be fetched by everybody who reaches a listener."""
     users: Annotated[int, Meta(ge=2)] = 50
     """Different users from whom every piece of a dictionary must have been seen. Every client can read a dictionary:
-    do not lower it but for tests. Where a token names no user each device counts as one, so bind such tokens to
-    their devices; anonymous devices are not sampled."""
+    do not lower it but for tests. A user is the one whom a token names, else a device that a token or certificate names;
+    bodies of others are not sampled, since who only says a device id can be any number of them."""
     size: Annotated[int, Meta(ge=1024, le=64 * 1024)] = 8 * 1024
     """Largest dictionary."""
     messages: Annotated[int, Meta(ge=100, le=20_000)] = 3000

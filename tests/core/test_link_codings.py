@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -575,6 +576,7 @@ def test_bodies_of_routed_calls_are_samples_of_whoever_asked() -> None:
         ("shop", "a", "pay", "alice", b"asked"),
     ]
     world.dictionaries.observed.clear()
+    bind(nobody)
     nobody.pay(b"mine")
     assert {user for _, _, _, user, _ in world.dictionaries.observed} == {"d2"}
     world.dictionaries.observed.clear()
@@ -586,14 +588,20 @@ def test_bodies_of_routed_calls_are_samples_of_whoever_asked() -> None:
     assert world.dictionaries.observed == []
 
 
-def test_who_has_proved_nothing_is_nobody() -> None:
-    """Device ids cost nothing: fifty of them must not be fifty users."""
+def bind(device: CodedDevice, **proved: Any) -> None:
+    """As if its token named it."""
+    session = device.binding.session
+    assert session is not None
+    session.identity = replace(session.identity, **{"bound": True, **proved})
+
+
+@pytest.mark.parametrize("strength", [Strength.ANONYMOUS, Strength.TOKEN])
+def test_who_has_only_said_a_device_id_is_nobody(strength: Strength) -> None:
+    """Device ids cost nothing: fifty of them, with one token or none, must not be fifty users."""
     world = CodingWorld(RouteSettings(operation="pay", cluster="c", idempotent=True, require="none"))
     world.calls._observe = world.dictionaries.observe
     device = world.coded(Memory(), token="ok")
-    session = device.binding.session
-    assert session is not None
-    session.identity = replace(session.identity, strength=Strength.ANONYMOUS)
+    bind(device, strength=strength, bound=False)
     device.pay(b"planted")
     PushSamples(world.sessions.registry, world.dictionaries.observe)(
         PushRequest(StreamKey(Scope.DEVICE, "d1", "orders"), b"planted")
@@ -607,7 +615,7 @@ def test_pushes_are_samples_of_their_receiver_if_somebody_knows_who_that_is() ->
     observed = world.dictionaries.observed
     samples = PushSamples(world.sessions.registry, world.dictionaries.observe)
     world.coded(Memory())
-    world.coded(Memory(), device="d2", token="ok", app="other")
+    bind(world.coded(Memory(), device="d2", token="ok", app="other"))
     for scope, id in (
         (Scope.USER, "alice"),
         (Scope.DEVICE, "d1"),

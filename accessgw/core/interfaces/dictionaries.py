@@ -17,8 +17,8 @@ class DictionaryService(Protocol):
 
     observe: Callable[[str, str, str, str, bytes], None]
     """`observe(app, kind, name, user, body)`: offer a body, expanded and whole, as a sample. `name` is the operation or
-    biz, `user` whose body it is: of an answer the asking one, of a push the receiver; a device without a user is its
-    own. Offer requests and answers only of calls that a route took."""
+    biz, `user` whose body it is (Identity.owner): of an answer the asking one's, of a push the receiver's; empty: nobody's
+    in particular. Offer requests and answers only of calls that a route took."""
 
     def is_secret(self, name: str) -> bool:
         """Bodies of this operation or biz travel raw, whatever class of a bundle would match."""
