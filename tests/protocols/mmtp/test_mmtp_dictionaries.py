@@ -288,7 +288,7 @@ def test_bundles_have_limits_and_bounded_lookups() -> None:
     for number in range(3 * MAX_CACHED):
         assert bundle.for_class("q", f"pay{number}") is bundle.by_id[1]
         assert bundle.for_class("q", f"no{number}") is None
-    assert len(bundle._map._cache) <= MAX_CACHED
+    assert len(bundle.map._cache) <= MAX_CACHED
 
 
 def test_use_drop_and_retire_change_one_connection_only() -> None:
