@@ -77,7 +77,7 @@ class Wishes:
 class DeviceExchange(Exchange):
     """Wants and haves leave; offers, chunks and uses come. An offer is wanted if there is room for it."""
 
-    __slots__ = ("_incoming", "_incoming_tables", "_memory", "_wishes")
+    __slots__ = ("_incoming", "_incoming_tables", "_memory", "_table", "_wishes")
 
     received = DOWN
     sent = UP
@@ -85,6 +85,8 @@ class DeviceExchange(Exchange):
     def __init__(self, wire: Wire, memory: HeaderMemory | None, wishes: Wishes) -> None:
         super().__init__(wire)
         self._memory = memory
+        self._table = None if memory is None else memory.table
+        """What the next connection begins with, as far as we know."""
         self._wishes = wishes
         self._incoming: dict[int, tuple[DictOffer, Incoming]] = {}
         """By id; for the device its own connection is the only one, so these need not be lazy."""
@@ -127,6 +129,10 @@ class DeviceExchange(Exchange):
             digest, pos = read_digest(data, pos, end)
             size, pos = decode_varint(data, pos, end)
             expect_end(pos, end)
+            held = self._table
+            if held is not None and held.id == number and held.digest == digest:
+                self._have(held)
+                return
             if number not in self._incoming_tables and len(self._incoming_tables) >= MAX_TABLES:
                 return
             if not self._wishes.tables:
@@ -142,14 +148,20 @@ class DeviceExchange(Exchange):
             table = decode_table(incoming.complete())
             if table.id != number:
                 raise RemoteError(Status.PROTOCOL, f"TABLE: expected table {number}, got {table.id}")
-            self._wire.out.append(table_frame(TableKind.HAVE, encode_varint(number) + table.digest))
+            self._table = table
+            self._have(table)
             self._wire.events.append(TableReceived(table))
         elif kind == TableKind.RETIRE:
             expect_end(pos, end)
             self._incoming_tables.pop(number, None)
+            if self._table is not None and self._table.id == number:
+                self._table = None
             self._wire.events.append(TableRetired(number))
         else:
             raise unknown_kind("TABLE", kind)
+
+    def _have(self, table: AppTable) -> None:
+        self._wire.out.append(table_frame(TableKind.HAVE, encode_varint(table.id) + table.digest))
 
     # --- DICT
 

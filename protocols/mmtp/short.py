@@ -140,7 +140,8 @@ def encode_short_request(
     hpack: Backend | None = None,
 ) -> bytes:
     """The body of the POST; with a session `mac_key` and `listener` make the tag. `zstd`: the session has the
-    capability. `hpack` codes the header blocks, the one chosen at import unless given. Raises LocalError for more than MAX_CALLS calls."""
+    capability. `hpack` codes the header blocks, the one chosen at import unless given. Raises LocalError for more than
+    MAX_CALLS calls."""
     if len(request.calls) > MAX_CALLS:
         raise LocalError(f"calls: expected at most {MAX_CALLS}, got {len(request.calls)}")
     fields = b"" if request.hello is not None else b"".join(
@@ -333,6 +334,7 @@ def decode_short_response(data: bytes, limits: Limits, *, zstd: bool = False) ->
         elif kind == FrameType.PUSH:
             event, _ = receiver.came(first & 15, data, start, pos, zstd=zstd)
             if isinstance(event, PushReceived):
+                reading.took(event.body)
                 response.pushes.append(event)
             elif event is not None:
                 response.notes.append(event)
@@ -386,10 +388,14 @@ class _Reading:
             expanded = begin(flags >> CODING_SHIFT & 3, body, False, self._zstd, self.limits)[0]
         except Declined as error:
             raise RemoteError(Status.DICTIONARY_MISS, f"short connection: {error}") from None
+        self.took(expanded)
+        return expanded
+
+    def took(self, expanded: bytes) -> None:
+        """One more body is there. Raises RemoteError(COMPRESSION)."""
         self._room -= len(expanded)
         if self._room < 0:
             raise RemoteError(Status.COMPRESSION, "short connection: the bodies expand to more than is taken")
-        return expanded
 
 
 def _decode_call(reading: _Reading, flags: int, data: bytes, start: int, stop: int) -> ShortCall:
