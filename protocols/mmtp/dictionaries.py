@@ -65,7 +65,8 @@ class Dictionary:
     """
 
     __slots__ = (
-        "_compressor", "_decompressor", "_small", "bodies", "classes", "content", "digest", "errors", "id", "packed", "raw",
+        "_compressor", "_decompressor", "_small", "bodies", "classes", "content", "digest", "errors", "id", "packed",
+        "raw",
     )  # fmt: skip
 
     def __init__(self, id: int, content: bytes, classes: Iterable[str] = ()) -> None:
