@@ -275,6 +275,7 @@ class Rooms:
             wall=wall,
             random=random.random,
             counters=counters.dictionaries,
+            secret_operations=lambda: self.calls.routes.secret_operations,
         )
         self.flusher = TurnFlusher(reactor, turns=reactor if hasattr(reactor, "turn_is_over") else None)
         self.pushes = Pushes(

@@ -35,6 +35,10 @@ SETTLED = frozenset({DictionaryState.RETIRED, DictionaryState.ROLLED_BACK, Dicti
 """States in which a dictionary is forgotten after a while."""
 
 
+LEAST_BYTES = 10 * 1024
+"""Bytes of all bodies of a training; of less zstd makes no tables that are worth their place."""
+
+
 class Figures(Struct, frozen=True, gc=False):
     """What a dictionary did to bodies."""
 

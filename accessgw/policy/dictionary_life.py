@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from accessgw.model.dictionaries import SETTLED, DictionaryRecord, DictionaryState, Figures
+from accessgw.model.dictionaries import LEAST_BYTES, SETTLED, DictionaryRecord, DictionaryState, Figures
 from accessgw.model.dictionary_settings import DictionarySettings
 
 State = DictionaryState
@@ -53,6 +53,16 @@ def judge(
     if settings.promote and measured and now - canary.changed_at >= settings.promote_after:
         return Verdict(True, f"ratio {own.ratio:.3f} against {other.ratio:.3f} over {own.messages} bodies")
     return None
+
+
+def shortfall(bodies: int, users: int, size: int, settings: DictionarySettings) -> str:
+    """What samples (so many, of so many users, of so many bytes) lack for a training; empty: nothing."""
+    if bodies >= settings.least_messages and users >= settings.users and size >= LEAST_BYTES:
+        return ""
+    return (
+        f"expected {settings.least_messages} bodies of {settings.users} users, {LEAST_BYTES} bytes together,"
+        f" got {bodies} of {users}, {size} bytes"
+    )
 
 
 def slot_of(records: Iterable[DictionaryRecord], record: DictionaryRecord, state: State) -> DictionaryRecord | None:

@@ -7,6 +7,7 @@ from typing import Any
 from accessgw.core.dictionaries.sampler import ClassKey, Reservoir
 from accessgw.model.dictionaries import SETTLED, DictionaryRecord, DictionaryState, Figures
 from accessgw.model.dictionary_settings import DictionarySettings
+from accessgw.policy.dictionary_life import shortfall
 from protocols.mmtp.dictionaries import digest_of
 
 
@@ -58,5 +59,5 @@ def class_row(key: ClassKey, reservoir: Reservoir, settings: DictionarySettings)
         "samples": len(reservoir.samples),
         "users": reservoir.users,
         "bytes": reservoir.size,
-        "ready": len(reservoir.samples) >= settings.least_messages and reservoir.users >= settings.users,
+        "ready": not shortfall(len(reservoir.samples), reservoir.users, reservoir.size, settings),
     }

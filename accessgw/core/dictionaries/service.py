@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredLock, succeed
@@ -52,7 +52,9 @@ class Dictionaries:
         wall: Callable[[], float],
         random: Callable[[], float],
         counters: DictionaryCounters,
+        secret_operations: Callable[[], Iterable[str]] = tuple,
     ) -> None:
+        """`secret_operations` gives operations of secret routes: names, and prefixes with a star."""
         self.settings = settings
         self._store = store
         self._clock = clock
@@ -67,8 +69,9 @@ class Dictionaries:
         self.sampler = Sampler(settings, random)
         self._ledger = Ledger(counters, self._bundles.readable)
         self._trainings = Trainings(
-            settings, self._ledger, self.sampler, trainer, store, change=self._change, wall=wall, counters=counters
-        )
+            settings, self._ledger, self.sampler, trainer, store,
+            change=self._change, wall=wall, counters=counters, secret_operations=secret_operations,
+        )  # fmt: skip
         self.observe: Callable[[str, str, str, str, bytes], None] = (
             self.sampler.observe if settings.enabled else _ignore
         )

@@ -23,7 +23,7 @@ import zstandard
 from accessgw.core.dictionaries.common import GRAM, Corpus, windows
 from accessgw.core.dictionaries.proposals import WINDOW, Windows, cover
 from accessgw.core.dictionaries.zstd_format import finalized, head_size
-from accessgw.model.dictionaries import Sample, TrainingJob, TrainingResult
+from accessgw.model.dictionaries import LEAST_BYTES, Sample, TrainingJob, TrainingResult
 from protocols.mmtp.dictionaries import Dictionary
 
 LEVEL = 3
@@ -33,7 +33,6 @@ SEPARATORS = 16
 """Byte values that are tried between two strings where none is free."""
 HEAD = 256
 """Bytes that the tables may take of a dictionary's size."""
-LEAST_BYTES = 8 * 1024
 LEAST_CONTENT = 32
 DICTIONARY_ID = 1
 HELD_OUT = 5
@@ -73,11 +72,12 @@ def train(job: TrainingJob, progress: Callable[[int], None]) -> TrainingResult:
     corpus = Corpus(samples, job.users)
     if len(corpus.all_users) < job.users:
         raise TrainingRefused(f"expected bodies of at least {job.users} users, got {len(corpus.all_users)}")
+    size = sum(len(sample.body) for sample in samples)
+    if size < LEAST_BYTES:
+        raise TrainingRefused(f"expected at least {LEAST_BYTES} bytes of bodies, got {size}")
     progress(2)
     held_out = [sample.body for number, sample in enumerate(samples) if not number % HELD_OUT]
     taught = [sample.body for number, sample in enumerate(samples) if number % HELD_OUT]
-    if sum(map(len, taught)) < LEAST_BYTES:
-        raise TrainingRefused(f"expected at least {LEAST_BYTES} bytes of bodies, got {sum(map(len, taught))}")
     _, free = corpus.separator()
     shortest = 1 if free else GRAM
     strings, weights = _proposed(taught, corpus)

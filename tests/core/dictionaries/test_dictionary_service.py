@@ -74,6 +74,7 @@ class World:
         self.trainer = FakeTrainer()
         self.counters = DictionaryCounters()
         self.settings = settings
+        self.secret_operations: tuple[str, ...] = ()
         self.service = Dictionaries(
             replace(SETTINGS, **settings),
             self.store,
@@ -82,6 +83,7 @@ class World:
             wall=lambda: self.began + self.clock.seconds(),
             random=lambda: 0.5,
             counters=self.counters,
+            secret_operations=lambda: self.secret_operations,
         )
         self.changed: list[str] = []
         self.service.on_change(self.changed.append)
@@ -90,9 +92,11 @@ class World:
     def restarted(self, **settings: Any) -> World:
         return World(self.store, self.began + self.clock.seconds(), **{**self.settings, **settings})
 
-    def feed(self, app: str = "wallet", name: str = "pay", kind: str = "q", count: int = 60, users: int = 3) -> None:
+    def feed(
+        self, app: str = "wallet", name: str = "pay", kind: str = "q", count: int = 60, users: int = 3, size: int = 200
+    ) -> None:
         for number in range(count):
-            self.service.observe(app, kind, name, f"user{number % users}", b"body number %04d of them" % number)
+            self.service.observe(app, kind, name, f"user{number % users}", b"body number %04d of them" % number + bytes(size - 24))
 
     def train(self, app: str | None = None, *classes: str) -> list[dict[str, Any]]:
         return result(self.service.train(app, classes))
@@ -345,6 +349,46 @@ def test_what_cannot_be_trained_is_told(world: World, app: str, classes: list[st
         world.train(app, *classes)
     assert caught.value.code == code
     assert world.states() == {}
+
+
+@pytest.mark.parametrize(
+    ("fed", "ready"),
+    [
+        ({"size": 171}, True),  # 10 260 bytes
+        ({"size": 170}, False),
+        ({"count": 49, "size": 500}, False),
+        ({"users": 1}, False),
+    ],
+)
+def test_what_is_said_to_be_ready_can_be_trained(world: World, fed: dict[str, int], ready: bool) -> None:
+    world.feed(**fed)
+    (row,) = world.service.overview()["classes"]
+    assert row["ready"] == ready
+    for classes in ((), ("qpay",)):
+        if ready:
+            assert len(world.train("wallet", *classes)) == 1
+            world.trainer.finish()
+        else:
+            with pytest.raises(ControlError) as caught:
+                world.train("wallet", *classes)
+            assert caught.value.code == "too_little"
+
+
+def test_a_dictionary_does_not_cover_secret_requests() -> None:
+    """A device cannot know that one of the operations of a class is secret. What the gateway sends it keeps raw itself."""
+    world = World(secret=("pay.login",))
+    world.secret_operations = ("card.*",)
+    for name in ("pay.once", "card", "cards", "other"):
+        world.feed(name=name)
+        world.feed(name=name, kind="a")
+    for classes, covered in (("qpay.*", "pay.login"), ("qcar*", "card.*"), ("q*", "pay.login"), ("qg*", "gw.*")):
+        with pytest.raises(ControlError) as caught:
+            world.train("wallet", classes)
+        assert caught.value.code == "secret" and f"covers {covered}" in str(caught.value)
+    for classes in ("apay.*", "a*", "qcards*", "qother"):
+        (row,) = world.train("wallet", classes)
+        assert row["classes"] == [classes]
+        world.trainer.finish()
 
 
 def test_a_training_is_not_begun_twice_and_not_past_the_bound() -> None:
