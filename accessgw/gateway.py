@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from accessgw.config.diff import applicable, diff
 from accessgw.config.errors import ConfigError
 from accessgw.config.load import load
-from accessgw.core.interfaces import ControlError
+from accessgw.core.interfaces.control import ControlError
 from accessgw.crypto.pem import CertificateError
 from accessgw.model.settings import GatewaySettings
 from accessgw.rooms import Prepared, Rooms

@@ -13,8 +13,11 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 
-from accessgw.core.interfaces import CallService, PushService, Timers, UpstreamClient
+from accessgw.core.interfaces.calls import CallService
+from accessgw.core.interfaces.clock import Timers
 from accessgw.core.interfaces.mqtt import Dialer, EnhancedAuthenticator, MqttStore
+from accessgw.core.interfaces.pushes import PushService
+from accessgw.core.interfaces.upstreams import UpstreamClient
 from accessgw.core.mqtt.bridge import Bridge
 from accessgw.core.mqtt.bridge_loops import LoopGuard
 from accessgw.core.mqtt.bridges import Bridges

@@ -37,19 +37,13 @@ from accessgw.core.happenings import Happenings
 from accessgw.core.header_states import HeaderStates
 from accessgw.core.http_dictionaries import HttpDictionaries
 from accessgw.core.http_routes import HttpRoutes
-from accessgw.core.interfaces import (
-    AnswerStore,
-    Authenticator,
-    BindingFactory,
-    Filter,
-    HeaderStateStore,
-    Listener,
-    OutboxStore,
-    PresenceSink,
-    StreamStore,
-)
+from accessgw.core.interfaces import Filter
+from accessgw.core.interfaces.authentication import Authenticator
+from accessgw.core.interfaces.connections import BindingFactory, Listener
 from accessgw.core.interfaces.dictionaries import DictionaryStore
 from accessgw.core.interfaces.mqtt import EnhancedAuthenticator, MqttStore
+from accessgw.core.interfaces.sessions import PresenceSink
+from accessgw.core.interfaces.stores import AnswerStore, HeaderStateStore, OutboxStore, StreamStore
 from accessgw.core.mmtp_binding import MmtpServices
 from accessgw.core.mmtp_room import wire_limits
 from accessgw.core.presence import NoPresence, Presence

@@ -13,7 +13,10 @@ from twisted.python.failure import Failure
 from accessgw.core.call_headers import BadHeader, content_length, towards_upstream
 from accessgw.core.claims import Claim, begin_digest, digest_of, streaming_digest_of
 from accessgw.core.failures import status_of_failure
-from accessgw.core.interfaces import CallResponder, Refused, Timer, UpstreamExchange, UpstreamFailure, UpstreamRequest
+from accessgw.core.interfaces import Refused
+from accessgw.core.interfaces.calls import CallResponder
+from accessgw.core.interfaces.clock import Timer
+from accessgw.core.interfaces.upstreams import UpstreamExchange, UpstreamFailure, UpstreamRequest
 from accessgw.core.relay import ResponseRelay
 from accessgw.model.calls import Answer, Call
 from accessgw.model.identity import Strength

@@ -14,7 +14,7 @@ from twisted.logger import Logger
 
 from accessgw.core.courier import Courier
 from accessgw.core.delivery import Delivery, Place
-from accessgw.core.interfaces import Clock
+from accessgw.core.interfaces.clock import Clock
 from accessgw.core.streams import Segment, Stream, StreamTable
 from accessgw.model.counters import PushCounters
 

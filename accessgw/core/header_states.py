@@ -12,7 +12,8 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from accessgw.core.interfaces import HeaderStateStore, Timers
+from accessgw.core.interfaces.clock import Timers
+from accessgw.core.interfaces.stores import HeaderStateStore
 from accessgw.model.counters import HeaderCounters
 from accessgw.model.header_states import KEPT_CHECKPOINTS, Direction, HeaderState, StateKey
 from accessgw.model.settings import HeaderStateSettings

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from accessgw.core.codings import Codings
-from accessgw.core.interfaces import Timer
+from accessgw.core.interfaces.clock import Timer
 from accessgw.model.header_states import Direction, HeaderState, StateKey
 from accessgw.model.identity import Identity
 from protocols.errors import LocalError

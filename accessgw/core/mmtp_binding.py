@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 from accessgw.core import tracing as traces
 from accessgw.core.authentication import AdmissionRefused
 from accessgw.core.codings import Codings
-from accessgw.core.interfaces import Connection
+from accessgw.core.interfaces.connections import Connection
 from accessgw.core.introductions import cursors_of
 from accessgw.core.link_codings import OF_CODINGS, LinkCodings, agreed
 from accessgw.core.mmtp_call import MmtpCall

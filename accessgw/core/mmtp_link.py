@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 from twisted.logger import Logger
 
 from accessgw.core import tracing as traces
-from accessgw.core.interfaces import Connection, OutgoingPush, Timer
+from accessgw.core.interfaces.clock import Timer
+from accessgw.core.interfaces.connections import Connection
+from accessgw.core.interfaces.pushes import OutgoingPush
 from accessgw.core.link_codings import LinkCodings
 from accessgw.core.mmtp_room import MmtpRoom
 from accessgw.core.push_frames import frame_of, offer_after_history

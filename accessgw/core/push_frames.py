@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from accessgw.core.interfaces import OutgoingPush
+from accessgw.core.interfaces.pushes import OutgoingPush
 from protocols.mmtp.bodies import EXPLICIT, RAW
 from protocols.mmtp.connection import Connection
 from protocols.mmtp.dictionaries import Dictionary

@@ -14,7 +14,11 @@ from accessgw.core.audiences import Audiences, Registry
 from accessgw.core.courier import Courier
 from accessgw.core.delivery import NO_TOPICS, Delivery
 from accessgw.core.fanout import Fanout
-from accessgw.core.interfaces import Bus, Clock, Refused, Session, StreamStore, Timers
+from accessgw.core.interfaces import Refused
+from accessgw.core.interfaces.bus import Bus
+from accessgw.core.interfaces.clock import Clock, Timers
+from accessgw.core.interfaces.sessions import Session
+from accessgw.core.interfaces.stores import StreamStore
 from accessgw.core.push_append import Appender, PushFilters
 from accessgw.core.push_notices import TOPIC, Notice, decode
 from accessgw.core.push_short import ShortPushes

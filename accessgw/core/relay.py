@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from accessgw.core.call_headers import content_length, towards_device
-from accessgw.core.interfaces import CallResponder, UpstreamExchange, UpstreamFailure
+from accessgw.core.interfaces.calls import CallResponder
+from accessgw.core.interfaces.upstreams import UpstreamExchange, UpstreamFailure
 from accessgw.model.calls import Answer, Headers
 from protocols.mmtp.statuses import Status, status_from_http
 

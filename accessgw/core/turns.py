@@ -14,7 +14,7 @@ from typing import Protocol
 
 from twisted.logger import Logger
 
-from accessgw.core.interfaces import Clock
+from accessgw.core.interfaces.clock import Clock
 
 log = Logger()
 

@@ -14,7 +14,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from twisted.internet.defer import Deferred, fail, succeed
 
-from accessgw.core.interfaces import AuthenticationFailed, Authenticator
+from accessgw.core.interfaces.authentication import AuthenticationFailed, Authenticator
 from accessgw.core.interfaces.mqtt import EnhancedAuthenticator
 from accessgw.crypto.http_authenticator import HttpAuthenticator
 from accessgw.crypto.password_file import FileAuthenticator

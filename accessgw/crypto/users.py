@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from accessgw.core.interfaces import AuthenticationFailed
+from accessgw.core.interfaces.authentication import AuthenticationFailed
 
 MAX_USER = 256
 

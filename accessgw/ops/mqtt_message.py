@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from accessgw.config import syntax
-from accessgw.core.interfaces import ControlError
+from accessgw.core.interfaces.control import ControlError
 from accessgw.core.interfaces.mqtt_state import Message
 from protocols.mqtt.packets import NO_PROPERTIES, Properties, Property
 

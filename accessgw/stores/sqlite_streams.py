@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 from twisted.internet.defer import Deferred, fail
 
-from accessgw.core.interfaces import AppendOutcome, StoreUnavailable
+from accessgw.core.interfaces.stores import AppendOutcome, StoreUnavailable
 from accessgw.model.pushes import Cursor, Priority, PushRequest, Scope, StoredPush, StreamKey, StreamState
 from accessgw.model.settings import PushSettings
 from accessgw.stores import sqlite_rows as rows

@@ -13,7 +13,7 @@ import zstandard
 
 from accessgw.core.http_dictionaries import MAX_REQUEST, PATH, HttpDictionaries, pattern
 from accessgw.core.http_routes import HttpRoutes
-from accessgw.core.interfaces import UpstreamFailure
+from accessgw.core.interfaces.upstreams import UpstreamFailure
 from accessgw.core.short import ShortConnections
 from accessgw.model.counters import DictionaryCounters
 from accessgw.model.http import HttpRequest

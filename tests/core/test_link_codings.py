@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
 from accessgw.core.codings import FIND_TIMEOUT
-from accessgw.core.interfaces import OutgoingPush
+from accessgw.core.interfaces.pushes import OutgoingPush
 from accessgw.core.link_codings import MAX_OFFERS
 from accessgw.core.push_samples import PushSamples
 from accessgw.core.rollout import PAUSE, SLICE, Packs, Rollout

@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from accessgw.core.interfaces import AuthenticationFailed
+from accessgw.core.interfaces.authentication import AuthenticationFailed
 from accessgw.crypto.authenticators import JwtAuthenticator, StaticAuthenticator, from_settings
 from accessgw.model.identity import Credentials, Identity, Strength
 from accessgw.model.settings import AuthenticatorSettings, StaticTokenSettings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from accessgw.core.interfaces import ControlError
+from accessgw.core.interfaces.control import ControlError
 from accessgw.model.counters import DictionaryCounters
 from accessgw.model.dictionaries import DictionaryRecord, Figures
 from protocols.mmtp.dictionaries import Dictionary

@@ -15,7 +15,8 @@ from accessgw.core.dictionaries.rows import class_row, dictionary_row
 from accessgw.core.dictionaries.sampler import Sampler
 from accessgw.core.dictionaries.trainer import Trainer
 from accessgw.core.dictionaries.trainings import Trainings
-from accessgw.core.interfaces import Clock, ControlError
+from accessgw.core.interfaces.clock import Clock
+from accessgw.core.interfaces.control import ControlError
 from accessgw.core.interfaces.dictionaries import DictionaryStore
 from accessgw.model.counters import DictionaryCounters
 from accessgw.model.dictionaries import (

@@ -12,7 +12,7 @@ from accessgw.core.dictionaries.ledger import Ledger
 from accessgw.core.dictionaries.sampler import Sampler
 from accessgw.core.dictionaries.trainer import Trainer
 from accessgw.core.dictionaries.training import TrainingRefused
-from accessgw.core.interfaces import ControlError
+from accessgw.core.interfaces.control import ControlError
 from accessgw.core.interfaces.dictionaries import DictionaryStore
 from accessgw.model.counters import DictionaryCounters
 from accessgw.model.dictionaries import DictionaryRecord, DictionaryState, Sample, TrainingJob, TrainingResult

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from accessgw.core.interfaces import Clock
+from accessgw.core.interfaces.clock import Clock
 from accessgw.core.interfaces.mqtt import MessageRules, MqttStore
 from accessgw.core.interfaces.mqtt_state import Message
 from accessgw.core.mqtt.outbound import Outbound

@@ -9,7 +9,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 
-from accessgw.core.interfaces import ControlError
+from accessgw.core.interfaces.control import ControlError
 from accessgw.core.interfaces.mqtt_state import Message
 from accessgw.core.mqtt.broker import Broker, LocalReceiver
 from accessgw.core.mqtt.owners import user_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from accessgw.core.interfaces import OutgoingPush
+from accessgw.core.interfaces.pushes import OutgoingPush
 from accessgw.core.mqtt.connection_state import MqttConnection
 from accessgw.core.mqtt.publication import PACKET_IDS, Parts
 from accessgw.core.mqtt.session import PUSH, MqttSession

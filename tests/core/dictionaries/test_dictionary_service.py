@@ -12,7 +12,8 @@ from twisted.internet.task import Clock
 
 from accessgw.core.dictionaries.service import Dictionaries
 from accessgw.core.dictionaries.training import TrainingRefused
-from accessgw.core.interfaces import ControlError, StoreUnavailable
+from accessgw.core.interfaces.control import ControlError
+from accessgw.core.interfaces.stores import StoreUnavailable
 from accessgw.model.counters import DictionaryCounters
 from accessgw.model.dictionaries import TrainingJob, TrainingResult
 from accessgw.model.dictionary_settings import DictionarySettings
@@ -96,7 +97,9 @@ class World:
         self, app: str = "wallet", name: str = "pay", kind: str = "q", count: int = 60, users: int = 3, size: int = 200
     ) -> None:
         for number in range(count):
-            self.service.observe(app, kind, name, f"user{number % users}", b"body number %04d of them" % number + bytes(size - 24))
+            self.service.observe(
+                app, kind, name, f"user{number % users}", b"body number %04d of them" % number + bytes(size - 24)
+            )
 
     def train(self, app: str | None = None, *classes: str) -> list[dict[str, Any]]:
         return result(self.service.train(app, classes))

@@ -10,9 +10,9 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from accessgw.core.interfaces import StoreUnavailable
 from accessgw.core.interfaces.mqtt import DialUser
 from accessgw.core.interfaces.mqtt_state import Message
+from accessgw.core.interfaces.stores import StoreUnavailable
 from accessgw.core.mqtt.bridge import Bridge
 from accessgw.core.mqtt.bridge_loops import LoopGuard
 from accessgw.core.mqtt.bridges import Bridges

@@ -9,8 +9,8 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 
-from accessgw.core.interfaces import StoreUnavailable
 from accessgw.core.interfaces.mqtt_state import Message, StoredWill
+from accessgw.core.interfaces.stores import StoreUnavailable
 from accessgw.core.mqtt.broker import Broker
 from accessgw.core.mqtt.outbound import Outbound
 from accessgw.core.mqtt.session import MqttSession

@@ -11,8 +11,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
-from accessgw.core.interfaces import StoreUnavailable
 from accessgw.core.interfaces.mqtt_state import Message
+from accessgw.core.interfaces.stores import StoreUnavailable
 from accessgw.core.mqtt.control import BrokerControl
 from accessgw.core.mqtt.deadlines import BATCH, Deadlines
 from accessgw.core.mqtt.session_keeper import granted_expiry
