@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from hashlib import sha256
 from weakref import WeakValueDictionary
 
 from protocols.errors import LocalError
-from protocols.mmtp.dictionaries import DIGEST_SIZE, Dictionary
+from protocols.mmtp.dictionaries import Dictionary
+from protocols.mmtp.digests import digest_of
 from protocols.mmtp.varint import encode_varint
 
 MAX_DICTIONARIES = 256
@@ -80,7 +80,7 @@ class Bundle:
         if len(self.by_id) != len(self.dictionaries):
             raise LocalError("bundle: two dictionaries have one id")
         named = b"".join(encode_varint(dictionary.id) + dictionary.digest for dictionary in self.dictionaries)
-        self.digest = sha256(named).digest()[:DIGEST_SIZE]
+        self.digest = digest_of(named)
         self.map = map_of({name: dictionary for dictionary in self.dictionaries for name in dictionary.classes})
 
     def for_class(self, kind: str, name: str) -> Dictionary | None:

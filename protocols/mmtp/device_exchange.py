@@ -20,11 +20,12 @@ from protocols.mmtp.dict_frames import (
     encode_want,
 )
 from protocols.mmtp.dictionaries import MAX_CONTENT, REQUEST_KIND, Dictionary
+from protocols.mmtp.digests import read_digest
 from protocols.mmtp.events import DOWN, UP, DictionaryReceived, DictionaryRetired, TableReceived, TableRetired
 from protocols.mmtp.exchange import MAX_TABLES, Exchange, dict_frame, table_frame, unknown_kind
 from protocols.mmtp.fields import expect_end
 from protocols.mmtp.frames import TableKind
-from protocols.mmtp.handshake import DOWN_ACCEPTED, UP_ACCEPTED, NamedStates, Welcome, read_digest
+from protocols.mmtp.handshake import DOWN_ACCEPTED, UP_ACCEPTED, NamedStates, Welcome
 from protocols.mmtp.profiles import Checkpoint
 from protocols.mmtp.statuses import Status
 from protocols.mmtp.tables import GENERIC, AppTable, decode_table
@@ -121,6 +122,9 @@ class DeviceExchange(Exchange):
             if welcome.table == (table.id, table.digest):
                 return table
         raise RemoteError(Status.PROTOCOL, f"WELCOME: names table {welcome.table[0]}, which HELLO did not")
+
+    def fill(self, out: list[bytes]) -> None:
+        """See Exchange; a device sends no chunks."""
 
     # --- TABLE
 

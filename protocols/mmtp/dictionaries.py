@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from hashlib import sha256
 
 import zstandard
 
 from protocols.errors import LocalError, RemoteError
+from protocols.mmtp.digests import digest_of
 from protocols.mmtp.mini import SMALL, SMALL_WAYS, THOROUGH, Way, expand_mini, pack_mini, parameters, tables_log
 from protocols.mmtp.settings import Limits
 from protocols.mmtp.statuses import Status
@@ -20,7 +20,6 @@ MAX_CLASSES = 64
 """Classes of one dictionary."""
 MAX_CLASS = 1 + 256 + 1
 """Bytes of a class name: kind, operation or biz, the star of a prefix."""
-DIGEST_SIZE = 8
 
 REQUEST_KIND = "q"
 ANSWER_KIND = "a"
@@ -29,11 +28,6 @@ KINDS = (REQUEST_KIND, ANSWER_KIND, PUSH_KIND)
 
 _FORMATTED = b"\x37\xa4\x30\xec"
 """Magic number of a zstd dictionary with entropy tables (RFC 8878 section 5)."""
-
-
-def digest_of(content: bytes) -> bytes:
-    """What names a content on the wire: the first 8 bytes of its SHA-256."""
-    return sha256(content).digest()[:DIGEST_SIZE]
 
 
 def check_class(name: str) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import zstandard
 
 from protocols.errors import LocalError, RemoteError
-from protocols.mmtp.dictionaries import DIGEST_SIZE, MAX_CONTENT, digest_of
+from protocols.mmtp.dictionaries import MAX_CONTENT
+from protocols.mmtp.digests import DIGEST_SIZE, digest_of
 from protocols.mmtp.statuses import Status
 
 MAX_PACKED = MAX_CONTENT + 1024

@@ -8,7 +8,7 @@ from accessgw.core.dictionaries.sampler import ClassKey, Reservoir
 from accessgw.model.dictionaries import SETTLED, DictionaryRecord, DictionaryState, Figures
 from accessgw.model.dictionary_settings import DictionarySettings
 from accessgw.policy.dictionary_life import shortfall
-from protocols.mmtp.dictionaries import digest_of
+from protocols.mmtp.digests import digest_of
 
 
 def dictionary_row(

@@ -16,7 +16,8 @@ from protocols.errors import LocalError, RemoteError
 from protocols.mmtp import Limits, Status
 from protocols.mmtp.bodies import compress as compress_explicit
 from protocols.mmtp.bundles import EMPTY_BUNDLE, MAX_CACHED, MAX_DICTIONARIES, Bundle, ClassesInUse
-from protocols.mmtp.dictionaries import MAX_CLASSES, MAX_CONTENT, Dictionary, check_class, digest_of
+from protocols.mmtp.dictionaries import MAX_CLASSES, MAX_CONTENT, Dictionary, check_class
+from protocols.mmtp.digests import digest_of
 from protocols.mmtp.history import MAX_HISTORY, History
 from protocols.mmtp.mini import MAX_MINI, MiniParts
 from protocols.mmtp.shared_bodies import MAX_FORMS, SharedBody

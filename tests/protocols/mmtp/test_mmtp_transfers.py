@@ -31,7 +31,8 @@ from protocols.mmtp.dict_frames import (
     encode_want,
     offer_of,
 )
-from protocols.mmtp.dictionaries import MAX_CLASSES, MAX_CONTENT, Dictionary, digest_of
+from protocols.mmtp.dictionaries import MAX_CLASSES, MAX_CONTENT, Dictionary
+from protocols.mmtp.digests import digest_of
 from protocols.mmtp.fields import field, varint_field
 from protocols.mmtp.transfers import CHUNK, MAX_CHUNK, MAX_PACKED, MIN_CHUNK, Incoming, chunks, pack
 from protocols.mmtp.varint import encode_varint

@@ -11,7 +11,8 @@ from protocols.errors import RemoteError
 from protocols.mmtp import Limits, Status
 from protocols.mmtp import dict_frames as frames
 from protocols.mmtp.bundles import MAX_DICTIONARIES, Bundle
-from protocols.mmtp.dictionaries import KINDS, MAX_CLASSES, MAX_CONTENT, MIN_CONTENT, Dictionary, digest_of
+from protocols.mmtp.dictionaries import KINDS, MAX_CLASSES, MAX_CONTENT, MIN_CONTENT, Dictionary
+from protocols.mmtp.digests import digest_of
 from protocols.mmtp.history import MAX_HISTORY, History
 from protocols.mmtp.mini import MAX_MINI
 from protocols.mmtp.transfers import MAX_CHUNK, MAX_PACKED, MIN_CHUNK, Incoming, chunks
