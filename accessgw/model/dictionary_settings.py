@@ -41,9 +41,11 @@ class DictionarySettings(Settings, frozen=True, kw_only=True):
     max_dictionaries: Annotated[int, Meta(ge=1, le=4096)] = 256
     """Dictionaries kept at once, retired ones included; past that none are trained."""
     train_interval: SecondsOrZero = 0.0
-    """Train every class that can be so often; 0: only when an operator asks."""
+    """Train every class that can be so often; 0: only when an operator asks. One class at a time, each costs one to
+    fifteen seconds of a CPU at idle priority, with large bodies more, and some tens of MB of memory (1 GiB at most)."""
     train_timeout: Seconds = 60.0
-    """A training that takes longer is ended."""
+    """A training that takes longer is ended, and refused. At idle priority it waits while everything else has the
+    CPUs."""
     canary_share: Share = 0.05
     """Share of the devices that get a new dictionary first; 0: it waits as a candidate until an operator acts."""
     canary_messages: Count = 1000

@@ -21,7 +21,7 @@ from accessgw.core.dictionaries.training import SAMPLE, Order, Report, TrainingR
 from accessgw.core.interfaces.clock import Clock
 from accessgw.model.dictionaries import TrainingJob, TrainingResult
 
-COMMAND = (sys.executable, "-m", "accessgw.core.dictionaries.training")
+COMMAND = (sys.executable, "-m", "accessgw.core.dictionaries.training_process")
 ROOT = Path(__file__).resolve().parents[3]
 """Where the child finds this package."""
 

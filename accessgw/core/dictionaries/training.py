@@ -1,17 +1,14 @@
-"""Trains one dictionary: `python -m accessgw.core.dictionaries.training` reads a job and writes what came of it.
+"""Trains one dictionary: main() reads a job and writes what came of it.
 
-It runs in a process of its own: counting strings by users holds the interpreter for a second or two.
+It runs in a process of its own (training_process): counting strings by users holds the interpreter for seconds.
 
 In: a line of JSON (`Order`), then per sample 8 bytes user, 4 bytes length, body. Out: lines of JSON (`Report`).
 """
 
 from __future__ import annotations
 
-import os
-import resource
 import signal
 import struct
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 from itertools import chain, islice
@@ -39,8 +36,6 @@ HELD_OUT = 5
 """One body in so many is kept out of the training, to measure by."""
 WORTH = 0.97
 """A dictionary must make bodies smaller than that share of what they are without one."""
-MEMORY = 1 << 30
-"""Address space that the process may use, in bytes."""
 SAMPLE = struct.Struct("!QI")
 
 
@@ -196,10 +191,3 @@ def main(source: BinaryIO, sink: BinaryIO) -> None:
         tell(Report(refused=str(error)))
     else:
         tell(Report(percent=100, result=result))
-
-
-if __name__ == "__main__":
-    os.nice(10)
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    main(sys.stdin.buffer, sys.stdout.buffer)
