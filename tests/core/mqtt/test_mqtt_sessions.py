@@ -509,7 +509,7 @@ def test_shared_subscribers_that_are_away_get_nothing_while_another_is_there() -
 def test_what_ops_may_do() -> None:
     world = World()
     broker: Any = world.broker
-    control = BrokerControl(broker, world.keeper, None, None, list)  # type: ignore[arg-type]
+    control = BrokerControl(broker, world.keeper, None, None, list)  # type: ignore[arg-type]  # neither asks nor counts
     for name in ("b", "a"):
         client = world.client(name)
         client.connect()
