@@ -12,9 +12,9 @@ from accessgw.model.identity import Identity
 from protocols.errors import LocalError
 from protocols.mmtp import events
 from protocols.mmtp.bundles import EMPTY_BUNDLE, MAX_DICTIONARIES, Bundle
-from protocols.mmtp.connection import CAPABILITIES
 from protocols.mmtp.dictionaries import Dictionary
 from protocols.mmtp.gateway_exchange import FoundStates
+from protocols.mmtp.greeting import CAPABILITIES
 from protocols.mmtp.handshake import Hello
 from protocols.mmtp.profiles import TEMPLATE_CAPABILITY
 from protocols.mmtp.tables import GENERIC, AppTable
