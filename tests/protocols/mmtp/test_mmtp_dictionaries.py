@@ -9,7 +9,7 @@ from functools import cache
 
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocols.errors import LocalError, RemoteError
@@ -66,6 +66,7 @@ BODIES = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(BODIES, st.booleans())
 def test_what_is_compressed_expands_again(body: bytes, formatted: bool) -> None:
     packed = dictionary(formatted).compress(body)
@@ -108,6 +109,7 @@ def test_a_frame_as_any_zstd_makes_it_is_taken() -> None:
         assert dictionary().decompress(frame[5:], LIMITS) == message(number)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300), st.booleans())
 def test_any_bytes_expand_or_are_refused(body: bytes, formatted: bool) -> None:
     try:
@@ -116,6 +118,7 @@ def test_any_bytes_expand_or_are_refused(body: bytes, formatted: bool) -> None:
         assert error.code == Status.COMPRESSION
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1000), st.integers(0, 10_000), st.integers(1, 255), st.booleans())
 def test_a_changed_body_expands_within_bounds_or_is_refused(number: int, at: int, change: int, formatted: bool) -> None:
     packed = bytearray(dictionary(formatted).compress(message(number) * 3) or b"")
@@ -170,6 +173,7 @@ def test_another_dictionary_gives_other_bytes_or_is_refused() -> None:
             assert error.code == Status.COMPRESSION
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1000), st.lists(st.integers(0, 200), max_size=5))
 def test_a_body_in_parts(number: int, cuts: list[int]) -> None:
     body = message(number) * 2
@@ -219,6 +223,7 @@ def test_a_dictionary_with_broken_tables_is_refused_and_harmless(change: bytes) 
         history.decompress(rle(5), broken, LIMITS)
 
 
+@settings(deadline=None)
 @given(st.integers(8, 2047), st.integers(1, 255))
 def test_a_changed_dictionary_never_raises_anything_else(at: int, change: int) -> None:
     content = bytearray(trained())
@@ -252,6 +257,7 @@ def test_the_longest_class_wins_and_a_whole_name_before_a_prefix() -> None:
 NAMES = st.text("ab*", min_size=1, max_size=4)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.builds("".join, st.tuples(st.sampled_from("qap"), NAMES)), max_size=12), st.sampled_from("qap"), NAMES
 )
@@ -312,6 +318,7 @@ def test_use_drop_and_retire_change_one_connection_only() -> None:
     assert ClassesInUse().for_class("q", "pay") is None
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(BODIES, st.booleans()), max_size=12),
     st.sampled_from([None, False, True]),
@@ -366,6 +373,7 @@ def test_history_that_looks_like_a_dictionary_is_content() -> None:
     assert history.decompress(packed, None, LIMITS) == body
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.binary(max_size=200), st.sampled_from([None, False, True]))
 def test_any_bytes_after_any_history(history: bytes, body: bytes, formatted: bool | None) -> None:
     receiver = History(100)

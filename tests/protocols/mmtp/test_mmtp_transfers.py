@@ -9,7 +9,7 @@ from functools import cache
 
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocols.errors import LocalError, RemoteError
@@ -54,6 +54,7 @@ def receive(packed: bytes, of: bytes, base: bytes | None = None, size: int | Non
     return incoming.complete()
 
 
+@settings(deadline=None)
 @given(
     st.binary(min_size=1, max_size=5000) | st.just(noise(MAX_CONTENT)) | st.just(b"a" * MAX_CONTENT),
     st.none() | st.binary(min_size=1, max_size=5000),
@@ -237,6 +238,7 @@ def test_a_lie_about_the_size_is_refused(size: int) -> None:
     assert caught.value.code == Status.COMPRESSION
 
 
+@settings(deadline=None)
 @given(st.integers(0, 30_000), st.integers(1, 255), st.booleans())
 def test_a_changed_transfer_is_refused(at: int, change: int, delta: bool) -> None:
     base = noise(1000, 5) if delta else None
@@ -249,6 +251,7 @@ def test_a_changed_transfer_is_refused(at: int, change: int, delta: bool) -> Non
         assert error.code == Status.COMPRESSION
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=1, max_size=200), st.booleans())
 def test_any_bytes_in_a_transfer_are_refused(data: bytes, framed: bool) -> None:
     with pytest.raises(RemoteError) as caught:
@@ -283,6 +286,7 @@ OFFERS = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(OFFERS, IDS, IDS, DIGESTS, st.binary(max_size=50), st.integers(0, 1 << 50), CLASS_NAMES, st.binary(max_size=5))
 def test_payloads_are_read_as_they_were_written(
     offer: DictOffer, id: int, base: int, digest: bytes, data: bytes, offset: int, name: str, before: bytes
@@ -354,6 +358,7 @@ def test_malformed_payloads_are_refused(decode: Callable[[bytes, int, int], obje
     assert caught.value.code == Status.PROTOCOL
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from([decode_offer, decode_want, decode_chunk, decode_have, decode_retire, decode_use]),
     st.binary(max_size=40) | st.binary(max_size=40).map(lambda data: encode_varint(5) + DIGEST_FIELD + SIZES + data),
