@@ -30,8 +30,8 @@ USERS_SAMPLED = 3000
 """Users whose bodies training takes, one of each class: as many bodies as a reservoir holds by the gateway's setting."""
 USERS = 50
 """The gateway's setting: from so many users everything in a dictionary was seen."""
-SECONDS = 120
-TRAINER = "accessgw.core.dictionaries.training"
+SECONDS = 600
+TRAINER = "accessgw.core.dictionaries.training_process"
 ROOT = Path(__file__).resolve().parents[2]
 
 Samples = dict[str, list[tuple[int, bytes]]]

@@ -22,8 +22,14 @@ from accessgw.core.dictionaries.proposals import WINDOW, Windows, cover
 from accessgw.core.dictionaries.zstd_format import finalized, head_size
 from accessgw.model.dictionaries import LEAST_BYTES, Sample, TrainingJob, TrainingResult
 from protocols.mmtp.dictionaries import Dictionary
+from protocols.mmtp.mini import SMALL
 
 LEVEL = 3
+"""Of bodies without a dictionary, to compare with."""
+SMALL_LEVEL, LARGE_LEVEL = 4, 6
+"""Tables are made for the matches of these levels: as minis of small bodies are searched, and as those of large ones."""
+SMALL_WEIGHT = 5
+"""A small body counts so often in the tables: large ones have more symbols each, and small ones nothing but their tables."""
 STUDIED_BYTES = 128 * 1024
 """Bytes of bodies in which common strings are looked for; they are counted in all."""
 SEPARATORS = 16
@@ -116,13 +122,18 @@ def _with_tables(content: bytes, bodies: list[bytes], corpus: Corpus, size: int)
     whose content is thrown away.
     """
     rare = bytes(set(range(256)) - corpus.common_bytes())
-    left: list[bytes | bytearray | memoryview[int]] = [kept for body in bodies if (kept := body.translate(None, rare))]
-    made = finalized(content, [bytes(body) for body in left], LEVEL, DICTIONARY_ID)
+    left = [kept for body in bodies if (kept := body.translate(None, rare))]
+    small = [body for body in left if len(body) <= SMALL]
+    level = SMALL_LEVEL if 2 * len(small) > len(left) else LARGE_LEVEL
+    left += small * (SMALL_WEIGHT - 1)
+    made = finalized(content, left, level, DICTIONARY_ID)
     if made is not None and len(made) <= size:
         return made
     try:
         # a fixed id: by itself zstd would make one of the content that is thrown away
-        trained = zstandard.train_dictionary(size, left, level=LEVEL, dict_id=DICTIONARY_ID).as_bytes()
+        # (the stubs of zstandard want a list of this very type)
+        taught: list[bytes | bytearray | memoryview[int]] = [*left]
+        trained = zstandard.train_dictionary(size, taught, level=level, dict_id=DICTIONARY_ID).as_bytes()
         head = trained[: head_size(trained)]
     except (zstandard.ZstdError, ValueError) as error:
         raise TrainingRefused(f"zstd cannot train with these bodies: {error}") from None
@@ -140,7 +151,7 @@ def _proposed(bodies: list[bytes], corpus: Corpus) -> tuple[set[bytes], Counter[
 def _assembled(corpus: Corpus, strings: Iterable[bytes], room: int, shortest: int) -> bytes:
     """As many strings as there is room for with the separator between, the best one last: zstd reaches the end most
     cheaply. Of a string that too few users have, when it is counted exactly, what is common is taken. Left out is a
-    string whose joint could spell what too few have."""
+    string whose joint could spell what too few have, and bytes at its ends that no joint can have."""
 
     def exact(string: bytes) -> Iterable[bytes]:
         return (string,) if corpus.is_common(string) else corpus.common_strings(string, WINDOW)
@@ -150,7 +161,8 @@ def _assembled(corpus: Corpus, strings: Iterable[bytes], room: int, shortest: in
         (bytes((byte,)), corpus.around(byte)) for byte in corpus.separators(1 if shortest == 1 else SEPARATORS)
     ]
     for string in chain.from_iterable(map(exact, strings)):
-        if len(content) + len(string) + 1 > room:
+        string = _joinable(string, separators)
+        if len(string) < WINDOW or len(content) + len(string) + 1 > room:
             continue
         for separator, around in separators:
             # what stands in no body breaks no rule; every string across the joint holds one of these
@@ -160,6 +172,17 @@ def _assembled(corpus: Corpus, strings: Iterable[bytes], room: int, shortest: in
     if len(content) < LEAST_CONTENT:
         raise TrainingRefused(f"too little is common to so many users: {len(content)} bytes")
     return content
+
+
+def _joinable(string: bytes, separators: list[tuple[bytes, set[bytes]]]) -> bytes:
+    """The string without bytes at its ends beside which every separator stands in some body: before such a beginning no
+    other string could ever be put. A field after random bytes begins like that."""
+    beside = GRAM - 1
+    while len(string) >= WINDOW and all(byte + string[:beside] in around for byte, around in separators):
+        string = string[1:]
+    while len(string) >= WINDOW and all(string[-beside:] + byte in around for byte, around in separators):
+        string = string[:-1]
+    return string
 
 
 def _packed(dictionary: Dictionary | None, bodies: list[bytes]) -> int:
