@@ -32,6 +32,11 @@ USERS = 50
 """The gateway's setting: from so many users everything in a dictionary was seen."""
 SECONDS = 600
 TRAINER = "accessgw.core.dictionaries.training_process"
+TRAINS = (
+    *(f"accessgw/core/dictionaries/{name}" for name in ("common", "proposals", "training", "zstd_format")),
+    *(f"protocols/mmtp/{name}" for name in ("dictionaries", "mini")),
+)
+"""Files that decide what a training comes to."""
 ROOT = Path(__file__).resolve().parents[2]
 
 Samples = dict[str, list[tuple[int, bytes]]]
@@ -84,8 +89,8 @@ def train_without_rule(samples: Samples) -> Bundle:
 def _version() -> str:
     """Of everything that the result depends on beside the samples."""
     digest = hashlib.sha256(zstandard.__version__.encode())
-    for path in sorted((ROOT / "accessgw/core/dictionaries").glob("*.py")):
-        digest.update(path.read_bytes())
+    for name in TRAINS:
+        digest.update((ROOT / f"{name}.py").read_bytes())
     return digest.hexdigest()[:16]
 
 

@@ -160,8 +160,8 @@ def _assembled(corpus: Corpus, strings: Iterable[bytes], room: int, shortest: in
     separators = [
         (bytes((byte,)), corpus.around(byte)) for byte in corpus.separators(1 if shortest == 1 else SEPARATORS)
     ]
-    for string in chain.from_iterable(map(exact, strings)):
-        string = _joinable(string, separators)
+    for whole in chain.from_iterable(map(exact, strings)):
+        string = _joinable(whole, separators)
         if len(string) < WINDOW or len(content) + len(string) + 1 > room:
             continue
         for separator, around in separators:
