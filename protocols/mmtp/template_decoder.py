@@ -86,7 +86,7 @@ class TemplateDecoder:
             raise malformed("cut off") from None
 
     def _plain(self, template: Template, block: bytes, max_headers: int) -> _Headers:
-        fields: _Headers = list(template.fields)  # type: ignore[arg-type]  # every hole is filled below: no None is left
+        fields: _Headers = list(template.fields)  # type: ignore[arg-type]  # every hole is filled below
         pos, time, size = _fill(template, block, 1, self._time, fields)
         if pos != len(block):
             raise malformed(f"expected {pos} bytes, got {len(block)}")

@@ -28,7 +28,7 @@ class Unacknowledged:
 
     @property
     def span(self) -> int:
-        """Pushes from the oldest unacknowledged one on, with those that were acknowledged out of order: what is kept."""
+        """Pushes from the oldest unacknowledged one on, with those that were acknowledged out of order."""
         return len(self._entries)
 
     def fits(self, size: int, count_window: int, bytes_window: int) -> bool:

@@ -18,7 +18,7 @@ from protocols.mmtp.bodies import compress as compress_explicit
 from protocols.mmtp.bundles import EMPTY_BUNDLE, MAX_CACHED, MAX_DICTIONARIES, Bundle, ClassesInUse
 from protocols.mmtp.dictionaries import MAX_CLASSES, MAX_CONTENT, Dictionary, check_class
 from protocols.mmtp.digests import digest_of
-from protocols.mmtp.history import MAX_HISTORY, History
+from protocols.mmtp.history import MAX_HISTORY, History, compress_after
 from protocols.mmtp.mini import MAX_MINI, MiniParts
 from protocols.mmtp.shared_bodies import MAX_FORMS, SharedBody
 
@@ -218,7 +218,7 @@ def test_a_dictionary_with_broken_tables_is_refused_and_harmless(change: bytes) 
     assert broken.compress(message(1)) is None
     history = History(100)
     history.append(PLAIN)
-    assert history.compress(message(1), broken) is None
+    assert compress_after(message(1), broken, history.tail) is None
     with pytest.raises(RemoteError):
         history.decompress(rle(5), broken, LIMITS)
 
@@ -331,7 +331,7 @@ def test_both_sides_of_a_stream_stay_together(
     sender, receiver = History(size), History(size)
     whole = b""
     for body, with_history in bodies:
-        packed = sender.compress(body, used) if with_history else None
+        packed = compress_after(body, used, sender.tail) if with_history else None
         if packed is not None:
             assert len(packed) < len(body)
             assert receiver.decompress(packed, used, LIMITS) == body
@@ -343,11 +343,11 @@ def test_both_sides_of_a_stream_stay_together(
 
 def test_the_first_body_of_a_stream_is_like_coding_1() -> None:
     history = History(MAX_HISTORY)
-    packed = history.compress(message(1), dictionary())
+    packed = compress_after(message(1), dictionary(), history.tail)
     assert packed == dictionary().compress(message(1))
     assert history.decompress(packed or b"", dictionary(), LIMITS) == message(1)
     alone = b"abcd" * 100
-    packed = history.compress(alone, None)
+    packed = compress_after(alone, None, history.tail)
     assert packed is not None
     assert history.decompress(packed, None, LIMITS) == alone
 
@@ -357,7 +357,7 @@ def test_history_helps() -> None:
     sizes = {True: 0, False: 0}
     for number in range(30):
         body = message(number) + b'"token":"%s"' % random.Random(7).randbytes(30).hex().encode()
-        sizes[True] += len(history.compress(body, dictionary()) or body)
+        sizes[True] += len(compress_after(body, dictionary(), history.tail) or body)
         sizes[False] += len(dictionary().compress(body) or body)
         history.append(body)
     assert sizes[True] < 0.75 * sizes[False]
@@ -368,7 +368,7 @@ def test_history_that_looks_like_a_dictionary_is_content() -> None:
     history = History(MAX_HISTORY)
     history.append(trained()[:8] + b"\xff" * 100)
     body = (trained()[:8] + b"\xff" * 100) * 2
-    packed = history.compress(body, None)
+    packed = compress_after(body, None, history.tail)
     assert packed is not None
     assert history.decompress(packed, None, LIMITS) == body
 
@@ -402,10 +402,9 @@ def test_a_shared_body_is_compressed_once_for_all_that_have_the_same(monkeypatch
     monkeypatch.setattr(Dictionary, "compress", counted)
     body = message(1) * 5
     shared = SharedBody(body)
-    minis = {shared.mini(dictionary()) for _ in range(5)}
+    minis = {shared.after(dictionary(), b"") for _ in range(5)}
     assert count == 1
     assert minis == {original(dictionary(), body)}
-    assert shared.after(dictionary(), b"") == shared.mini(dictionary())
     assert count == 1
     assert shared.explicit() == compress_explicit(body)
     assert shared.explicit() is shared.explicit()
@@ -422,5 +421,5 @@ def test_a_shared_body_keeps_a_bounded_number_of_forms_and_remembers_raw() -> No
     for number in range(2 * MAX_FORMS):
         shared.after(None, b"history %d" % number)
     assert len(shared._forms) == MAX_FORMS
-    assert shared.mini(dictionary()) is None
+    assert shared.after(dictionary(), b"") is None
     assert shared.explicit() is None

@@ -34,8 +34,12 @@ from protocols.mmtp.dict_frames import (
 from protocols.mmtp.dictionaries import MAX_CLASSES, MAX_CONTENT, Dictionary
 from protocols.mmtp.digests import digest_of
 from protocols.mmtp.fields import field, varint_field
-from protocols.mmtp.transfers import CHUNK, MAX_CHUNK, MAX_PACKED, MIN_CHUNK, Incoming, chunks, pack
+from protocols.mmtp.transfers import CHUNK, MAX_CHUNK, MAX_PACKED, MIN_CHUNK, Incoming, pack
 from protocols.mmtp.varint import encode_varint
+
+
+def chunks(packed: bytes, size: int = CHUNK) -> list[tuple[int, bytes]]:
+    return [(start, packed[start : start + size]) for start in range(0, len(packed), size)]
 
 
 def noise(size: int, seed: int = 1) -> bytes:
@@ -95,20 +99,6 @@ def test_sizes_of_what_is_packed_are_limited(of: bytes) -> None:
         pack(of)
     with pytest.raises(LocalError):
         pack(b"content", of)
-
-
-@pytest.mark.parametrize("size", [0, MIN_CHUNK - 1, MAX_CHUNK + 1])
-def test_sizes_of_chunks_that_are_sent_are_limited(size: int) -> None:
-    with pytest.raises(LocalError):
-        chunks(b"packed", size)
-
-
-def test_chunks_are_cut_as_said() -> None:
-    assert [(offset, len(data)) for offset, data in chunks(bytes(2 * CHUNK + 5))] == [
-        (0, CHUNK),
-        (CHUNK, CHUNK),
-        (2 * CHUNK, 5),
-    ]
 
 
 @pytest.mark.parametrize(
