@@ -16,8 +16,9 @@ from accessgw.core.interfaces.stores import StoreUnavailable
 from accessgw.core.mqtt.bridge import Bridge
 from accessgw.core.mqtt.bridge_loops import LoopGuard
 from accessgw.core.mqtt.bridges import Bridges
-from accessgw.core.mqtt.broker import Broker, LocalReceiver
+from accessgw.core.mqtt.broker import Broker
 from accessgw.core.mqtt.outbound import Outbound
+from accessgw.core.mqtt.receivers import LocalReceiver
 from accessgw.core.mqtt.services import wire_limits
 from accessgw.core.mqtt.session_keeper import SessionKeeper
 from accessgw.core.mqtt.subscriptions import Subscriptions

@@ -216,7 +216,7 @@ def test_nothing_is_sent_or_counted_before_connack(version: int) -> None:
     client.put = sent.append  # type: ignore[method-assign]  # instead of decoding it
     assert world.publish(b"x") == [Reason.NO_MATCHING_SUBSCRIBERS]
     assert sent == []
-    assert (world.counters.sent_qos0, world.counters.sent_bytes, world.broker.reached) == (0, 0, 0)
+    assert (world.counters.sent_qos0, world.counters.sent_bytes, world.broker.receivers.reached) == (0, 0, 0)
 
 
 # ------------------------------------------------------------------ large fan-outs
@@ -241,7 +241,7 @@ def test_large_fan_outs_go_in_slices_and_keep_the_order() -> None:
     for client in [*many, durable]:
         assert [one for one in client.payloads if one != b"2"] == [b"0", b"3"]
         assert b"2" in client.payloads
-    assert world.broker.reached == 3 * 4501 + 1
+    assert world.broker.receivers.reached == 3 * 4501 + 1
 
 
 def test_small_messages_behind_a_large_fan_out_share_turns() -> None:
