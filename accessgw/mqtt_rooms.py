@@ -203,8 +203,8 @@ class MqttRooms:
         self.bridges.apply(mqtt.bridges)
 
     def _recheck(self, left: Iterator[MqttSession]) -> None:
-        """The topic rules have changed: connected clients keep only the subscriptions that they may have now. Those that
-        are away are looked at when they come back."""
+        """The topic rules have changed: connected clients keep only the subscriptions that they may have now. Those
+        that are away are looked at when they come back."""
         for session in islice(left, RECHECKED_AT_ONCE):
             if isinstance(session.outlet, MqttConnection):
                 session.outlet.recheck()

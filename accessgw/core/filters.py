@@ -1,4 +1,4 @@
-"""The filter chain: three extension points (connection, call, push), where a defect costs one item, never the worker."""
+"""The filter chain: three extension points (connection, call, push); a defect costs one item, never the worker."""
 
 from __future__ import annotations
 

@@ -106,8 +106,8 @@ class HeaderStates:
     # ------------------------------------------------------------------ the cache
 
     def _loaded(self, key: StateKey, states: list[HeaderState], named: Sequence[Named]) -> Kept:
-        """Under what is known here: a state that was made lately may not be written yet. But a number can come again with
-        another state on another worker, and then the one that the device names is the later one."""
+        """Under what is known here: a state that was made lately may not be written yet. But a number can come again
+        with another state on another worker, and then the one that the device names is the later one."""
         stored = {(state.direction, state.checkpoint): state.encoded for state in states}
         kept = dict(stored)
         if key in self._cache:

@@ -1,4 +1,4 @@
-"""The answering half of a call: an upstream's response on its way to the device, throttled, and kept for repetitions."""
+"""The answering half of a call: an upstream's response on its way to the device, throttled, kept for repetitions."""
 
 from __future__ import annotations
 

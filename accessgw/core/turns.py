@@ -68,8 +68,8 @@ class TurnFlusher:
             self._at_turn_end(self._run)
 
     def answer(self, one: Flushable) -> None:
-        """The same after a batch of its own bytes: before all of add(), among which it may be as well; at once where this
-        turn has nothing else to do."""
+        """The same after a batch of its own bytes: before all of add(), among which it may be as well; at once where
+        this turn has nothing else to do."""
         if self._turn_is_over():
             one.flush()
             return

@@ -67,7 +67,8 @@ def from_settings(
 def enhanced_from_settings(
     settings: Sequence[AuthenticatorSettings], services: AuthenticatorServices | None = None
 ) -> dict[str, EnhancedAuthenticator]:
-    """Authenticators of enhanced authentication by the name of their method. Raises ValueError as from_settings does."""
+    """Authenticators of enhanced authentication by the name of their method.
+    Raises ValueError as from_settings does."""
     services = services or AuthenticatorServices()
     methods: dict[str, EnhancedAuthenticator] = {}
     for index, one in enumerate(settings):

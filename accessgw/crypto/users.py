@@ -8,7 +8,10 @@ MAX_USER = 256
 
 
 def checked_user(value: object, source: str) -> str:
-    """A user's name goes into headers, logs and keys of streams: only harmless text passes. Raises AuthenticationFailed."""
+    """A user's name goes into headers, logs and keys of streams: only harmless text passes.
+
+    Raises AuthenticationFailed.
+    """
     if value is None or value == "":
         return ""
     name = str(value) if isinstance(value, str | int) else ""

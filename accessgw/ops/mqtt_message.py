@@ -254,7 +254,8 @@ def properties_view(properties: Properties) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """The broker's own answers as JSON can hold them: `payload` of bytes as payload_view does, other bytes as base64."""
+    """The broker's own answers as JSON can hold them:
+    `payload` of bytes as payload_view does, other bytes as base64."""
     if isinstance(value, Mapping):
         shown: dict[str, Any] = {}
         for key, item in value.items():

@@ -1,4 +1,4 @@
-"""Questions of authenticators to the services that know their users: one POST each, on connections as calls have them."""
+"""Questions of authenticators to services that know their users: one POST each, on connections as calls have them."""
 
 from __future__ import annotations
 

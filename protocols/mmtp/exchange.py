@@ -15,8 +15,8 @@ from protocols.mmtp.varint import decode_varint, encode_varint
 from protocols.mmtp.wire import Wire
 
 FREE_FRAMES = 1024
-"""DICT and TABLE frames of a peer that are no control frames: 256 dictionaries, of one chunk each, are offered, sent and
-used with less."""
+"""DICT and TABLE frames of a peer that are no control frames: 256 dictionaries, of one chunk each, are offered, sent
+and used with less."""
 MAX_TABLES = 8
 """Offers of tables on a connection."""
 

@@ -27,9 +27,11 @@ from protocols.mmtp.mini import SMALL
 LEVEL = 3
 """Of bodies without a dictionary, to compare with."""
 SMALL_LEVEL, LARGE_LEVEL = 4, 6
-"""Tables are made for the matches of these levels: as minis of small bodies are searched, and as those of large ones."""
+"""Tables are made for the matches of these levels:
+as minis of small bodies are searched, and as those of large ones."""
 SMALL_WEIGHT = 5
-"""A small body counts so often in the tables: large ones have more symbols each, and small ones nothing but their tables."""
+"""A small body counts so often in the tables:
+large ones have more symbols each, and small ones nothing but their tables."""
 STUDIED_BYTES = 128 * 1024
 """Bytes of bodies in which common strings are looked for; they are counted in all."""
 SEPARATORS = 16

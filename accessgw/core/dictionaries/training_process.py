@@ -18,8 +18,8 @@ MEMORY = 1 << 30
 def give_way() -> None:
     """Run only when nobody else wants the CPU, as far as the system has that; and within bounds.
 
-    With SCHED_IDLE a process that wakes up (the gateway) takes the CPU at once; with a high nice value alone it may wait
-    for the rest of a slice.
+    With SCHED_IDLE a process that wakes up (the gateway) takes the CPU at once; with a high nice value alone it may
+    wait for the rest of a slice.
     """
     os.nice(NICE)
     if hasattr(os, "SCHED_IDLE"):

@@ -164,8 +164,8 @@ class Trainings:
             raise ControlError(409, "too_little", lacks)
 
     def _secret_requests(self, name: str) -> str:
-        """What is secret of a class of requests. Answers and pushes of a larger class are sent raw where they are secret;
-        but a device knows of no secrets, only that a class has a dictionary."""
+        """What is secret of a class of requests. Answers and pushes of a larger class are sent raw where they are
+        secret; but a device knows of no secrets, only that a class has a dictionary."""
         if name[0] != REQUEST_KIND or not name.endswith("*"):
             return ""
         secret = (*self._sampler.secrets, *self._secret_operations())

@@ -126,7 +126,8 @@ class TlsContexts(Protocol):
         """An OpenSSL.SSL.Context for a new connection; selects the certificate by SNI itself."""
 
     def prepare(self) -> Callable[[], None]:
-        """Load the files again; what it returns brings them into force. An error has the path, and the old ones stay."""
+        """Load the files again; what it returns brings them into force.
+        An error has the path, and the old ones stay."""
 
     def expires_at(self) -> Mapping[str, float]:
         """Certificate name -> wall-clock second of notAfter."""

@@ -61,7 +61,8 @@ class PushService(Protocol):
     def pending(
         self, session: Session, cursors: Sequence[Cursor], limit: int, max_bytes: int
     ) -> Deferred[list[tuple[StreamKey, int, StoredPush]]]:
-        """For a short connection: up to `limit` pushes (stream, epoch, push) past the cursors given, the stored or sent ones."""
+        """For a short connection: up to `limit` pushes (stream, epoch, push) past the cursors given, the stored or
+        sent ones."""
 
     def append(
         self, requests: Sequence[PushRequest], idempotency_key: str = "", digest: bytes = b""

@@ -1,4 +1,4 @@
-"""Messages of the other broker on their way in: published here, and acknowledged there when the gateway answers for them."""
+"""Messages of the other broker on their way in: published here, acknowledged there when we answer for them."""
 
 from __future__ import annotations
 

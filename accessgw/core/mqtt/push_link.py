@@ -1,4 +1,4 @@
-"""Pushes of the gateway's streams over MQTT: a PUBLISH of QoS 1 on a topic of its own, whose PUBACK moves the cursor."""
+"""Pushes of the gateway's streams over MQTT: each a PUBLISH of QoS 1 on a topic of its own; PUBACK moves the cursor."""
 
 from __future__ import annotations
 

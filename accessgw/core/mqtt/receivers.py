@@ -39,7 +39,8 @@ Receiver = MqttSession | LocalReceiver
 
 
 class Receivers:
-    """Devices that are connected and read are sent frames here; what has to wait, or to be stored first, is Outbound's."""
+    """Devices that are connected and read are sent frames here;
+    what has to wait, or to be stored first, is Outbound's."""
 
     __slots__ = ("_counters", "_outbound", "_random", "_settings", "_trace", "_wall", "reached")
 
@@ -150,7 +151,8 @@ class Receivers:
             self._trace.tell(pub.message, event, client=receiver.client_id)
 
     def _to_group(self, pub: Publication, group: Group[Receiver], receivers: Iterable[Receiver]) -> None:
-        """Send to receivers with the same options. The first branches are those of devices that are connected and read."""
+        """Send to receivers with the same options.
+        The first branches are those of devices that are connected and read."""
         message = pub.message
         qos = group.qos if group.qos < message.qos else message.qos
         retain = message.retain and group.retain_as_published
