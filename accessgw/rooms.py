@@ -109,7 +109,9 @@ class Rooms:
         Path(settings.state_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
         self._build_foundations()
         self._build_core(prepared)
-        self._build_doors(prepared.tables)
+        self._build_protocols(prepared.tables)
+        self._build_doors()
+        self._build_control()
 
     # ---------------------------------------------------------------- building, from the ground up
 
@@ -264,18 +266,9 @@ class Rooms:
             self.stores.outbox, wall=time.time, random_bytes=os.urandom, counters=counters, stored=self.webhook.wake
         )
 
-    def _build_doors(self, tables: AppTables) -> None:
-        """Everything that accepts connections."""
+    def _build_protocols(self, tables: AppTables) -> None:
+        """What is spoken on connections."""
         settings, reactor = self.settings, self.reactor
-        self.transports = TransportServices(
-            reactor,
-            self.timers,
-            settings.limits,
-            self.counters.transports[""],
-            random.random,
-            on_open=self.access_log.opened,
-            on_close=self.access_log.closed,
-        )
         assert self.counters.headers is not None
         assert self.counters.codings is not None
         self.mmtp = MmtpRooms(
@@ -343,6 +336,19 @@ class Rooms:
             },
             origins={listener.name: listener.websocket_origins for listener in settings.listeners},
         )
+
+    def _build_doors(self) -> None:
+        """Everything that accepts connections of devices."""
+        settings, reactor = self.settings, self.reactor
+        self.transports = TransportServices(
+            reactor,
+            self.timers,
+            settings.limits,
+            self.counters.transports[""],
+            random.random,
+            on_open=self.access_log.opened,
+            on_close=self.access_log.closed,
+        )
         factories: dict[str, BindingFactory] = {
             "mmtp/1": self.mmtp.services,
             "mqtt": self.mqtt.services,
@@ -362,6 +368,10 @@ class Rooms:
                 build_listener(listener, self.transports, factories, self.contexts.get(listener.name))
             )
         self.draining = Draining(reactor, self.transports.table, self._announce_leaving)
+
+    def _build_control(self) -> None:
+        """What operators may do, and their door."""
+        settings, reactor = self.settings, self.reactor
         assert self.counters.store is not None
         self.control = GatewayControl(
             sessions=self.sessions,
