@@ -325,12 +325,12 @@ def decode_short_response(data: bytes, limits: Limits, *, zstd: bool = False) ->
         if kind == FrameType.WELCOME and response.welcome is None:
             response.welcome = decode_welcome(data, start, pos)
         elif kind == FrameType.RESPONSE:
-            response.answers.append(_decode_answer(reading, first & 15, data, start, pos))
+            _answered(response, _decode_answer(reading, first & 15, data, start, pos))
         elif kind == FrameType.RESET:
             index = _call_byte(data, start, pos)
             status, after = decode_varint(data, start + 1, pos)
             expect_end(after, pos)
-            response.answers.append(ShortAnswer(index, status, reset=True))
+            _answered(response, ShortAnswer(index, status, reset=True))
         elif kind == FrameType.PUSH:
             event, _ = receiver.came(first & 15, data, start, pos, zstd=zstd)
             if isinstance(event, PushReceived):
@@ -363,6 +363,12 @@ def _next_frame(data: bytes, pos: int, end: int) -> tuple[int, int, int]:
     if start == INCOMPLETE:
         raise RemoteError(Status.PROTOCOL, "short connection: a frame is cut off")
     return data[pos], start, stop
+
+
+def _answered(response: ShortResponse, answer: ShortAnswer) -> None:
+    if any(other.index == answer.index for other in response.answers):
+        raise RemoteError(Status.PROTOCOL, f"short response: call {answer.index} has an answer")
+    response.answers.append(answer)
 
 
 def _call_byte(data: bytes, start: int, stop: int) -> int:

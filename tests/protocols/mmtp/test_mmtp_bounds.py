@@ -14,7 +14,7 @@ from protocols.mmtp.bodies import EXPLICIT
 from protocols.mmtp.bundles import Bundle, ClassesInUse
 from protocols.mmtp.device_exchange import HeaderMemory
 from protocols.mmtp.dictionaries import Dictionary
-from protocols.mmtp.frames import RANGES, FrameType, TableKind, encode_ack, encode_frame
+from protocols.mmtp.frames import RANGES, FrameType, TableKind, encode_ack, encode_frame, encode_reset
 from protocols.mmtp.gateway_exchange import FoundStates
 from protocols.mmtp.headers import HeaderCodec, check_operation
 from protocols.mmtp.mini import MAX_MINI, MiniParts
@@ -91,6 +91,17 @@ def test_pushes_of_a_short_response_share_the_room_of_all_bodies() -> None:
     with pytest.raises(RemoteError) as caught:
         decode_short_response(answer(fit + 1), limits, zstd=True)
     assert caught.value.code == Status.COMPRESSION
+
+
+@pytest.mark.parametrize("second", [encode_reset(3, 8), encode_frame(FrameType.RESPONSE, 0, b"\3\0\0")])
+def test_a_short_response_answers_a_call_once(second: bytes) -> None:
+    """So there are as many answers as calls at most, however small their frames are."""
+    head = encode_short_response(ShortResponse())
+    first = encode_frame(FrameType.RESPONSE, 0, b"\3\0\0")
+    assert [answer.index for answer in decode_short_response(head + first, DEFAULT_LIMITS).answers] == [3]
+    with pytest.raises(RemoteError) as caught:
+        decode_short_response(head + first + second, DEFAULT_LIMITS)
+    assert caught.value.code == Status.PROTOCOL
 
 
 # --- acknowledgements
