@@ -104,8 +104,9 @@ class LinkCodings:
 
     def failed_there(self) -> None:
         """The device could not expand something that we sent: whatever was in use is under suspicion."""
-        for dictionary in set(self._binding.wire.classes_in_use().values()):
-            dictionary.errors += 1
+        wire = self._binding.wire
+        for dictionary in set(wire.classes_in_use().values()):
+            dictionary.fail(wire.witness)
 
     # ---------------------------------------------------------------- what is in force
 

@@ -108,6 +108,7 @@ class MmtpLink:
                 self._zstd,
                 services.compress_from,
                 dictionary=None if self._codings is None else wire.push_dictionary(push.stream.biz),
+                witness=wire.witness,
                 is_secret=services.is_secret,
             )
             if not wire.offer_push(shared):

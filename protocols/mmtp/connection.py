@@ -404,6 +404,15 @@ class Connection:
         uses = self._wire.uses
         return uses.down.classes if uses is not None else EMPTY_BUNDLE.classes
 
+    def count_for(self, witness: int) -> None:
+        """Bodies of this connection are told to watchers of dictionaries as this one's; see dictionaries.Watcher."""
+        self._wire.witness = witness
+
+    @property
+    def witness(self) -> int:
+        """As count_for was told."""
+        return self._wire.witness
+
     def push_dictionary(self, biz: str) -> Dictionary | None:
         """What pushes of the biz are compressed with on this connection, for encode_push."""
         uses = self._wire.uses

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Protocol
 
 import zstandard
 
@@ -48,6 +49,17 @@ def zstd_dictionary(content: bytes, history: bytes = b"") -> zstandard.ZstdCompr
     return zstandard.ZstdCompressionDict(content + history, dict_type=kind)
 
 
+class Watcher(Protocol):
+    """Looks at what becomes of bodies beside the sums of their dictionary. `witness` stands for whose body it is: 0 for
+    nobody in particular, else what Connection.count_for was given."""
+
+    def count(self, witness: int, raw: int, packed: int) -> None:
+        """See Dictionary.count."""
+
+    def fail(self, witness: int) -> None:
+        """See Dictionary.fail."""
+
+
 class Dictionary:
     """An immutable dictionary; one object is shared by every bundle and connection of a process.
 
@@ -60,7 +72,7 @@ class Dictionary:
 
     __slots__ = (
         "_compressor", "_decompressor", "_small", "bodies", "classes", "content", "digest", "errors", "id", "packed",
-        "raw",
+        "raw", "watcher",
     )  # fmt: skip
 
     def __init__(self, id: int, content: bytes, classes: Iterable[str] = ()) -> None:
@@ -85,7 +97,8 @@ class Dictionary:
         self.packed = 0
         """What its classes' bodies were on this side: how many, their bytes before, and on the wire."""
         self.errors = 0
-        """Bodies that it could not expand."""
+        """Bodies that it could not expand, here or there."""
+        self.watcher: Watcher | None = None
 
     def __repr__(self) -> str:
         return f"Dictionary({self.id}, {len(self.content)} bytes, {list(self.classes)})"
@@ -98,20 +111,28 @@ class Dictionary:
         except zstandard.ZstdError as error:
             raise RemoteError(Status.COMPRESSION, f"dictionary {self.id}: {str(error)[:100]}") from None
 
-    def count(self, raw: int, packed: int) -> None:
+    def count(self, raw: int, packed: int, witness: int = 0) -> None:
         """A body of its classes was made or read; both sizes are the same when it went without the dictionary."""
         self.bodies += 1
         self.raw += raw
         self.packed += packed
+        if self.watcher is not None:
+            self.watcher.count(witness, raw, packed)
 
-    def expand(self, body: bytes, limits: Limits) -> bytes:
+    def fail(self, witness: int = 0) -> None:
+        """A body could not be expanded, here or at the peer."""
+        self.errors += 1
+        if self.watcher is not None:
+            self.watcher.fail(witness)
+
+    def expand(self, body: bytes, limits: Limits, witness: int = 0) -> bytes:
         """As decompress, and counted. Raises RemoteError(COMPRESSION)."""
         try:
             whole = self.decompress(body, limits)
         except RemoteError:
-            self.errors += 1
+            self.fail(witness)
             raise
-        self.count(len(whole), len(body))
+        self.count(len(whole), len(body), witness)
         return whole
 
     def compress(self, body: bytes) -> bytes | None:

@@ -127,7 +127,8 @@ class GatewayCalls(Calls):
         coding = RAW
         if not more and not secret:
             uses = wire.uses
-            coding, body = pack(body, None if uses is None else uses.down, ANSWER_KIND, call.operation, wire.zstd)
+            classes = None if uses is None else uses.down
+            coding, body = pack(body, classes, ANSWER_KIND, call.operation, wire.zstd, witness=wire.witness)
         head = bytes((number & 127,)) + encode_varint(status) + encode_varint(len(block)) + block
         body, more = self._first_part(call, body, more, len(head))
         call.left(CallInput.RESPONSE_MORE if more else CallInput.RESPONSE_LAST)

@@ -47,11 +47,13 @@ def encode_push(
     collapse: str = "",
     gap: int = 0,
     dictionary: Dictionary | None = None,
+    witness: int = 0,
 ) -> bytes:
     """The frame of one push, the same for every connection that has got the pushes before it.
 
     `body` is the expanded body; `dictionary` (Connection.push_dictionary) makes a mini of it, `coding` EXPLICIT asks
-    for zstd, each used if it saves something. `ttl` is in seconds. Raises LocalError for another coding.
+    for zstd, each used if it saves something. `ttl` is in seconds; `witness`: see dictionaries.Watcher. Raises
+    LocalError for another coding.
     """
     if coding not in (RAW, EXPLICIT):
         raise LocalError(f"coding: expected {RAW} or {EXPLICIT}, got {coding}")
@@ -59,7 +61,7 @@ def encode_push(
     used = MINI
     if dictionary is not None:
         packed = dictionary.compress(body)
-        dictionary.count(len(body), len(body) if packed is None else len(packed))
+        dictionary.count(len(body), len(body) if packed is None else len(packed), witness)
     if packed is None and coding == EXPLICIT:
         packed = compress(body)
         used = EXPLICIT

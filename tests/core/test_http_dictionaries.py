@@ -69,12 +69,6 @@ class FakeDictionaries:
     def used(self, app: str) -> Iterable[Dictionary]:
         return [self.old, self.current] if app == "wallet" else []
 
-    def record(self, dictionary_id: int, raw: int, packed: int) -> None:
-        raise AssertionError("figures of HTTP are none of a canary's")
-
-    def record_error(self, dictionary_id: int) -> None:
-        raise AssertionError("figures of HTTP are none of a canary's")
-
     def on_change(self, changed: Callable[[str], None]) -> Callable[[], None]:
         self.changed = changed
         return lambda: None

@@ -88,6 +88,7 @@ class Dictionaries:
         for record in records:
             self._ledger.add(record)
         self._bundles.load(records, sets)
+        self._ledger.follow_trials()
         broken = [
             life.refused(record, self._wall(), "the gateway ended during the training; train again")
             for record in records
@@ -139,12 +140,6 @@ class Dictionaries:
         ids = [record.id for record in self._ledger.records.values() if record.app == app and record.state in USED]
         found = map(self._bundles.dictionary, ids)
         return [dictionary for dictionary in found if dictionary is not None]
-
-    def record(self, dictionary_id: int, raw: int, packed: int) -> None:
-        self._ledger.count(dictionary_id, raw, packed)
-
-    def record_error(self, dictionary_id: int) -> None:
-        self._ledger.count_error(dictionary_id)
 
     def on_change(self, changed: Callable[[str], None]) -> Callable[[], None]:
         self._watchers.append(changed)
@@ -219,6 +214,7 @@ class Dictionaries:
 
     def _in_force(self) -> None:
         changed = self._bundles.update(list(self._ledger.records.values()))
+        self._ledger.follow_trials()
         self._count()
         for app in changed:
             for watcher in list(self._watchers):

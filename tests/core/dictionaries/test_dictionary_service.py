@@ -26,6 +26,7 @@ SETTINGS = DictionarySettings(
     least_messages=50,
     canary_share=0.5,
     canary_messages=10,
+    canary_users=5,
     ratio_margin=0.1,
     error_margin=0.05,
     promote_after=5.0,
@@ -120,8 +121,10 @@ class World:
         return tuple(dictionary.id for dictionary in bundle.dictionaries) if bundle else ()
 
     def pass_bodies(self, id: int, count: int, ratio: float) -> None:
-        for _ in range(count):
-            self.service.record(id, 1000, int(1000 * ratio))
+        """Bodies of five users in turn."""
+        dictionary = self.service.dictionary(id)
+        for number in range(count):
+            dictionary.count(1000, int(1000 * ratio), number % 5 + 1)
 
 
 def result(deferred: Deferred[Any]) -> Any:
@@ -233,10 +236,14 @@ def test_a_worse_canary_is_rolled_back_by_itself(world: World) -> None:
     result(world.service.activate(world.trained(), 1.0))
     world.trained()
     world.pass_bodies(1, 10, 0.3)
-    world.pass_bodies(2, 9, 0.5)
+    world.pass_bodies(2, 5, 0.5)
+    world.pass_bodies(2, 4, 0.5)
     world.clock.advance(1)
     assert world.states()[2] == "canary"
-    world.pass_bodies(2, 1, 0.5)
+    assert world.service.show(2)["trial"] == {
+        "users": 5, "of_users": 5, "failed": 0, "bodies": 9, "of": 10, "ratio": 0.5,
+    }  # fmt: skip
+    world.pass_bodies(2, 5, 0.5)
     world.clock.advance(1)
     assert world.states() == {1: "active", 2: "rolled_back"}
     assert world.service.show(2)["reason"] == "ratio 0.500 against 0.300"
@@ -246,11 +253,35 @@ def test_a_worse_canary_is_rolled_back_by_itself(world: World) -> None:
 
 def test_a_canary_that_cannot_be_expanded_is_rolled_back(world: World) -> None:
     world.trained()
-    for _ in range(10):
-        world.service.record_error(1)
+    for witness in (1, 1, 1, 2, 3, 4):
+        world.service.dictionary(1).fail(witness)
+    world.clock.advance(1)
+    assert world.states() == {1: "canary"} and world.service.show(1)["trial"]["failed"] == 4
+    world.service.dictionary(1).fail(5)
     world.clock.advance(1)
     assert world.states() == {1: "rolled_back"}
-    assert world.counters.errors == 10 and "errors 1.0000" in world.service.show(1)["reason"]
+    assert world.counters.errors == 7 and "errors for 5 of 5 users" in world.service.show(1)["reason"]
+
+
+@pytest.mark.parametrize("which", [1, 2])
+def test_a_hostile_user_neither_takes_a_canary_back_nor_brings_it_through(world: World, which: int) -> None:
+    """As many bodies as it likes, as bad or as good as it likes, on either side of the comparison; those who have proved
+    nothing are one together."""
+    world = World(promote=True)
+    result(world.service.activate(world.trained(), 1.0))
+    world.trained()
+    for _ in range(3):
+        for witness in (0, 7):
+            for _ in range(2000):
+                world.service.dictionary(which).fail(witness)
+            world.service.dictionary(which).count(10**9, 10**9 if which == 2 else 1, witness)
+        world.clock.pump([1] * 6)
+        assert world.states() == {1: "active", 2: "canary"}
+    for witness in range(11, 21):
+        for id in (1, 2):
+            world.service.dictionary(id).count(1000, 300, witness)
+    world.clock.pump([1] * 6)
+    assert world.states() == {1: "retired", 2: "active"}, "the others decide"
 
 
 def test_a_good_canary_is_promoted_only_where_that_is_wanted(world: World) -> None:
@@ -311,6 +342,32 @@ def test_a_trial_goes_on_after_a_restart(world: World) -> None:
     again.clock.advance(1)
     assert again.states()[2] == "rolled_back"
     assert again.service.show(2)["reason"] == "ratio 0.500 against 0.300"
+
+
+def test_a_trial_counts_from_when_it_began_and_ends_with_it(world: World) -> None:
+    result(world.service.activate(world.trained(), 1.0))
+    world.pass_bodies(1, 100, 0.9)
+    assert world.service.dictionary(1).watcher is None
+    world.trained()
+    assert world.service.dictionary(1).watcher is not None
+    first = world.service.dictionary(2).watcher
+    world.clock.advance(1)
+    result(world.service.activate(2, 0.7))
+    assert world.service.dictionary(2).watcher is first, "wider, it goes on"
+    result(world.service.roll_back(2))
+    assert world.service.dictionary(1).watcher is world.service.dictionary(2).watcher is None
+    world.clock.advance(1)
+    world.pass_bodies(2, 100, 0.9)
+    result(world.service.activate(2, 0.5))
+    assert world.service.show(2)["trial"]["users"] == 0, "another one begins anew"
+    world.pass_bodies(1, 10, 0.3)
+    world.pass_bodies(2, 10, 0.3)
+    world.clock.advance(1)
+    assert world.states()[2] == "canary"
+    world.clock.pump([1] * 5)
+    assert world.restarted().service.show(2)["trial"]["users"] == 5
+    result(world.service.activate(2, 1.0))
+    assert world.restarted().service.dictionary(1).watcher is None
 
 
 def test_a_change_that_the_store_did_not_take_does_not_happen(world: World) -> None:
@@ -484,7 +541,7 @@ def test_what_codecs_have_counted_becomes_figures(world: World) -> None:
     assert dictionary in world.service.readable()
     for _ in range(3):
         dictionary.count(100, 40)
-    dictionary.errors += 1
+    dictionary.fail()
     row = world.service.show(id)
     assert (row["bodies"], row["raw_bytes"], row["packed_bytes"], row["errors"]) == (3, 300, 120, 1)
     dictionary.count(100, 100)
