@@ -17,10 +17,11 @@ from twisted.python.failure import Failure
 from accessgw.config.diff import applicable, diff
 from accessgw.config.errors import ConfigError
 from accessgw.config.load import load
-from accessgw.core.interfaces import ControlError
+from accessgw.core.interfaces.control import ControlError
 from accessgw.crypto.pem import CertificateError
 from accessgw.model.settings import GatewaySettings
-from accessgw.rooms import Prepared, Rooms
+from accessgw.prepared import Prepared
+from accessgw.rooms import Rooms
 from accessgw.stores.sqlite_schema import StoreError
 from protocols.http import backend as http_backend
 from protocols.mmtp.hpack_backends import backend as hpack_backend
@@ -52,8 +53,8 @@ class Gateway(Service):
         """Open the store, then the doors. A start that cannot be is one line and exit code 1."""
         rooms = self.rooms
         try:
-            if rooms.database is not None:
-                rooms.database.start()
+            if rooms.stores.database is not None:
+                rooms.stores.database.start()
             rooms.access_log.start()
             for listener in [*rooms.listeners, rooms.control_listener]:
                 listener.start()
@@ -71,7 +72,7 @@ class Gateway(Service):
             rooms.hooks.start()
             rooms.webhook.start()
         rooms.claims.start()
-        rooms.header_states.start()
+        rooms.mmtp.start()
         rooms.retention.start()
         rooms.dictionaries.start()
         rooms.mqtt.start()
@@ -210,12 +211,12 @@ class Gateway(Service):
         await rooms.control_listener.stop()
         rooms.control_api.close()
         rooms.password_workers.stop()
-        rooms.packers.stop()
+        rooms.mmtp.stop()
         await rooms.dictionaries.stop()
         for connection in rooms.control_transports.table.snapshot():
             connection.retire()
-        if rooms.database is not None:
-            await rooms.database.stop()
+        if rooms.stores.database is not None:
+            await rooms.stores.database.stop()
         rooms.collector.stop()
         rooms.ticks.stop()
         rooms.access_log.stop()

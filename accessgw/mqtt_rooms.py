@@ -13,8 +13,11 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 
-from accessgw.core.interfaces import CallService, PushService, Timers, UpstreamClient
+from accessgw.core.interfaces.calls import CallService
+from accessgw.core.interfaces.clock import Timers
 from accessgw.core.interfaces.mqtt import Dialer, EnhancedAuthenticator, MqttStore
+from accessgw.core.interfaces.pushes import PushService
+from accessgw.core.interfaces.upstreams import UpstreamClient
 from accessgw.core.mqtt.bridge import Bridge
 from accessgw.core.mqtt.bridge_loops import LoopGuard
 from accessgw.core.mqtt.bridges import Bridges
@@ -200,8 +203,8 @@ class MqttRooms:
         self.bridges.apply(mqtt.bridges)
 
     def _recheck(self, left: Iterator[MqttSession]) -> None:
-        """The topic rules have changed: connected clients keep only the subscriptions that they may have now. Those that
-        are away are looked at when they come back."""
+        """The topic rules have changed: connected clients keep only the subscriptions that they may have now. Those
+        that are away are looked at when they come back."""
         for session in islice(left, RECHECKED_AT_ONCE):
             if isinstance(session.outlet, MqttConnection):
                 session.outlet.recheck()

@@ -10,7 +10,6 @@ import random
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,44 +17,25 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from accessgw.bus.local import LocalBus
-from accessgw.config.app_tables import load_app_tables
-from accessgw.config.errors import ConfigError
 from accessgw.config.render import to_dict
 from accessgw.core.app_tables import AppTables
 from accessgw.core.authentication import AuthenticatorChain
 from accessgw.core.builtin_operations import BuiltinOperations
 from accessgw.core.calls import Calls
 from accessgw.core.claims import Claims
-from accessgw.core.codings import Codings
 from accessgw.core.control import GatewayControl, OperatorActions
 from accessgw.core.dictionaries.service import Dictionaries
 from accessgw.core.dictionaries.trainer import Trainer
 from accessgw.core.draining import Draining
 from accessgw.core.filters import FilterChain
-from accessgw.core.filters import load as load_filters
 from accessgw.core.happenings import Happenings
-from accessgw.core.header_states import HeaderStates
 from accessgw.core.http_dictionaries import HttpDictionaries
 from accessgw.core.http_routes import HttpRoutes
-from accessgw.core.interfaces import (
-    AnswerStore,
-    Authenticator,
-    BindingFactory,
-    Filter,
-    HeaderStateStore,
-    Listener,
-    OutboxStore,
-    PresenceSink,
-    StreamStore,
-)
-from accessgw.core.interfaces.dictionaries import DictionaryStore
-from accessgw.core.interfaces.mqtt import EnhancedAuthenticator, MqttStore
-from accessgw.core.mmtp_binding import MmtpServices
-from accessgw.core.mmtp_room import wire_limits
+from accessgw.core.interfaces.connections import BindingFactory, Listener
+from accessgw.core.interfaces.sessions import PresenceSink
 from accessgw.core.presence import NoPresence, Presence
 from accessgw.core.push_samples import PushSamples
 from accessgw.core.pushes import Pushes
-from accessgw.core.rollout import Packs, Rollout
 from accessgw.core.sessions import SessionManager
 from accessgw.core.short import ShortConnections
 from accessgw.core.stream_retention import Retention
@@ -64,14 +44,13 @@ from accessgw.core.top import TopTalkers
 from accessgw.core.tracing import Tracing
 from accessgw.core.turns import TurnFlusher
 from accessgw.core.webhook import Webhook
-from accessgw.crypto.authenticators import enhanced_from_settings
-from accessgw.crypto.authenticators import from_settings as make_authenticators
 from accessgw.crypto.client_certificates import ClientCertificates
 from accessgw.crypto.contexts import ServerContexts
 from accessgw.crypto.decoy_key import DecoyKey
 from accessgw.crypto.development import ensure_development_certificate
 from accessgw.crypto.services import AuthenticatorServices
 from accessgw.crypto.workers import Workers
+from accessgw.mmtp_rooms import MmtpRooms
 from accessgw.model.calls import CallRecord
 from accessgw.model.counters import (
     CallCounters,
@@ -93,18 +72,8 @@ from accessgw.ops.collector import CollectorPauses
 from accessgw.ops.control_api import ControlApi
 from accessgw.ops.counters_view import GatewayCounters, families, summary
 from accessgw.ops.reactor_ticks import ReactorTicks
-from accessgw.policy.routing import RouteError, RouteTable
-from accessgw.stores.memory import MemoryAnswerStore, MemoryOutboxStore, MemoryStreamStore
-from accessgw.stores.memory_dictionaries import MemoryDictionaryStore
-from accessgw.stores.memory_header_states import MemoryHeaderStateStore
-from accessgw.stores.memory_mqtt import MemoryMqttStore
-from accessgw.stores.sqlite_answers import SqliteAnswerStore
-from accessgw.stores.sqlite_database import SqliteDatabase
-from accessgw.stores.sqlite_dictionaries import SqliteDictionaryStore
-from accessgw.stores.sqlite_header_states import SqliteHeaderStateStore
-from accessgw.stores.sqlite_mqtt import SqliteMqttStore
-from accessgw.stores.sqlite_outbox import SqliteOutboxStore
-from accessgw.stores.sqlite_streams import SqliteStreamStore
+from accessgw.prepared import Prepared
+from accessgw.store_rooms import StoreRooms
 from accessgw.transports.build import build_listener
 from accessgw.transports.http import HttpBindingFactory
 from accessgw.transports.services import TransportServices
@@ -116,36 +85,6 @@ from accessgw.upstreams.questions import Questions, clusters_of_questions
 from protocols.http import backend as http_backend
 from protocols.http.websocket import DEFAULT_MAX_MESSAGE
 from protocols.mmtp.hpack_backends import backend as hpack_backend
-
-
-@dataclass(slots=True)
-class Prepared:
-    """What is made of settings alone, so that a bad file is known before anything is touched."""
-
-    routes: RouteTable
-    authenticators: list[Authenticator]
-    filters: list[tuple[str, Filter]]
-    enhanced: dict[str, EnhancedAuthenticator]
-    tables: AppTables
-    services: AuthenticatorServices
-    """What the authenticators need of rooms; bound by those."""
-
-    @classmethod
-    def of(cls, settings: GatewaySettings) -> Prepared:
-        """Raises ConfigError."""
-        services = AuthenticatorServices()
-        try:
-            return cls(
-                RouteTable(settings.routes),
-                make_authenticators(settings.authenticators, time.time, services),
-                load_filters(settings.filters),
-                enhanced_from_settings(settings.authenticators, services),
-                AppTables(load_app_tables(settings.app_tables)),
-                services,
-            )
-        except (RouteError, ValueError) as error:
-            path, _, message = str(error).partition(": ")
-            raise ConfigError(path, message) from None
 
 
 class Rooms:
@@ -167,13 +106,12 @@ class Rooms:
         self.version = _version()
         self.contexts: dict[str, ServerContexts] = {}
         self.listeners: list[Listener] = []
-        self.database: SqliteDatabase | None = None
         Path(settings.state_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
         self._build_foundations()
-        self._build_stores()
         self._build_core(prepared)
-        self._build_codings(prepared)
+        self._build_protocols(prepared.tables)
         self._build_doors()
+        self._build_control()
 
     # ---------------------------------------------------------------- building, from the ground up
 
@@ -199,28 +137,17 @@ class Rooms:
             access_log=self.access_log,
             ticks=self.ticks,
         )
-
-    def _build_stores(self) -> None:
-        settings, counters = self.settings, self.counters
-        assert counters.store is not None
-        assert counters.webhook is not None
         self.bus = LocalBus(self.reactor)
-        if settings.store.kind == "memory":
-            self.streams: StreamStore = MemoryStreamStore(settings.pushes)
-            self.answers: AnswerStore = MemoryAnswerStore(settings.calls.max_claims)
-            self.outbox: OutboxStore = MemoryOutboxStore(settings.webhook, counters.webhook)
-            self.mqtt_store: MqttStore = MemoryMqttStore(settings.mqtt, time.time, counters.mqtt)
-            self.dictionary_store: DictionaryStore = MemoryDictionaryStore()
-            self.header_store: HeaderStateStore = MemoryHeaderStateStore(settings.header_states.max_states)
-            return
-        path = settings.store.path or str(Path(settings.state_dir) / "store.sqlite")
-        self.database = SqliteDatabase(path, self.reactor, settings.store, counters.store)
-        self.streams = SqliteStreamStore(self.database, settings.pushes)
-        self.answers = SqliteAnswerStore(self.database, settings.calls.max_claims)
-        self.outbox = SqliteOutboxStore(self.database, settings.webhook, counters.webhook, time.time)
-        self.mqtt_store = SqliteMqttStore(self.database, settings.mqtt, time.time, counters.mqtt)
-        self.dictionary_store = SqliteDictionaryStore(self.database)
-        self.header_store = SqliteHeaderStateStore(self.database, settings.header_states.max_states)
+        assert self.counters.store is not None
+        assert self.counters.webhook is not None
+        assert self.counters.mqtt is not None
+        self.stores = StoreRooms(
+            settings,
+            self.reactor,
+            counters=self.counters.store,
+            outbox=self.counters.webhook,
+            mqtt=self.counters.mqtt,
+        )
 
     def _build_core(self, prepared: Prepared) -> None:
         settings, counters, reactor = self.settings, self.counters, self.reactor
@@ -262,25 +189,22 @@ class Rooms:
             random_bytes=os.urandom,
             counters=counters.sessions,
         )
-        assert counters.headers is not None
-        self.header_states = HeaderStates(
-            settings.header_states, self.header_store, self.timers, wall, counters.headers
-        )
         assert counters.dictionaries is not None
         self.dictionaries = Dictionaries(
             settings.dictionaries,
-            self.dictionary_store,
+            self.stores.dictionaries,
             Trainer(reactor, settings.dictionaries.train_timeout),
             clock=reactor,
             wall=wall,
             random=random.random,
             counters=counters.dictionaries,
+            secret_operations=lambda: self.calls.routes.secret_operations,
         )
         self.flusher = TurnFlusher(reactor, turns=reactor if hasattr(reactor, "turn_is_over") else None)
         self.pushes = Pushes(
             reactor,
             wall,
-            self.streams,
+            self.stores.streams,
             self.bus,
             self.sessions.registry,
             settings=settings.pushes,
@@ -292,7 +216,7 @@ class Rooms:
             flush=self.flusher.flush,
             observe=PushSamples(self.sessions.registry, self.dictionaries.observe),
         )
-        self.claims = Claims(settings.calls, self.answers, self.timers, reactor, wall)
+        self.claims = Claims(settings.calls, self.stores.answers, self.timers, reactor, wall)
         self.calls = Calls(
             settings.calls,
             routes=prepared.routes,
@@ -316,26 +240,8 @@ class Rooms:
             log=self._log_call,
             observe=self.dictionaries.observe if settings.dictionaries.enabled else None,
         )
-        self.retention = Retention(self.streams, self.timers, wall)
+        self.retention = Retention(self.stores.streams, self.timers, wall)
         self.tracing.changed = self._retrace
-
-    def _build_codings(self, prepared: Prepared) -> None:
-        """What saves MMTP's connections bytes."""
-        settings, counters = self.settings, self.counters.codings
-        assert counters is not None
-        self.packers = Workers(self.reactor.callFromThread, threads=1)
-        rollout = Rollout(self.reactor, time.perf_counter)
-        self.codings = Codings(
-            settings.mmtp,
-            tables=prepared.tables,
-            states=self.header_states,
-            dictionaries=self.dictionaries,
-            dictionaries_enabled=settings.dictionaries.enabled,
-            rollout=rollout,
-            packs=Packs(self.packers.run, rollout),
-            timers=self.timers,
-            counters=counters,
-        )
 
     def _build_presence(self) -> None:
         """Presence events and the webhook that gets them, or nothing where there is none."""
@@ -350,52 +256,41 @@ class Rooms:
         self.hooks = HttpUpstreams(self.reactor, [cluster], random=random.random, counters=self.upstream_counters)
         self.webhook = Webhook(
             settings,
-            self.outbox,
+            self.stores.outbox,
             Poster(self.hooks, cluster.name, self.reactor),
             clock=self.reactor,
             random=random.random,
             counters=counters,
         )
         self.presence = Presence(
-            self.outbox, wall=time.time, random_bytes=os.urandom, counters=counters, stored=self.webhook.wake
+            self.stores.outbox, wall=time.time, random_bytes=os.urandom, counters=counters, stored=self.webhook.wake
         )
 
-    def _build_doors(self) -> None:
-        """Everything that accepts connections."""
+    def _build_protocols(self, tables: AppTables) -> None:
+        """What is spoken on connections."""
         settings, reactor = self.settings, self.reactor
-        self.transports = TransportServices(
-            reactor,
-            self.timers,
-            settings.limits,
-            self.counters.transports[""],
-            random.random,
-            on_open=self.access_log.opened,
-            on_close=self.access_log.closed,
-        )
-        self.mmtp = MmtpServices(
-            settings.mmtp,
-            wire_limits(settings.mmtp, settings.limits.hello_timeout),
-            self.sessions,
-            self.calls,
-            self.pushes,
-            self.timers,
-            reactor,
-            time.time,
-            self.flusher,
-            self.tracing,
-            settings.zone,
-            settings.alternate_addresses,
-            idle_timeout=settings.limits.idle_timeout,
-            compress_from=settings.pushes.compress_from,
-            push_buffer=settings.limits.write_buffer // 2,
-            codings=self.codings,
-            is_secret=self.dictionaries.is_secret,
+        assert self.counters.headers is not None
+        assert self.counters.codings is not None
+        self.mmtp = MmtpRooms(
+            settings,
+            tables,
+            reactor=reactor,
+            store=self.stores.header_states,
+            sessions=self.sessions,
+            calls=self.calls,
+            pushes=self.pushes,
+            dictionaries=self.dictionaries,
+            timers=self.timers,
+            flusher=self.flusher,
+            tracing=self.tracing,
+            headers=self.counters.headers,
+            counters=self.counters.codings,
         )
         assert self.counters.mqtt is not None
         self.mqtt = MqttRooms(
             settings,
             reactor=reactor,
-            store=self.mqtt_store,
+            store=self.stores.mqtt,
             sessions=self.sessions,
             calls=self.calls,
             pushes=self.pushes,
@@ -420,7 +315,7 @@ class Rooms:
             enabled=settings.dictionaries.enabled and settings.dictionaries.http,
         )
         routes = HttpRoutes(
-            short=ShortConnections(self.mmtp, settings.sessions.time_skew),
+            short=ShortConnections(self.mmtp.services, settings.sessions.time_skew),
             calls=self.calls,
             chain=self.chain,
             clock=reactor,
@@ -431,7 +326,7 @@ class Rooms:
             routes,
             settings.limits,
             websockets={
-                "/mmtp": WebSocketEndpoint(self.mmtp, ("mmtp", "mmtp/1")),
+                "/mmtp": WebSocketEndpoint(self.mmtp.services, ("mmtp", "mmtp/1")),
                 "/mqtt": WebSocketEndpoint(
                     self.mqtt.services,
                     ("mqtt", "mqttv3.1"),
@@ -441,8 +336,21 @@ class Rooms:
             },
             origins={listener.name: listener.websocket_origins for listener in settings.listeners},
         )
+
+    def _build_doors(self) -> None:
+        """Everything that accepts connections of devices."""
+        settings, reactor = self.settings, self.reactor
+        self.transports = TransportServices(
+            reactor,
+            self.timers,
+            settings.limits,
+            self.counters.transports[""],
+            random.random,
+            on_open=self.access_log.opened,
+            on_close=self.access_log.closed,
+        )
         factories: dict[str, BindingFactory] = {
-            "mmtp/1": self.mmtp,
+            "mmtp/1": self.mmtp.services,
             "mqtt": self.mqtt.services,
             "http/1.1": self.http,
         }
@@ -460,11 +368,15 @@ class Rooms:
                 build_listener(listener, self.transports, factories, self.contexts.get(listener.name))
             )
         self.draining = Draining(reactor, self.transports.table, self._announce_leaving)
+
+    def _build_control(self) -> None:
+        """What operators may do, and their door."""
+        settings, reactor = self.settings, self.reactor
         assert self.counters.store is not None
         self.control = GatewayControl(
             sessions=self.sessions,
             pushes=self.pushes,
-            store=self.streams,
+            store=self.stores.streams,
             connections=self.transports.table,
             draining=self.draining,
             tracing=self.tracing,
@@ -518,15 +430,9 @@ class Rooms:
         self.settings = settings
         self.transports.limits = self.control_transports.limits = settings.limits
         self.http.replace_limits(settings.limits)
-        self.mmtp.settings = settings.mmtp
-        self.mmtp.limits = wire_limits(settings.mmtp, settings.limits.hello_timeout)
-        self.codings.reconfigure(settings.mmtp)
-        self.codings.replace_tables(prepared.tables)
-        self.mmtp.idle_timeout = settings.limits.idle_timeout
-        self.mmtp.push_buffer = settings.limits.write_buffer // 2
+        self.mmtp.reconfigure(settings, prepared.tables)
         for listener in self.listeners:
             listener.apply_limits()
-        self.mmtp.addresses = settings.alternate_addresses
         self.filters.replace(prepared.filters)
         prepared.services.bind(self.authenticator_services)
         self.chain.replace(prepared.authenticators)
@@ -585,9 +491,7 @@ class Rooms:
         }
 
     def _announce_leaving(self, spread: float) -> None:
-        self.mmtp.draining = True
-        self.mmtp.leave_for = self.settings.drain.alternate
-        self.mmtp.leave_spread = spread
+        self.mmtp.announce_leaving(self.settings.drain.alternate, spread)
         self.mqtt.services.draining = True
         self.mqtt.services.leave_for = self.settings.drain.alternate
 

@@ -12,7 +12,7 @@ from accessgw.config.load import load
 from accessgw.config.render import render
 from accessgw.gateway import Gateway
 from accessgw.model.settings import GatewaySettings
-from accessgw.rooms import Prepared
+from accessgw.prepared import Prepared
 
 
 class Options(usage.Options):

@@ -83,7 +83,8 @@ def name_problem(user: str) -> str:
 
 
 def password_bytes(password: str) -> bytes:
-    """A password as it is hashed: UTF-8, or the very bytes where they were none (kept as surrogates by whoever decoded)."""
+    """A password as it is hashed:
+    UTF-8, or the very bytes where they were none (kept as surrogates by whoever decoded)."""
     try:
         return password.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:

@@ -57,7 +57,8 @@ class Verifier:
 
     @classmethod
     def parse(cls, text: str) -> Verifier:
-        """From `SCRAM-SHA-256$ITERATIONS:SALT$STOREDKEY:SERVERKEY`, the form that PostgreSQL keeps. Raises ValueError."""
+        """From `SCRAM-SHA-256$ITERATIONS:SALT$STOREDKEY:SERVERKEY`, the form that PostgreSQL keeps.
+        Raises ValueError."""
         found = _VERIFIER.fullmatch(text)
         if found is None:
             raise ValueError("expected SCRAM-SHA-256$ITERATIONS:SALT$STOREDKEY:SERVERKEY")
@@ -110,7 +111,8 @@ class ServerFirst:
         self._bare = bare
 
     def challenge(self, verifier: Verifier, nonce: str) -> ServerFinal:
-        """`nonce` is our part, printable and without commas. A verifier of nobody's gives a challenge like any other."""
+        """`nonce` is our part, printable and without commas.
+        A verifier of nobody's gives a challenge like any other."""
         if _NONCE.fullmatch(nonce) is None:
             raise LocalError("expected a nonce of printable characters without commas")
         whole = self._nonce + nonce

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from twisted.logger import Logger
 
-from accessgw.core.interfaces import Clock
+from accessgw.core.interfaces.clock import Clock
 
 MAX_PENDING = 100_000
 SLICE = 0.002

@@ -20,7 +20,8 @@ from accessgw.client.wirememory import NOTHING_KNOWN, WireMemory
 from protocols.errors import LocalError, RemoteError
 from protocols.mmtp.bundles import MAX_DICTIONARIES
 from protocols.mmtp.device_exchange import HeaderMemory
-from protocols.mmtp.dictionaries import DIGEST_SIZE, Dictionary
+from protocols.mmtp.dictionaries import Dictionary
+from protocols.mmtp.digests import DIGEST_SIZE
 from protocols.mmtp.fields import expect_end, field, read_fields, read_sized, read_string, sized, string_field
 from protocols.mmtp.profiles import Checkpoint
 from protocols.mmtp.tables import GENERIC, AppTable, decode_table

@@ -146,7 +146,8 @@ class CallTable:
         timeout: float,
         secret: bool = False,
     ) -> OpenCall:
-        """A new call at the end of the queue. CallFailed(overload) when `max_open` + `max_waiting` are without outcome."""
+        """A new call at the end of the queue.
+        CallFailed(overload) when `max_open` + `max_waiting` are without outcome."""
         if len(self._calls) >= self.max_open + self.max_waiting:
             raise CallFailed(
                 Status.OVERLOAD, f"expected at most {self.max_open + self.max_waiting} calls at once, none was sent"

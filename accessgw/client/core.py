@@ -171,7 +171,8 @@ class ClientCore:
         secret: bool = False,
     ) -> int:
         """Open a call; its Finish comes exactly once. CallFailed when too many wait or the client is closed."""
-        call = self._add(operation, headers, body, timeout=timeout, idempotent=idempotent, now=now, secret=secret)
+        self._check_open()
+        call = self.calls.add(operation, headers, body, idempotent=idempotent, now=now, timeout=timeout, secret=secret)
         call.short_at = now + self._patience
         self.unsettled = True
         return call.key
@@ -181,7 +182,8 @@ class ClientCore:
 
         It is sent once, on the long connection: losing that ends it (outcome unknown).
         """
-        call = self._add(operation, headers, b"", timeout=timeout, idempotent=False, now=now)
+        self._check_open()
+        call = self.calls.add(operation, headers, b"", idempotent=False, now=now, timeout=timeout)
         call.streaming = True
         call.more = more
         self.unsettled = True
@@ -396,20 +398,9 @@ class ClientCore:
         """How long a call waits for a long connection before it goes over a short one."""
         return self.settings.patience if self.settings.addresses else 0.0
 
-    def _add(
-        self,
-        operation: str,
-        headers: Headers,
-        body: bytes,
-        *,
-        timeout: float,
-        idempotent: bool,
-        now: float,
-        secret: bool = False,
-    ) -> OpenCall:
+    def _check_open(self) -> None:
         if self._closed is not None:
             raise CallFailed(self._closed.status, f"the client is closed ({self._closed})")
-        return self.calls.add(operation, headers, body, idempotent=idempotent, now=now, timeout=timeout, secret=secret)
 
     def _link_of(self, call: OpenCall) -> Link | None:
         return None if call.link is None else self._connections.links.get(call.link)

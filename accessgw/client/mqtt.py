@@ -75,8 +75,9 @@ def reason_text(reason: int, version: int = 5) -> str:
 class MqttClient(Protocol):
     """One connection. Make it with a factory or an endpoint; `accepted` fires with the CONNACK, or fails.
 
-    `on_message` (which may be set anew) gets every PUBLISH, once for QoS 2. `on_packet(direction, packet)` sees all packets, direction being
-    `send` or `receive`. `ended` fires, never fails, with a MqttFailure when the connection is over.
+    `on_message` (which may be set anew) gets every PUBLISH, once for QoS 2. `on_packet(direction, packet)` sees all
+    packets, direction being `send` or `receive`. `ended` fires, never fails, with a MqttFailure when the connection is
+    over.
     """
 
     transport: Any

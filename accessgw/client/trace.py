@@ -12,7 +12,7 @@ from protocols.mmtp.dict_frames import (
     decode_use,
     decode_want,
 )
-from protocols.mmtp.dictionaries import DIGEST_SIZE
+from protocols.mmtp.digests import DIGEST_SIZE
 from protocols.mmtp.frames import CODING_SHIFT, INCOMPLETE, MORE, FrameType, TableKind, cut
 from protocols.mmtp.settings import DEFAULTS, MAX_FRAME
 from protocols.mmtp.varint import decode_varint

@@ -23,6 +23,7 @@ TAKES_EFFECT = (
     "dictionaries.train_interval",
     "dictionaries.canary_share",
     "dictionaries.canary_messages",
+    "dictionaries.canary_users",
     "dictionaries.ratio_margin",
     "dictionaries.error_margin",
     "dictionaries.promote",

@@ -20,11 +20,11 @@ HEADER = """\
 <!-- Made from accessgw/model/settings.py by `make docs`; edit the doc lines there. -->
 
 One TOML file, `etc/accessgw.toml` unless `--config` says otherwise. Durations are seconds, sizes are bytes.
-Relative paths are relative to the working directory, but for `routes_file`, which is relative to the file
-that names it.
+Relative paths are relative to the working directory, but for `routes_file` and `app_tables`, which are relative
+to the file that names them.
 
-- Check a file: `twistd -n accessgw --config FILE --check`. What is in force, defaults included and secrets
-  masked: `twistd -n accessgw --config FILE --print-config`, or `accessgwctl config` for a running gateway.
+- Check a file: `.venv/bin/twistd -n accessgw --config FILE --check`. What is in force, defaults included and
+  secrets masked: the same with `--print-config`, or `.venv/bin/accessgwctl config` for a running gateway.
 - An unknown key is an error, and so is a value out of its range. Every problem is one line `path: message` on
   standard error, such as `listeners[1].port: expected an integer in 1..65535, got "x"`; the exit code is 1.
 - Any setting can come from the environment: its path in capitals with `__` between the parts.

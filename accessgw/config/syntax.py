@@ -102,7 +102,8 @@ def is_topic_name(text: str) -> bool:
 
 
 def is_topic_filter(text: str) -> bool:
-    """A topic filter: `+` alone in its level, `#` alone in the last; `$share/group/filter` as well (sections 4.7, 4.8.2)."""
+    """A topic filter: `+` alone in its level, `#` alone in the last;
+    `$share/group/filter` as well (sections 4.7, 4.8.2)."""
     if text.startswith("$share/"):
         _, _, rest = text.partition("/")
         group, _, text = rest.partition("/")

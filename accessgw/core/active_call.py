@@ -10,10 +10,13 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from accessgw.core.call_headers import BadHeader, towards_upstream
+from accessgw.core.call_headers import BadHeader, content_length, towards_upstream
 from accessgw.core.claims import Claim, begin_digest, digest_of, streaming_digest_of
 from accessgw.core.failures import status_of_failure
-from accessgw.core.interfaces import CallResponder, Refused, Timer, UpstreamExchange, UpstreamFailure, UpstreamRequest
+from accessgw.core.interfaces import Refused
+from accessgw.core.interfaces.calls import CallResponder
+from accessgw.core.interfaces.clock import Timer
+from accessgw.core.interfaces.upstreams import UpstreamExchange, UpstreamFailure, UpstreamRequest
 from accessgw.core.relay import ResponseRelay
 from accessgw.model.calls import Answer, Call
 from accessgw.model.identity import Strength
@@ -186,7 +189,7 @@ class ActiveCall:
             self._answer(Answer(Status.FORBIDDEN if known else Status.AUTH))
         elif call.early and not route.idempotent:
             self._answer(Answer(Status.EARLY_DATA_REFUSED))
-        elif max(self._bytes_in, _declared_length(call)) > self._limit:
+        elif max(self._bytes_in, content_length(call.headers) if call.http_method else 0) > self._limit:
             self._answer(Answer(Status.FRAME_SIZE))
         elif call.deadline <= now:
             self._answer(Answer(Status.DEADLINE))
@@ -434,10 +437,3 @@ class ActiveCall:
 
 def _unknown(earlier: Claim | Answer) -> bool:
     return isinstance(earlier, Answer) and earlier.status == Status.OUTCOME_UNKNOWN
-
-
-def _declared_length(call: Call) -> int:
-    """Bytes of the body that an HTTP request announces; 0 when it does not."""
-    if not call.http_method:
-        return 0
-    return next((int(value) for name, value in call.headers if name == "content-length" and value.isdecimal()), 0)

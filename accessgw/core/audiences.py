@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from typing import Protocol
 
 from accessgw.core.delivery import Delivery
-from accessgw.core.interfaces import Session
+from accessgw.core.interfaces.sessions import Session
 from accessgw.core.visibility import compile_where
 from accessgw.model.pushes import PushRequest, Scope, StreamKey
 

@@ -9,7 +9,8 @@ from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.logger import Logger
 
 from accessgw.core.bounded import bounded
-from accessgw.core.interfaces import AuthenticationFailed, Authenticator, Clock
+from accessgw.core.interfaces.authentication import AuthenticationFailed, Authenticator
+from accessgw.core.interfaces.clock import Clock
 from accessgw.model.counters import SessionCounters
 from accessgw.model.identity import Credentials, Identity, Strength
 from accessgw.model.reasons import CloseReason

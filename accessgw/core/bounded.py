@@ -6,7 +6,7 @@ from typing import Any, TypeVar, cast
 
 from twisted.internet.defer import Deferred, TimeoutError
 
-from accessgw.core.interfaces import Clock
+from accessgw.core.interfaces.clock import Clock
 
 T = TypeVar("T")
 

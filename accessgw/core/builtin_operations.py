@@ -11,7 +11,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from accessgw.core.bounded import bounded
-from accessgw.core.interfaces import Clock, PushService, Refused, StoreUnavailable
+from accessgw.core.interfaces import Refused
+from accessgw.core.interfaces.clock import Clock
+from accessgw.core.interfaces.pushes import PushService
+from accessgw.core.interfaces.stores import StoreUnavailable
 from accessgw.core.registry import DeviceSession, SessionRegistry
 from accessgw.model.calls import Answer, Call
 from accessgw.model.settings import SessionSettings

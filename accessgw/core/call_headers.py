@@ -7,6 +7,7 @@ from collections.abc import Callable
 from urllib.parse import quote
 
 from accessgw.model.calls import Call, Headers
+from protocols.mmtp.header_rules import is_header_name
 from protocols.mmtp.statuses import Status
 
 BUSY = frozenset({Status.OVERLOAD, Status.RATE_LIMIT})
@@ -52,7 +53,6 @@ _OURS = frozenset(
 """An upstream believes these because only the gateway sets them; a device's own are dropped. So are spellings with
 an underscore: many services hand both to their code under one name (CGI, RFC 3875 4.1.18)."""
 _DROPPED = _HOP_BY_HOP | _OURS
-_NAME = re.compile(r"[a-z0-9!#$%&'*+\-.^_`|~]+")
 _BAD_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _VISIBLE = re.compile(r"[!#$&'()*+,\-./0-9:;<=>?@A-Z\[\]^_`a-z{|}~]*")
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -79,7 +79,7 @@ def towards_upstream(call: Call, zone: str, now: float, random_bytes: Callable[[
                 # A service that knows no chunks (RFC 9112, 7.1) still gets a streamed body of known length.
                 headers.append((name, value))
             continue
-        if not _NAME.fullmatch(name) or _BAD_VALUE.search(value):
+        if not is_header_name(name) or _BAD_VALUE.search(value):
             raise BadHeader(f"header {name!r} is not one that HTTP allows")
         headers.append((name, value))
     identity = call.identity
@@ -116,6 +116,14 @@ def towards_device(headers: Headers, keep_length: bool) -> Headers:
         for name, value in headers
         if (name not in _HOP_BY_HOP and name not in named_by_connection) or (keep_length and name == "content-length")
     ]
+
+
+def content_length(headers: Headers) -> int:
+    """Bytes of the body that the headers announce; -1 when they do not."""
+    for name, value in headers:
+        if name == "content-length":
+            return int(value) if value.isascii() and value.isdigit() else -1
+    return -1
 
 
 def _listed(headers: Headers, wanted: str) -> frozenset[str]:

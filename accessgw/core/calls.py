@@ -9,7 +9,9 @@ from accessgw.core.active_call import ActiveCall
 from accessgw.core.builtin_operations import BuiltinOperations
 from accessgw.core.claims import Claims
 from accessgw.core.filters import FilterChain
-from accessgw.core.interfaces import CallResponder, CallUpload, Clock, Timers, UpstreamClient
+from accessgw.core.interfaces.calls import CallResponder, CallUpload
+from accessgw.core.interfaces.clock import Clock, Timers
+from accessgw.core.interfaces.upstreams import UpstreamClient
 from accessgw.core.relay import ResponseRelay
 from accessgw.core.tracing import Tracing
 from accessgw.model.calls import Answer, Call, CallLogger, CallRecord

@@ -18,7 +18,8 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from accessgw.core.answers import ClaimKey, KeptAnswers
-from accessgw.core.interfaces import AnswerStore, ClaimState, Clock, StoreUnavailable, Timers
+from accessgw.core.interfaces.clock import Clock, Timers
+from accessgw.core.interfaces.stores import AnswerStore, ClaimState, StoreUnavailable
 from accessgw.model.calls import Answer, Call
 from accessgw.model.settings import CallSettings
 from protocols.mmtp.statuses import Retry, Status, retry_of

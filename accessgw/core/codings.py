@@ -9,7 +9,7 @@ from twisted.logger import Logger
 
 from accessgw.core.app_tables import AppTables
 from accessgw.core.header_states import HeaderStates, Named
-from accessgw.core.interfaces import Timers
+from accessgw.core.interfaces.clock import Timers
 from accessgw.core.interfaces.dictionaries import DictionaryService
 from accessgw.core.rollout import Packs, Rollout
 from accessgw.model.counters import CodingCounters

@@ -12,15 +12,10 @@ from twisted.python.failure import Failure
 
 from accessgw.core.draining import Draining
 from accessgw.core.happenings import Happenings
-from accessgw.core.interfaces import (
-    ConnectionTable,
-    ControlError,
-    IdempotencyConflict,
-    MetricFamily,
-    PushService,
-    StoreUnavailable,
-    StreamStore,
-)
+from accessgw.core.interfaces.connections import ConnectionTable
+from accessgw.core.interfaces.control import ControlError, MetricFamily
+from accessgw.core.interfaces.pushes import PushService
+from accessgw.core.interfaces.stores import IdempotencyConflict, StoreUnavailable, StreamStore
 from accessgw.core.registry import DeviceSession
 from accessgw.core.sessions import SessionManager
 from accessgw.core.top import TopTalkers

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Protocol
 from twisted.logger import Logger
 
 from accessgw.core.delivery import NONE, Delivery, Place
-from accessgw.core.interfaces import Clock, OutgoingPush, StreamStore, Timers
+from accessgw.core.interfaces.clock import Clock, Timers
+from accessgw.core.interfaces.pushes import OutgoingPush
+from accessgw.core.interfaces.stores import StreamStore
 from accessgw.core.streams import Segment, Stream, StreamTable
 from accessgw.model.counters import PushCounters
 from accessgw.model.pushes import Cursor, Priority

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from accessgw.core.interfaces import Link, Session, Timer
+from accessgw.core.interfaces.clock import Timer
+from accessgw.core.interfaces.sessions import Link, Session
 from accessgw.core.streams import Stream
 from accessgw.model.identity import Identity
 from accessgw.model.pushes import Cursor, StreamKey

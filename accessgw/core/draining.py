@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from twisted.internet.defer import Deferred, succeed
 
-from accessgw.core.interfaces import Clock, Connection, ConnectionTable
+from accessgw.core.interfaces.clock import Clock
+from accessgw.core.interfaces.connections import Connection, ConnectionTable
 from accessgw.model.reasons import CloseReason
 from accessgw.policy.drain import DrainPlan
 

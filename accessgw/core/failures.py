@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from accessgw.core.interfaces import UpstreamFailure
+from accessgw.core.interfaces.upstreams import UpstreamFailure
 from protocols.mmtp.statuses import Status
 
 _STATUS = {

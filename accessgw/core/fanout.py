@@ -14,14 +14,14 @@ from twisted.logger import Logger
 
 from accessgw.core.courier import Courier
 from accessgw.core.delivery import Delivery, Place
-from accessgw.core.interfaces import Clock
+from accessgw.core.interfaces.clock import Clock
 from accessgw.core.streams import Segment, Stream, StreamTable
 from accessgw.model.counters import PushCounters
 
 log = Logger()
 
 STRIDE = 32
-"""Pushes sent between two looks at the time, and before the next job has its turn."""
+"""Pushes sent before the next job has its turn, and before they are written."""
 
 
 class Job(Protocol):
@@ -44,7 +44,8 @@ class Fanout:
         slice_seconds: float,
         flush: Callable[[], None],
     ) -> None:
-        """`flush` writes what the jobs have sent, so that the slices bound the time for that as well."""
+        """`flush` writes what the jobs have sent, so that the slices bound the time for that as well. What a few small
+        jobs have sent waits for the end of the turn: they may be streams of the same device."""
         self._clock = clock
         self._flush = flush
         self._courier = courier
@@ -87,8 +88,10 @@ class Fanout:
     def _run(self) -> None:
         self._scheduled = False
         jobs = self._jobs
+        counters = self._counters
         deadline = self._clock.seconds() + self._slice
-        self._counters.fanout_slices += 1
+        written = counters.sent
+        counters.fanout_slices += 1
         while jobs:
             job = jobs.popleft()
             try:
@@ -96,7 +99,9 @@ class Fanout:
                     jobs.append(job)
             except Exception:
                 log.failure("a fan-out failed")
-            self._flush()
+            if counters.sent - written >= STRIDE:
+                self._flush()
+                written = counters.sent
             if self._clock.seconds() >= deadline:
                 break
         if jobs:

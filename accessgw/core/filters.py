@@ -1,4 +1,4 @@
-"""The filter chain: three extension points (connection, call, push), where a defect costs one item, never the worker."""
+"""The filter chain: three extension points (connection, call, push); a defect costs one item, never the worker."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from accessgw.core.bounded import bounded
-from accessgw.core.interfaces import Clock, Filter, Refused
+from accessgw.core.interfaces import Filter, Refused
+from accessgw.core.interfaces.clock import Clock
 from accessgw.model.calls import Answer, Call
 from accessgw.model.counters import CallCounters, PushCounters
 from accessgw.model.identity import ConnectionInfo, Identity

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from accessgw.core.interfaces import PresenceSink, Session, Timers
+from accessgw.core.interfaces.clock import Timers
+from accessgw.core.interfaces.sessions import PresenceSink, Session
 from accessgw.model.pushes import PushResult
 from accessgw.model.reasons import CloseReason
 

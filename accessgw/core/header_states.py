@@ -12,7 +12,8 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from accessgw.core.interfaces import HeaderStateStore, Timers
+from accessgw.core.interfaces.clock import Timers
+from accessgw.core.interfaces.stores import HeaderStateStore
 from accessgw.model.counters import HeaderCounters
 from accessgw.model.header_states import KEPT_CHECKPOINTS, Direction, HeaderState, StateKey
 from accessgw.model.settings import HeaderStateSettings
@@ -105,8 +106,8 @@ class HeaderStates:
     # ------------------------------------------------------------------ the cache
 
     def _loaded(self, key: StateKey, states: list[HeaderState], named: Sequence[Named]) -> Kept:
-        """Under what is known here: a state that was made lately may not be written yet. But a number can come again with
-        another state on another worker, and then the one that the device names is the later one."""
+        """Under what is known here: a state that was made lately may not be written yet. But a number can come again
+        with another state on another worker, and then the one that the device names is the later one."""
         stored = {(state.direction, state.checkpoint): state.encoded for state in states}
         kept = dict(stored)
         if key in self._cache:

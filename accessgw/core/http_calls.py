@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import json
 
-from accessgw.core.interfaces import CallService, CallUpload, HttpExchange
+from accessgw.core.interfaces.calls import CallService, CallUpload
+from accessgw.core.interfaces.http import HttpExchange
 from accessgw.model.calls import Call, Headers
 from protocols.errors import RemoteError
 from protocols.mmtp.statuses import Status, http_from_status

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from urllib.parse import quote, unquote
 
 from accessgw.core.http_calls import WHOLE, respond_error
-from accessgw.core.interfaces import Clock, HttpExchange
+from accessgw.core.interfaces.clock import Clock
 from accessgw.core.interfaces.dictionaries import PublicDictionaries
+from accessgw.core.interfaces.http import HttpExchange
 from accessgw.model.calls import Call, Headers
 from accessgw.model.counters import DictionaryCounters
 from accessgw.model.settings import RouteSettings

@@ -13,7 +13,9 @@ from accessgw.core.authentication import AdmissionRefused, AuthenticatorChain
 from accessgw.core.http_calls import HttpCall, respond_error
 from accessgw.core.http_dictionaries import PATH as DICTIONARY_PATH
 from accessgw.core.http_dictionaries import HttpDictionaries
-from accessgw.core.interfaces import CallService, Clock, HttpExchange, HttpHandler, HttpUpload
+from accessgw.core.interfaces.calls import CallService
+from accessgw.core.interfaces.clock import Clock
+from accessgw.core.interfaces.http import HttpExchange, HttpHandler, HttpUpload
 from accessgw.core.sessions import is_device_id
 from accessgw.model.calls import Call, Headers
 from accessgw.model.http import BodyCollector, HttpRequest

@@ -6,15 +6,15 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from accessgw.core.codings import Codings
-from accessgw.core.interfaces import Timer
+from accessgw.core.interfaces.clock import Timer
 from accessgw.model.header_states import Direction, HeaderState, StateKey
 from accessgw.model.identity import Identity
 from protocols.errors import LocalError
 from protocols.mmtp import events
 from protocols.mmtp.bundles import EMPTY_BUNDLE, MAX_DICTIONARIES, Bundle
-from protocols.mmtp.connection import CAPABILITIES
 from protocols.mmtp.dictionaries import Dictionary
 from protocols.mmtp.gateway_exchange import FoundStates
+from protocols.mmtp.greeting import CAPABILITIES
 from protocols.mmtp.handshake import Hello
 from protocols.mmtp.profiles import TEMPLATE_CAPABILITY
 from protocols.mmtp.tables import GENERIC, AppTable
@@ -41,9 +41,9 @@ class LinkCodings:
     __slots__ = ("_app", "_binding", "_device", "_dictionaries", "_offered", "_shared", "_table", "_timer")
 
     def __init__(
-        self, binding: MmtpBinding, shared: Codings, hello: Hello, identity: Identity, found: FoundStates
+        self, binding: MmtpBinding, shared: Codings, used: frozenset[str], identity: Identity, found: FoundStates
     ) -> None:
-        used = agreed(hello, shared)
+        """`used` is what was agreed."""
         self._binding = binding
         self._shared = shared
         self._app = identity.app
@@ -104,8 +104,9 @@ class LinkCodings:
 
     def failed_there(self) -> None:
         """The device could not expand something that we sent: whatever was in use is under suspicion."""
-        for dictionary in set(self._binding.wire.classes_in_use().values()):
-            dictionary.errors += 1
+        wire = self._binding.wire
+        for dictionary in set(wire.classes_in_use().values()):
+            dictionary.fail(wire.witness)
 
     # ---------------------------------------------------------------- what is in force
 

@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 from accessgw.core import tracing as traces
 from accessgw.core.authentication import AdmissionRefused
 from accessgw.core.codings import Codings
-from accessgw.core.interfaces import Connection
+from accessgw.core.interfaces.connections import Connection
 from accessgw.core.introductions import cursors_of
 from accessgw.core.link_codings import OF_CODINGS, LinkCodings, agreed
 from accessgw.core.mmtp_call import MmtpCall
@@ -21,6 +21,7 @@ from accessgw.core.mmtp_room import MmtpRoom
 from accessgw.core.registry import DeviceSession
 from accessgw.model.calls import Call
 from accessgw.model.reasons import CloseReason
+from accessgw.policy.dictionary_life import witness_of
 from protocols.errors import LocalError, RemoteError
 from protocols.mmtp import events
 from protocols.mmtp.gateway_exchange import FoundStates
@@ -250,9 +251,11 @@ class MmtpBinding(MmtpLink):
         bundle = codings.bundle_named(hello)
         welcome.capabilities = codings.capabilities
         template = TEMPLATE_CAPABILITY in codings.capabilities
+        if DICT_CAPABILITY in used:
+            self.wire.count_for(witness_of(session.identity.owner))
         self.wire.send_welcome(welcome, found if template else None, bundle)
         if not used.isdisjoint((TEMPLATE_CAPABILITY, DICT_CAPABILITY)):
-            self._codings = LinkCodings(self, codings, hello, session.identity, found)
+            self._codings = LinkCodings(self, codings, used, session.identity, found)
             self._codings.begin(hello, bundle)
 
     def refuse(self, error: AdmissionRefused) -> None:

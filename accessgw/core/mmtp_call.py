@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from accessgw.core.call_headers import BUSY, TRY_AGAIN
-from accessgw.core.interfaces import CallUpload
+from accessgw.core.interfaces.calls import CallUpload
 from accessgw.model.calls import Call, Headers
 from protocols.errors import LocalError
 from protocols.mmtp.statuses import Status

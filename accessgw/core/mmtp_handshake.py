@@ -10,7 +10,7 @@ from twisted.python.failure import Failure
 
 from accessgw.core import tracing as traces
 from accessgw.core.authentication import AdmissionRefused
-from accessgw.core.interfaces import Connection
+from accessgw.core.interfaces.connections import Connection
 from accessgw.core.introductions import introduction_of
 from accessgw.core.mmtp_room import MmtpRoom
 from accessgw.core.registry import DeviceSession

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 from twisted.logger import Logger
 
 from accessgw.core import tracing as traces
-from accessgw.core.interfaces import Connection, OutgoingPush, Timer
+from accessgw.core.interfaces.clock import Timer
+from accessgw.core.interfaces.connections import Connection
+from accessgw.core.interfaces.pushes import OutgoingPush
 from accessgw.core.link_codings import LinkCodings
 from accessgw.core.mmtp_room import MmtpRoom
 from accessgw.core.push_frames import frame_of, offer_after_history
@@ -106,6 +108,7 @@ class MmtpLink:
                 self._zstd,
                 services.compress_from,
                 dictionary=None if self._codings is None else wire.push_dictionary(push.stream.biz),
+                witness=wire.witness,
                 is_secret=services.is_secret,
             )
             if not wire.offer_push(shared):
@@ -163,18 +166,14 @@ class MmtpLink:
         data = self.wire.to_send(self._services.clock.seconds())
         if data:
             if self._trace is not None:
-                self._trace_wire(data)
+                for frame in traces.sent_by_wire(data):
+                    self._trace(frame)
             self.connection.write(data)
 
     def retrace(self) -> None:
         """Somebody began or ceased to watch this device."""
         session = self.session
         self._trace = None if session is None else self._services.tracing.tracer(session.identity.device)
-
-    def _trace_wire(self, data: bytes) -> None:
-        if self._trace is not None:
-            for frame in traces.sent_by_wire(data):
-                self._trace(frame)
 
     def log_local_error(self, call: int, error: Exception) -> None:
         """An answer that the wire refused."""
@@ -192,9 +191,5 @@ class MmtpLink:
         if self._closed:
             return
         self._closed = True
-        data = self.wire.to_send(self._services.clock.seconds())
-        if data:
-            if self._trace is not None:
-                self._trace_wire(data)
-            self.connection.write(data)
+        self.flush()
         self.connection.close(reason, detail)

@@ -7,7 +7,9 @@ from dataclasses import dataclass, fields
 
 from accessgw.core import tracing as traces
 from accessgw.core.codings import Codings
-from accessgw.core.interfaces import CallService, Clock, PushService, Timers
+from accessgw.core.interfaces.calls import CallService
+from accessgw.core.interfaces.clock import Clock, Timers
+from accessgw.core.interfaces.pushes import PushService
 from accessgw.core.registry import DeviceSession
 from accessgw.core.sessions import SessionManager
 from accessgw.core.turns import TurnFlusher

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from accessgw.core.interfaces import OutboxStore, Session
+from accessgw.core.interfaces.sessions import Session
+from accessgw.core.interfaces.stores import OutboxStore
 from accessgw.model.counters import WebhookCounters
 from accessgw.model.presence import PresenceEvent
 from accessgw.model.reasons import CloseReason

@@ -8,7 +8,10 @@ from typing import Protocol
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from accessgw.core.interfaces import AppendOutcome, Bus, ControlError, IdempotencyConflict, Refused, StreamStore
+from accessgw.core.interfaces import Refused
+from accessgw.core.interfaces.bus import Bus
+from accessgw.core.interfaces.control import ControlError
+from accessgw.core.interfaces.stores import AppendOutcome, IdempotencyConflict, StreamStore
 from accessgw.core.push_notices import TOPIC, encode, notice_of
 from accessgw.core.visibility import InvalidWhere, compile_where
 from accessgw.model.counters import PushCounters

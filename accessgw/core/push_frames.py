@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from accessgw.core.interfaces import OutgoingPush
+from accessgw.core.interfaces.pushes import OutgoingPush
 from protocols.mmtp.bodies import EXPLICIT, RAW
 from protocols.mmtp.connection import Connection
 from protocols.mmtp.dictionaries import Dictionary
@@ -28,10 +28,12 @@ def frame_of(
     compress_from: int,
     *,
     dictionary: Dictionary | None = None,
+    witness: int = 0,
     is_secret: Callable[[str], bool] = _never,
 ) -> PushFrame:
     """The push for devices that have got everything before it but the `gap` numbers left out, that take zstd or not,
-    and whose class has this dictionary; its token is (alias, seq). It is kept in `push.encodings`."""
+    and whose class has this dictionary (`witness`: the first of them, see Watcher); its token is (alias, seq). It is
+    kept in `push.encodings`."""
     form: Any = ("mmtp", zstd, gap) if dictionary is None else ("mmtp", zstd, gap, dictionary)
     made: PushFrame | None = push.encodings.get(form)
     if made is None:
@@ -45,6 +47,7 @@ def frame_of(
             collapse=push.collapse,
             gap=gap,
             dictionary=None if secret else dictionary,
+            witness=witness,
         )
         # The frame's head counts too when the body is compressed: a few bytes on the safe side.
         size = min(len(push.body), len(frame))

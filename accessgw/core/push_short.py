@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 from accessgw.core.courier import READ_PUSHES
 from accessgw.core.delivery import Delivery
-from accessgw.core.interfaces import Session, StreamStore
+from accessgw.core.interfaces.sessions import Session
+from accessgw.core.interfaces.stores import StreamStore
 from accessgw.core.stream_reads import visibility_of
 from accessgw.core.stream_start import Openings
 from accessgw.model.pushes import Cursor, StoredPush, StreamKey, StreamState

@@ -14,7 +14,11 @@ from accessgw.core.audiences import Audiences, Registry
 from accessgw.core.courier import Courier
 from accessgw.core.delivery import NO_TOPICS, Delivery
 from accessgw.core.fanout import Fanout
-from accessgw.core.interfaces import Bus, Clock, Refused, Session, StreamStore, Timers
+from accessgw.core.interfaces import Refused
+from accessgw.core.interfaces.bus import Bus
+from accessgw.core.interfaces.clock import Clock, Timers
+from accessgw.core.interfaces.sessions import Session
+from accessgw.core.interfaces.stores import StreamStore
 from accessgw.core.push_append import Appender, PushFilters
 from accessgw.core.push_notices import TOPIC, Notice, decode
 from accessgw.core.push_short import ShortPushes
@@ -249,13 +253,21 @@ class Pushes:
         self._enter(delivery, stream, opening, active=False)
 
     def _enter_noticed(self, delivery: Delivery) -> None:
-        """Streams that began while the places were looked up: those that the look-up found have a place now."""
+        """Streams that began while the places were looked up. The look-up may have found them as they were before, and
+        what we were told of them was forgotten meanwhile, as they had no member: it counts all the same."""
         if delivery.loading:
             return
         noticed, delivery.noticed = delivery.noticed, None
-        for key, stream in (noticed or {}).items():
-            state = StreamState(key, stream.epoch, stream.head, stream.floor)
-            self._enter_begun(delivery, self._table.get(key) or self._begin(state))
+        for key, told in (noticed or {}).items():
+            stream = self._table.get(key)
+            if stream is None:
+                stream = self._begin(StreamState(key, told.epoch, told.head, told.floor))
+            elif stream.epoch != told.epoch:
+                self._heads.check(stream)
+            elif stream.head < told.head:
+                stream.head = told.head
+                self._fanout.visit(stream)
+            self._enter_begun(delivery, stream)
 
     # --- live
 

@@ -6,7 +6,7 @@ import heapq
 from collections import OrderedDict
 from collections.abc import Iterator
 
-from accessgw.core.interfaces import Link
+from accessgw.core.interfaces.sessions import Link
 from accessgw.model.identity import Generation, Identity
 from protocols.mmtp.short_auth import CounterWindow
 

@@ -1,11 +1,12 @@
-"""The answering half of a call: an upstream's response on its way to the device, throttled, and kept for repetitions."""
+"""The answering half of a call: an upstream's response on its way to the device, throttled, kept for repetitions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from accessgw.core.call_headers import towards_device
-from accessgw.core.interfaces import CallResponder, UpstreamExchange, UpstreamFailure
+from accessgw.core.call_headers import content_length, towards_device
+from accessgw.core.interfaces.calls import CallResponder
+from accessgw.core.interfaces.upstreams import UpstreamExchange, UpstreamFailure
 from accessgw.model.calls import Answer, Headers
 from protocols.mmtp.statuses import Status, status_from_http
 
@@ -77,7 +78,7 @@ class ResponseRelay:
             self.headers.insert(0, (":status", str(status)))
         self.endpoint = endpoint
         self.attempts = attempts
-        self._whole = 0 <= _content_length(headers) <= WHOLE
+        self._whole = 0 <= content_length(headers) <= WHOLE
 
     def data(self, data: bytes) -> None:
         if not data:
@@ -101,6 +102,8 @@ class ResponseRelay:
         if self.over:
             return
         self.over = True
+        if self._parts is not None and len(self._parts) > 1:
+            self._parts = [b"".join(self._parts)]  # once for all who ask: join() of a single part is that part
         self._ended(None)
         responder, self._responder = self._responder, None
         if responder is None:
@@ -153,10 +156,3 @@ class ResponseRelay:
         if self._exchange is not None:
             self._paused = True
             self._exchange.pause()
-
-
-def _content_length(headers: Headers) -> int:
-    for name, value in headers:
-        if name == "content-length":
-            return int(value) if value.isascii() and value.isdigit() else -1
-    return -1

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from accessgw.core.interfaces import Clock
+from accessgw.core.interfaces.clock import Clock
 from protocols.mmtp.dictionaries import Dictionary
 from protocols.mmtp.gateway_exchange import PackedDictionary
 

@@ -13,7 +13,10 @@ from twisted.logger import Logger
 from accessgw.core.authentication import AdmissionRefused, AuthenticatorChain
 from accessgw.core.begun import begun
 from accessgw.core.filters import FilterChain
-from accessgw.core.interfaces import Clock, Link, PresenceSink, PushService, Refused, Timer, Timers
+from accessgw.core.interfaces import Refused
+from accessgw.core.interfaces.clock import Clock, Timer, Timers
+from accessgw.core.interfaces.pushes import PushService
+from accessgw.core.interfaces.sessions import Link, PresenceSink
 from accessgw.core.registry import FIRST, DeviceSession, SessionRegistry
 from accessgw.model.counters import SessionCounters
 from accessgw.model.identity import ConnectionInfo, Credentials, Generation, Identity

@@ -12,7 +12,8 @@ from twisted.python.failure import Failure
 
 from accessgw.core.authentication import AdmissionRefused
 from accessgw.core.call_headers import BUSY, TRY_AGAIN
-from accessgw.core.interfaces import CallUpload, HttpExchange, HttpUpload
+from accessgw.core.interfaces.calls import CallUpload
+from accessgw.core.interfaces.http import HttpExchange, HttpUpload
 from accessgw.core.introductions import cursors_of, introduction_of
 from accessgw.core.mmtp_binding import MmtpServices
 from accessgw.core.registry import DeviceSession

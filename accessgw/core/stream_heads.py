@@ -8,7 +8,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from accessgw.core.delivery import Delivery
-from accessgw.core.interfaces import Clock, StreamStore
+from accessgw.core.interfaces.clock import Clock
+from accessgw.core.interfaces.stores import StreamStore
 from accessgw.core.streams import Stream
 from accessgw.model.pushes import StreamKey, StreamState
 

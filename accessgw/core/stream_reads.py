@@ -12,7 +12,9 @@ from twisted.python.failure import Failure
 from accessgw.core.courier import READ_PUSHES, Courier
 from accessgw.core.delivery import Place
 from accessgw.core.fanout import Fanout
-from accessgw.core.interfaces import OutgoingPush, StreamStore, Timers
+from accessgw.core.interfaces.clock import Timers
+from accessgw.core.interfaces.pushes import OutgoingPush
+from accessgw.core.interfaces.stores import StreamStore
 from accessgw.core.streams import Entry, Segment, Stream, StreamTable
 from accessgw.core.visibility import InvalidWhere, Visibility, compile_where
 from accessgw.model.pushes import Scope, StoredPush, StreamKey, StreamState

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from accessgw.core.interfaces import StreamStore, Timers
+from accessgw.core.interfaces.clock import Timers
+from accessgw.core.interfaces.stores import StreamStore
 
 log = Logger()
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from accessgw.core.interfaces import StreamStore
+from accessgw.core.interfaces.stores import StreamStore
 from accessgw.core.stream_reads import StreamLookup, gather
 from accessgw.model.identity import Identity
 from accessgw.model.pushes import Cursor, Scope, StreamKey, StreamState

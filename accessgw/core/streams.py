@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from accessgw.core.interfaces import OutgoingPush
+from accessgw.core.interfaces.pushes import OutgoingPush
 from accessgw.core.stream_aliases import AliasTable
 from accessgw.core.visibility import Visibility
 from accessgw.model.pushes import Scope, StreamKey, StreamState

@@ -8,7 +8,7 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from accessgw.core.interfaces import Clock, Timer
+from accessgw.core.interfaces.clock import Clock, Timer
 
 _log = Logger()
 

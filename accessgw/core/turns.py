@@ -14,7 +14,7 @@ from typing import Protocol
 
 from twisted.logger import Logger
 
-from accessgw.core.interfaces import Clock
+from accessgw.core.interfaces.clock import Clock
 
 log = Logger()
 
@@ -68,8 +68,8 @@ class TurnFlusher:
             self._at_turn_end(self._run)
 
     def answer(self, one: Flushable) -> None:
-        """The same after a batch of its own bytes: before all of add(), among which it may be as well; at once where this
-        turn has nothing else to do."""
+        """The same after a batch of its own bytes: before all of add(), among which it may be as well; at once where
+        this turn has nothing else to do."""
         if self._turn_is_over():
             one.flush()
             return

@@ -12,7 +12,8 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from accessgw.core.interfaces import Clock, OutboxStore
+from accessgw.core.interfaces.clock import Clock
+from accessgw.core.interfaces.stores import OutboxStore
 from accessgw.model.calls import Headers
 from accessgw.model.counters import WebhookCounters
 from accessgw.model.presence import PresenceEvent

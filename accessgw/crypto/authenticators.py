@@ -14,7 +14,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from twisted.internet.defer import Deferred, fail, succeed
 
-from accessgw.core.interfaces import AuthenticationFailed, Authenticator
+from accessgw.core.interfaces.authentication import AuthenticationFailed, Authenticator
 from accessgw.core.interfaces.mqtt import EnhancedAuthenticator
 from accessgw.crypto.http_authenticator import HttpAuthenticator
 from accessgw.crypto.password_file import FileAuthenticator
@@ -67,7 +67,8 @@ def from_settings(
 def enhanced_from_settings(
     settings: Sequence[AuthenticatorSettings], services: AuthenticatorServices | None = None
 ) -> dict[str, EnhancedAuthenticator]:
-    """Authenticators of enhanced authentication by the name of their method. Raises ValueError as from_settings does."""
+    """Authenticators of enhanced authentication by the name of their method.
+    Raises ValueError as from_settings does."""
     services = services or AuthenticatorServices()
     methods: dict[str, EnhancedAuthenticator] = {}
     for index, one in enumerate(settings):
@@ -113,6 +114,7 @@ class StaticAuthenticator:
                 app=credentials.app,
                 app_version=credentials.app_version,
                 strength=_TOKEN,
+                bound=bool(found.device),
                 authenticator=self.name,
                 attributes=NOTHING,
             )
@@ -219,6 +221,7 @@ class JwtAuthenticator:
             app=credentials.app,
             app_version=credentials.app_version,
             strength=_TOKEN,
+            bound=device is not None,
             authenticator=self.name,
             # A token inside its leeway was just accepted; closing it at once would only make it come again.
             expires_at=expires + leeway,

@@ -8,7 +8,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 
-from accessgw.core.interfaces import AuthenticationFailed
+from accessgw.core.interfaces.authentication import AuthenticationFailed
 from accessgw.crypto.services import AuthenticationUnavailable, AuthenticatorServices
 from accessgw.crypto.success_cache import SuccessCache, digest
 from accessgw.crypto.users import checked_user

@@ -6,7 +6,7 @@ import argon2.low_level
 from argon2.exceptions import VerifyMismatchError
 from twisted.internet.defer import Deferred, succeed
 
-from accessgw.core.interfaces import AuthenticationFailed
+from accessgw.core.interfaces.authentication import AuthenticationFailed
 from accessgw.crypto.credentials_file import CredentialsFile, Table
 from accessgw.crypto.services import AuthenticatorServices
 from accessgw.crypto.success_cache import SuccessCache, digest

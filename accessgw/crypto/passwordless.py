@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred, fail, succeed
 
-from accessgw.core.interfaces import AuthenticationFailed
+from accessgw.core.interfaces.authentication import AuthenticationFailed
 from accessgw.model.identity import Credentials, Identity, Strength
 from accessgw.model.settings import AuthenticatorSettings
 

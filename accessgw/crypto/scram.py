@@ -7,7 +7,7 @@ from collections import Counter
 
 from twisted.internet.defer import Deferred
 
-from accessgw.core.interfaces import AuthenticationFailed
+from accessgw.core.interfaces.authentication import AuthenticationFailed
 from accessgw.crypto.credentials_file import CredentialsFile, Table
 from accessgw.crypto.services import AuthenticatorServices
 from accessgw.crypto.success_cache import digest

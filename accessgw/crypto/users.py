@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from accessgw.core.interfaces import AuthenticationFailed
+from accessgw.core.interfaces.authentication import AuthenticationFailed
 
 MAX_USER = 256
 
 
 def checked_user(value: object, source: str) -> str:
-    """A user's name goes into headers, logs and keys of streams: only harmless text passes. Raises AuthenticationFailed."""
+    """A user's name goes into headers, logs and keys of streams: only harmless text passes.
+
+    Raises AuthenticationFailed.
+    """
     if value is None or value == "":
         return ""
     name = str(value) if isinstance(value, str | int) else ""

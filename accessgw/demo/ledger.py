@@ -89,7 +89,8 @@ class Readings:
         self._seen: OrderedDict[tuple[str, int, int], None] = OrderedDict()
 
     def take(self, messages: list[Any]) -> int:
-        """Messages of one POST, as docs/spec/mqtt-services.md has them; how many are new. BadRequest for other things."""
+        """Messages of one POST, as docs/spec/mqtt-services.md has them; how many are new.
+        BadRequest for other things."""
         new = 0
         for message in messages:
             try:

@@ -4,7 +4,8 @@
 
 Operations are `POST /payments.pay`, `/payments.query`, `/accounts.balance`, `/feed.list` and
 `/feed.slow?seconds=2`; `GET /health`; `GET /ledger` tells how often each call was executed; `POST
-/readings` takes messages of MQTT, `GET /readings` tells them by device; everything under `/api/` is echoed. It stands on Twisted's own HTTP server and shares nothing with the gateway.
+/readings` takes messages of MQTT, `GET /readings` tells them by device; everything under `/api/` is echoed. It stands
+on Twisted's own HTTP server and shares nothing with the gateway.
 """
 
 from __future__ import annotations

@@ -35,6 +35,10 @@ SETTLED = frozenset({DictionaryState.RETIRED, DictionaryState.ROLLED_BACK, Dicti
 """States in which a dictionary is forgotten after a while."""
 
 
+LEAST_BYTES = 10 * 1024
+"""Bytes of all bodies of a training; of less zstd makes no tables that are worth their place."""
+
+
 class Figures(Struct, frozen=True, gc=False):
     """What a dictionary did to bodies."""
 
@@ -47,26 +51,36 @@ class Figures(Struct, frozen=True, gc=False):
     """Bodies that could not be expanded, on either side."""
 
     @property
-    def attempts(self) -> int:
-        return self.messages + self.errors
-
-    @property
     def ratio(self) -> float:
         """Compressed to raw; 1.0 when there was nothing."""
         return self.packed / self.raw if self.raw else 1.0
 
-    @property
-    def error_rate(self) -> float:
-        return self.errors / self.attempts if self.attempts else 0.0
 
-    def since(self, earlier: Figures) -> Figures:
-        """What was added after `earlier`."""
-        return Figures(
-            self.messages - earlier.messages,
-            self.raw - earlier.raw,
-            self.packed - earlier.packed,
-            self.errors - earlier.errors,
-        )
+class UserFigures(Struct, frozen=True, gc=False, array_like=True):
+    """What a dictionary did to the bodies of one user."""
+
+    messages: int
+    raw: int
+    packed: int
+    failed: bool
+    """Some body could not be expanded; how many does not count."""
+
+
+WITNESSES = (1 << 63) - 1
+"""The highest number that stands for a user."""
+
+
+class Trial(Struct, frozen=True):
+    """What a canary, or the active dictionary beside it, did since the canary began, for each user."""
+
+    canary: int
+    """The canary's id."""
+    began: float
+    """When it came into that state."""
+    limit: int = WITNESSES
+    """Users with a higher number are left out: where there are many, those below are a fair sample of all."""
+    users: dict[int, UserFigures] = {}
+    """By their numbers."""
 
 
 class DictionaryRecord(Struct, frozen=True, kw_only=True):
@@ -96,10 +110,8 @@ class DictionaryRecord(Struct, frozen=True, kw_only=True):
     expected: float = 0.0
     """Ratio on bodies that the training did not see."""
     figures: Figures = Figures()
-    baseline: Figures = Figures()
-    """Of a canary: the figures of the active dictionary when the canary began."""
-    own_baseline: Figures = Figures()
-    """Of a canary: its own figures then (it may have been in use before)."""
+    trial: Trial | None = None
+    """Of a canary, and of the active dictionary beside it."""
 
     def but(self, **changes: Any) -> DictionaryRecord:
         """The same with some fields changed."""

@@ -58,12 +58,14 @@ class Identity(Struct, frozen=True, gc=False):
     """Wall-clock second at which the proof ends (a JWT's exp); the session is closed then."""
     attributes: dict[str, str] = field(default_factory=dict)
     """Facts for visibility filters and routing: os, region, and what a token's claims add."""
+    bound: bool = False
+    """The token names this device; without that the device id is only what the device says."""
 
     @property
     def owner(self) -> str:
-        """Whose its bodies are where different users are counted; empty: nobody's, since a device that has proved nothing
-        can be as many as it likes."""
-        return self.user or (self.device if self.strength > Strength.ANONYMOUS else "")
+        """Who it is where different users are counted: the user, else the device if a token or certificate names it.
+        Empty: nobody in particular, since who only says a device id can be as many as they like."""
+        return self.user or (self.device if self.bound or self.strength is Strength.CERTIFICATE else "")
 
 
 class ConnectionInfo(Struct, gc=False):

@@ -128,8 +128,8 @@ class MqttSettings(Settings, frozen=True, kw_only=True):
     """MQTT: limits of the wire, sessions, queues, and what messages may do."""
 
     max_packet: Annotated[int, Meta(ge=1024, le=268_435_455)] = 256 * 1024
-    """Largest packet that a client may send (Maximum Packet Size); at most half of limits.write_buffer, so that those who
-    get it are no slow readers for it."""
+    """Largest packet that a client may send (Maximum Packet Size); at most half of limits.write_buffer, so that those
+    who get it are no slow readers for it."""
     max_connect: Annotated[int, Meta(ge=256)] = 64 * 1024
     """Largest CONNECT, before anybody is known."""
     max_qos: Qos = 2
@@ -143,8 +143,8 @@ class MqttSettings(Settings, frozen=True, kw_only=True):
     subscription_identifiers_available: bool = True
     """Subscription identifiers."""
     receive_maximum: Annotated[int, Meta(ge=1, le=65535)] = 1024
-    """QoS 1 and 2 messages of a client that are not acknowledged at once (Receive Maximum). A client that is ahead of the
-    store is not read; some libraries send all that waits at once when they come back, whatever this says."""
+    """QoS 1 and 2 messages of a client that are not acknowledged at once (Receive Maximum). A client that is ahead of
+    the store is not read; some libraries send all that waits at once when they come back, whatever this says."""
     max_unreleased: Annotated[int, Meta(ge=1, le=65535)] = 10_000
     """QoS 2 messages of a session that the gateway has and whose ids the client has not released yet, over all of its
     connections; past it a new one is refused with 0x97 (a connection of MQTT 3.1.1, which cannot be told a Receive
@@ -188,8 +188,8 @@ class MqttSettings(Settings, frozen=True, kw_only=True):
     max_will_delay: SecondsOrZero = 86400.0
     """Longest will delay."""
     max_will_bytes: Count = 64 * 1024 * 1024
-    """Bytes of all wills that wait for their delay: topics, payloads and properties, and 500 for each. Past it those that
-    are due soonest are published early, and counted."""
+    """Bytes of all wills that wait for their delay: topics, payloads and properties, and 500 for each. Past it those
+    that are due soonest are published early, and counted."""
     messages_per_second: Annotated[float, Meta(ge=0)] = 0.0
     """Messages that a connection may publish; past it and `message_burst` it is not read for a while. 0: no limit."""
     message_burst: Count = 1000

@@ -190,7 +190,8 @@ class AuthenticatorSettings(Settings, frozen=True, kw_only=True):
     name: str = ""
     """Name in logs; the kind when empty."""
     tokens: tuple[StaticTokenSettings, ...] = ()
-    """static: the tokens. Taking one out (reload) ends no session that began with it: `accessgwctl close DEVICE --revoke`."""
+    """static: the tokens. Taking one out (reload) ends no session that began with it:
+    `accessgwctl close DEVICE --revoke`."""
     algorithms: tuple[str, ...] = ("ES256", "RS256", "EdDSA")
     """jwt: accepted signature algorithms; HS* only with `secret`."""
     keys: dict[str, str] = field(default_factory=dict)
@@ -216,8 +217,8 @@ class AuthenticatorSettings(Settings, frozen=True, kw_only=True):
     leeway: SecondsOrZero = 30.0
     """jwt: clock difference tolerated for exp, nbf and iat."""
     file: str = ""
-    """file: lines `user:hash` with argon2 (PHC strings) or mosquitto's PBKDF2 ($7$) and SHA-512 ($6$) hashes; scram: lines
-    `user:SCRAM-SHA-256$...`. Read again when it changes or at reload."""
+    """file: lines `user:hash` with argon2 (PHC strings) or mosquitto's PBKDF2 ($7$) and SHA-512 ($6$) hashes; scram:
+    lines `user:SCRAM-SHA-256$...`. Read again when it changes or at reload."""
     url: str = ""
     """http: `http://HOST[:PORT]/PATH` that gets a POST with {"device", "username", "password", "token", "app",
     "app_version", "certificate", "peer"}; 200 with {"result": "allow" | "deny" | "ignore", "user"?, "attributes"?,
@@ -326,7 +327,8 @@ class RouteSettings(Settings, frozen=True, kw_only=True):
     hosts: tuple[str, ...] = ()
     """Host names of a path route; empty: all."""
     when: dict[str, str] = field(default_factory=dict)
-    """Further conditions, all must hold: `app`, `app_version` (`>=2.1`), `user` (`*` = any signed in), `header:NAME`, `attribute:NAME`."""
+    """Further conditions, all must hold:
+    `app`, `app_version` (`>=2.1`), `user` (`*` = any signed in), `header:NAME`, `attribute:NAME`."""
     cluster: str
     """Name of the cluster that serves it."""
     upstream_method: str = "POST"
@@ -487,7 +489,8 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
     node: str = ""
     """Name of this node; the host name when empty."""
     public_address: str = ""
-    """host:port under which devices reach the gateway, answered by /.well-known/accessgw; the first tls listener when empty."""
+    """host:port under which devices reach the gateway, answered by /.well-known/accessgw;
+    the first tls listener when empty."""
     alternate_addresses: tuple[str, ...] = ()
     """Further host:port told to devices in WELCOME."""
     routes_file: str = ""

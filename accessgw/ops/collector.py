@@ -3,9 +3,9 @@
 Left alone, the collector now and then looks at every object of the process: a fifth of a second with a hundred
 thousand connections, in which nothing else happens. But the connections' objects form no cycles, so it never finds
 anything there. Here the whole heap is not looked at automatically; four times a second what is new is collected, and
-what survives is put aside (`gc.freeze`), so that each look costs what came since the last. What was put aside is still freed
-when its last reference goes; only a cycle that closes after it stays, until memory has grown so much that one look at
-everything is due.
+what survives is put aside (`gc.freeze`), so that each look costs what came since the last. What was put aside is still
+freed when its last reference goes; only a cycle that closes after it stays, until memory has grown so much that one
+look at everything is due.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from accessgw.core.interfaces import Clock
+from accessgw.core.interfaces.clock import Clock
 
 INTERVAL = 0.25
 """Seconds between two looks at what is new."""

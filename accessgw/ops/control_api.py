@@ -9,7 +9,8 @@ from urllib.parse import quote
 
 from twisted.internet.defer import Deferred
 
-from accessgw.core.interfaces import Clock, Control, ControlError
+from accessgw.core.interfaces.clock import Clock
+from accessgw.core.interfaces.control import Control, ControlError
 from accessgw.core.interfaces.dictionaries import DictionaryControl
 from accessgw.core.interfaces.mqtt import MqttControl
 from accessgw.model.pushes import PushResult, Scope, StreamKey

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from accessgw.core.interfaces import MetricFamily
+from accessgw.core.interfaces.control import MetricFamily
 from accessgw.model.counters import (
     CallCounters,
     CodingCounters,

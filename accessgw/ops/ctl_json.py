@@ -1,4 +1,4 @@
-"""Answers of the control API as accessgwctl reads and prints them: payloads of messages stay as their devices wrote them."""
+"""Answers of the control API as accessgwctl reads and prints them: payloads stay as their devices wrote them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ _Fields = dict[str, msgspec.Raw]
 
 
 def loads(text: str | bytes) -> Any:
-    """A JSON text. Each `payload` of an answer, or of the rows of one of its lists, is a msgspec.Raw: 1.0 and 1e3, and names
-    that come twice, are not the same once they were read. Raises ValueError."""
+    """A JSON text. Each `payload` of an answer, or of the rows of one of its lists, is a msgspec.Raw: 1.0 and 1e3, and
+    names that come twice, are not the same once they were read. Raises ValueError."""
     value = json.loads(text)
     if not isinstance(value, dict):
         return value

@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from accessgw.core.interfaces import ControlError
+from accessgw.core.interfaces.control import ControlError
 from accessgw.core.interfaces.dictionaries import DictionaryControl
 from accessgw.ops.http_api import Reply, Request, Route
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from accessgw.core.interfaces import Clock, HttpExchange
+from accessgw.core.interfaces.clock import Clock
+from accessgw.core.interfaces.http import HttpExchange
 
 KEEP_ALIVE = 15.0
 """Seconds between comments that keep middle boxes from closing a quiet stream."""

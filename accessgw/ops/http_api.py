@@ -16,14 +16,10 @@ from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from accessgw.core.interfaces import (
-    Clock,
-    ControlError,
-    HttpExchange,
-    HttpUpload,
-    IdempotencyConflict,
-    StoreUnavailable,
-)
+from accessgw.core.interfaces.clock import Clock
+from accessgw.core.interfaces.control import ControlError
+from accessgw.core.interfaces.http import HttpExchange, HttpUpload
+from accessgw.core.interfaces.stores import IdempotencyConflict, StoreUnavailable
 from accessgw.model.calls import Headers
 from accessgw.model.http import BodyCollector, HttpRequest
 from accessgw.model.settings import ControlSettings

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.python.failure import Failure
 
-from accessgw.core.interfaces import ControlError
+from accessgw.core.interfaces.control import ControlError
 
 Answer = TypeVar("Answer")
 

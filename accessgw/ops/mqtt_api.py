@@ -11,8 +11,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from accessgw.config import syntax
-from accessgw.core.interfaces import ControlError, StoreUnavailable
+from accessgw.core.interfaces.control import ControlError
 from accessgw.core.interfaces.mqtt import MqttControl
+from accessgw.core.interfaces.stores import StoreUnavailable
 from accessgw.ops.http_api import Handler, Reply, Request, Route, Subscriber
 from accessgw.ops.mqtt_message import message_view, parse_messages, parse_request, plain
 from accessgw.ops.queries import one_of, only, only_keys, page_limit

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from accessgw.config import syntax
-from accessgw.core.interfaces import ControlError
+from accessgw.core.interfaces.control import ControlError
 from accessgw.core.interfaces.mqtt_state import Message
 from protocols.mqtt.packets import NO_PROPERTIES, Properties, Property
 
@@ -254,7 +254,8 @@ def properties_view(properties: Properties) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """The broker's own answers as JSON can hold them: `payload` of bytes as payload_view does, other bytes as base64."""
+    """The broker's own answers as JSON can hold them:
+    `payload` of bytes as payload_view does, other bytes as base64."""
     if isinstance(value, Mapping):
         shown: dict[str, Any] = {}
         for key, item in value.items():

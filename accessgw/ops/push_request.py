@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from accessgw.core.interfaces import ControlError
+from accessgw.core.interfaces.control import ControlError
 from accessgw.model.pushes import Priority, PushRequest, Scope, StreamKey
 
 MAX_NAME = 256

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from accessgw.core.interfaces import ControlError
+from accessgw.core.interfaces.control import ControlError
 
 Value = TypeVar("Value")
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from accessgw.core.interfaces import Clock
+from accessgw.core.interfaces.clock import Clock
 from accessgw.ops.histogram import Histogram
 
 INTERVAL = 0.1

@@ -6,10 +6,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
-from accessgw.model.dictionaries import SETTLED, DictionaryRecord, DictionaryState, Figures
+from accessgw.model.dictionaries import (
+    LEAST_BYTES,
+    SETTLED,
+    WITNESSES,
+    DictionaryRecord,
+    DictionaryState,
+    UserFigures,
+)
 from accessgw.model.dictionary_settings import DictionarySettings
 
 State = DictionaryState
@@ -34,25 +42,73 @@ def share_of(app: str, device: str) -> float:
     return int.from_bytes(digest, "big") / 2**64
 
 
+def witness_of(owner: str) -> int:
+    """The number that stands for a user in a trial; 0 for all who are nobody in particular (Identity.owner)."""
+    if not owner:
+        return 0
+    digest = hashlib.blake2b(owner.encode(errors="surrogatepass"), digest_size=8, person=b"trial").digest()
+    return int.from_bytes(digest, "big") & WITNESSES or 1
+
+
 def judge(
     canary: DictionaryRecord, active: DictionaryRecord | None, now: float, settings: DictionarySettings
 ) -> Verdict | None:
     """What the figures say of a canary; None: not enough yet, or nothing to do.
 
-    Both are measured since the canary began. Without an active dictionary it is held against raw bodies.
+    Both are measured since the canary began. Without an active dictionary it is held against raw bodies. Every user has
+    one voice: neither many failures of one nor very good or bad ratios of a few decide.
     """
-    own = canary.figures.since(canary.own_baseline)
-    if own.attempts < settings.canary_messages:
+    own, other = _users(canary), _users(active)
+    failed, failed_other = _failed(own), _failed(other)
+    if (
+        failed >= settings.canary_users
+        and failed / len(own) > failed_other / max(1, len(other)) + settings.error_margin
+    ):
+        return Verdict(False, f"errors for {failed} of {len(own)} users against {failed_other} of {len(other)}")
+    measured = active is None or counted(other, settings) >= settings.canary_messages
+    if not measured or counted(own, settings) < settings.canary_messages:
         return None
-    other = active.figures.since(canary.baseline) if active is not None else Figures()
-    if own.error_rate > other.error_rate + settings.error_margin:
-        return Verdict(False, f"errors {own.error_rate:.4f} against {other.error_rate:.4f}")
-    measured = active is None or other.attempts >= settings.canary_messages
-    if measured and own.ratio > other.ratio * (1 + settings.ratio_margin):
-        return Verdict(False, f"ratio {own.ratio:.3f} against {other.ratio:.3f}")
-    if settings.promote and measured and now - canary.changed_at >= settings.promote_after:
-        return Verdict(True, f"ratio {own.ratio:.3f} against {other.ratio:.3f} over {own.messages} bodies")
+    ratio, ratio_other = middle_ratio(own), 1.0 if active is None else middle_ratio(other)
+    if ratio > ratio_other * (1 + settings.ratio_margin):
+        return Verdict(False, f"ratio {ratio:.3f} against {ratio_other:.3f}")
+    if settings.promote and now - canary.changed_at >= settings.promote_after:
+        return Verdict(True, f"ratio {ratio:.3f} against {ratio_other:.3f} for {len(own)} users")
     return None
+
+
+def counted(users: Collection[UserFigures], settings: DictionarySettings) -> int:
+    """Bodies that count for a judgement: none as long as there are too few users, and of each no more than what makes
+    enough of them together."""
+    if sum(user.messages > 0 for user in users) < settings.canary_users:
+        return 0
+    each = -(-settings.canary_messages // settings.canary_users)
+    return sum(min(user.messages, each) for user in users)
+
+
+def middle_ratio(users: Iterable[UserFigures]) -> float:
+    """The mean of what bodies of the users became, compressed to raw, without the quarters of the best and the worst.
+    1.0 where there are none."""
+    ratios = sorted(user.packed / user.raw for user in users if user.raw)
+    cut = len(ratios) // 4
+    return fmean(ratios[cut : len(ratios) - cut]) if ratios else 1.0
+
+
+def _users(record: DictionaryRecord | None) -> Collection[UserFigures]:
+    return record.trial.users.values() if record is not None and record.trial is not None else ()
+
+
+def _failed(users: Iterable[UserFigures]) -> int:
+    return sum(user.failed for user in users)
+
+
+def shortfall(bodies: int, users: int, size: int, settings: DictionarySettings) -> str:
+    """What samples (so many, of so many users, of so many bytes) lack for a training; empty: nothing."""
+    if bodies >= settings.least_messages and users >= settings.users and size >= LEAST_BYTES:
+        return ""
+    return (
+        f"expected {settings.least_messages} bodies of {settings.users} users, {LEAST_BYTES} bytes together,"
+        f" got {bodies} of {users}, {size} bytes"
+    )
 
 
 def slot_of(records: Iterable[DictionaryRecord], record: DictionaryRecord, state: State) -> DictionaryRecord | None:
@@ -80,21 +136,9 @@ def canary(
     _must_be_usable(record)
     if record.state == State.ACTIVE:
         raise LifeError(f"dictionary {record.id} is active already")
-    active = slot_of(records, record, State.ACTIVE)
     before = slot_of(records, record, State.CANARY)
-    own = record.own_baseline if record.state == State.CANARY else record.figures
-    baseline = record.baseline if record.state == State.CANARY else active.figures if active else Figures()
     began = record.changed_at if record.state == State.CANARY else now
-    changed = [
-        record.but(
-            state=State.CANARY,
-            changed_at=began,
-            share=share,
-            reason="",
-            own_baseline=own,
-            baseline=baseline,
-        )
-    ]
+    changed = [record.but(state=State.CANARY, changed_at=began, share=share, reason="")]
     if before is not None:
         changed.append(retired(before, now, f"dictionary {record.id} took its place as a canary"))
     return changed
@@ -114,6 +158,7 @@ def activate(
             changed_at=now,
             reason=reason,
             share=0.0,
+            trial=None,
             replaced=active.id if active is not None else 0,
         )
     ]
@@ -130,7 +175,7 @@ def roll_back(
         raise LifeError(
             f"dictionary {record.id} is {record.state.value}: only a candidate, canary or active one goes back"
         )
-    changed = [record.but(state=State.ROLLED_BACK, changed_at=now, reason=reason, share=0.0)]
+    changed = [record.but(state=State.ROLLED_BACK, changed_at=now, reason=reason, share=0.0, trial=None)]
     if record.state == State.ACTIVE and record.replaced:
         earlier = next((other for other in records if other.id == record.replaced), None)
         if earlier is not None and earlier.state == State.RETIRED:
@@ -142,7 +187,7 @@ def roll_back(
 
 def retired(record: DictionaryRecord, now: float, reason: str) -> DictionaryRecord:
     """Nobody is given it any more."""
-    return record.but(state=State.RETIRED, changed_at=now, reason=reason, share=0.0)
+    return record.but(state=State.RETIRED, changed_at=now, reason=reason, share=0.0, trial=None)
 
 
 def forgotten(record: DictionaryRecord, now: float, settings: DictionarySettings) -> bool:

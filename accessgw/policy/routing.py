@@ -55,11 +55,15 @@ class RouteTable:
     """All routes. Operations: exact names first, then the longest literal prefix, then the order of the
     configuration. Paths: the longest prefix, then the order. Conditions are asked in that order too."""
 
-    __slots__ = ("_exact", "_lengths", "_paths", "_prefixes", "routes")
+    __slots__ = ("_exact", "_lengths", "_paths", "_prefixes", "routes", "secret_operations")
 
     def __init__(self, routes: Sequence[RouteSettings]) -> None:
         """Raises RouteError."""
         self.routes = tuple(_compile(index, settings) for index, settings in enumerate(routes))
+        self.secret_operations = tuple(
+            route.settings.operation for route in self.routes if route.settings.secret and route.settings.operation
+        )
+        """Operation patterns of secret routes."""
         self._exact: dict[str, list[Route]] = {}
         self._prefixes: dict[str, list[Route]] = {}
         for route in self.routes:

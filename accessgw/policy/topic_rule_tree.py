@@ -17,7 +17,8 @@ _PLACEHOLDER = re.compile(r"\{(device|user|app)\}")
 
 
 class _Branch:
-    """One level of the rules' filters. Rules are added in their order, so all that is in here is in order of `least`."""
+    """One level of the rules' filters.
+    Rules are added in their order, so all that is in here is in order of `least`."""
 
     __slots__ = ("below", "least", "plus", "rest", "rules", "templates")
 

@@ -8,8 +8,8 @@ PROBES = 4
 class BloomFilter:
     """A set that may say yes to what is not in it, and never no to what is.
 
-    `bits` is a power of two: with 16 of them for every member, one question in four hundred is answered wrongly. Lives as
-    long as the process: hashes of text differ in the next one.
+    `bits` is a power of two: with 16 of them for every member, one question in four hundred is answered wrongly. Lives
+    as long as the process: hashes of text differ in the next one.
     """
 
     __slots__ = ("_bits", "_mask")

@@ -12,7 +12,7 @@ from math import inf
 
 from twisted.internet.defer import Deferred, fail, succeed
 
-from accessgw.core.interfaces import AppendOutcome, ClaimState, IdempotencyConflict
+from accessgw.core.interfaces.stores import AppendOutcome, ClaimState, IdempotencyConflict
 from accessgw.model.counters import WebhookCounters
 from accessgw.model.presence import PresenceEvent
 from accessgw.model.pushes import Cursor, PushRequest, Scope, StoredPush, StreamKey, StreamState

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from accessgw.core.interfaces import ClaimState
+from accessgw.core.interfaces.stores import ClaimState
 from accessgw.stores import sqlite_rows as rows
 from accessgw.stores.sqlite_database import SqliteDatabase
 

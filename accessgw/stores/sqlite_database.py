@@ -13,7 +13,8 @@ from typing import Any, Protocol
 from twisted.internet.defer import Deferred, DeferredList, fail, succeed
 from twisted.logger import Logger
 
-from accessgw.core.interfaces import Clock, StoreUnavailable
+from accessgw.core.interfaces.clock import Clock
+from accessgw.core.interfaces.stores import StoreUnavailable
 from accessgw.model.counters import StoreCounters
 from accessgw.model.settings import StoreSettings
 from accessgw.stores.sqlite_reader import Read, Reader

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from accessgw.core.interfaces import AppendOutcome, IdempotencyConflict
+from accessgw.core.interfaces.stores import AppendOutcome, IdempotencyConflict
 from accessgw.model.pushes import PushRequest, StreamKey
 from accessgw.model.settings import PushSettings
 from accessgw.stores import sqlite_rows as rows

@@ -10,7 +10,6 @@ from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from accessgw.core.interfaces import StoreUnavailable
 from accessgw.core.interfaces.mqtt_state import (
     Enqueue,
     Message,
@@ -20,6 +19,7 @@ from accessgw.core.interfaces.mqtt_state import (
     StoredSubscription,
     StoredWill,
 )
+from accessgw.core.interfaces.stores import StoreUnavailable
 from accessgw.model.counters import MqttCounters
 from accessgw.model.mqtt_settings import MqttSettings
 from accessgw.stores import sqlite_mqtt_commands as commands

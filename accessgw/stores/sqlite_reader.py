@@ -9,7 +9,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from accessgw.core.interfaces import StoreUnavailable
+from accessgw.core.interfaces.stores import StoreUnavailable
 from accessgw.stores.sqlite_writer import take
 
 MAX_READS = 64

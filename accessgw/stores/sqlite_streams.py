@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 from twisted.internet.defer import Deferred, fail
 
-from accessgw.core.interfaces import AppendOutcome, StoreUnavailable
+from accessgw.core.interfaces.stores import AppendOutcome, StoreUnavailable
 from accessgw.model.pushes import Cursor, Priority, PushRequest, Scope, StoredPush, StreamKey, StreamState
 from accessgw.model.settings import PushSettings
 from accessgw.stores import sqlite_rows as rows
@@ -35,7 +35,8 @@ class SqliteStreamStore:
         self._subscriptions = SubscriptionTable()
         self._cursors = CursorBuffer(database, settings.cursor_flush)
         self._known = BloomFilter()
-        """(`device`, id) of cursors and subscriptions, (scope, id) of streams; plain text, since an Enum hashes otherwise."""
+        """(`device`, id) of cursors and subscriptions, (scope, id) of streams;
+        plain text, since an Enum hashes otherwise."""
         self._broadcast = False
         """Something was sent to everybody: asked for every device, so that it is not worth a look into the filter."""
         database.on_start(self._load)

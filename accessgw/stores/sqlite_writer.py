@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 
-from accessgw.core.interfaces import StoreUnavailable
+from accessgw.core.interfaces.stores import StoreUnavailable
 
 MAX_BATCH = 1000
 """Weight of one transaction: bounds how long the first of a batch waits for the last."""

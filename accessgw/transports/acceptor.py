@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from accessgw.core.interfaces import Timer
+from accessgw.core.interfaces.clock import Timer
 from accessgw.transports.services import TransportServices
 
 _log = Logger()

@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IReadWriteDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from accessgw.core.interfaces import DescriptorReactor
+from accessgw.core.interfaces.clock import DescriptorReactor
 from accessgw.model.counters import TransportCounters
 from accessgw.model.reasons import CloseReason
 

@@ -9,7 +9,8 @@ from contextlib import suppress
 from http import HTTPStatus
 from types import MappingProxyType
 
-from accessgw.core.interfaces import Connection, HttpHandler, HttpUpload
+from accessgw.core.interfaces.connections import Connection
+from accessgw.core.interfaces.http import HttpHandler, HttpUpload
 from accessgw.model.calls import Headers
 from accessgw.model.http import HttpRequest
 from accessgw.model.reasons import CloseReason

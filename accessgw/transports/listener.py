@@ -9,7 +9,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import CannotListenError
 
-from accessgw.core.interfaces import BindingFactory
+from accessgw.core.interfaces.connections import BindingFactory
 from accessgw.model.identity import ConnectionInfo
 from accessgw.model.settings import ListenerSettings
 from accessgw.transports.acceptor import Acceptor

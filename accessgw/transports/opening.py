@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
-from accessgw.core.interfaces import BindingFactory
+from accessgw.core.interfaces.connections import BindingFactory
 from accessgw.model.reasons import CloseReason
 from accessgw.transports.stream import StreamConnection
 from protocols.errors import RemoteError

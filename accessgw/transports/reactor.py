@@ -33,7 +33,8 @@ class LeanReactor(epollreactor.EPollReactor):
         """One descriptor was ready, and it is being served."""
         super().__init__()  # type: ignore[no-untyped-call]  # inherited from Twisted, unannotated
         self._forgotten: set[int] = set()
-        """Descriptors closed in this iteration, whose events may still be to come; a new file may have their numbers."""
+        """Descriptors closed in this iteration, whose events may still be to come;
+        a new file may have their numbers."""
 
     def turn_is_over(self) -> bool:
         """Whether nothing is known that this turn has yet to do, after what is being done now."""
@@ -105,9 +106,9 @@ class LeanReactor(epollreactor.EPollReactor):
             super().removeReader(reader)  # type: ignore[no-untyped-call]  # inherited from Twisted, unannotated
 
     def forget(self, descriptor: Any) -> None:
-        """As removeReader and removeWriter, for one that is closed right after it: with its last descriptor the kernel takes a
-        file out of the set by itself (epoll(7), questions 6 and 7). (A child between fork and exec has another for a moment:
-        events of a file that nobody here has any more are passed over.)"""
+        """As removeReader and removeWriter, for one that is closed right after it: with its last descriptor the kernel
+        takes a file out of the set by itself (epoll(7), questions 6 and 7). (A child between fork and exec has another
+        for a moment: events of a file that nobody here has any more are passed over.)"""
         fd = descriptor.fileno()
         if self._selectables.get(fd) is descriptor:
             del self._selectables[fd]

@@ -9,7 +9,8 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from accessgw.core.interfaces import Connection, DescriptorReactor, Timers
+from accessgw.core.interfaces.clock import DescriptorReactor, Timers
+from accessgw.core.interfaces.connections import Connection
 from accessgw.model.counters import TransportCounters
 from accessgw.model.identity import ConnectionInfo
 from accessgw.model.reasons import CloseReason

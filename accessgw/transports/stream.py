@@ -11,7 +11,8 @@ from typing import Any
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from accessgw.core.interfaces import Binding, BindingFactory, Timer
+from accessgw.core.interfaces.clock import Timer
+from accessgw.core.interfaces.connections import Binding, BindingFactory
 from accessgw.model.identity import ConnectionInfo
 from accessgw.model.reasons import CloseReason
 from accessgw.transports.addresses import counted_as

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from accessgw.core.interfaces import Binding, BindingFactory, TlsContexts
+from accessgw.core.interfaces.connections import Binding, BindingFactory, TlsContexts
 from accessgw.model.identity import ConnectionInfo
 from accessgw.model.reasons import CloseReason
 from accessgw.model.settings import ListenerSettings

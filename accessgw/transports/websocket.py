@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from accessgw.core.interfaces import Binding, BindingFactory, Connection
+from accessgw.core.interfaces.connections import Binding, BindingFactory, Connection
 from accessgw.model.reasons import CloseReason
 from protocols.errors import LocalError, RemoteError
 from protocols.http.websocket import (

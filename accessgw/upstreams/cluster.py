@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from accessgw.core.interfaces import UpstreamRequest, UpstreamSink
+from accessgw.core.interfaces.upstreams import UpstreamRequest, UpstreamSink
 from accessgw.model.counters import UpstreamCounters
 from accessgw.model.settings import ClusterSettings
 from accessgw.policy.balancing import pick

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from accessgw.core.interfaces import Clock
+from accessgw.core.interfaces.clock import Clock
 
 TICK = 0.02
 """Seconds."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from accessgw.core.interfaces import UpstreamFailure, UpstreamRequest, UpstreamSink
+from accessgw.core.interfaces.upstreams import UpstreamFailure, UpstreamRequest, UpstreamSink
 from accessgw.model.calls import Headers
 from accessgw.policy.backoff import full_jitter
 from protocols.errors import LocalError

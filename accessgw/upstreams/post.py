@@ -7,7 +7,8 @@ from urllib.parse import urlsplit
 
 from twisted.internet.defer import Deferred
 
-from accessgw.core.interfaces import Clock, UpstreamClient, UpstreamExchange, UpstreamFailure, UpstreamRequest
+from accessgw.core.interfaces.clock import Clock
+from accessgw.core.interfaces.upstreams import UpstreamClient, UpstreamExchange, UpstreamFailure, UpstreamRequest
 from accessgw.model.calls import Headers
 from accessgw.model.settings import ClusterSettings
 

@@ -1,4 +1,4 @@
-"""Questions of authenticators to the services that know their users: one POST each, on connections as calls have them."""
+"""Questions of authenticators to services that know their users: one POST each, on connections as calls have them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from urllib.parse import urlsplit
 
 from twisted.internet.defer import Deferred
 
-from accessgw.core.interfaces import Clock, UpstreamClient
+from accessgw.core.interfaces.clock import Clock
+from accessgw.core.interfaces.upstreams import UpstreamClient
 from accessgw.model.settings import AuthenticatorSettings, ClusterSettings
 from accessgw.upstreams.post import Poster, cluster_of
 

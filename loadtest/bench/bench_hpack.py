@@ -88,7 +88,8 @@ def _resident() -> int:
 
 
 def _weight(name: str) -> tuple[float, float]:
-    """Bytes of a pair of codecs that is empty, and of one that knows the headers of a call; for a process of its own."""
+    """Bytes of a pair of codecs that is empty, and of one that knows the headers of a call;
+    for a process of its own."""
     backend, headers = get_backend(name), _calls(changing=False)[0]
     backend.make_encoder().encode(headers, 4096)
     before = _resident()

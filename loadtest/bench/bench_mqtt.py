@@ -3,9 +3,9 @@
 usage: make bench-mqtt [JSON=path] [SEED=n]      bounds itself: about ten minutes; --quick: one
        python -m loadtest.bench.bench_mqtt [--quick] [--only CASE,...] [--servers NAME,...] [--rounds N] [--seconds S]
 
-Each case starts its brokers and measures them in turn, several times; medians are shown, their range in the note. CPU is
-user and system time of the broker's process, from /proc. The load comes from mqtt_load.c where there is gcc, from its
-twin mqtt_load.py otherwise. Exit status 1: accessgw or mosquitto lost, doubled or reordered a message, or failed.
+Each case starts its brokers and measures them in turn, several times; medians are shown, their range in the note. CPU
+is user and system time of the broker's process, from /proc. The load comes from mqtt_load.c where there is gcc, from
+its twin mqtt_load.py otherwise. Exit status 1: accessgw or mosquitto lost, doubled or reordered a message, or failed.
 """
 
 from __future__ import annotations

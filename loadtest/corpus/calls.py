@@ -1,4 +1,7 @@
-"""The made-up app's calls and their bodies (those of trade in a module of their own): one maker for the question and one for the answer of each operation."""
+"""The made-up app's calls and their bodies: one maker for the question and one for the answer of each operation.
+
+Those of trade are in a module of their own.
+"""
 
 from __future__ import annotations
 

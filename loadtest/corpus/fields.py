@@ -38,7 +38,8 @@ class Cents(int):
 
 
 class Fields(list[tuple[str, int, Any]]):
-    """(name, number, value) in order; None leaves the field out. Values: str, int, bool, float, Fields, or a list of those."""
+    """(name, number, value) in order; None leaves the field out.
+    Values: str, int, bool, float, Fields, or a list of those."""
 
 
 Names = Callable[[str], str]

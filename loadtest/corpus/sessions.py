@@ -99,8 +99,8 @@ def sessions(seed: int, count: int, *, training: bool = False) -> Iterator[Sessi
 
 
 def samples(seed: int, count: int) -> Iterator[Session]:
-    """Training sessions with one event of every kind, of `count` devices: what a reservoir of live traffic comes to have,
-    a body each of many users."""
+    """Training sessions with one event of every kind, of `count` devices: what a reservoir of live traffic comes to
+    have, a body each of many users."""
     dice = Dice(f"samples {seed}")
     words = Vocabulary(seed, True)
     plan: list[Call | Notice] = [*CALLS, *NOTICES]

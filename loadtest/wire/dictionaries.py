@@ -1,4 +1,4 @@
-"""The dictionaries of the warm modes, as a deployment would have them: made by the gateway's trainer and its rule of users.
+"""The dictionaries of the warm modes, as a deployment has them: made by the gateway's trainer and its rule of users.
 
 The trainer runs as the gateway runs it, as a process of its own, spoken to by its protocol (see its first lines). What
 it made is kept in a temporary directory, so that a run with the same sessions and the same trainer is quick.
@@ -27,11 +27,17 @@ from protocols.mmtp.dictionaries import ANSWER_KIND, PUSH_KIND, REQUEST_KIND, Di
 DICTIONARY = 8192
 """Bytes of the dictionary of each class."""
 USERS_SAMPLED = 3000
-"""Users whose bodies training takes, one of each class: as many bodies as a reservoir holds by the gateway's setting."""
+"""Users whose bodies training takes, one of each class:
+as many bodies as a reservoir holds by the gateway's setting."""
 USERS = 50
 """The gateway's setting: from so many users everything in a dictionary was seen."""
-SECONDS = 120
-TRAINER = "accessgw.core.dictionaries.training"
+SECONDS = 600
+TRAINER = "accessgw.core.dictionaries.training_process"
+TRAINS = (
+    *(f"accessgw/core/dictionaries/{name}" for name in ("common", "proposals", "training", "zstd_format")),
+    *(f"protocols/mmtp/{name}" for name in ("dictionaries", "mini")),
+)
+"""Files that decide what a training comes to."""
 ROOT = Path(__file__).resolve().parents[2]
 
 Samples = dict[str, list[tuple[int, bytes]]]
@@ -71,7 +77,8 @@ def train(samples: Samples) -> Bundle:
 
 
 def train_without_rule(samples: Samples) -> Bundle:
-    """By zstd's own trainer, which knows nothing of users: for comparison only, it learns names and numbers by heart."""
+    """By zstd's own trainer, which knows nothing of users:
+    for comparison only, it learns names and numbers by heart."""
     dictionaries = []
     for number, (name, bodies) in enumerate(samples.items(), 1):
         # The stubs of zstandard want a list of this very type.
@@ -84,8 +91,8 @@ def train_without_rule(samples: Samples) -> Bundle:
 def _version() -> str:
     """Of everything that the result depends on beside the samples."""
     digest = hashlib.sha256(zstandard.__version__.encode())
-    for path in sorted((ROOT / "accessgw/core/dictionaries").glob("*.py")):
-        digest.update(path.read_bytes())
+    for name in TRAINS:
+        digest.update((ROOT / f"{name}.py").read_bytes())
     return digest.hexdigest()[:16]
 
 

@@ -1,7 +1,8 @@
 """WebSocket with permessage-deflate by the package wsproto; messages in an envelope like JSON-RPC's.
 
 JSON bodies stand in the envelope, protobuf follows it in a binary message (base64 would cost the peer a third).
-Both directions keep their deflate window from message to message, which is the extension's default, unless told otherwise.
+Both directions keep their deflate window from message to message, which is the extension's default, unless told
+otherwise.
 """
 
 from __future__ import annotations

@@ -69,9 +69,9 @@ class WebSocket:
     """One connection after its opening hand-shake.
 
     `receive` takes bytes and raises RemoteError, whose code is the close code, for a peer that broke the
-    protocol (1002, 1007), sent text (1003) or a message of more than `max_message` bytes (1009); what came before is still in
-    `events`, and the close frame in `to_send`. Pings and the peer's close frame are answered here. No extension is
-    offered or accepted.
+    protocol (1002, 1007), sent text (1003) or a message of more than `max_message` bytes (1009); what came before is
+    still in `events`, and the close frame in `to_send`. Pings and the peer's close frame are answered here. No
+    extension is offered or accepted.
     """
 
     __slots__ = ("_events", "_fragmented", "_held", "_left", "_masked", "_max_message", "_out", "_over", "_role",

@@ -102,7 +102,8 @@ class ClientHandshake:
         self.request = HeadWriter(request_line("GET", target), headers).encode()
 
     def receive(self, data: bytes) -> bytes | None:
-        """None while the answer is incomplete. RemoteError (502, or the status of a refusal) when it is no 101 that fits."""
+        """None while the answer is incomplete.
+        RemoteError (502, or the status of a refusal) when it is no 101 that fits."""
         self._buffer += data
         end = self._buffer.find(b"\r\n\r\n")
         if end + 4 > self._limits.max_head or (end < 0 and len(self._buffer) > self._limits.max_head):

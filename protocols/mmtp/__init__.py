@@ -18,9 +18,10 @@ to_send() lets chunks of tables and dictionaries leave behind everything else, o
 
 from __future__ import annotations
 
-from protocols.mmtp.connection import CAPABILITIES, Connection, Role
+from protocols.mmtp.connection import Connection, Role
 from protocols.mmtp.device_exchange import HeaderMemory
 from protocols.mmtp.gateway_exchange import FoundStates
+from protocols.mmtp.greeting import CAPABILITIES
 from protocols.mmtp.handshake import Goaway, Hello, StreamCursor, Welcome
 from protocols.mmtp.profiles import Checkpoint
 from protocols.mmtp.pushes import encode_push

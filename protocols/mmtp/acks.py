@@ -1,4 +1,4 @@
-"""Acknowledging pushes on the device: collected, sent with other frames, or by a timer (specification, section 10.3)."""
+"""Acknowledging pushes on the device: collected, sent with other frames, or by a timer (specification, 10.3)."""
 
 from __future__ import annotations
 

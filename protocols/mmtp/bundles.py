@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from hashlib import sha256
+from weakref import WeakValueDictionary
 
 from protocols.errors import LocalError
-from protocols.mmtp.dictionaries import DIGEST_SIZE, Dictionary
+from protocols.mmtp.dictionaries import Dictionary
+from protocols.mmtp.digests import digest_of
 from protocols.mmtp.varint import encode_varint
 
 MAX_DICTIONARIES = 256
@@ -18,9 +19,10 @@ MAX_CACHED = 1024
 class ClassMap:
     """Finds the dictionary of a body: the longest class name that matches, a whole name before a prefix."""
 
-    __slots__ = ("_cache", "_exact", "_lengths", "_prefixes")
+    __slots__ = ("__weakref__", "_cache", "_exact", "_lengths", "_prefixes", "classes")
 
     def __init__(self, classes: Mapping[str, Dictionary]) -> None:
+        self.classes = classes
         self._exact: dict[str, Dictionary] = {}
         self._prefixes: dict[str, Dictionary] = {}
         for name, dictionary in classes.items():
@@ -49,10 +51,22 @@ class ClassMap:
         return found
 
 
+_maps: WeakValueDictionary[frozenset[tuple[str, Dictionary]], ClassMap] = WeakValueDictionary()
+
+
+def map_of(classes: Mapping[str, Dictionary]) -> ClassMap:
+    """The map of these classes, one for all connections on which they mean the same: after a rollout those are most."""
+    key = frozenset(classes.items())
+    found = _maps.get(key)
+    if found is None:
+        found = _maps[key] = ClassMap(dict(classes))
+    return found
+
+
 class Bundle:
     """The dictionaries that a side holds and would use; immutable, and shared by connections."""
 
-    __slots__ = ("_map", "by_id", "classes", "dictionaries", "digest")
+    __slots__ = ("by_id", "dictionaries", "digest", "map")
 
     def __init__(self, dictionaries: Iterable[Dictionary] = ()) -> None:
         """Of two dictionaries with the same class the one with the higher id has it.
@@ -66,32 +80,29 @@ class Bundle:
         if len(self.by_id) != len(self.dictionaries):
             raise LocalError("bundle: two dictionaries have one id")
         named = b"".join(encode_varint(dictionary.id) + dictionary.digest for dictionary in self.dictionaries)
-        self.digest = sha256(named).digest()[:DIGEST_SIZE]
-        self.classes: dict[str, Dictionary] = {
-            name: dictionary for dictionary in self.dictionaries for name in dictionary.classes
-        }
-        self._map = ClassMap(self.classes)
+        self.digest = digest_of(named)
+        self.map = map_of({name: dictionary for dictionary in self.dictionaries for name in dictionary.classes})
 
     def for_class(self, kind: str, name: str) -> Dictionary | None:
         """The dictionary for bodies of `kind` (q, a, p) of this operation or biz, None: there is none."""
-        return self._map.for_class(kind, name)
+        return self.map.for_class(kind, name)
+
+    @property
+    def classes(self) -> Mapping[str, Dictionary]:
+        """What each class name means."""
+        return self.map.classes
 
 
 EMPTY_BUNDLE = Bundle()
 
 
 class ClassesInUse:
-    """What the classes mean in one direction of a connection: those of a bundle, until DICT use changes some.
+    """What the classes mean in one direction of a connection: those of a bundle, until DICT use changes some."""
 
-    Costs nothing until then; after that a map, bounded by the classes of the dictionaries that were used.
-    """
-
-    __slots__ = ("_bundle", "_classes", "_map")
+    __slots__ = ("_map",)
 
     def __init__(self, bundle: Bundle = EMPTY_BUNDLE) -> None:
-        self._bundle = bundle
-        self._classes: dict[str, Dictionary] | None = None
-        self._map: Bundle | ClassMap = bundle
+        self._map = bundle.map
 
     def for_class(self, kind: str, name: str) -> Dictionary | None:
         """The dictionary for bodies of `kind` (q, a, p) of this operation or biz, None: there is none."""
@@ -100,27 +111,22 @@ class ClassesInUse:
     @property
     def classes(self) -> Mapping[str, Dictionary]:
         """What each class name means now."""
-        return self._current()
+        return self._map.classes
 
     def use(self, dictionary: Dictionary) -> None:
         """From here on the classes of `dictionary` mean it."""
-        self._change({**self._current(), **dict.fromkeys(dictionary.classes, dictionary)})
+        current = self._map.classes
+        if any(current.get(name) is not dictionary for name in dictionary.classes):
+            self._map = map_of({**current, **dict.fromkeys(dictionary.classes, dictionary)})
 
     def drop(self, name: str) -> None:
         """From here on the class `name` (as in its dictionary, with its star) is nobody's; it may be unknown."""
-        current = self._current()
+        current = self._map.classes
         if name in current:
-            self._change({other: dictionary for other, dictionary in current.items() if other != name})
+            self._map = map_of({other: dictionary for other, dictionary in current.items() if other != name})
 
     def retire(self, dictionary: Dictionary) -> None:
         """From here on no class means `dictionary`."""
-        current = self._current()
+        current = self._map.classes
         if any(other is dictionary for other in current.values()):
-            self._change({name: other for name, other in current.items() if other is not dictionary})
-
-    def _current(self) -> dict[str, Dictionary]:
-        return self._bundle.classes if self._classes is None else self._classes
-
-    def _change(self, classes: dict[str, Dictionary]) -> None:
-        self._classes = classes
-        self._map = ClassMap(classes)
+            self._map = map_of({name: other for name, other in current.items() if other is not dictionary})

@@ -11,7 +11,6 @@ from protocols.errors import LocalError, RemoteError
 from protocols.mmtp.acks import Acknowledger
 from protocols.mmtp.agreement import Agreement
 from protocols.mmtp.attributes import RequestAttributes
-from protocols.mmtp.bodies import ZSTD_CAPABILITY
 from protocols.mmtp.bundles import EMPTY_BUNDLE, Bundle
 from protocols.mmtp.device_calls import DeviceCalls
 from protocols.mmtp.device_exchange import HeaderMemory
@@ -23,32 +22,26 @@ from protocols.mmtp.gateway_exchange import (
     FoundStates,
     GatewayExchange,
     PackedDictionary,
-    bundle_in_force,
     packed_dictionary,
 )
+from protocols.mmtp.greeting import say_hello, say_welcome
 from protocols.mmtp.handshake import (
     Goaway,
     Hello,
     StreamCursor,
     Welcome,
     encode_goaway,
-    encode_hello,
-    encode_welcome,
 )
 from protocols.mmtp.hpack_backends import Backend
-from protocols.mmtp.profiles import TEMPLATE_CAPABILITY, Profiles
+from protocols.mmtp.profiles import Profiles
 from protocols.mmtp.pushes import PushFrame, PushSender
 from protocols.mmtp.receiver import DeviceReceiver, GatewayReceiver
-from protocols.mmtp.settings import DEFAULT_LIMITS, Limits, apply
+from protocols.mmtp.settings import DEFAULT_LIMITS, Limits
 from protocols.mmtp.shared_bodies import SharedBody
 from protocols.mmtp.state import ConnectionState, Sent
 from protocols.mmtp.statuses import Status
 from protocols.mmtp.tables import AppTable
-from protocols.mmtp.uses import DICT_CAPABILITY, HISTORY_CAPABILITY, Uses
 from protocols.mmtp.wire import Wire
-
-CAPABILITIES = frozenset((ZSTD_CAPABILITY, TEMPLATE_CAPABILITY, DICT_CAPABILITY, HISTORY_CAPABILITY))
-"""Optional features that this package has."""
 
 MAX_PONGS_OWED = 100
 """Pings of ours that may be unanswered; further ones ask for no answer."""
@@ -210,33 +203,11 @@ class Connection:
         `bundle` (capability `dict`): the dictionaries that we hold; until WELCOME bodies use them, and a call that ends
         with CallReset(DICTIONARY_MISS) is to be repeated with `secret`.
         """
-        if self._wire.closed:
-            return
-        state = self._wire.sends(Sent.HELLO)
-        for given, capability in ((headers, TEMPLATE_CAPABILITY), (bundle, DICT_CAPABILITY)):
-            if given is not None and capability not in hello.capabilities:
-                raise LocalError(f"HELLO: names what needs the capability {capability}")
-        settings = self._agreement.ours(hello.settings)
-        hello = replace(
-            hello,
-            settings=settings,
-            headers=headers.named if headers is not None else None,
-            bundle=bundle.digest if bundle is not None and bundle.dictionaries else b"",
-        )
-        payload = encode_hello(hello)
-        if len(payload) > DEFAULT_LIMITS.max_hello:
-            raise LocalError(f"HELLO: expected at most {DEFAULT_LIMITS.max_hello} bytes, got {len(payload)}")
-        self._wire.out.append(encode_frame(FrameType.HELLO, 0, payload))
-        self._wire.enforced = apply(self._wire.limits, settings)
-        self._wire.hello = hello
-        self._wire.enter(state)
         receiver = self._receiver
-        if isinstance(receiver, DeviceReceiver):
-            if headers is not None:
-                receiver.begin_exchange(headers)
-            if hello.bundle and bundle is not None:
-                receiver.bundle = bundle
-                self._wire.uses = Uses(bundle)
+        if not isinstance(receiver, DeviceReceiver):
+            raise LocalError("only the client sends HELLO")
+        if not self._wire.closed:
+            say_hello(self._wire, self._agreement, receiver, hello, headers=headers, bundle=bundle)
 
     def send_welcome(self, welcome: Welcome, headers: FoundStates | None = None, bundle: Bundle | None = None) -> None:
         """welcome.result != 0 refuses: the connection is closed after it.
@@ -248,53 +219,15 @@ class Connection:
         one. What came before and needed them is received now: see events() again, and `closed`, since the peer's bytes
         may be found wrong only here.
         """
-        if self._wire.closed:
-            return
-        if welcome.result:
-            state = self._wire.sends(Sent.REFUSAL)
-            self._wire.out.append(encode_frame(FrameType.WELCOME, 0, encode_welcome(welcome)))
-            self._wire.closing_status = welcome.result
-            self._wire.enter(state)
-            return
-        state = self._wire.sends(Sent.WELCOME)
-        settings = self._agreement.ours(welcome.settings)
-        offered = self._wire.hello.capabilities if self._wire.hello is not None else frozenset()
-        used = (welcome.capabilities or CAPABILITIES) & CAPABILITIES & offered
-        if headers is None:
-            used -= {TEMPLATE_CAPABILITY}
-        welcome = replace(welcome, settings=settings, capabilities=used)
-        self._grant(welcome, headers, bundle)
-        self._wire.out.append(encode_frame(FrameType.WELCOME, 0, encode_welcome(welcome)))
-        self._wire.zstd = ZSTD_CAPABILITY in used
-        if settings:
-            self._agreement.announce(apply(self._wire.limits, settings))
-        self._wire.hello = None
-        self._wire.enter(state)
-        receiver = self._receiver
-        if isinstance(receiver, GatewayReceiver):
-            try:
-                receiver.release()
-            except RemoteError as error:
-                self._fail(error.code, str(error))
-
-    def _grant(self, welcome: Welcome, found: FoundStates | None, bundle: Bundle | None) -> None:
-        """Fill in what WELCOME says of header states and dictionaries, and hold to it."""
-        wire = self._wire
         receiver = self._receiver
         if not isinstance(receiver, GatewayReceiver):
             raise LocalError("only the server sends WELCOME")
-        used = welcome.capabilities
-        template = TEMPLATE_CAPABILITY in used
-        dictionaries = DICT_CAPABILITY in used
-        welcome.table, welcome.accepted, welcome.bundle = None, 0, b""
-        if dictionaries or HISTORY_CAPABILITY in used:
-            in_force = bundle_in_force(wire.hello, bundle) if dictionaries else EMPTY_BUNDLE
-            wire.uses = Uses(in_force, dictionaries=dictionaries, history=HISTORY_CAPABILITY in used)
-            if in_force.dictionaries:
-                welcome.bundle = in_force.digest
-        if template or dictionaries or receiver.exchange is not None:
-            exchange = receiver.begin_exchange(None)
-            welcome.table, welcome.accepted = exchange.grant(found, template=template)
+        if self._wire.closed:
+            return
+        try:
+            say_welcome(self._wire, self._agreement, receiver, welcome, headers=headers, bundle=bundle)
+        except RemoteError as error:
+            self._fail(error.code, str(error))
 
     def update_settings(self, settings: dict[int, int]) -> None:
         """SETTINGS: change what we accept (see protocols.mmtp.settings for the ids)."""
@@ -471,6 +404,15 @@ class Connection:
         uses = self._wire.uses
         return uses.down.classes if uses is not None else EMPTY_BUNDLE.classes
 
+    def count_for(self, witness: int) -> None:
+        """Bodies of this connection are told to watchers of dictionaries as this one's; see dictionaries.Watcher."""
+        self._wire.witness = witness
+
+    @property
+    def witness(self) -> int:
+        """As count_for was told."""
+        return self._wire.witness
+
     def push_dictionary(self, biz: str) -> Dictionary | None:
         """What pushes of the biz are compressed with on this connection, for encode_push."""
         uses = self._wire.uses
@@ -536,8 +478,9 @@ class Connection:
         gap: int = 0,
         secret: bool = False,
     ) -> bool:
-        """As offer_push, for a stream with history: the body is compressed for this connection (once for all that have had
-        the same bodies). A stream with secrets should have none: `secret` is for those that became so. LocalError for a stream that was introduced without."""
+        """As offer_push, for a stream with history: the body is compressed for this connection (once for all that have
+        had the same bodies). A stream with secrets should have none: `secret` is for those that became so. LocalError
+        for a stream that was introduced without."""
         wire = self._wire
         if wire.closed:
             return False

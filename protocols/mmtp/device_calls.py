@@ -17,7 +17,7 @@ from protocols.mmtp.fields import expect_end
 from protocols.mmtp.frames import ATTRIBUTES, CODING_SHIFT, MORE, FrameType, frame_head
 from protocols.mmtp.state import CallInput, CallState
 from protocols.mmtp.statuses import Status
-from protocols.mmtp.uses import pack, unpack
+from protocols.mmtp.uses import pack
 from protocols.mmtp.varint import decode_varint, encode_varint
 
 
@@ -78,17 +78,7 @@ class DeviceCalls(Calls):
         coding = flags >> CODING_SHIFT & 3
         if coding:
             try:
-                uses = wire.uses
-                body, call.decompressor = unpack(
-                    coding,
-                    body,
-                    bool(more),
-                    zstd=wire.zstd,
-                    limits=wire.limits,
-                    classes=None if uses is None else uses.down,
-                    kind=ANSWER_KIND,
-                    name=call.operation,
-                )
+                body, call.decompressor = wire.unpack(coding, body, bool(more), ANSWER_KIND, call.operation)
             except Declined as error:
                 self._declined(call, error)
         wire.events.append(ResponseReceived(number, status, headers, body, bool(more), size))

@@ -20,11 +20,12 @@ from protocols.mmtp.dict_frames import (
     encode_want,
 )
 from protocols.mmtp.dictionaries import MAX_CONTENT, REQUEST_KIND, Dictionary
+from protocols.mmtp.digests import read_digest
 from protocols.mmtp.events import DOWN, UP, DictionaryReceived, DictionaryRetired, TableReceived, TableRetired
 from protocols.mmtp.exchange import MAX_TABLES, Exchange, dict_frame, table_frame, unknown_kind
 from protocols.mmtp.fields import expect_end
 from protocols.mmtp.frames import TableKind
-from protocols.mmtp.handshake import DOWN_ACCEPTED, UP_ACCEPTED, NamedStates, Welcome, read_digest
+from protocols.mmtp.handshake import DOWN_ACCEPTED, UP_ACCEPTED, NamedStates, Welcome
 from protocols.mmtp.profiles import Checkpoint
 from protocols.mmtp.statuses import Status
 from protocols.mmtp.tables import GENERIC, AppTable, decode_table
@@ -77,7 +78,7 @@ class Wishes:
 class DeviceExchange(Exchange):
     """Wants and haves leave; offers, chunks and uses come. An offer is wanted if there is room for it."""
 
-    __slots__ = ("_incoming", "_incoming_tables", "_memory", "_wishes")
+    __slots__ = ("_incoming", "_incoming_tables", "_memory", "_table", "_wishes")
 
     received = DOWN
     sent = UP
@@ -85,6 +86,8 @@ class DeviceExchange(Exchange):
     def __init__(self, wire: Wire, memory: HeaderMemory | None, wishes: Wishes) -> None:
         super().__init__(wire)
         self._memory = memory
+        self._table = None if memory is None else memory.table
+        """What the next connection begins with, as far as we know."""
         self._wishes = wishes
         self._incoming: dict[int, tuple[DictOffer, Incoming]] = {}
         """By id; for the device its own connection is the only one, so these need not be lazy."""
@@ -120,6 +123,9 @@ class DeviceExchange(Exchange):
                 return table
         raise RemoteError(Status.PROTOCOL, f"WELCOME: names table {welcome.table[0]}, which HELLO did not")
 
+    def fill(self, out: list[bytes]) -> None:
+        """See Exchange; a device sends no chunks."""
+
     # --- TABLE
 
     def _table_kind(self, kind: int, number: int, data: bytes, pos: int, end: int) -> None:
@@ -127,6 +133,10 @@ class DeviceExchange(Exchange):
             digest, pos = read_digest(data, pos, end)
             size, pos = decode_varint(data, pos, end)
             expect_end(pos, end)
+            held = self._table
+            if held is not None and held.id == number and held.digest == digest:
+                self._have(held)
+                return
             if number not in self._incoming_tables and len(self._incoming_tables) >= MAX_TABLES:
                 return
             if not self._wishes.tables:
@@ -142,14 +152,20 @@ class DeviceExchange(Exchange):
             table = decode_table(incoming.complete())
             if table.id != number:
                 raise RemoteError(Status.PROTOCOL, f"TABLE: expected table {number}, got {table.id}")
-            self._wire.out.append(table_frame(TableKind.HAVE, encode_varint(number) + table.digest))
+            self._table = table
+            self._have(table)
             self._wire.events.append(TableReceived(table))
         elif kind == TableKind.RETIRE:
             expect_end(pos, end)
             self._incoming_tables.pop(number, None)
+            if self._table is not None and self._table.id == number:
+                self._table = None
             self._wire.events.append(TableRetired(number))
         else:
             raise unknown_kind("TABLE", kind)
+
+    def _have(self, table: AppTable) -> None:
+        self._wire.out.append(table_frame(TableKind.HAVE, encode_varint(table.id) + table.digest))
 
     # --- DICT
 

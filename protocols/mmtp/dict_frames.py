@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from protocols.errors import LocalError, RemoteError
-from protocols.mmtp.dictionaries import DIGEST_SIZE, MAX_CLASSES, Dictionary, check_class
+from protocols.mmtp.dictionaries import MAX_CLASSES, Dictionary, check_class
+from protocols.mmtp.digests import whole_digest
 from protocols.mmtp.fields import expect_end, field, read_fields, read_string, read_varint, varint_field
 from protocols.mmtp.statuses import Status
 from protocols.mmtp.varint import decode_varint, encode_varint
@@ -72,12 +73,6 @@ def _read_id(data: bytes, pos: int, end: int) -> tuple[int, int]:
     return id, pos
 
 
-def _read_digest(data: bytes, pos: int, end: int) -> bytes:
-    if end - pos != DIGEST_SIZE:
-        raise RemoteError(Status.PROTOCOL, f"DICT: expected a digest of {DIGEST_SIZE} bytes, got {end - pos}")
-    return data[pos:end]
-
-
 def _read_class(data: bytes, pos: int, end: int) -> str:
     name = read_string(data, pos, end)
     try:
@@ -95,7 +90,7 @@ def decode_offer(data: bytes, pos: int, end: int) -> DictOffer:
     classes: list[str] = []
     for key, start, stop in read_fields(data, pos, end, _KEYS, (CLASS,)):
         if key == DIGEST:
-            digest = _read_digest(data, start, stop)
+            digest = whole_digest(data, start, stop)
         elif key == CLASS:
             if len(classes) == MAX_CLASSES:
                 raise RemoteError(Status.PROTOCOL, f"DICT: expected at most {MAX_CLASSES} classes")
@@ -146,7 +141,7 @@ def encode_have(id: int, digest: bytes) -> bytes:
 def decode_have(data: bytes, pos: int, end: int) -> tuple[int, bytes]:
     """(id, digest). Raises RemoteError(PROTOCOL)."""
     id, pos = _read_id(data, pos, end)
-    return id, _read_digest(data, pos, end)
+    return id, whole_digest(data, pos, end)
 
 
 def encode_retire(id: int) -> bytes:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from hashlib import sha256
+from typing import Protocol
 
 import zstandard
 
 from protocols.errors import LocalError, RemoteError
+from protocols.mmtp.digests import digest_of
 from protocols.mmtp.mini import SMALL, SMALL_WAYS, THOROUGH, Way, expand_mini, pack_mini, parameters, tables_log
 from protocols.mmtp.settings import Limits
 from protocols.mmtp.statuses import Status
@@ -20,7 +21,6 @@ MAX_CLASSES = 64
 """Classes of one dictionary."""
 MAX_CLASS = 1 + 256 + 1
 """Bytes of a class name: kind, operation or biz, the star of a prefix."""
-DIGEST_SIZE = 8
 
 REQUEST_KIND = "q"
 ANSWER_KIND = "a"
@@ -29,11 +29,6 @@ KINDS = (REQUEST_KIND, ANSWER_KIND, PUSH_KIND)
 
 _FORMATTED = b"\x37\xa4\x30\xec"
 """Magic number of a zstd dictionary with entropy tables (RFC 8878 section 5)."""
-
-
-def digest_of(content: bytes) -> bytes:
-    """What names a content on the wire: the first 8 bytes of its SHA-256."""
-    return sha256(content).digest()[:DIGEST_SIZE]
 
 
 def check_class(name: str) -> None:
@@ -54,6 +49,17 @@ def zstd_dictionary(content: bytes, history: bytes = b"") -> zstandard.ZstdCompr
     return zstandard.ZstdCompressionDict(content + history, dict_type=kind)
 
 
+class Watcher(Protocol):
+    """Looks at what becomes of bodies beside the sums of their dictionary. `witness` stands for whose body it is: 0 for
+    nobody in particular, else what Connection.count_for was given."""
+
+    def count(self, witness: int, raw: int, packed: int) -> None:
+        """See Dictionary.count."""
+
+    def fail(self, witness: int) -> None:
+        """See Dictionary.fail."""
+
+
 class Dictionary:
     """An immutable dictionary; one object is shared by every bundle and connection of a process.
 
@@ -65,7 +71,8 @@ class Dictionary:
     """
 
     __slots__ = (
-        "_compressor", "_decompressor", "_small", "bodies", "classes", "content", "digest", "errors", "id", "packed", "raw",
+        "_compressor", "_decompressor", "_small", "bodies", "classes", "content", "digest", "errors", "id", "packed",
+        "raw", "watcher",
     )  # fmt: skip
 
     def __init__(self, id: int, content: bytes, classes: Iterable[str] = ()) -> None:
@@ -90,7 +97,8 @@ class Dictionary:
         self.packed = 0
         """What its classes' bodies were on this side: how many, their bytes before, and on the wire."""
         self.errors = 0
-        """Bodies that it could not expand."""
+        """Bodies that it could not expand, here or there."""
+        self.watcher: Watcher | None = None
 
     def __repr__(self) -> str:
         return f"Dictionary({self.id}, {len(self.content)} bytes, {list(self.classes)})"
@@ -103,20 +111,28 @@ class Dictionary:
         except zstandard.ZstdError as error:
             raise RemoteError(Status.COMPRESSION, f"dictionary {self.id}: {str(error)[:100]}") from None
 
-    def count(self, raw: int, packed: int) -> None:
+    def count(self, raw: int, packed: int, witness: int = 0) -> None:
         """A body of its classes was made or read; both sizes are the same when it went without the dictionary."""
         self.bodies += 1
         self.raw += raw
         self.packed += packed
+        if self.watcher is not None:
+            self.watcher.count(witness, raw, packed)
 
-    def expand(self, body: bytes, limits: Limits) -> bytes:
+    def fail(self, witness: int = 0) -> None:
+        """A body could not be expanded, here or at the peer."""
+        self.errors += 1
+        if self.watcher is not None:
+            self.watcher.fail(witness)
+
+    def expand(self, body: bytes, limits: Limits, witness: int = 0) -> bytes:
         """As decompress, and counted. Raises RemoteError(COMPRESSION)."""
         try:
             whole = self.decompress(body, limits)
         except RemoteError:
-            self.errors += 1
+            self.fail(witness)
             raise
-        self.count(len(whole), len(body))
+        self.count(len(whole), len(body), witness)
         return whole
 
     def compress(self, body: bytes) -> bytes | None:

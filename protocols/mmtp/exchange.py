@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from protocols.errors import RemoteError
 from protocols.mmtp.events import CheckpointAcked, CheckpointTaken
 from protocols.mmtp.fields import expect_end
 from protocols.mmtp.frames import FrameType, TableKind, encode_frame
-from protocols.mmtp.handshake import read_digest
 from protocols.mmtp.profiles import Profiles
 from protocols.mmtp.statuses import Status
 from protocols.mmtp.uses import Uses
@@ -14,12 +15,13 @@ from protocols.mmtp.varint import decode_varint, encode_varint
 from protocols.mmtp.wire import Wire
 
 FREE_FRAMES = 1024
-"""DICT and TABLE frames of a peer that are no control frames: 256 dictionaries are offered, sent and used with less."""
+"""DICT and TABLE frames of a peer that are no control frames: 256 dictionaries, of one chunk each, are offered, sent
+and used with less."""
 MAX_TABLES = 8
 """Offers of tables on a connection."""
 
 
-class Exchange:
+class Exchange(ABC):
     """Lazily made: only where HELLO named a state or a bundle, or `template` or `dict` was agreed."""
 
     __slots__ = ("_free", "_wire")
@@ -67,6 +69,7 @@ class Exchange:
         """fill() has something."""
         return False
 
+    @abstractmethod
     def fill(self, out: list[bytes]) -> None:
         """What may leave behind everything else."""
 
@@ -103,13 +106,13 @@ class Exchange:
             self._wire.out.append(table_frame(TableKind.CHECKPOINT_ACK, encode_varint(number)))
             self._wire.events.append(CheckpointTaken(self.received, taken.number, taken.state))
 
+    @abstractmethod
     def _table_kind(self, kind: int, number: int, data: bytes, pos: int, end: int) -> None:
         """What is left after checkpoints; `number` is the table's id."""
-        raise NotImplementedError
 
+    @abstractmethod
     def dict_came(self, kind: int, data: bytes, pos: int, end: int) -> None:
         """DICT. Raises RemoteError."""
-        raise NotImplementedError
 
 
 def table_frame(kind: TableKind, payload: bytes) -> bytes:
@@ -120,13 +123,6 @@ def table_frame(kind: TableKind, payload: bytes) -> bytes:
 def dict_frame(kind: int, payload: bytes) -> bytes:
     """A DICT frame."""
     return encode_frame(FrameType.DICT, kind, payload)
-
-
-def whole_digest(data: bytes, pos: int, end: int) -> bytes:
-    """A digest and nothing else. Raises RemoteError(PROTOCOL)."""
-    digest, pos = read_digest(data, pos, end)
-    expect_end(pos, end)
-    return digest
 
 
 def unknown_kind(frame: str, kind: int) -> RemoteError:

@@ -12,7 +12,7 @@ from protocols.mmtp.fields import expect_end
 from protocols.mmtp.frames import ATTRIBUTES, CODING_SHIFT, MORE, FrameType, encode_reset, frame_head
 from protocols.mmtp.state import UPLOAD_OPEN, CallInput, CallState
 from protocols.mmtp.statuses import Status
-from protocols.mmtp.uses import pack, unpack
+from protocols.mmtp.uses import pack
 from protocols.mmtp.varint import decode_varint, encode_varint
 from protocols.mmtp.wire import Wire
 
@@ -63,17 +63,7 @@ class GatewayCalls(Calls):
         coding = flags >> CODING_SHIFT & 3
         if coding:
             try:
-                uses = wire.uses
-                body, call.decompressor = unpack(
-                    coding,
-                    body,
-                    bool(more),
-                    zstd=wire.zstd,
-                    limits=wire.limits,
-                    classes=None if uses is None else uses.up,
-                    kind=REQUEST_KIND,
-                    name=operation,
-                )
+                body, call.decompressor = wire.unpack(coding, body, bool(more), REQUEST_KIND, operation)
             except Declined as error:
                 self._declined(call, error)
                 return
@@ -137,7 +127,8 @@ class GatewayCalls(Calls):
         coding = RAW
         if not more and not secret:
             uses = wire.uses
-            coding, body = pack(body, None if uses is None else uses.down, ANSWER_KIND, call.operation, wire.zstd)
+            classes = None if uses is None else uses.down
+            coding, body = pack(body, classes, ANSWER_KIND, call.operation, wire.zstd, witness=wire.witness)
         head = bytes((number & 127,)) + encode_varint(status) + encode_varint(len(block)) + block
         body, more = self._first_part(call, body, more, len(head))
         call.left(CallInput.RESPONSE_MORE if more else CallInput.RESPONSE_LAST)

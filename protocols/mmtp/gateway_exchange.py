@@ -23,8 +23,9 @@ from protocols.mmtp.dict_frames import (
     offer_of,
 )
 from protocols.mmtp.dictionaries import Dictionary
+from protocols.mmtp.digests import whole_digest
 from protocols.mmtp.events import DOWN, UP, DictionaryHeld, DictionaryRetired, TableHeld
-from protocols.mmtp.exchange import MAX_TABLES, Exchange, dict_frame, table_frame, unknown_kind, whole_digest
+from protocols.mmtp.exchange import MAX_TABLES, Exchange, dict_frame, table_frame, unknown_kind
 from protocols.mmtp.fields import expect_end
 from protocols.mmtp.frames import PING_ANSWER_FRAME, FrameType, TableKind, encode_frame
 from protocols.mmtp.handshake import DOWN_ACCEPTED, UP_ACCEPTED, Hello, NamedStates

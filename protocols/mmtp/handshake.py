@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from protocols.errors import LocalError, RemoteError
+from protocols.mmtp.digests import checked_digest, read_digest, whole_digest
 from protocols.mmtp.fields import (
     expect_end,
     milliseconds_field,
@@ -26,8 +27,6 @@ from protocols.mmtp.varint import decode_varint, encode_varint
 VERSION = 1
 MAX_DEVICE = 256
 MAC_KEY_SIZE = 32
-DIGEST_SIZE = 8
-"""Bytes of a digest: the first of SHA-256."""
 UP_ACCEPTED = 1
 DOWN_ACCEPTED = 2
 SCOPES = ("device", "user", "topic", "broadcast")
@@ -167,27 +166,14 @@ def decode_cursor(data: bytes, pos: int, end: int) -> StreamCursor:
     return StreamCursor(SCOPES[scope], name, biz, epoch, seq)
 
 
-def _digest(digest: bytes) -> bytes:
-    if len(digest) != DIGEST_SIZE:
-        raise LocalError(f"digest: expected {DIGEST_SIZE} bytes, got {len(digest)}")
-    return digest
-
-
-def read_digest(data: bytes, pos: int, end: int) -> tuple[bytes, int]:
-    """The digest at `pos`, and the position after it. Raises RemoteError(PROTOCOL)."""
-    if pos + DIGEST_SIZE > end:
-        raise RemoteError(Status.PROTOCOL, f"digest: expected {DIGEST_SIZE} bytes, got {end - pos}")
-    return data[pos : pos + DIGEST_SIZE], pos + DIGEST_SIZE
-
-
 def encode_named_states(named: NamedStates) -> bytes:
     """Value of HELLO key 18."""
-    parts = [encode_varint(named.table), _digest(named.table_digest), encode_varint(named.up)]
+    parts = [encode_varint(named.table), checked_digest(named.table_digest), encode_varint(named.up)]
     if named.up:
-        parts.append(_digest(named.up_digest))
+        parts.append(checked_digest(named.up_digest))
     parts.append(encode_varint(named.down))
     if named.down:
-        parts.append(_digest(named.down_digest))
+        parts.append(checked_digest(named.down_digest))
     return b"".join(parts)
 
 
@@ -204,12 +190,6 @@ def decode_named_states(data: bytes, pos: int, end: int) -> NamedStates:
         down_digest, pos = read_digest(data, pos, end)
     expect_end(pos, end)
     return NamedStates(table, table_digest, up, up_digest, down, down_digest)
-
-
-def _read_whole_digest(data: bytes, pos: int, end: int) -> bytes:
-    digest, pos = read_digest(data, pos, end)
-    expect_end(pos, end)
-    return digest
 
 
 def encode_hello(hello: Hello) -> bytes:
@@ -232,7 +212,7 @@ def encode_hello(hello: Hello) -> bytes:
         varint_field(14, hello.last_close) if hello.last_close else b"",
         *(one_field(16, sized(name.encode()) + value.encode()) for name, value in sorted(hello.attributes.items())),
         b"" if hello.headers is None else one_field(18, encode_named_states(hello.headers)),
-        one_field(20, _digest(hello.bundle)) if hello.bundle else b"",
+        one_field(20, checked_digest(hello.bundle)) if hello.bundle else b"",
     ]
     return b"".join(parts)
 
@@ -284,7 +264,7 @@ def decode_hello(data: bytes, pos: int, end: int) -> Hello:
         elif key == 18:
             hello.headers = decode_named_states(data, start, stop)
         else:
-            hello.bundle = _read_whole_digest(data, start, stop)
+            hello.bundle = whole_digest(data, start, stop)
     if not hello.device:
         raise RemoteError(Status.PROTOCOL, f"device: expected 1..{MAX_DEVICE} bytes, got none")
     hello.capabilities = frozenset(capabilities)
@@ -309,9 +289,11 @@ def encode_welcome(welcome: Welcome) -> bytes:
         *(string_field(14, address) for address in welcome.addresses),
         milliseconds_field(16, welcome.addresses_valid) if welcome.addresses_valid else b"",
         milliseconds_field(18, welcome.retry_after) if welcome.retry_after else b"",
-        b"" if welcome.table is None else one_field(20, encode_varint(welcome.table[0]) + _digest(welcome.table[1])),
+        b""
+        if welcome.table is None
+        else one_field(20, encode_varint(welcome.table[0]) + checked_digest(welcome.table[1])),
         varint_field(22, welcome.accepted) if welcome.accepted else b"",
-        one_field(24, _digest(welcome.bundle)) if welcome.bundle else b"",
+        one_field(24, checked_digest(welcome.bundle)) if welcome.bundle else b"",
     ]
     return b"".join(parts)
 
@@ -355,11 +337,11 @@ def decode_welcome(data: bytes, pos: int, end: int) -> Welcome:
             welcome.retry_after = read_milliseconds(data, start, stop)
         elif key == 20:
             table, after = decode_varint(data, start, stop)
-            welcome.table = (table, _read_whole_digest(data, after, stop))
+            welcome.table = (table, whole_digest(data, after, stop))
         elif key == 22:
             welcome.accepted = read_varint(data, start, stop)
         else:
-            welcome.bundle = _read_whole_digest(data, start, stop)
+            welcome.bundle = whole_digest(data, start, stop)
     welcome.capabilities = frozenset(capabilities)
     return welcome
 

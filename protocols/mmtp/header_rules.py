@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 
+from protocols.errors import LocalError
+
 OPERATION = ":op"
 """The name that begins the list of a REQUEST."""
-HEADER_NAME = re.compile(r"[a-z0-9!#$%&'*+\-.^_`|~]+")
-BAD_VALUE = re.compile(r"[\0\r\n]")
+_NAME = re.compile(r"[a-z0-9!#$%&'*+\-.^_`|~]+")
+_BAD_VALUE = re.compile(r"[\0\r\n]")
 
 _CREDENTIALS = frozenset(("authorization", "cookie", "set-cookie", "proxy-authorization"))
 
@@ -19,9 +21,17 @@ def is_credential(name: str) -> bool:
 
 def is_header_name(name: str) -> bool:
     """Whether `name` is allowed in a header block; `:op` is not, it is the operation's."""
-    return HEADER_NAME.fullmatch(name) is not None
+    return _NAME.fullmatch(name) is not None
+
+
+def width_of(value: str) -> int:
+    """Bytes of a value in UTF-8. Raises LocalError for what is no Unicode text."""
+    try:
+        return len(value) if value.isascii() else len(value.encode())
+    except UnicodeEncodeError:
+        raise LocalError(f"header value: expected Unicode text, got {value[:64]!r}") from None
 
 
 def is_header_value(value: str) -> bool:
     """Whether `value` has no NUL, CR and LF."""
-    return BAD_VALUE.search(value) is None
+    return _BAD_VALUE.search(value) is None

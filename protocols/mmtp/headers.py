@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from protocols.errors import LocalError, RemoteError
 from protocols.mmtp.events import Event, Headers
-from protocols.mmtp.header_rules import BAD_VALUE, HEADER_NAME, OPERATION
+from protocols.mmtp.header_rules import OPERATION, is_header_name, is_header_value, width_of
 from protocols.mmtp.hpack_backends import Backend, BlockDecoder, BlockEncoder, get_backend
 from protocols.mmtp.settings import Limits
 from protocols.mmtp.statuses import Status
@@ -18,7 +18,7 @@ FRAME_RESERVE = 1024
 
 def check_operation(operation: str) -> None:
     """Raises LocalError for what is not an operation."""
-    if not 1 <= len(operation.encode(errors="replace")) <= MAX_OPERATION or BAD_VALUE.search(operation):
+    if not 1 <= width_of(operation) <= MAX_OPERATION or not is_header_value(operation):
         raise LocalError(f"operation: expected 1..{MAX_OPERATION} bytes on one line, got {operation!r}")
 
 
@@ -29,14 +29,14 @@ def _to_send(operation: str | None, headers: Headers, peer: Limits) -> Headers:
     if operation is not None:
         check_operation(operation)
         fields.append((OPERATION, operation))
-        size = 35 + len(operation.encode())
+        size = 35 + width_of(operation)
     for name, value in headers:
-        if not HEADER_NAME.fullmatch(name):
+        if not is_header_name(name):
             raise LocalError(f"header: expected a lower-case name, got {name!r}")
-        if BAD_VALUE.search(value):
+        if not is_header_value(value):
             raise LocalError(f"header {name}: NUL, CR or LF in its value")
         fields.append((name, value))
-        size += 32 + len(name) + (len(value) if value.isascii() else len(value.encode()))
+        size += 32 + len(name) + width_of(value)
     bound = min(peer.max_headers, peer.max_frame - FRAME_RESERVE)
     if size > bound or len(fields) > peer.max_header_fields:
         raise LocalError(
@@ -50,7 +50,7 @@ def operation_of(fields: Headers) -> str:
     if not fields or fields[0][0] != OPERATION:
         raise RemoteError(Status.PROTOCOL, "headers: expected :op first")
     operation = fields[0][1]
-    if not 1 <= len(operation.encode()) <= MAX_OPERATION or BAD_VALUE.search(operation):
+    if not 1 <= len(operation.encode()) <= MAX_OPERATION or not is_header_value(operation):
         raise RemoteError(Status.PROTOCOL, f"operation: expected 1..{MAX_OPERATION} bytes on one line")
     return operation
 
@@ -121,9 +121,9 @@ def _checked(fields: Headers) -> Headers:
     """The headers, if their names and values are allowed. Raises RemoteError(PROTOCOL)."""
     headers: Headers = []
     for name, value in fields:
-        if not HEADER_NAME.fullmatch(name):
+        if not is_header_name(name):
             raise RemoteError(Status.PROTOCOL, f"header: expected a lower-case name, got {name[:64]!r}")
-        if BAD_VALUE.search(value):
+        if not is_header_value(value):
             raise RemoteError(Status.PROTOCOL, f"header {name[:64]}: NUL, CR or LF in its value")
         headers.append((name, value))
     return headers

@@ -49,7 +49,8 @@ def expand_after(body: bytes, dictionary: Dictionary | None, history: bytes, lim
 
 
 class History:
-    """The last bytes of the bodies of one stream on one connection, in the order of their frames.
+    """The last bytes of the bodies of one stream on one connection, in the order of their frames; see
+    SharedBody.after for what leaves.
 
     Both sides append every body of the stream (expanded, whatever its coding), after they have coded it.
     """
@@ -63,10 +64,6 @@ class History:
         self._size = size
         self.tail = b""
         """At most `size` bytes."""
-
-    def compress(self, body: bytes, dictionary: Dictionary | None) -> bytes | None:
-        """`body` in coding 3, None when raw is better."""
-        return compress_after(body, dictionary, self.tail)
 
     def decompress(self, body: bytes, dictionary: Dictionary | None, limits: Limits) -> bytes:
         """A body of coding 3, expanded. Raises RemoteError(COMPRESSION)."""

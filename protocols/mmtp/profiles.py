@@ -13,7 +13,7 @@ from protocols.mmtp.settings import Limits
 from protocols.mmtp.statuses import Status
 from protocols.mmtp.tables import AppTable
 from protocols.mmtp.templates import TemplateDecoder, TemplateEncoder, TemplateState, decode_state
-from protocols.mmtp.varint import encode_varint
+from protocols.mmtp.varint import MAX_VARINT, encode_varint
 
 TEMPLATE_CAPABILITY = "template"
 CHECKPOINT_BLOCKS = 16
@@ -175,6 +175,8 @@ class Profiles:
         the peer has got the last one."""
         encoder = self._encoder
         if not isinstance(encoder, TemplateEncoder) or self._under_way is not None or not encoder.changed:
+            return
+        if self._number == MAX_VARINT:  # the peer named it so; no number follows
             return
         if self._since < CHECKPOINT_BLOCKS:
             if not self._early:

@@ -7,13 +7,7 @@ from typing import Any
 from protocols.errors import LocalError, RemoteError
 from protocols.mmtp.bodies import EXPLICIT, HISTORY, MINI, RAW, compress
 from protocols.mmtp.dictionaries import PUSH_KIND, Dictionary
-from protocols.mmtp.fields import (
-    field,
-    milliseconds_field,
-    sized,
-    string_field,
-    varint_field,
-)
+from protocols.mmtp.fields import field, milliseconds_field, sized, string_field, varint_field
 from protocols.mmtp.frames import ATTRIBUTES, CODING_SHIFT, FrameType, encode_frame
 from protocols.mmtp.handshake import StreamCursor, encode_cursor
 from protocols.mmtp.history import History
@@ -36,6 +30,9 @@ HISTORY_SIZE = 7
 NOTES = {1: "truncated", 2: "history_lost"}
 _NOTE_NUMBERS = {name: number for number, name in NOTES.items()}
 MAX_ALIASES = 1024
+MAX_PASSED = 1024
+"""Pushes that a device may have acknowledged out of order, above its window, before the oldest one: they are kept until
+then. After that nothing is sent until it has acknowledged that one."""
 MAX_HISTORIES = 64
 """Streams of a connection whose bodies we remember; further ones are announced without history."""
 
@@ -50,11 +47,13 @@ def encode_push(
     collapse: str = "",
     gap: int = 0,
     dictionary: Dictionary | None = None,
+    witness: int = 0,
 ) -> bytes:
     """The frame of one push, the same for every connection that has got the pushes before it.
 
     `body` is the expanded body; `dictionary` (Connection.push_dictionary) makes a mini of it, `coding` EXPLICIT asks
-    for zstd, each used if it saves something. `ttl` is in seconds. Raises LocalError for another coding.
+    for zstd, each used if it saves something. `ttl` is in seconds; `witness`: see dictionaries.Watcher. Raises
+    LocalError for another coding.
     """
     if coding not in (RAW, EXPLICIT):
         raise LocalError(f"coding: expected {RAW} or {EXPLICIT}, got {coding}")
@@ -62,7 +61,7 @@ def encode_push(
     used = MINI
     if dictionary is not None:
         packed = dictionary.compress(body)
-        dictionary.count(len(body), len(body) if packed is None else len(packed))
+        dictionary.count(len(body), len(body) if packed is None else len(packed), witness)
     if packed is None and coding == EXPLICIT:
         packed = compress(body)
         used = EXPLICIT
@@ -117,7 +116,8 @@ class PushFrame:
     __slots__ = ("alias", "entry", "frame", "seq")
 
     def __init__(self, alias: int, seq: int, frame: bytes, size: int, token: Any) -> None:
-        """`frame` is made by encode_push, `size` what it takes of the push window; `token` comes back in PushesAcked."""
+        """`frame` is made by encode_push, `size` what it takes of the push window; `token` comes back in
+        PushesAcked."""
         self.alias = alias
         self.seq = seq
         self.frame = frame
@@ -145,7 +145,10 @@ class PushSender:
 
     def room(self, size: int, peer: Limits) -> bool:
         """A push of `size` body bytes may be sent."""
-        return self._window().fits(size, peer.push_window, peer.push_window_bytes + self.extra_bytes)
+        window = self._window()
+        if window.span >= peer.push_window + MAX_PASSED:
+            return False
+        return window.fits(size, peer.push_window, peer.push_window_bytes + self.extra_bytes)
 
     def announce(self, alias: int, cursor: StreamCursor, note: str = "", history: int = 0) -> bytes:
         """The frame of an announcement. Raises LocalError above MAX_ALIASES streams."""
@@ -191,8 +194,8 @@ class PushSender:
         gap: int,
         secret: bool,
     ) -> bytes | None:
-        """The frame of a push of a stream with history, which leaves; None when the window is full. The body of a `secret`
-        one travels raw."""
+        """The frame of a push of a stream with history, which leaves; None when the window is full. The body of a
+        `secret` one travels raw."""
         body = shared.body
         if not self.room(len(body), peer):
             return None
@@ -241,12 +244,12 @@ class PushSender:
     def acked_ranges(self, data: bytes, pos: int, end: int) -> list[Any]:
         """Tokens of an ACK with ranges. Raises RemoteError(PROTOCOL)."""
         pairs: list[tuple[int, int]] = []
-        while pos < end:
+        while pos < end and len(pairs) <= MAX_RANGES:
             skip, pos = decode_varint(data, pos, end)
             count, pos = decode_varint(data, pos, end)
             pairs.append((skip, count))
         if not 1 <= len(pairs) <= MAX_RANGES:
-            raise RemoteError(Status.PROTOCOL, f"ACK: expected 1..{MAX_RANGES} ranges, got {len(pairs)}")
+            raise RemoteError(Status.PROTOCOL, f"ACK: expected 1..{MAX_RANGES} ranges, got {len(pairs)} or more")
         try:
             return self._window().ranges(pairs)
         except ValueError as error:

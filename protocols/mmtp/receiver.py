@@ -319,7 +319,7 @@ class GatewayReceiver(Receiver):
         Receiver._never, _data, _reset, Receiver._never,
         _hello, Receiver._never, Receiver._settings, _dict,
         _table, _window, Receiver._goaway, Receiver._ext,
-    )  # type: ignore[assignment]  # fmt: skip
+    )  # type: ignore[assignment]  # their self is this class, which has them  # fmt: skip
 
 
 class DeviceReceiver(Receiver):
@@ -396,4 +396,4 @@ class DeviceReceiver(Receiver):
         _response, Receiver._data, Receiver._reset, _push,
         Receiver._never, _welcome, Receiver._settings, Receiver._dict,
         Receiver._table, Receiver._window, Receiver._goaway, Receiver._ext,
-    )  # type: ignore[assignment]  # fmt: skip
+    )  # type: ignore[assignment]  # their self is this class, which has them  # fmt: skip

@@ -32,14 +32,6 @@ class SharedBody:
             self._keep(_EXPLICIT, compress(self.body))
         return forms[_EXPLICIT]
 
-    def mini(self, dictionary: Dictionary) -> bytes | None:
-        """The body in coding 1, None when raw is better."""
-        key = (dictionary.digest, b"")
-        forms = self._forms
-        if key not in forms:
-            self._keep(key, dictionary.compress(self.body))
-        return forms[key]
-
     def after(self, dictionary: Dictionary | None, history: bytes) -> bytes | None:
         """The body in coding 3 after `history` (History.tail), None when raw is better."""
         key = (b"" if dictionary is None else dictionary.digest, history)

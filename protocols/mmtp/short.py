@@ -140,7 +140,8 @@ def encode_short_request(
     hpack: Backend | None = None,
 ) -> bytes:
     """The body of the POST; with a session `mac_key` and `listener` make the tag. `zstd`: the session has the
-    capability. `hpack` codes the header blocks, the one chosen at import unless given. Raises LocalError for more than MAX_CALLS calls."""
+    capability. `hpack` codes the header blocks, the one chosen at import unless given. Raises LocalError for more than
+    MAX_CALLS calls."""
     if len(request.calls) > MAX_CALLS:
         raise LocalError(f"calls: expected at most {MAX_CALLS}, got {len(request.calls)}")
     fields = b"" if request.hello is not None else b"".join(
@@ -324,15 +325,16 @@ def decode_short_response(data: bytes, limits: Limits, *, zstd: bool = False) ->
         if kind == FrameType.WELCOME and response.welcome is None:
             response.welcome = decode_welcome(data, start, pos)
         elif kind == FrameType.RESPONSE:
-            response.answers.append(_decode_answer(reading, first & 15, data, start, pos))
+            _answered(response, _decode_answer(reading, first & 15, data, start, pos))
         elif kind == FrameType.RESET:
             index = _call_byte(data, start, pos)
             status, after = decode_varint(data, start + 1, pos)
             expect_end(after, pos)
-            response.answers.append(ShortAnswer(index, status, reset=True))
+            _answered(response, ShortAnswer(index, status, reset=True))
         elif kind == FrameType.PUSH:
             event, _ = receiver.came(first & 15, data, start, pos, zstd=zstd)
             if isinstance(event, PushReceived):
+                reading.took(event.body)
                 response.pushes.append(event)
             elif event is not None:
                 response.notes.append(event)
@@ -363,6 +365,12 @@ def _next_frame(data: bytes, pos: int, end: int) -> tuple[int, int, int]:
     return data[pos], start, stop
 
 
+def _answered(response: ShortResponse, answer: ShortAnswer) -> None:
+    if any(other.index == answer.index for other in response.answers):
+        raise RemoteError(Status.PROTOCOL, f"short response: call {answer.index} has an answer")
+    response.answers.append(answer)
+
+
 def _call_byte(data: bytes, start: int, stop: int) -> int:
     if start == stop or data[start] >= MAX_CALLS:
         raise RemoteError(Status.PROTOCOL, f"call byte: expected 0..{MAX_CALLS - 1}")
@@ -386,10 +394,14 @@ class _Reading:
             expanded = begin(flags >> CODING_SHIFT & 3, body, False, self._zstd, self.limits)[0]
         except Declined as error:
             raise RemoteError(Status.DICTIONARY_MISS, f"short connection: {error}") from None
+        self.took(expanded)
+        return expanded
+
+    def took(self, expanded: bytes) -> None:
+        """One more body is there. Raises RemoteError(COMPRESSION)."""
         self._room -= len(expanded)
         if self._room < 0:
             raise RemoteError(Status.COMPRESSION, "short connection: the bodies expand to more than is taken")
-        return expanded
 
 
 def _decode_call(reading: _Reading, flags: int, data: bytes, start: int, stop: int) -> ShortCall:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
-from hashlib import sha256
 
 from protocols.errors import LocalError, RemoteError
+from protocols.mmtp.digests import digest_of
 from protocols.mmtp.fields import sized
 from protocols.mmtp.header_rules import OPERATION, is_credential, is_header_name, is_header_value
 from protocols.mmtp.statuses import Status
@@ -105,7 +105,7 @@ class AppTable:
             ("names", names),
             ("pairs", pairs),
             ("encoded", encoded),
-            ("digest", sha256(encoded).digest()[:8]),
+            ("digest", digest_of(encoded)),
             ("index", index),
             ("pair_index", {pair: place for place, pair in enumerate(pairs)}),
             ("kinds", {entry.name: Kind(int(entry.type), entry.values) for entry in names}),

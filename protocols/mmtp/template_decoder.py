@@ -86,8 +86,7 @@ class TemplateDecoder:
             raise malformed("cut off") from None
 
     def _plain(self, template: Template, block: bytes, max_headers: int) -> _Headers:
-        # Every hole is filled below, so no None is left.
-        fields: list[tuple[str, str]] = list(template.fields)  # type: ignore[arg-type]
+        fields: _Headers = list(template.fields)  # type: ignore[arg-type]  # every hole is filled below
         pos, time, size = _fill(template, block, 1, self._time, fields)
         if pos != len(block):
             raise malformed(f"expected {pos} bytes, got {len(block)}")
@@ -100,7 +99,7 @@ class TemplateDecoder:
         """A block with overrides, or with the sizes of its hex values."""
         head = block[0]
         kind_of = self._table.kind
-        headers: list[tuple[str, str]] = list(template.fields)  # type: ignore[arg-type]
+        headers: _Headers = list(template.fields)  # type: ignore[arg-type]  # so is every hole here, below
         values: dict[int, str] = {}
         holes: dict[int, int] = {}
         overridden: set[int] = set()

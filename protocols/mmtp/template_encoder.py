@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from operator import eq
 
 from protocols.errors import LocalError
-from protocols.mmtp.header_rules import OPERATION, is_credential, is_header_name
+from protocols.mmtp.header_rules import OPERATION, is_credential, is_header_name, width_of
 from protocols.mmtp.tables import AppTable
 from protocols.mmtp.template_copies import find_copies
 from protocols.mmtp.template_decoder import DROP, FULL, ONCE, OVERRIDES, SIZES
@@ -384,14 +384,6 @@ def hex_size(table: AppTable, name: str, value: str) -> int:
         return 0
     raw = hex_bytes(value)
     return 0 if raw is None else len(raw)
-
-
-def width_of(value: str) -> int:
-    """As width(), but LocalError for what is no Unicode text."""
-    try:
-        return width(value)
-    except UnicodeEncodeError:
-        raise LocalError(f"header value: expected Unicode text, got {value[:64]!r}") from None
 
 
 def _too_large(max_headers: int, size: int) -> LocalError:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from hashlib import sha256
 from typing import NamedTuple
 
+from protocols.mmtp.digests import digest_of
 from protocols.mmtp.header_rules import OPERATION, is_credential, is_header_name, is_header_value
 from protocols.mmtp.tables import AppTable, Kind
 from protocols.mmtp.values import HEX, MAX_TIME, decode_number, malformed, width
@@ -142,7 +142,7 @@ class TemplateState:
     def digest(self) -> bytes:
         """First 8 bytes of the SHA-256 of `encoded`."""
         if self._digest is None:
-            self._digest = sha256(self.encoded).digest()[:8]
+            self._digest = digest_of(self.encoded)
         return self._digest
 
     def __eq__(self, other: object) -> bool:

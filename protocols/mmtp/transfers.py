@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import zstandard
 
 from protocols.errors import LocalError, RemoteError
-from protocols.mmtp.dictionaries import DIGEST_SIZE, MAX_CONTENT, digest_of
+from protocols.mmtp.dictionaries import MAX_CONTENT
+from protocols.mmtp.digests import DIGEST_SIZE, digest_of
 from protocols.mmtp.statuses import Status
 
 MAX_PACKED = MAX_CONTENT + 1024
 """What does not compress grows by a few bytes of headers."""
 CHUNK = 8 * 1024
+"""Bytes of the chunks that we send, but for the last."""
 MIN_CHUNK = 1024
 """Bytes of every chunk but the last, so that their number is bounded."""
 MAX_CHUNK = 16 * 1024
@@ -41,13 +41,6 @@ def pack(content: bytes, base: bytes | None = None) -> bytes:
         _LEVEL, window_log=_WINDOW_LOG, write_content_size=0, write_checksum=0, write_dict_id=0
     )
     return zstandard.ZstdCompressor(dict_data=_base(base), compression_params=params).compress(content)
-
-
-def chunks(packed: bytes, size: int = CHUNK) -> Iterator[tuple[int, bytes]]:
-    """`packed` cut into (offset, bytes). Raises LocalError for a size outside MIN_CHUNK..MAX_CHUNK."""
-    if not MIN_CHUNK <= size <= MAX_CHUNK:
-        raise LocalError(f"chunk: expected {MIN_CHUNK}..{MAX_CHUNK} bytes, got {size}")
-    return ((start, packed[start : start + size]) for start in range(0, len(packed), size))
 
 
 def _check_frame(packed: bytes) -> None:

@@ -26,6 +26,11 @@ class Unacknowledged:
     def __len__(self) -> int:
         return len(self._entries) - (len(self._holes) if self._holes else 0)
 
+    @property
+    def span(self) -> int:
+        """Pushes from the oldest unacknowledged one on, with those that were acknowledged out of order."""
+        return len(self._entries)
+
     def fits(self, size: int, count_window: int, bytes_window: int) -> bool:
         """One more of `size` bytes is within the window (one is, whatever its size)."""
         waiting = len(self._entries) - (len(self._holes) if self._holes else 0)

@@ -63,16 +63,20 @@ class Uses:
         return self._own
 
 
-def pack(body: bytes, classes: ClassesInUse | None, kind: str, name: str, zstd: bool) -> tuple[int, bytes]:
-    """A whole body as it leaves, and its coding: a mini where its class has a dictionary, else zstd, else raw."""
+def pack(
+    body: bytes, classes: ClassesInUse | None, kind: str, name: str, zstd: bool, *, witness: int = 0
+) -> tuple[int, bytes]:
+    """A whole body as it leaves, and its coding: a mini where its class has a dictionary, else zstd, else raw.
+
+    `witness`: see Watcher."""
     if classes is not None and body:
         dictionary = classes.for_class(kind, name)
         if dictionary is not None:
             packed = dictionary.compress(body)
             if packed is not None:
-                dictionary.count(len(body), len(packed))
+                dictionary.count(len(body), len(packed), witness)
                 return MINI, packed
-            dictionary.count(len(body), len(body))
+            dictionary.count(len(body), len(body), witness)
     if zstd:
         packed = compress(body)
         if packed is not None:
@@ -90,10 +94,11 @@ def unpack(
     classes: ClassesInUse | None,
     kind: str,
     name: str,
+    witness: int = 0,
 ) -> tuple[bytes, Parts | None]:
     """The first part of a body, expanded, and what expands the rest (None: raw or complete).
 
-    `classes` are those of the peer's direction, None: minis were not agreed. Raises Declined or
+    `classes` are those of the peer's direction, None: minis were not agreed; `witness`: see Watcher. Raises Declined or
     RemoteError(COMPRESSION).
     """
     if coding != MINI or classes is None:
@@ -102,8 +107,8 @@ def unpack(
     if dictionary is None:
         raise Declined(f"coding {MINI}: no dictionary for class {kind}{name[:64]}")
     if not more:
-        return dictionary.expand(body, limits), None
-    parts = MiniParts(lambda whole: dictionary.expand(whole, limits))
+        return dictionary.expand(body, limits, witness), None
+    parts = MiniParts(lambda whole: dictionary.expand(whole, limits, witness))
     return parts.feed(body, False), parts
 
 

@@ -13,7 +13,7 @@ from protocols.mmtp.profiles import Profiles
 from protocols.mmtp.settings import DEFAULT_LIMITS, Limits, until_heard
 from protocols.mmtp.state import CLIENT, SERVER, ConnectionState, Sent, moves
 from protocols.mmtp.statuses import Status
-from protocols.mmtp.uses import Uses
+from protocols.mmtp.uses import Parts, Uses, unpack
 
 
 class Wire:
@@ -21,7 +21,7 @@ class Wire:
 
     __slots__ = (
         "budget", "closed", "closing_status", "enforced", "events", "headers", "hello", "limits", "moves", "now",
-        "out", "peer", "pongs_owed", "refuse", "server", "state", "table", "timer", "uses", "zstd",
+        "out", "peer", "pongs_owed", "refuse", "server", "state", "table", "timer", "uses", "witness", "zstd",
     )  # fmt: skip
 
     def __init__(self, server: bool, limits: Limits, now: float, hpack: Backend | None = None) -> None:
@@ -45,6 +45,8 @@ class Wire:
         """Both sides named the capability."""
         self.uses: Uses | None = None
         """Dictionaries, where they were agreed."""
+        self.witness = 0
+        """Whose bodies these are, for the watchers of dictionaries."""
         self.pongs_owed = 0
         """Pings of ours that wait for an answer."""
         self.refuse: int | None = None
@@ -74,6 +76,15 @@ class Wire:
         self.out.append(encode_frame(FrameType.GOAWAY, 0, encode_goaway(goaway)))
         self.closing_status = goaway.status
         self.enter(ConnectionState.CLOSED)
+
+    def unpack(self, coding: int, body: bytes, more: bool, kind: str, name: str) -> tuple[bytes, Parts | None]:
+        """As uses.unpack, a body of the peer."""
+        uses = self.uses
+        classes = None if uses is None else uses.up if self.server else uses.down
+        return unpack(
+            coding, body, more,
+            zstd=self.zstd, limits=self.limits, classes=classes, kind=kind, name=name, witness=self.witness,
+        )  # fmt: skip
 
     def control_frame(self) -> None:
         """Count one. Raises RemoteError(OVERLOAD)."""

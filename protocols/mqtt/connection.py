@@ -260,8 +260,8 @@ class Connection(LonePackets):
     # --- the server's answer to CONNECT, and the end
 
     def accept(self, connack: Connack) -> None:
-        """Answer CONNECT with success. The properties of MQTT 5 that tell our limits are added where they are absent, so
-        is the Authentication Method of CONNECT. Raises LocalError when there is nothing to answer."""
+        """Answer CONNECT with success. The properties of MQTT 5 that tell our limits are added where they are absent,
+        so is the Authentication Method of CONNECT. Raises LocalError when there is nothing to answer."""
         if self.role is not Role.SERVER or self._state not in _BEFORE_CONNACK or connack.reason:
             raise LocalError(f"CONNACK: nothing to accept by a {self.role.value} while {self._state.name}")
         frame = self._terms.connacks[self.version, connack.session_present]

@@ -77,8 +77,8 @@ class LonePackets(Receiver):
     __slots__ = ()
 
     def introduced_alone(self, data: bytes) -> Connect | None:
-        """The CONNECT, when `data` is one whole and plain one, and the first that comes: then it has been received, without
-        an event. Else None, and `data` is for receive()."""
+        """The CONNECT, when `data` is one whole and plain one, and the first that comes: then it has been received,
+        without an event. Else None, and `data` is for receive()."""
         if (
             self._state is not _START
             or self._pending is not None

@@ -131,7 +131,7 @@ class RetainedStore(Generic[M]):
                 yield message
 
     def page(self, filter: str = "", after: str = "", limit: int = 100, now: float = _ALWAYS) -> list[M]:
-        """Messages whose topics match (an empty filter: all) and are > `after`, in the order of topics, at most `limit`.
+        """Messages whose topics match (an empty filter: all) and are > `after`, by topic, at most `limit`.
 
         Takes time by the topics that begin as the filter does before its first wildcard.
         """

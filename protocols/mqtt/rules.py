@@ -106,8 +106,8 @@ def disconnect_reason(code: int, sender: Role) -> int:
 
 
 def check_direction(packet: Packet, sender: Role, peer: Peer, error: type[ProtocolError]) -> None:
-    """Raises `error` (LocalError, or RemoteError with PROTOCOL_ERROR) when `sender` may not say this; `peer` is what was
-    said at the connection's beginning."""
+    """Raises `error` (LocalError, or RemoteError with PROTOCOL_ERROR) when `sender` may not say this; `peer` is what
+    was said at the connection's beginning."""
     problem = _wrong(packet, sender, peer)
     if problem:
         if error is RemoteError:

@@ -19,7 +19,8 @@ A topic with nothing below it is thus one entry of its parent and not a dict of 
 
 
 class TopicIndex:
-    """Topic names by their levels: adding and removing take time by the levels of one topic, matching by what matches."""
+    """Topic names by their levels:
+    adding and removing take time by the levels of one topic, matching by what matches."""
 
     __slots__ = ("_count", "_root", "branches")
 

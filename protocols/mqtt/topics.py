@@ -59,8 +59,9 @@ class TopicTree(Generic[R]):
     no more than the tree's own branches at each level of the topic, whatever the filters look like.
 
     The plans of the `max_plans` topics published to most lately for the first time are kept. A new or vanished filter
-    makes the plans of those topics stale that it matches (of all when they are many); receivers that come to or leave a filter only make merged
-    plans stale. Plans together merge at most about `max_merged` receivers; past it the oldest topics go.
+    makes the plans of those topics stale that it matches (of all when they are many); receivers that come to or leave a
+    filter only make merged plans stale. Plans together merge at most about `max_merged` receivers; past it the oldest
+    topics go.
     """
 
     def __init__(self, max_plans: int = 10_000, max_merged: int = 1_000_000) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from twisted.internet.task import Clock
 
 from accessgw.bus.local import LocalBus
-from accessgw.core.interfaces import Bus
+from accessgw.core.interfaces.bus import Bus
 
 
 def turn(clock: Clock) -> None:

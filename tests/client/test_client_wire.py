@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -27,8 +28,8 @@ HEADERS = [("x-shop", "north"), ("x-page", "cart"), ("x-trace-id", "001122334455
 BODY = b'{"order":"202601","state":"paid","amount":"17.00","currency":"CNY"}'
 
 
-def driver_with(gateway: WireGateway, memory: WireMemory | None = None, **more: object) -> Driver:
-    return Driver(LONG, gateway=gateway, wire_memory=memory, **more)  # type: ignore[arg-type]
+def driver_with(gateway: WireGateway, memory: WireMemory | None = None, **more: Any) -> Driver:
+    return Driver(LONG, gateway=gateway, wire_memory=memory, **more)
 
 
 def answer(driver: Driver, key: int) -> Reply:
@@ -393,8 +394,8 @@ class Broken:
         self.gateway = WireGateway(offers=[ORDERS, NEWS])
         self.asked: dict[int, bytes] = {}
         self.driver = Driver(LONG, gateway=self.gateway, seed=seed, connect=False, persistent=True)
-        self.driver.deliver_up = self.up  # type: ignore[method-assign]
-        self.driver.arrive = self.down  # type: ignore[method-assign]
+        self.driver.deliver_up = self.up  # type: ignore[method-assign]  # bytes go by our pipes
+        self.driver.arrive = self.down  # type: ignore[method-assign]  # both ways
         self.left: dict[tuple[str, int], int] = {}
 
     def pipe(self, way: str, attempt: int, data: bytes) -> bytes:

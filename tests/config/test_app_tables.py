@@ -9,7 +9,7 @@ import pytest
 from accessgw.config import ConfigError
 from accessgw.config.app_tables import load_app_table, load_app_tables
 from accessgw.config.load import load
-from accessgw.rooms import Prepared
+from accessgw.prepared import Prepared
 from protocols.mmtp.tables import TableName, ValueType, decode_table
 
 DEMO = Path(__file__).resolve().parents[2] / "etc" / "tables" / "demo.toml"

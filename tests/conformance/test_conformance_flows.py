@@ -1,5 +1,5 @@
-"""Messages of each QoS, from clients and to clients, and what happens when the connection fails between (sections 3.3, 4.3
-to 4.6 and 4.9)."""
+"""Messages of each QoS, from clients and to clients, and what happens when the connection fails between (sections 3.3,
+4.3 to 4.6 and 4.9)."""
 
 from __future__ import annotations
 
@@ -184,8 +184,8 @@ def test_expired_qos_2_goes_on(room: Room) -> None:
 
 def test_qos_1_to_a_client(room: Room, version: int) -> None:
     """[MQTT-2.2.1-4] [MQTT-4.3.2-1] [MQTT-4.3.2-2] [MQTT-4.3.2-3] [MQTT-4.4.0-1] [MQTT-3.3.1-1] [MQTT3-2.3.1-4]
-    [MQTT3-4.3.2-1] [MQTT3-4.4.0-1] [MQTT3-3.3.1-1] Each has an id of its own until it is acknowledged, and is sent again,
-    with the same id and DUP, when the client comes back: not before."""
+    [MQTT3-4.3.2-1] [MQTT3-4.4.0-1] [MQTT3-3.3.1-1] Each has an id of its own until it is acknowledged, and is sent
+    again, with the same id and DUP, when the client comes back: not before."""
     peer = receiver(room, version)
     sender = room.connect("sender")
     for number in range(3):
@@ -206,7 +206,8 @@ def test_qos_1_to_a_client(room: Room, version: int) -> None:
 
 def test_qos_2_to_a_client(room: Room, version: int) -> None:
     """[MQTT-4.3.3-1] [MQTT-4.3.3-2] [MQTT-4.3.3-3] [MQTT-4.3.3-4] [MQTT-4.3.3-5] [MQTT-4.3.3-6] [MQTT-3.3.1-1]
-    [MQTT-4.4.0-1] [MQTT3-4.3.3-1] [MQTT3-4.4.0-1] [MQTT3-2.3.1-4] PUBLISH again until PUBREC, then PUBREL until PUBCOMP."""
+    [MQTT-4.4.0-1] [MQTT3-4.3.3-1] [MQTT3-4.4.0-1] [MQTT3-2.3.1-4] PUBLISH again until PUBREC, then PUBREL until
+    PUBCOMP."""
     peer = receiver(room, version)
     room.connect("sender").publish(room.topic(), b"x", 2)
     first = peer.expect(Publish, qos=2, dup=False)
@@ -287,8 +288,8 @@ def test_each_topic_is_ordered_at_each_qos(room: Room, version: int) -> None:
 
 @pytest.mark.parametrize("transport", ["tcp", "tls"])
 def test_many_small_messages_at_once_keep_their_order(room: Room, mqtt: MqttGateway, transport: str) -> None:
-    """[MQTT-4.6.0-5] [MQTT-4.6.0-6] [MQTT3-4.6.0-6] Each record of TLS has more packets than a turn of the gateway serves,
-    and one read brings several records."""
+    """[MQTT-4.6.0-5] [MQTT-4.6.0-6] [MQTT3-4.6.0-6] Each record of TLS has more packets than a turn of the gateway
+    serves, and one read brings several records."""
     receiving = room.connect("receiver")
     receiving.subscribe(room.topic(), qos=0)
     ca = mqtt.ca if transport == "tls" else None

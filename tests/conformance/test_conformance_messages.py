@@ -1,4 +1,5 @@
-"""Retained messages, what properties messages keep, aliases, sizes and expiry (sections 3.3.1.3, 3.3.2.3 and 3.1.2.11)."""
+"""Retained messages, what properties messages keep, aliases, sizes and expiry (sections 3.3.1.3, 3.3.2.3 and
+3.1.2.11)."""
 
 from __future__ import annotations
 
@@ -171,8 +172,8 @@ def test_a_payload_format_of_0_is_told(room: Room) -> None:
 
 
 def test_message_expiry(room: Room) -> None:
-    """[MQTT-3.3.2-5] [MQTT-3.3.2-6] [MQTT-4.3.3-7] Less the time waited; deleted when it has passed, but not once PUBLISH
-    was sent."""
+    """[MQTT-3.3.2-5] [MQTT-3.3.2-6] [MQTT-4.3.3-7] Less the time waited; deleted when it has passed, but not once
+    PUBLISH was sent."""
     away = room.connect("away", keep=True)
     away.subscribe(room.topic())
     away.leave()
@@ -279,7 +280,8 @@ def test_a_packet_that_is_too_large_for_the_gateway(narrow_room: Room, version: 
 
 
 def test_aliases_of_a_client(room: Room) -> None:
-    """[MQTT-3.3.2-12] [MQTT-3.3.2-7] [MQTT-3.3.2-9] From 1 to the maximum that it was told; gone with the connection."""
+    """[MQTT-3.3.2-12] [MQTT-3.3.2-7] [MQTT-3.3.2-9] From 1 to the maximum that it was told;
+    gone with the connection."""
     watcher = room.connect("watcher")
     watcher.subscribe(room.topic("+"))
     peer = room.connect(keep=True)

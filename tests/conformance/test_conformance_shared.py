@@ -67,7 +67,8 @@ def test_wrong_shared_filters(room: Room, version: int, filter: str) -> None:
 
 @pytest.mark.parametrize("filter", ["$shared", "$sharex/g/t", "$Share/g/t", "a/$share/g"])
 def test_filters_that_merely_look_shared(room: Room, version: int, filter: str) -> None:
-    """[MQTT-4.8.2-1] The whole first level is `$share`, or it is a filter like others: with no name in it, No Local allowed."""
+    """[MQTT-4.8.2-1] The whole first level is `$share`, or it is a filter like others:
+    with no name in it, No Local allowed."""
     peer = room.connect(version=version)
     assert peer.subscribe(filter, qos=1) == 1
     if version == 5:
@@ -76,7 +77,8 @@ def test_filters_that_merely_look_shared(room: Room, version: int, filter: str) 
 
 @pytest.mark.parametrize("topic", ["$share", "$share/", "$share/g/t"])
 def test_a_shared_filter_is_no_place_to_publish(room: Room, version: int, topic: str) -> None:
-    """[MQTT-4.8.2-1] A topic name may look so; ours begin with `$`, and it is refused as they are: told, not disconnected."""
+    """[MQTT-4.8.2-1] A topic name may look so; ours begin with `$`, and it is refused as they are:
+    told, not disconnected."""
     member = room.connect("member")
     member.subscribe("$share/g/t")
     peer = room.connect(version=version)

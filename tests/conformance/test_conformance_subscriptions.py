@@ -199,7 +199,8 @@ def test_no_local(room: Room) -> None:
     ],
 )
 def test_matching(room: Room, version: int, filter: str, topic: str, matches: bool) -> None:
-    """[MQTT-4.7.3-4] [MQTT-3.3.2-3] [MQTT-4.7.1-1] [MQTT-4.7.1-2] [MQTT-1.5.4-3] [MQTT3-4.7.3-4] [MQTT3-3.3.2-3] [MQTT3-4.7.1-2] [MQTT3-4.7.1-3] [MQTT3-1.5.3-3]"""
+    """[MQTT-4.7.3-4] [MQTT-3.3.2-3] [MQTT-4.7.1-1] [MQTT-4.7.1-2] [MQTT-1.5.4-3] [MQTT3-4.7.3-4] [MQTT3-3.3.2-3]
+    [MQTT3-4.7.1-2] [MQTT3-4.7.1-3] [MQTT3-1.5.3-3]"""
     peer = room.connect(version=version)
     peer.subscribe(room.topic("end"), qos=0)
     peer.subscribe(filter, qos=0)

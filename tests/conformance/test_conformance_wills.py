@@ -19,7 +19,8 @@ def watcher(room: Room) -> Peer:
 @pytest.mark.parametrize("qos", [0, 1, 2])
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_cut_connection_leaves_its_will(room: Room, version: int, watcher: Peer, qos: int, keep: bool) -> None:
-    """[MQTT-3.1.2-7] [MQTT-3.1.2-8] [MQTT-3.1.2-10] [MQTT-3.1.2-14] [MQTT3-3.1.2-8] [MQTT3-3.1.2-10] [MQTT3-3.1.2-16]"""
+    """[MQTT-3.1.2-7] [MQTT-3.1.2-8] [MQTT-3.1.2-10] [MQTT-3.1.2-14] [MQTT3-3.1.2-8] [MQTT3-3.1.2-10]
+    [MQTT3-3.1.2-16]"""
     room.connect(version=version, keep=keep, will=room.will(qos=qos)).cut()
     watcher.message(b"gone", qos=qos, retain=False)
     # It is removed once published: the session may go on without one.

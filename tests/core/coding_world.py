@@ -73,10 +73,6 @@ class FakeDictionaries:
     def readable(self) -> list[Dictionary]:
         return list(self.all.values())
 
-    def record(self, dictionary_id: int, raw: int, packed: int) -> None: ...
-
-    def record_error(self, dictionary_id: int) -> None: ...
-
     def on_change(self, changed: Callable[[str], None]) -> Callable[[], None]:
         self._changed = changed
         return lambda: None

@@ -13,7 +13,7 @@ from accessgw.core.builtin_operations import BuiltinOperations
 from accessgw.core.calls import Calls
 from accessgw.core.claims import Claims
 from accessgw.core.filters import FilterChain
-from accessgw.core.interfaces import ClaimState
+from accessgw.core.interfaces.stores import ClaimState
 from accessgw.core.mmtp_binding import MmtpServices
 from accessgw.core.sessions import SessionManager
 from accessgw.core.timers import TimingWheel

@@ -10,7 +10,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
-from accessgw.core.interfaces import AppendOutcome, IdempotencyConflict
+from accessgw.core.interfaces.stores import AppendOutcome, IdempotencyConflict
 from accessgw.core.pushes import Pushes
 from accessgw.model.counters import PushCounters
 from accessgw.model.identity import ConnectionInfo, Identity

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from twisted.internet.defer import Deferred
 
-from accessgw.core.interfaces import Filter, Refused, UpstreamFailure
+from accessgw.core.interfaces import Filter, Refused
+from accessgw.core.interfaces.upstreams import UpstreamFailure
 from accessgw.model.calls import Answer
 from accessgw.model.settings import CallSettings, RouteSettings
 from protocols.mmtp import events

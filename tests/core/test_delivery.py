@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from accessgw.core.interfaces import StoreUnavailable
+from accessgw.core.interfaces.stores import StoreUnavailable
 from accessgw.model.pushes import Cursor, Priority, PushRequest, Scope, StreamKey
 from accessgw.model.reasons import CloseReason
 from accessgw.model.settings import PushSettings
@@ -139,6 +139,53 @@ def test_a_stream_that_begins_while_the_places_are_looked_up_is_delivered():
     last[0].callback(seen_before)
     world.clock.settle()
     assert link.seqs(BROADCAST) == [1]
+
+
+def answer_from_before(world, happens):
+    """What the store has been asked is answered as it was before `happens()`, and heard after it."""
+    asked = [(answer, question()) for answer, question in world.store.waiting]
+    world.store.waiting.clear()
+    world.store.slow = False
+    happens()
+    for answer, known in asked:
+        answer.callback(known)
+    world.clock.settle()
+
+
+def test_a_push_that_the_look_up_of_the_places_did_not_see_is_delivered():
+    world = World()
+    world.push(DEVICE, b"1")
+    world.store.slow = True
+    link = world.connect("d1", cursors=[Cursor(DEVICE, 7, 1)])
+    answer_from_before(world, lambda: world.push(DEVICE, b"2"))
+    assert link.seqs(DEVICE) == [2]
+
+
+def test_a_push_that_the_look_up_of_a_new_subscription_did_not_see_is_delivered():
+    world = World()
+    world.push(TOPIC, b"1")
+    link = world.connect("d1")
+    world.store.slow = True
+    world.pushes.subscribe(world.sessions["d1"], ["news/sport"])
+    world.store.release()
+    assert world.store.calls[-1] == "streams_of topic"
+    answer_from_before(world, lambda: world.push(TOPIC, b"2"))
+    assert link.seqs(TOPIC)[-1:] == [2]
+
+
+def test_a_history_lost_while_the_places_are_looked_up_is_asked_about():
+    world = World()
+    world.push(DEVICE, b"1", b"2")
+    world.store.slow = True
+    link = world.connect("d1", cursors=[Cursor(DEVICE, 7, 2)])
+
+    def begin_again() -> None:
+        world.store.lose_history(DEVICE)
+        world.push(DEVICE, b"new 1")
+
+    answer_from_before(world, begin_again)
+    assert link.notes == [(DEVICE, "history_lost", 8, 0)]
+    assert [(one.epoch, one.seq) for one in link.sent] == [(8, 1)]
 
 
 def test_a_lost_notice_is_repaired_by_the_next_one():

@@ -53,6 +53,32 @@ def test_a_turn_of_the_reactor_takes_about_a_slice():
     assert len(turns) == 7
 
 
+def test_many_writes_belong_to_the_slice_and_few_wait_for_the_end_of_the_turn():
+    world, links = costly_world()
+    written = []
+    world.pushes._fanout._flush = lambda: written.append(reached(links, 2))
+    world.push(BROADCAST, b"x")
+    world.clock.settle()
+    assert written == [32, 64, 96, 128, 160, 192]
+    assert reached(links, 2) == MANY
+
+
+def test_pushes_of_one_batch_on_several_streams_of_a_device_are_one_write():
+    world = World()
+    link = world.connect("d1", user="u")
+    world.clock.settle()
+    streams = [DEVICE, StreamKey(Scope.USER, "u", "orders"), BROADCAST]
+    written = []
+    world.pushes._fanout._flush = lambda: written.append(True)
+    for body in (b"1", b"2"):  # the streams begin, and go on
+        turns = world.counters.fanout_slices
+        world.pushes.append([PushRequest(stream, body) for stream in streams])
+        world.clock.settle()
+    assert len(link.sent) == 6
+    assert world.counters.fanout_slices == turns + 1
+    assert not written
+
+
 def test_a_push_that_comes_during_a_fan_out_reaches_those_who_were_served_already():
     world, links = costly_world()
     world.pushes.append([PushRequest(BROADCAST, b"2")])

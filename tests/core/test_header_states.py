@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 
 from accessgw.core.header_states import SWEEP_INTERVAL, HeaderStates, Named
-from accessgw.core.interfaces import StoreUnavailable
+from accessgw.core.interfaces.stores import StoreUnavailable
 from accessgw.core.timers import TimingWheel
 from accessgw.model.counters import HeaderCounters
 from accessgw.model.header_states import Direction, HeaderState, StateKey

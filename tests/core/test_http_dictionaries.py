@@ -13,7 +13,7 @@ import zstandard
 
 from accessgw.core.http_dictionaries import MAX_REQUEST, PATH, HttpDictionaries, pattern
 from accessgw.core.http_routes import HttpRoutes
-from accessgw.core.interfaces import UpstreamFailure
+from accessgw.core.interfaces.upstreams import UpstreamFailure
 from accessgw.core.short import ShortConnections
 from accessgw.model.counters import DictionaryCounters
 from accessgw.model.http import HttpRequest
@@ -68,12 +68,6 @@ class FakeDictionaries:
 
     def used(self, app: str) -> Iterable[Dictionary]:
         return [self.old, self.current] if app == "wallet" else []
-
-    def record(self, dictionary_id: int, raw: int, packed: int) -> None:
-        raise AssertionError("figures of HTTP are none of a canary's")
-
-    def record_error(self, dictionary_id: int) -> None:
-        raise AssertionError("figures of HTTP are none of a canary's")
 
     def on_change(self, changed: Callable[[str], None]) -> Callable[[], None]:
         self.changed = changed

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from accessgw.core.http_routes import HttpRoutes
-from accessgw.core.interfaces import UpstreamFailure
+from accessgw.core.interfaces.upstreams import UpstreamFailure
 from accessgw.core.short import ShortConnections
 from accessgw.model.http import HttpRequest
 from accessgw.model.settings import RouteSettings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -11,7 +12,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
 from accessgw.core.codings import FIND_TIMEOUT
-from accessgw.core.interfaces import OutgoingPush
+from accessgw.core.interfaces.pushes import OutgoingPush
 from accessgw.core.link_codings import MAX_OFFERS
 from accessgw.core.push_samples import PushSamples
 from accessgw.core.rollout import PAUSE, SLICE, Packs, Rollout
@@ -19,14 +20,17 @@ from accessgw.model.identity import Strength
 from accessgw.model.pushes import PushRequest, Scope, StreamKey
 from accessgw.model.reasons import CloseReason
 from accessgw.model.settings import MmtpSettings, RouteSettings
+from accessgw.policy.dictionary_life import witness_of
 from protocols.mmtp import events
+from protocols.mmtp.bodies import MINI
 from protocols.mmtp.bundles import Bundle
 from protocols.mmtp.dict_frames import DictKind, encode_want
 from protocols.mmtp.exchange import dict_frame
 from protocols.mmtp.gateway_exchange import PackedDictionary
-from protocols.mmtp.handshake import DOWN_ACCEPTED, UP_ACCEPTED, Goaway
+from protocols.mmtp.handshake import DOWN_ACCEPTED, UP_ACCEPTED, Goaway, Hello
 from protocols.mmtp.statuses import Status
 from tests.core.coding_world import GENERIC, CodedDevice, CodingWorld, Memory, dictionary, table, tables_of
+from tests.system.coded_device import ALL
 
 BOTH = UP_ACCEPTED | DOWN_ACCEPTED
 BODY = b'{"order": "8a7f", "currency": "CNY", "merchant": "Corner Shop", "status": "paid", "sum": 12}'
@@ -356,6 +360,56 @@ def test_what_a_device_could_not_expand_is_counted() -> None:
     assert one.errors == 1
 
 
+def test_what_bodies_became_is_told_with_whose_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests and answers of a call, a push, what either side could not expand; also what came before WELCOME."""
+    world = CodingWorld(RouteSettings(operation="pay", cluster="c", idempotent=True))
+    one = dictionary(1, "qpay", "apay", "porders")
+    world.dictionaries.put_in_force(one)
+    told = one.watcher = Told()
+    alice, nobody = witness_of("alice"), 0
+    memories = {device: Memory() for device in ("d1", "d2")}
+    for device, token in (("d1", "ok:alice"), ("d2", "ok")):
+        world.coded(memories[device], device=device, token=token).settle()
+    assert not told.counted
+    for device, token, witness in (("d1", "ok:alice", alice), ("d2", "ok", nobody)):
+        coded = CodedDevice(world, memories[device])
+        coded.wire.send_hello(
+            Hello(device=device, token=token, boot=1, counter=9, app="shop", capabilities=ALL),
+            None,
+            Bundle(memories[device].dictionaries.values()),
+        )
+        coded.wire.request("pay", [], BODY)
+        coded.send()
+        assert [told.counted.pop(0), told.counted] == [(witness, len(BODY)), []], "it came with HELLO"
+        world.upstreams.last.answer(200, BODY * 2)
+        assert [told.counted.pop(0), told.counted] == [(witness, len(BODY) * 2), []]
+        coded.binding.introduce(3, ORDERS, 1, 0)
+        push_to(coded, ORDERS, 1, BODY * 3)
+        assert [told.counted.pop(0), told.counted] == [(witness, len(BODY) * 3), []]
+        coded.wire.go_away(Goaway(status=Status.COMPRESSION))
+        coded.binding.data_received(coded.wire.to_send(0.0))
+        assert [told.failed.pop(0), told.failed] == [witness, []]
+    corrupt = world.coded(memories["d1"], generation=(1, 10))
+    monkeypatch.setattr("protocols.mmtp.device_calls.pack", lambda *_: (MINI, b"\xff" * 20))
+    corrupt.call("pay", BODY)
+    assert told.failed == [alice]
+
+
+class Told:
+    """A Watcher."""
+
+    def __init__(self) -> None:
+        self.counted: list[tuple[int, int]] = []
+        self.failed: list[int] = []
+
+    def count(self, witness: int, raw: int, packed: int) -> None:
+        assert packed < raw
+        self.counted.append((witness, raw))
+
+    def fail(self, witness: int) -> None:
+        self.failed.append(witness)
+
+
 def test_a_flood_of_wants_ends_the_connection_and_sends_one_transfer() -> None:
     world = CodingWorld()
     device = world.coded(Memory())
@@ -575,6 +629,7 @@ def test_bodies_of_routed_calls_are_samples_of_whoever_asked() -> None:
         ("shop", "a", "pay", "alice", b"asked"),
     ]
     world.dictionaries.observed.clear()
+    bind(nobody)
     nobody.pay(b"mine")
     assert {user for _, _, _, user, _ in world.dictionaries.observed} == {"d2"}
     world.dictionaries.observed.clear()
@@ -586,14 +641,20 @@ def test_bodies_of_routed_calls_are_samples_of_whoever_asked() -> None:
     assert world.dictionaries.observed == []
 
 
-def test_who_has_proved_nothing_is_nobody() -> None:
-    """Device ids cost nothing: fifty of them must not be fifty users."""
+def bind(device: CodedDevice, **proved: Any) -> None:
+    """As if its token named it."""
+    session = device.binding.session
+    assert session is not None
+    session.identity = replace(session.identity, **{"bound": True, **proved})
+
+
+@pytest.mark.parametrize("strength", [Strength.ANONYMOUS, Strength.TOKEN])
+def test_who_has_only_said_a_device_id_is_nobody(strength: Strength) -> None:
+    """Device ids cost nothing: fifty of them, with one token or none, must not be fifty users."""
     world = CodingWorld(RouteSettings(operation="pay", cluster="c", idempotent=True, require="none"))
     world.calls._observe = world.dictionaries.observe
     device = world.coded(Memory(), token="ok")
-    session = device.binding.session
-    assert session is not None
-    session.identity = replace(session.identity, strength=Strength.ANONYMOUS)
+    bind(device, strength=strength, bound=False)
     device.pay(b"planted")
     PushSamples(world.sessions.registry, world.dictionaries.observe)(
         PushRequest(StreamKey(Scope.DEVICE, "d1", "orders"), b"planted")
@@ -607,7 +668,7 @@ def test_pushes_are_samples_of_their_receiver_if_somebody_knows_who_that_is() ->
     observed = world.dictionaries.observed
     samples = PushSamples(world.sessions.registry, world.dictionaries.observe)
     world.coded(Memory())
-    world.coded(Memory(), device="d2", token="ok", app="other")
+    bind(world.coded(Memory(), device="d2", token="ok", app="other"))
     for scope, id in (
         (Scope.USER, "alice"),
         (Scope.DEVICE, "d1"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from accessgw.core.interfaces import OutgoingPush
+from accessgw.core.interfaces.pushes import OutgoingPush
 from accessgw.model.pushes import Scope, StreamKey
 from accessgw.model.reasons import CloseReason
 from protocols.mmtp import HeaderMemory, Hello, events

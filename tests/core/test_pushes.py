@@ -5,7 +5,9 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from accessgw.core.interfaces import ControlError, IdempotencyConflict, Refused, StoreUnavailable
+from accessgw.core.interfaces import Refused
+from accessgw.core.interfaces.control import ControlError
+from accessgw.core.interfaces.stores import IdempotencyConflict, StoreUnavailable
 from accessgw.model.pushes import Cursor, PushRequest, Scope, StreamKey
 from accessgw.model.settings import PushSettings
 from tests.core.push_world import BROADCAST, DEVICE, TOPIC, USER, World

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from accessgw.core.interfaces import ClaimState, StoreUnavailable, UpstreamFailure
+from accessgw.core.interfaces.stores import ClaimState, StoreUnavailable
+from accessgw.core.interfaces.upstreams import UpstreamFailure
 from accessgw.model.calls import Call
 from accessgw.model.settings import CallSettings, RouteSettings
 from accessgw.policy.routing import RouteTable

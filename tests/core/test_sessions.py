@@ -7,7 +7,8 @@ from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 
 from accessgw.core.authentication import AdmissionRefused
-from accessgw.core.interfaces import AuthenticationFailed, Filter, Refused
+from accessgw.core.interfaces import Filter, Refused
+from accessgw.core.interfaces.authentication import AuthenticationFailed
 from accessgw.core.registry import DeviceSession
 from accessgw.core.sessions import Introduction
 from accessgw.model.identity import ConnectionInfo, Credentials, Identity

@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 import pytest
 
-from accessgw.core.interfaces import StoreUnavailable
+from accessgw.core.interfaces.stores import StoreUnavailable
 from accessgw.core.short import MAX_ANSWER, MAX_REQUEST, ShortConnections
 from accessgw.model.http import HttpRequest
 from accessgw.model.pushes import Scope, StoredPush, StreamKey

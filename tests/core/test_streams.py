@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accessgw.core.interfaces import OutgoingPush
+from accessgw.core.interfaces.pushes import OutgoingPush
 from accessgw.core.stream_aliases import AliasTable
 from accessgw.core.streams import RING_BYTES, RING_PUSHES, Entry, Ring, Segment, StreamTable
 from accessgw.model.pushes import Scope, StreamKey, StreamState

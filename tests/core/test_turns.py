@@ -9,7 +9,7 @@ import pytest
 from OpenSSL import SSL
 from twisted.internet.task import Clock
 
-from accessgw.core.interfaces import OutgoingPush
+from accessgw.core.interfaces.pushes import OutgoingPush
 from accessgw.core.turns import MAX_ANSWERING, TurnFlusher
 from accessgw.crypto.contexts import ServerContexts
 from accessgw.model.pushes import Scope, StreamKey

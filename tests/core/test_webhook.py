@@ -10,7 +10,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
-from accessgw.core.interfaces import StoreUnavailable
+from accessgw.core.interfaces.stores import StoreUnavailable
 from accessgw.core.presence import Presence
 from accessgw.core.webhook import Webhook
 from accessgw.model.counters import WebhookCounters

@@ -8,7 +8,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
-from accessgw.core.interfaces import AuthenticationFailed
+from accessgw.core.interfaces.authentication import AuthenticationFailed
 from accessgw.crypto.services import AuthenticationUnavailable, AuthenticatorServices
 from accessgw.model.identity import Credentials
 from accessgw.model.settings import AuthenticatorSettings

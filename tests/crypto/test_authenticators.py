@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from accessgw.core.interfaces import AuthenticationFailed
+from accessgw.core.interfaces.authentication import AuthenticationFailed
 from accessgw.crypto.authenticators import JwtAuthenticator, StaticAuthenticator, from_settings
 from accessgw.model.identity import Credentials, Identity, Strength
 from accessgw.model.settings import AuthenticatorSettings, StaticTokenSettings
@@ -69,10 +69,14 @@ def test_static_tokens() -> None:
     assert found == Identity("d7", "alice", "shop", "2", Strength.TOKEN, "static")
     assert ask(chain, "two") is None
     assert ask(chain, "") is None
-    assert isinstance(ask(chain, "bound"), Identity)
+    assert found.owner == "alice"
+    bound = ask(chain, "bound")
+    assert isinstance(bound, Identity) and bound.owner == "d1"
     assert "another device" in str(ask(chain, "bound", device="d2"))
     assert "loopback" in str(ask(chain, "local"))
-    assert isinstance(ask(chain, "local", loopback=True), Identity)
+    unbound = ask(chain, "local", loopback=True, device="d9")
+    assert isinstance(unbound, Identity)
+    assert (unbound.device, unbound.owner) == ("d9", ""), "with such a token one can be any number of devices"
     assert ask(chain, "\udcff") is None
 
 
@@ -82,8 +86,9 @@ def test_static_tokens() -> None:
 def test_a_good_token(key_file: str) -> None:
     found = ask(authenticator(key_file, attribute_claims=("region", "tier")), token(region="eu"), app="shop")
     assert found == Identity(
-        device="d1", user="alice", app="shop", authenticator="jwt", expires_at=NOW + 90, attributes={"region": "eu"}
-    )
+        device="d1", user="alice", app="shop", authenticator="jwt", expires_at=NOW + 90, attributes={"region": "eu"},
+        bound=True,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -123,6 +128,9 @@ def test_the_device_claim_may_be_optional(key_file: str) -> None:
     found = ask(free, token(uid="bob"))
     assert isinstance(found, Identity)
     assert (found.device, found.user) == ("d1", "bob")
+    for claims, owner in (({}, ""), ({"dev": "d1"}, "d1")):
+        found = ask(free, token(**claims))
+        assert isinstance(found, Identity) and (found.device, found.owner) == ("d1", owner)
     assert "another device" in str(ask(free, token(dev="d2")))
     named = ask(authenticator(key_file), token(), device="")  # plain HTTP names none
     assert isinstance(named, Identity)

@@ -33,6 +33,7 @@ from protocols.mmtp.shared_bodies import SharedBody
 from protocols.mmtp.tables import GENERIC, AppTable, TableName, ValueType, decode_table
 from protocols.mmtp.templates import TemplateState, decode_state
 from protocols.mmtp.varint import encode_varint
+from tests.fuzz.faults import with_faults
 
 _TABLES = (
     GENERIC,
@@ -51,7 +52,6 @@ _CAPABILITIES = ("zstd", "template", "dict", "history")
 _NAMES = ("content-type", "x-os", "a", "b", "timestamp", "x-trace-id", "authorization", "cookie", "x-rare", "sequence")
 _VALUES = ("application/json", "ios", "1700000000123", "0af7651916cd43dd", "Bearer abc", "é", "", "0", "x" * 90)
 _OPERATIONS = ("pay", "list", "orders.get")
-_EDGES = (0x00, 0x01, 0x02, 0x7F, 0x80, 0x81, 0xC0, 0xE0, 0xFF)
 _ROOM = 64
 """Entries of anything that is made up."""
 
@@ -66,23 +66,7 @@ class Maker:
 
     def change(self, data: bytes) -> bytes:
         """The bytes with up to three faults."""
-        pick, changed = self.random, bytearray(data)
-        for _ in range(pick.choice((0, 0, 0, 1, 1, 2, 3))):
-            at = pick.randrange(len(changed)) if changed else 0
-            match pick.randrange(6):
-                case 0 if changed:
-                    changed[at] = pick.choice(_EDGES)
-                case 1 if changed:
-                    changed[at] ^= 1 << pick.randrange(8)
-                case 2:
-                    changed.insert(at, pick.randrange(256))
-                case 3 if changed:
-                    del changed[at]
-                case 4:
-                    del changed[at:]
-                case _:
-                    changed[at:at] = pick.randbytes(pick.randrange(6))
-        return bytes(changed)
+        return with_faults(data, self.random, (0, 0, 0, 1, 1, 2, 3))
 
     def reframed(self, data: bytes) -> bytes:
         """One frame gets faults in its payload only, so that its length is right."""

@@ -43,6 +43,7 @@ from protocols.mqtt.packets import (
 )
 from protocols.mqtt.properties import ALLOWED, BINARY, FORMS, PAIR, STRING, WILL_PROPERTIES
 from protocols.mqtt.reason_tables import REASONS
+from tests.fuzz.faults import with_faults
 
 _LIMITS = (
     Limits(),
@@ -58,7 +59,6 @@ _LIKELY = {
     Role.SERVER: (*_MESSAGES, PacketType.SUBSCRIBE, PacketType.UNSUBSCRIBE, PacketType.PINGREQ),
     Role.CLIENT: (*_MESSAGES, PacketType.SUBACK, PacketType.UNSUBACK, PacketType.PINGRESP),
 }
-_EDGES = (0x00, 0x01, 0x02, 0x7F, 0x80, 0x81, 0xC0, 0xED, 0xFF)
 
 
 class Maker:
@@ -151,23 +151,7 @@ class Maker:
 
     def change(self, frame: bytes) -> bytes:
         """The frame with up to three faults."""
-        pick, data = self.random, bytearray(frame)
-        for _ in range(pick.choice((0, 0, 0, 0, 1, 1, 2, 3))):
-            at = pick.randrange(len(data)) if data else 0
-            match pick.randrange(6):
-                case 0 if data:
-                    data[at] = pick.choice(_EDGES)
-                case 1 if data:
-                    data[at] ^= 1 << pick.randrange(8)
-                case 2:
-                    data.insert(at, pick.randrange(256))
-                case 3 if data:
-                    del data[at]
-                case 4:
-                    del data[at:]
-                case _:
-                    data[at:at] = pick.randbytes(pick.randrange(6))
-        return bytes(data)
+        return with_faults(frame, self.random, (0, 0, 0, 0, 1, 1, 2, 3))
 
     def connection(self, version: int, role: Role) -> Connection:
         """A connection, mostly an open one."""

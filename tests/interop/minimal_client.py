@@ -1,4 +1,4 @@
-"""A small MMTP device, written from docs/spec/mmtp.md and the standard library alone, to prove that this can be done."""
+"""A small MMTP device, written from docs/spec/mmtp.md and the standard library alone, to prove that it can be done."""
 
 import hashlib
 import hmac

@@ -49,8 +49,8 @@ access = "{log}"
 
 
 class Place:
-    """A running gateway: `mqtt` and `mqtts` speak nothing else, `shared` (TLS) and `web` (plain) speak HTTP as well, and
-    `certified` asks for certificates of `devices`."""
+    """A running gateway: `mqtt` and `mqtts` speak nothing else, `shared` (TLS) and `web` (plain) speak HTTP as well,
+    and `certified` asks for certificates of `devices`."""
 
     def __init__(self, directory: Path, upstream: str) -> None:
         self.devices = Authority(directory, "devices-ca")

@@ -1,4 +1,4 @@
-"""An independent MQTT client through every door: plain, TLS with and without ALPN, TLS 1.2, WebSocket, client certificate."""
+"""An independent MQTT client through every door: plain, TLS with and without ALPN and 1.2, WebSocket, certificates."""
 
 from __future__ import annotations
 

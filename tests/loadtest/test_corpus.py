@@ -1,4 +1,5 @@
-"""The made-up sessions are mobile traffic by the control rows, for any seed; training has not seen the test's devices."""
+"""The made-up sessions are mobile traffic by the control rows, for any seed;
+training has not seen the test's devices."""
 
 from __future__ import annotations
 

@@ -9,8 +9,9 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
-from accessgw.core.interfaces import ControlError, HttpUpload, MetricFamily
+from accessgw.core.interfaces.control import ControlError, MetricFamily
 from accessgw.core.interfaces.dictionaries import DictionaryControl
+from accessgw.core.interfaces.http import HttpUpload
 from accessgw.core.interfaces.mqtt import MqttControl
 from accessgw.model.calls import Headers
 from accessgw.model.http import HttpRequest

@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
 
-from accessgw.core.interfaces import ControlError
+from accessgw.core.interfaces.control import ControlError
 from accessgw.core.interfaces.mqtt_state import Message
 
 

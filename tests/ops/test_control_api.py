@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import globalLogPublisher
 
-from accessgw.core.interfaces import ControlError, IdempotencyConflict, StoreUnavailable
+from accessgw.core.interfaces.control import ControlError
+from accessgw.core.interfaces.stores import IdempotencyConflict, StoreUnavailable
 from accessgw.model.pushes import Priority, PushResult, Scope, StreamKey
 from accessgw.model.settings import ControlSettings, PushSettings
 from accessgw.ops.control_api import ControlApi

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 from twisted.internet.defer import fail
 
-from accessgw.core.interfaces import ControlError
+from accessgw.core.interfaces.control import ControlError
 from accessgw.ops import ctl
 from accessgw.ops.ctl_view import event_line, printable, show
 from tests.ops.ctl_gateway import Gateway

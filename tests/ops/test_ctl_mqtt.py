@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 from twisted.internet.defer import fail
 
-from accessgw.core.interfaces import ControlError
+from accessgw.core.interfaces.control import ControlError
 from accessgw.core.interfaces.mqtt_state import Message
 from accessgw.ops import ctl
 from protocols.mqtt.packets import Property

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred, fail, succeed
 
-from accessgw.core.interfaces import ControlError
+from accessgw.core.interfaces.control import ControlError
 from accessgw.ops import ctl
 from tests.ops.control_fakes import SETTINGS, Api
 from tests.ops.ctl_gateway import Gateway

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
-from accessgw.core.interfaces import MetricFamily
+from accessgw.core.interfaces.control import MetricFamily
 from accessgw.model import counters as slots
 from accessgw.model.settings import LogSettings
 from accessgw.ops import counters_view

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, fail, succeed
 
-from accessgw.core.interfaces import ControlError, StoreUnavailable
+from accessgw.core.interfaces.control import ControlError
 from accessgw.core.interfaces.mqtt_state import Message
+from accessgw.core.interfaces.stores import StoreUnavailable
 from accessgw.ops.event_stream import MAX_EARLY
 from accessgw.ops.mqtt_message import payload_view
 from protocols.mqtt.packets import Property

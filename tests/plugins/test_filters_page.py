@@ -1,4 +1,4 @@
-"""docs/ops/filters.md: its example works as it stands there, and its tables name every setting of the built-in filters."""
+"""docs/ops/filters.md: its example works as it stands, and its tables name every setting of the built-in filters."""
 
 from __future__ import annotations
 

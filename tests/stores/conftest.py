@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from twisted.internet.defer import Deferred, succeed
 
-from accessgw.core.interfaces import AnswerStore, HeaderStateStore, OutboxStore, StreamStore
+from accessgw.core.interfaces.stores import AnswerStore, HeaderStateStore, OutboxStore, StreamStore
 from accessgw.model.counters import StoreCounters, WebhookCounters
 from accessgw.model.settings import PushSettings, StoreSettings, WebhookSettings
 from accessgw.stores.memory import MemoryAnswerStore, MemoryOutboxStore, MemoryStreamStore

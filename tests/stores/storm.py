@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from twisted.internet.epollreactor import EPollReactor
 
-from accessgw.core.interfaces import AppendOutcome
+from accessgw.core.interfaces.stores import AppendOutcome
 from accessgw.model.counters import StoreCounters, WebhookCounters
 from accessgw.model.presence import PresenceEvent
 from accessgw.model.pushes import Cursor, PushRequest, Scope, StreamKey

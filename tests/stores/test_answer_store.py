@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from accessgw.core.interfaces import ClaimState
+from accessgw.core.interfaces.stores import ClaimState
 
 NOW = 1_700_000_000.0
 LARGEST = (1 << 64) - 1

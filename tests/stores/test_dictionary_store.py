@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from accessgw.model.counters import StoreCounters
-from accessgw.model.dictionaries import DictionaryRecord, DictionaryState, Figures
+from accessgw.model.dictionaries import DictionaryRecord, DictionaryState, Figures, Trial, UserFigures
 from accessgw.model.settings import StoreSettings
 from accessgw.stores.memory_dictionaries import MemoryDictionaryStore
 from accessgw.stores.sqlite_database import SqliteDatabase
@@ -80,8 +80,7 @@ def test_everything_of_a_record_comes_back(place: Place) -> None:
         shortest=4,
         expected=0.3,
         figures=Figures(1, 2, 3, 4),
-        baseline=Figures(5, 6, 7, 8),
-        own_baseline=Figures(9, 10, 11, 12),
+        trial=Trial(1, 5.5, 2**62, {0: UserFigures(6, 7, 8, True), 2**63 - 1: UserFigures(0, 0, 0, False)}),
     )
     place.clock.wait(place.store.put([full]))
     assert place.reopened().load() == ([full], [])

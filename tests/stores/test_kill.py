@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from accessgw.core.interfaces import ClaimState
+from accessgw.core.interfaces.stores import ClaimState
 from accessgw.model.pushes import PushRequest, Scope, StreamKey
 from accessgw.model.settings import PushSettings, WebhookSettings
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from twisted.internet.defer import gatherResults
 
-from accessgw.core.interfaces import StoreUnavailable
 from accessgw.core.interfaces.mqtt_state import Enqueue, Message, StoredSession, StoredSubscription, StoredWill
+from accessgw.core.interfaces.stores import StoreUnavailable
 from accessgw.model.mqtt_settings import MqttSettings
 from accessgw.stores.sqlite_database import SqliteDatabase
 from accessgw.stores.sqlite_writer import Writer

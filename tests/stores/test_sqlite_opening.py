@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from accessgw.core.interfaces import StoreUnavailable
+from accessgw.core.interfaces.stores import StoreUnavailable
 from accessgw.model.pushes import Cursor, PushRequest, Scope, StreamKey
 from accessgw.stores.sqlite_schema import APPLICATION_ID, MIGRATIONS, StoreError, migrate, open_writer
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import gatherResults
 
-from accessgw.core.interfaces import ClaimState, StoreUnavailable
+from accessgw.core.interfaces.stores import ClaimState, StoreUnavailable
 from accessgw.model.pushes import Cursor, PushRequest, Scope, StreamKey
 from accessgw.model.settings import PushSettings, StoreSettings
 from accessgw.stores.sqlite_database import SqliteDatabase

@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from accessgw.core.interfaces import IdempotencyConflict
+from accessgw.core.interfaces.stores import IdempotencyConflict
 from accessgw.model.pushes import Cursor, PushRequest, Scope, StreamKey
 from accessgw.model.settings import PushSettings
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from accessgw.core.interfaces import AppendOutcome, IdempotencyConflict
+from accessgw.core.interfaces.stores import AppendOutcome, IdempotencyConflict
 from accessgw.model.pushes import Cursor, Priority, PushRequest, Scope, StreamKey, StreamState
 
 ORDERS = StreamKey(Scope.DEVICE, "d1", "orders")

@@ -34,8 +34,8 @@ def with_mqtt(make_gateway: Callable[..., Gateway], settings: str = "", extra: s
 
 
 class MqttDevice:
-    """`held`, `unfinished` and `next_id` are its session; `got` is what its application got, `acknowledged` the payloads
-    that the gateway answers for."""
+    """`held`, `unfinished` and `next_id` are its session; `got` is what its application got, `acknowledged` the
+    payloads that the gateway answers for."""
 
     def __init__(
         self, port: int, name: str, *, expiry: int = 3600, will: Will | None = None, prompt: bool = True

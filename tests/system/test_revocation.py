@@ -1,4 +1,4 @@
-"""Voiding a session, by the operator and by the device itself: its key, its connection, and what the access log says."""
+"""Voiding a session, by the operator and by the device itself: its key, its connection, the line in the access log."""
 
 from __future__ import annotations
 

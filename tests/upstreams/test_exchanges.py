@@ -122,7 +122,7 @@ def test_an_unknown_cluster_is_no_endpoint() -> None:
 
 
 def _request() -> object:
-    from accessgw.core.interfaces import UpstreamRequest
+    from accessgw.core.interfaces.upstreams import UpstreamRequest
 
     return UpstreamRequest("GET", "/", [], deadline=5.0)
 

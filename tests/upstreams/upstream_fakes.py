@@ -8,7 +8,7 @@ from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRef
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 
-from accessgw.core.interfaces import UpstreamFailure, UpstreamRequest
+from accessgw.core.interfaces.upstreams import UpstreamFailure, UpstreamRequest
 from accessgw.model.counters import UpstreamCounters
 from accessgw.model.settings import ClusterSettings
 from accessgw.upstreams.client import HttpUpstreams

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from accessgw.core.interfaces import ControlError
+from accessgw.core.dictionaries.trials import RunningTrial
+from accessgw.core.interfaces.control import ControlError
 from accessgw.model.counters import DictionaryCounters
-from accessgw.model.dictionaries import DictionaryRecord, Figures
+from accessgw.model.dictionaries import DictionaryRecord, DictionaryState, Figures, Trial
+from accessgw.policy.dictionary_life import slot_of
 from protocols.mmtp.dictionaries import Dictionary
 
 
@@ -26,9 +28,9 @@ class _Tally:
 
 
 class Ledger:
-    """The records of all dictionaries. `readable()` gives those whose codecs may have counted."""
+    """The records of all dictionaries, and the trials. `readable()` gives those whose codecs may have counted."""
 
-    __slots__ = ("_counters", "_readable", "_tallies", "records")
+    __slots__ = ("_counters", "_readable", "_tallies", "_trials", "records")
 
     def __init__(self, counters: DictionaryCounters, readable: Callable[[], Iterable[Dictionary]]) -> None:
         self.records: dict[int, DictionaryRecord] = {}
@@ -36,6 +38,7 @@ class Ledger:
         self._counters = counters
         self._readable = readable
         self._tallies: dict[int, _Tally] = {}
+        self._trials: dict[int, RunningTrial] = {}
 
     def add(self, record: DictionaryRecord) -> None:
         """A new one, or one that the store had."""
@@ -50,10 +53,7 @@ class Ledger:
     def current(self) -> list[DictionaryRecord]:
         """The records with the figures of this moment."""
         self._collect()
-        return [
-            record if (figures := self._tallies[id].figures()) == record.figures else record.but(figures=figures)
-            for id, record in self.records.items()
-        ]
+        return [self._now(record) for record in self.records.values()]
 
     def find(self, id: int) -> DictionaryRecord:
         """One with the figures of this moment. Raises ControlError(404)."""
@@ -61,7 +61,7 @@ class Ledger:
         if record is None:
             raise ControlError(404, "not_found", f"no such dictionary: {id}")
         self._collect()
-        return record.but(figures=self._tallies[id].figures())
+        return self._now(record)
 
     def take_unwritten(self) -> list[DictionaryRecord]:
         """The records whose figures have changed since the last call, to be written now."""
@@ -70,18 +70,33 @@ class Ledger:
             self.records[record.id] = record
         return changed
 
-    def count(self, id: int, raw: int, packed: int) -> None:
-        """A body that was coded with a dictionary, in bytes; see DictionaryService.record."""
-        tally = self._tallies.get(id)
-        if tally is not None:
-            self._add(tally, 1, raw, packed)
+    def follow_trials(self) -> None:
+        """Count for the canaries that there are, and for the active dictionaries beside them; for no others."""
+        records = self.records.values()
+        wanted: dict[int, tuple[int, float]] = {}
+        for record in records:
+            if record.state == DictionaryState.CANARY:
+                active = slot_of(records, record, DictionaryState.ACTIVE)
+                for one in (record, active) if active is not None else (record,):
+                    wanted[one.id] = record.id, record.changed_at
+        self._trials = {id: self._trial(id, *key) for id, key in wanted.items()}
+        for dictionary in self._readable():
+            dictionary.watcher = self._trials.get(dictionary.id)
 
-    def count_error(self, id: int) -> None:
-        """A body that could not be expanded with a dictionary."""
-        self._counters.errors += 1
-        tally = self._tallies.get(id)
-        if tally is not None:
-            tally.errors += 1
+    def _trial(self, id: int, canary: int, began: float) -> RunningTrial:
+        """The one that runs, else the one that an earlier process wrote, else a new one."""
+        running = self._trials.get(id)
+        if running is not None and running.key == (canary, began):
+            return running
+        written = self.records[id].trial
+        if written is not None and (written.canary, written.began) == (canary, began):
+            return RunningTrial(written)
+        return RunningTrial(Trial(canary, began))
+
+    def _now(self, record: DictionaryRecord) -> DictionaryRecord:
+        running = self._trials.get(record.id)
+        trial = None if running is None else running.figures()
+        return record.but(figures=self._tallies[record.id].figures(), trial=trial)
 
     def _collect(self) -> None:
         """Take over what codecs have counted on the dictionaries themselves."""
@@ -89,15 +104,12 @@ class Ledger:
             tally = self._tallies.get(dictionary.id)
             if tally is None or not (dictionary.bodies or dictionary.errors):
                 continue
-            self._add(tally, dictionary.bodies, dictionary.raw, dictionary.packed)
+            tally.messages += dictionary.bodies
+            tally.raw += dictionary.raw
+            tally.packed += dictionary.packed
             tally.errors += dictionary.errors
+            self._counters.bodies += dictionary.bodies
+            self._counters.raw += dictionary.raw
+            self._counters.packed += dictionary.packed
             self._counters.errors += dictionary.errors
             dictionary.bodies = dictionary.raw = dictionary.packed = dictionary.errors = 0
-
-    def _add(self, tally: _Tally, bodies: int, raw: int, packed: int) -> None:
-        tally.messages += bodies
-        tally.raw += raw
-        tally.packed += packed
-        self._counters.bodies += bodies
-        self._counters.raw += raw
-        self._counters.packed += packed

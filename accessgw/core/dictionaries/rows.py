@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from accessgw.core.dictionaries.sampler import ClassKey, Reservoir
-from accessgw.model.dictionaries import SETTLED, DictionaryRecord, DictionaryState, Figures
+from accessgw.model.dictionaries import SETTLED, DictionaryRecord, DictionaryState
 from accessgw.model.dictionary_settings import DictionarySettings
-from protocols.mmtp.dictionaries import digest_of
+from accessgw.policy.dictionary_life import counted, middle_ratio, shortfall
+from protocols.mmtp.digests import digest_of
 
 
 def dictionary_row(
@@ -43,8 +44,15 @@ def dictionary_row(
             "packed_bytes": figures.packed,
         }
         if record.state == DictionaryState.CANARY:
-            own: Figures = figures.since(record.own_baseline)
-            row["trial"] = {"bodies": own.attempts, "of": settings.canary_messages, "ratio": round(own.ratio, 4)}
+            users = record.trial.users.values() if record.trial is not None else ()
+            row["trial"] = {
+                "users": len(users),
+                "of_users": settings.canary_users,
+                "failed": sum(user.failed for user in users),
+                "bodies": counted(users, settings),
+                "of": settings.canary_messages,
+                "ratio": round(middle_ratio(users), 4),
+            }
     return row
 
 
@@ -58,5 +66,5 @@ def class_row(key: ClassKey, reservoir: Reservoir, settings: DictionarySettings)
         "samples": len(reservoir.samples),
         "users": reservoir.users,
         "bytes": reservoir.size,
-        "ready": len(reservoir.samples) >= settings.least_messages and reservoir.users >= settings.users,
+        "ready": not shortfall(len(reservoir.samples), reservoir.users, reservoir.size, settings),
     }

@@ -104,7 +104,8 @@ class Sampler:
         self._random = random
         self._classes: dict[ClassKey, Reservoir] = {}
         self._verdicts: dict[str, bool] = {}
-        self._patterns = (*settings.secret, *SECRET)
+        self.secrets: tuple[str, ...] = (*settings.secret, *SECRET)
+        """Names, and prefixes with a star."""
         self.sampled = 0
         self.displaced = 0
         self.no_room = 0
@@ -132,12 +133,12 @@ class Sampler:
         if verdict is None:
             if len(self._verdicts) >= MAX_VERDICTS:
                 self._verdicts.clear()
-            verdict = self._verdicts[name] = any(_matches(pattern, name) for pattern in self._patterns)
+            verdict = self._verdicts[name] = any(_matches(pattern, name) for pattern in self.secrets)
         return verdict
 
     def replace_secrets(self, secret: Iterable[str]) -> None:
         """Keep other names secret; samples of what is secret now are dropped."""
-        self._patterns = (*secret, *SECRET)
+        self.secrets = (*secret, *SECRET)
         self._verdicts.clear()
         for key in [key for key in self._classes if self.is_secret(key[2])]:
             del self._classes[key]

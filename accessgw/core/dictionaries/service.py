@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredLock, succeed
@@ -15,7 +15,8 @@ from accessgw.core.dictionaries.rows import class_row, dictionary_row
 from accessgw.core.dictionaries.sampler import Sampler
 from accessgw.core.dictionaries.trainer import Trainer
 from accessgw.core.dictionaries.trainings import Trainings
-from accessgw.core.interfaces import Clock, ControlError
+from accessgw.core.interfaces.clock import Clock
+from accessgw.core.interfaces.control import ControlError
 from accessgw.core.interfaces.dictionaries import DictionaryStore
 from accessgw.model.counters import DictionaryCounters
 from accessgw.model.dictionaries import (
@@ -52,7 +53,9 @@ class Dictionaries:
         wall: Callable[[], float],
         random: Callable[[], float],
         counters: DictionaryCounters,
+        secret_operations: Callable[[], Iterable[str]] = tuple,
     ) -> None:
+        """`secret_operations` gives operations of secret routes: names, and prefixes with a star."""
         self.settings = settings
         self._store = store
         self._clock = clock
@@ -67,8 +70,9 @@ class Dictionaries:
         self.sampler = Sampler(settings, random)
         self._ledger = Ledger(counters, self._bundles.readable)
         self._trainings = Trainings(
-            settings, self._ledger, self.sampler, trainer, store, change=self._change, wall=wall, counters=counters
-        )
+            settings, self._ledger, self.sampler, trainer, store,
+            change=self._change, wall=wall, counters=counters, secret_operations=secret_operations,
+        )  # fmt: skip
         self.observe: Callable[[str, str, str, str, bytes], None] = (
             self.sampler.observe if settings.enabled else _ignore
         )
@@ -84,6 +88,7 @@ class Dictionaries:
         for record in records:
             self._ledger.add(record)
         self._bundles.load(records, sets)
+        self._ledger.follow_trials()
         broken = [
             life.refused(record, self._wall(), "the gateway ended during the training; train again")
             for record in records
@@ -135,12 +140,6 @@ class Dictionaries:
         ids = [record.id for record in self._ledger.records.values() if record.app == app and record.state in USED]
         found = map(self._bundles.dictionary, ids)
         return [dictionary for dictionary in found if dictionary is not None]
-
-    def record(self, dictionary_id: int, raw: int, packed: int) -> None:
-        self._ledger.count(dictionary_id, raw, packed)
-
-    def record_error(self, dictionary_id: int) -> None:
-        self._ledger.count_error(dictionary_id)
 
     def on_change(self, changed: Callable[[str], None]) -> Callable[[], None]:
         self._watchers.append(changed)
@@ -215,6 +214,7 @@ class Dictionaries:
 
     def _in_force(self) -> None:
         changed = self._bundles.update(list(self._ledger.records.values()))
+        self._ledger.follow_trials()
         self._count()
         for app in changed:
             for watcher in list(self._watchers):

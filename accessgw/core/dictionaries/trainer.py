@@ -18,10 +18,10 @@ import msgspec
 from twisted.internet.defer import Deferred
 
 from accessgw.core.dictionaries.training import SAMPLE, Order, Report, TrainingRefused
-from accessgw.core.interfaces import Clock
+from accessgw.core.interfaces.clock import Clock
 from accessgw.model.dictionaries import TrainingJob, TrainingResult
 
-COMMAND = (sys.executable, "-m", "accessgw.core.dictionaries.training")
+COMMAND = (sys.executable, "-m", "accessgw.core.dictionaries.training_process")
 ROOT = Path(__file__).resolve().parents[3]
 """Where the child finds this package."""
 

@@ -1,17 +1,14 @@
-"""Trains one dictionary: `python -m accessgw.core.dictionaries.training` reads a job and writes what came of it.
+"""Trains one dictionary: main() reads a job and writes what came of it.
 
-It runs in a process of its own: counting strings by users holds the interpreter for a second or two.
+It runs in a process of its own (training_process): counting strings by users holds the interpreter for seconds.
 
 In: a line of JSON (`Order`), then per sample 8 bytes user, 4 bytes length, body. Out: lines of JSON (`Report`).
 """
 
 from __future__ import annotations
 
-import os
-import resource
 import signal
 import struct
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 from itertools import chain, islice
@@ -23,25 +20,30 @@ import zstandard
 from accessgw.core.dictionaries.common import GRAM, Corpus, windows
 from accessgw.core.dictionaries.proposals import WINDOW, Windows, cover
 from accessgw.core.dictionaries.zstd_format import finalized, head_size
-from accessgw.model.dictionaries import Sample, TrainingJob, TrainingResult
+from accessgw.model.dictionaries import LEAST_BYTES, Sample, TrainingJob, TrainingResult
 from protocols.mmtp.dictionaries import Dictionary
+from protocols.mmtp.mini import SMALL
 
 LEVEL = 3
+"""Of bodies without a dictionary, to compare with."""
+SMALL_LEVEL, LARGE_LEVEL = 4, 6
+"""Tables are made for the matches of these levels:
+as minis of small bodies are searched, and as those of large ones."""
+SMALL_WEIGHT = 5
+"""A small body counts so often in the tables:
+large ones have more symbols each, and small ones nothing but their tables."""
 STUDIED_BYTES = 128 * 1024
 """Bytes of bodies in which common strings are looked for; they are counted in all."""
 SEPARATORS = 16
 """Byte values that are tried between two strings where none is free."""
 HEAD = 256
 """Bytes that the tables may take of a dictionary's size."""
-LEAST_BYTES = 8 * 1024
 LEAST_CONTENT = 32
 DICTIONARY_ID = 1
 HELD_OUT = 5
 """One body in so many is kept out of the training, to measure by."""
 WORTH = 0.97
 """A dictionary must make bodies smaller than that share of what they are without one."""
-MEMORY = 1 << 30
-"""Address space that the process may use, in bytes."""
 SAMPLE = struct.Struct("!QI")
 
 
@@ -73,11 +75,12 @@ def train(job: TrainingJob, progress: Callable[[int], None]) -> TrainingResult:
     corpus = Corpus(samples, job.users)
     if len(corpus.all_users) < job.users:
         raise TrainingRefused(f"expected bodies of at least {job.users} users, got {len(corpus.all_users)}")
+    size = sum(len(sample.body) for sample in samples)
+    if size < LEAST_BYTES:
+        raise TrainingRefused(f"expected at least {LEAST_BYTES} bytes of bodies, got {size}")
     progress(2)
     held_out = [sample.body for number, sample in enumerate(samples) if not number % HELD_OUT]
     taught = [sample.body for number, sample in enumerate(samples) if number % HELD_OUT]
-    if sum(map(len, taught)) < LEAST_BYTES:
-        raise TrainingRefused(f"expected at least {LEAST_BYTES} bytes of bodies, got {sum(map(len, taught))}")
     _, free = corpus.separator()
     shortest = 1 if free else GRAM
     strings, weights = _proposed(taught, corpus)
@@ -121,13 +124,18 @@ def _with_tables(content: bytes, bodies: list[bytes], corpus: Corpus, size: int)
     whose content is thrown away.
     """
     rare = bytes(set(range(256)) - corpus.common_bytes())
-    left: list[bytes | bytearray | memoryview[int]] = [kept for body in bodies if (kept := body.translate(None, rare))]
-    made = finalized(content, [bytes(body) for body in left], LEVEL, DICTIONARY_ID)
+    left = [kept for body in bodies if (kept := body.translate(None, rare))]
+    small = [body for body in left if len(body) <= SMALL]
+    level = SMALL_LEVEL if 2 * len(small) > len(left) else LARGE_LEVEL
+    left += small * (SMALL_WEIGHT - 1)
+    made = finalized(content, left, level, DICTIONARY_ID)
     if made is not None and len(made) <= size:
         return made
     try:
         # a fixed id: by itself zstd would make one of the content that is thrown away
-        trained = zstandard.train_dictionary(size, left, level=LEVEL, dict_id=DICTIONARY_ID).as_bytes()
+        # (the stubs of zstandard want a list of this very type)
+        taught: list[bytes | bytearray | memoryview[int]] = [*left]
+        trained = zstandard.train_dictionary(size, taught, level=level, dict_id=DICTIONARY_ID).as_bytes()
         head = trained[: head_size(trained)]
     except (zstandard.ZstdError, ValueError) as error:
         raise TrainingRefused(f"zstd cannot train with these bodies: {error}") from None
@@ -145,7 +153,7 @@ def _proposed(bodies: list[bytes], corpus: Corpus) -> tuple[set[bytes], Counter[
 def _assembled(corpus: Corpus, strings: Iterable[bytes], room: int, shortest: int) -> bytes:
     """As many strings as there is room for with the separator between, the best one last: zstd reaches the end most
     cheaply. Of a string that too few users have, when it is counted exactly, what is common is taken. Left out is a
-    string whose joint could spell what too few have."""
+    string whose joint could spell what too few have, and bytes at its ends that no joint can have."""
 
     def exact(string: bytes) -> Iterable[bytes]:
         return (string,) if corpus.is_common(string) else corpus.common_strings(string, WINDOW)
@@ -154,8 +162,9 @@ def _assembled(corpus: Corpus, strings: Iterable[bytes], room: int, shortest: in
     separators = [
         (bytes((byte,)), corpus.around(byte)) for byte in corpus.separators(1 if shortest == 1 else SEPARATORS)
     ]
-    for string in chain.from_iterable(map(exact, strings)):
-        if len(content) + len(string) + 1 > room:
+    for whole in chain.from_iterable(map(exact, strings)):
+        string = _joinable(whole, separators)
+        if len(string) < WINDOW or len(content) + len(string) + 1 > room:
             continue
         for separator, around in separators:
             # what stands in no body breaks no rule; every string across the joint holds one of these
@@ -165,6 +174,17 @@ def _assembled(corpus: Corpus, strings: Iterable[bytes], room: int, shortest: in
     if len(content) < LEAST_CONTENT:
         raise TrainingRefused(f"too little is common to so many users: {len(content)} bytes")
     return content
+
+
+def _joinable(string: bytes, separators: list[tuple[bytes, set[bytes]]]) -> bytes:
+    """The string without bytes at its ends beside which every separator stands in some body: before such a beginning no
+    other string could ever be put. A field after random bytes begins like that."""
+    beside = GRAM - 1
+    while len(string) >= WINDOW and all(byte + string[:beside] in around for byte, around in separators):
+        string = string[1:]
+    while len(string) >= WINDOW and all(string[-beside:] + byte in around for byte, around in separators):
+        string = string[:-1]
+    return string
 
 
 def _packed(dictionary: Dictionary | None, bodies: list[bytes]) -> int:
@@ -196,10 +216,3 @@ def main(source: BinaryIO, sink: BinaryIO) -> None:
         tell(Report(refused=str(error)))
     else:
         tell(Report(percent=100, result=result))
-
-
-if __name__ == "__main__":
-    os.nice(10)
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    main(sys.stdin.buffer, sys.stdout.buffer)

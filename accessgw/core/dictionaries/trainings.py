@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -12,14 +12,14 @@ from accessgw.core.dictionaries.ledger import Ledger
 from accessgw.core.dictionaries.sampler import Sampler
 from accessgw.core.dictionaries.trainer import Trainer
 from accessgw.core.dictionaries.training import TrainingRefused
-from accessgw.core.interfaces import ControlError
+from accessgw.core.interfaces.control import ControlError
 from accessgw.core.interfaces.dictionaries import DictionaryStore
 from accessgw.model.counters import DictionaryCounters
 from accessgw.model.dictionaries import DictionaryRecord, DictionaryState, Sample, TrainingJob, TrainingResult
 from accessgw.model.dictionary_settings import DictionarySettings
 from accessgw.policy import dictionary_life as life
 from protocols.errors import LocalError
-from protocols.mmtp.dictionaries import check_class
+from protocols.mmtp.dictionaries import REQUEST_KIND, check_class
 
 Change = Callable[[Callable[[], list[DictionaryRecord]]], Deferred[None]]
 """Makes what the function decides durable and brings it into force."""
@@ -37,6 +37,7 @@ class Trainings:
         "_queue",
         "_running",
         "_sampler",
+        "_secret_operations",
         "_store",
         "_trainer",
         "_wall",
@@ -55,6 +56,7 @@ class Trainings:
         change: Change,
         wall: Callable[[], float],
         counters: DictionaryCounters,
+        secret_operations: Callable[[], Iterable[str]],
     ) -> None:
         self.settings = settings
         self._ledger = ledger
@@ -64,6 +66,7 @@ class Trainings:
         self._change = change
         self._wall = wall
         self._counters = counters
+        self._secret_operations = secret_operations
         self.percent: dict[int, int] = {}
         """How far those are that wait or run, by id."""
         self._queue: deque[int] = deque()
@@ -133,8 +136,7 @@ class Trainings:
             (its_app, (kind + name,))
             for (its_app, kind, name), reservoir in self._sampler.classes()
             if (app is None or its_app == app)
-            and len(reservoir.samples) >= self.settings.least_messages
-            and reservoir.users >= self.settings.users
+            and not life.shortfall(len(reservoir.samples), reservoir.users, reservoir.size, self.settings)
         ]
         return [slot for slot in slots if slot not in busy]
 
@@ -146,6 +148,10 @@ class Trainings:
                 raise ControlError(400, "invalid", str(error), "classes") from None
             if self._sampler.is_secret(name[1:]):
                 raise ControlError(409, "secret", f"{name} is secret: its bodies travel raw", "classes")
+            covered = self._secret_requests(name)
+            if covered:
+                message = f"{name} covers {covered}, which is secret, and devices would compress its requests"
+                raise ControlError(409, "secret", message, "classes")
         if any(
             record.slot == (app, classes) and record.state == DictionaryState.TRAINING
             for record in self._ledger.records.values()
@@ -153,13 +159,17 @@ class Trainings:
             raise ControlError(409, "busy", f"{', '.join(classes)} is being trained")
         samples = self._samples(app, classes)
         users = len({sample.user for sample in samples})
-        if len(samples) < self.settings.least_messages or users < self.settings.users:
-            raise ControlError(
-                409,
-                "too_little",
-                f"expected {self.settings.least_messages} bodies of {self.settings.users} users,"
-                f" got {len(samples)} of {users}",
-            )
+        lacks = life.shortfall(len(samples), users, sum(len(sample.body) for sample in samples), self.settings)
+        if lacks:
+            raise ControlError(409, "too_little", lacks)
+
+    def _secret_requests(self, name: str) -> str:
+        """What is secret of a class of requests. Answers and pushes of a larger class are sent raw where they are
+        secret; but a device knows of no secrets, only that a class has a dictionary."""
+        if name[0] != REQUEST_KIND or not name.endswith("*"):
+            return ""
+        secret = (*self._sampler.secrets, *self._secret_operations())
+        return next((pattern for pattern in secret if pattern.startswith(name[1:-1])), "")
 
     def _samples(self, app: str, classes: Sequence[str]) -> list[Sample]:
         found = [sample for name in classes for sample in self._sampler.matching(app, name)]

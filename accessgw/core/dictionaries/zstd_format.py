@@ -78,8 +78,8 @@ def _fse_size(data: bytes, start: int, largest: int, accuracy_limit: int) -> int
 
 
 def finalized(content: bytes, bodies: Sequence[bytes], level: int, id: int) -> bytes | None:
-    """A dictionary of this content, with tables for what is left of `bodies` when they are compressed with it. None where
-    zstd's function for that is not within reach, or refuses.
+    """A dictionary of this content, with tables for what is left of `bodies` when they are compressed with it. None
+    where zstd's function for that is not within reach, or refuses.
 
     The package `zstandard` has it in its backend of cffi only, which its wheels hold.
     """

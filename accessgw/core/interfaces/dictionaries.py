@@ -17,8 +17,8 @@ class DictionaryService(Protocol):
 
     observe: Callable[[str, str, str, str, bytes], None]
     """`observe(app, kind, name, user, body)`: offer a body, expanded and whole, as a sample. `name` is the operation or
-    biz, `user` whose body it is: of an answer the asking one, of a push the receiver; a device without a user is its
-    own. Offer requests and answers only of calls that a route took."""
+    biz, `user` whose body it is (Identity.owner): of an answer the asking one's, of a push the receiver's; empty: nobody's
+    in particular. Offer requests and answers only of calls that a route took."""
 
     def is_secret(self, name: str) -> bool:
         """Bodies of this operation or biz travel raw, whatever class of a bundle would match."""
@@ -33,14 +33,7 @@ class DictionaryService(Protocol):
         """One that can be expanded: canary, active, or no longer used and not yet forgotten."""
 
     def readable(self) -> Iterable[Dictionary]:
-        """All that can be expanded. What codecs have counted on them (Dictionary.count) is taken from there."""
-
-    def record(self, dictionary_id: int, raw: int, packed: int) -> None:
-        """A body of a class of this dictionary crossed the wire: its bytes before and after; both the same when it
-        went raw because that is smaller."""
-
-    def record_error(self, dictionary_id: int) -> None:
-        """A body could not be expanded with it, here or at the device."""
+        """All that can be expanded. What codecs have counted on them (Dictionary.count and fail) is taken from there."""
 
     def on_change(self, changed: Callable[[str], None]) -> Callable[[], None]:
         """`changed(app)` is called when bundles of an app have changed, for connections that are open; the

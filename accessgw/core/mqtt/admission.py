@@ -10,7 +10,7 @@ from twisted.python.failure import Failure
 
 from accessgw.core import tracing as traces
 from accessgw.core.authentication import AdmissionRefused
-from accessgw.core.interfaces import AuthenticationFailed
+from accessgw.core.interfaces.authentication import AuthenticationFailed
 from accessgw.core.interfaces.mqtt import EnhancedExchange
 from accessgw.core.mqtt.connecting import (
     KEEP_ALIVE_GRACE,

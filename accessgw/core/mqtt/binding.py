@@ -143,7 +143,8 @@ class MqttBinding(Admission):
             self._write(unsent)
 
     def _put_off(self, arrived: list[packets.Packet]) -> None:
-        """More packets came in one read than one turn of the reactor should be held for; the next read waits for them."""
+        """More packets came in one read than one turn of the reactor should be held for;
+        the next read waits for them."""
         self._rest = arrived[AT_ONCE:]
         self.connection.pause()
         self._services.clock.callLater(0, self._go_on)

@@ -12,7 +12,7 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from accessgw.core.interfaces import Clock
+from accessgw.core.interfaces.clock import Clock
 from accessgw.core.interfaces.mqtt import Dialer, MqttStore
 from accessgw.core.interfaces.mqtt_state import NEVER
 from accessgw.core.mqtt.bridge_link import BridgeLink

@@ -1,4 +1,4 @@
-"""Messages of the other broker on their way in: published here, and acknowledged there when the gateway answers for them."""
+"""Messages of the other broker on their way in: published here, acknowledged there when we answer for them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from twisted.python.failure import Failure
 from accessgw.core.interfaces.mqtt_state import Message
 from accessgw.core.mqtt.session import MqttSession
 from protocols.errors import RemoteError
-from protocols.mmtp.nothing import NOTHING
 from protocols.mqtt.names import check_topic_name
 from protocols.mqtt.packets import NO_PROPERTIES, Property, Publish
 from protocols.mqtt.reasons import FAILURE, Reason
@@ -77,7 +76,7 @@ class Inbound:
         bridge, session = self._bridge, self._session
         packet_id, qos = packet.packet_id, packet.qos
         if qos == 2 and packet_id in session.received:
-            self._again(packet_id)
+            self._answer(packet_id, qos, session.receive_again(packet_id))
             return
         message = self._message(packet)
         if message is None:
@@ -91,24 +90,7 @@ class Inbound:
             return
         session.remember(packet_id)
         outcome = bridge.broker.publish(message, (session.client_id, packet_id))
-        if isinstance(outcome, int):
-            self._settled(outcome, packet_id)
-            self._answer(packet_id, 2, outcome)
-            return
-        if session.receiving is NOTHING:
-            session.receiving = {}
-        waiting: list[Deferred[int]] = []
-        session.receiving[packet_id] = waiting
-
-        def done(reason: int) -> int:
-            if session.receiving.get(packet_id) is waiting:
-                del session.receiving[packet_id]
-            self._settled(reason, packet_id)
-            for one in waiting:
-                one.callback(reason)
-            return reason
-
-        self._answer(packet_id, 2, outcome.addCallback(done))
+        self._answer(packet_id, qos, session.receive(packet_id, outcome))
 
     def pubrel(self, packet_id: int) -> None:
         """A PUBREL came: the id is free once that is durable."""
@@ -127,20 +109,6 @@ class Inbound:
         self._session.remember(packet_id)
         if not self._ended:
             self._answers.fail(f"the store is not available: {failure.value}")
-
-    def _again(self, packet_id: int) -> None:
-        """Its acknowledgement was lost, or is still to come."""
-        waiting = self._session.receiving.get(packet_id)
-        if waiting is None:
-            self._answer(packet_id, 2, Reason.SUCCESS)
-            return
-        again: Deferred[int] = Deferred()
-        waiting.append(again)
-        self._answer(packet_id, 2, again)
-
-    def _settled(self, reason: int, packet_id: int) -> None:
-        if reason >= FAILURE:
-            self._session.release(packet_id)
 
     def _message(self, packet: Publish) -> Message | None:
         """As it is published here; None when it is not for us."""

@@ -153,7 +153,8 @@ class BridgeLink:
         return self.connection.buffered + self._queued
 
     def put(self, frame: bytes) -> None:
-        """A message of our broker, as it goes to clients of MQTT 5: rename it, and send it as the other side takes it."""
+        """A message of our broker, as it goes to clients of MQTT 5:
+        rename it, and send it as the other side takes it."""
         bridge, wire = self._bridge, self.wire
         if self._closed or wire is None:
             return

@@ -1,7 +1,7 @@
 """Keeps messages from going round between brokers that are bridged to each other.
 
-With MQTT 5 a message carries the names of the gateways that it has been at, as user properties; none takes it twice, and
-none sends it where it was. Gateways tell each other their names when a bridge connects. MQTT 3.1.1 has no place for
+With MQTT 5 a message carries the names of the gateways that it has been at, as user properties; none takes it twice,
+and none sends it where it was. Gateways tell each other their names when a bridge connects. MQTT 3.1.1 has no place for
 names: brokers that know the bridge bit do not send a bridge its own messages back, and where that does not help, what a
 bridge brings is known by topic and payload for half a minute after a device of ours has published the same.
 """

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterator
 from operator import attrgetter
 
 from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from accessgw.core.interfaces import Clock
+from accessgw.core.interfaces.clock import Clock
 from accessgw.core.interfaces.mqtt import MessageRules, MqttStore
 from accessgw.core.interfaces.mqtt_state import Message
 from accessgw.core.mqtt.outbound import Outbound
-from accessgw.core.mqtt.publication import PACKET_IDS, Parts, Publication, properties_at
+from accessgw.core.mqtt.publication import Publication
+from accessgw.core.mqtt.receivers import SHARED, Receiver, Receivers
 from accessgw.core.mqtt.session import MqttSession
 from accessgw.core.mqtt.topic_trace import TopicTrace
 from accessgw.model.counters import MqttCounters
 from accessgw.model.mqtt_settings import MqttSettings
-from protocols.mqtt.encoding import publish_frame, publish_parts
-from protocols.mqtt.packets import V5, V311
 from protocols.mqtt.reasons import FAILURE, Reason
 from protocols.mqtt.retained import RetainedStore
 from protocols.mqtt.topic_index import BRANCH_BYTES
-from protocols.mqtt.topics import Group, Plan, SharedGroup, TopicTree
+from protocols.mqtt.topics import Plan, TopicTree
 
 log = Logger()
 
@@ -36,32 +34,12 @@ OVERHEAD = 10
 MAX_BACKLOG = 10_000
 """Messages behind a large fan-out; past it, and past MAX_BACKLOG_BYTES, they are refused, or dropped and counted."""
 MAX_BACKLOG_BYTES = 32 * 1024 * 1024
-SHARED = 4
-"""Receivers that take as long as choosing one of a group of shared subscribers."""
 FEW = 4
 """So many receivers cost no more than the message itself: they are not counted."""
 NO_MATCHING_SUBSCRIBERS = int(Reason.NO_MATCHING_SUBSCRIBERS)
 QUOTA_EXCEEDED = int(Reason.QUOTA_EXCEEDED)
 SLICE = 2000
 """Receivers that one turn of the reactor serves: about two milliseconds."""
-
-
-class LocalReceiver:
-    """A receiver of the subscription tree that is no client."""
-
-    __slots__ = ("client_id", "deliver")
-
-    outlet = None
-    """It has no connection: this sends the hot path to where local receivers are looked for."""
-    durable = False
-
-    def __init__(self, client_id: str, deliver: Callable[[Message, int, bool], None]) -> None:
-        """`deliver(message, qos, retain)`: `qos` is what this subscription gets, `retain` what it gets to see."""
-        self.client_id = client_id
-        self.deliver = deliver
-
-
-Receiver = MqttSession | LocalReceiver
 NOBODY: Plan[Receiver] = Plan(())
 
 
@@ -86,12 +64,12 @@ class Broker:
         self.outbound = outbound
         self.clock = clock
         self.wall = wall
-        self.random = random
         self.counters = counters
         self.trace = trace
         self.rules = rules
-        self.reached = 0
-        """Receivers of all messages so far."""
+        self.receivers = Receivers(
+            settings, outbound=outbound, wall=wall, random=random, counters=counters, trace=trace
+        )
         self.sessions: dict[str, MqttSession] = {}
         self.tree: TopicTree[Receiver] = TopicTree()
         self.retained: RetainedStore[Message] = RetainedStore(
@@ -148,15 +126,15 @@ class Broker:
     def announce(self, message: Message) -> None:
         """A retained message of our own, of QoS 0, that is made anew after a restart: for subscribers alone."""
         self.retained.set(message)
-        self._deliver(Publication(message, self.wall()), self.tree.plan(message.topic))
+        self.receivers.deliver(Publication(message, self.wall()), self.tree.plan(message.topic))
 
     def publish_counted(self, message: Message) -> Deferred[tuple[int, int]]:
         """As publish: the reason code, and how many it reached or waits for."""
-        before = self.reached
+        before = self.receivers.reached
         self.served = 0
         self._put_off = None
         outcome = self.publish(message)
-        at_once, put_off = self.reached - before, self._put_off
+        at_once, put_off = self.receivers.reached - before, self._put_off
         whole = succeed(int(outcome)) if isinstance(outcome, int) else outcome
         return whole.addCallback(lambda reason: (reason, at_once if put_off is None else put_off.reached))
 
@@ -190,7 +168,7 @@ class Broker:
             groups = plan.groups
             if len(groups) == 1 and not plan.shared and len(groups[0].receivers) == 1:
                 (only,) = groups[0].receivers
-                if self._to_only(message, groups[0], only):
+                if self.receivers.to_only(message, groups[0], only):
                     return SUCCESS
         pub = Publication(message, self.wall())
         if ruled and self.rules is not None and self.rules.consumes(message.topic):
@@ -202,82 +180,10 @@ class Broker:
             return self._publish_in_slices(pub, plan is NOBODY, received, will_of)
         if served > FEW:
             self.served = served
-        self._deliver(pub, plan)
+        self.receivers.deliver(pub, plan)
         if pub.enqueues is None and received is None and not will_of and not (message.retain and message.qos):
             return self._outcome(pub)
         return self._commit(pub, message.retain and message.qos > 0, received, will_of)
-
-    def _to_watched(self, pub: Publication, group: Group[Receiver], receivers: Iterable[Receiver]) -> None:
-        """As _to_group, while somebody watches topics: what became of the message at each receiver."""
-        for receiver in receivers:
-            reached, waiting = pub.reached, len(pub.targets)
-            parked = len(receiver.parked or ()) if isinstance(receiver, MqttSession) else 0
-            self._to_group(pub, group, (receiver,))
-            if pub.reached == reached:
-                event = "dropped"
-            elif len(pub.targets) > waiting:
-                event = "queued" if pub.targets[-1][1] is None else "delivered"
-            else:
-                still = len(receiver.parked or ()) if isinstance(receiver, MqttSession) else 0
-                event = "queued" if still > parked else "delivered"
-            self.trace.tell(pub.message, event, client=receiver.client_id)
-
-    def _to_only(self, message: Message, group: Group[Receiver], session: Receiver) -> bool:
-        """The short way to the only receiver of a topic; False, and nothing done, when it needs the long one."""
-        outlet = session.outlet
-        qos, most = message.qos, group.qos
-        qos = qos if qos < most else most
-        if (
-            outlet is None
-            or type(session) is not MqttSession
-            or not session.window
-            or session.aliases is not None
-            or session.max_packet
-            or group.no_local
-        ):
-            return False
-        if qos and (session.durable or session.parked is not None or len(session.inflight) >= session.window):
-            return False
-        if outlet.buffered > (self.outbound.max_buffer if qos else self.settings.max_qos0_buffer):
-            return False
-        payload = message.payload
-        self.reached += 1
-        counters = self.counters
-        counters.sent_bytes += len(payload)
-        if qos == 1:
-            counters.sent_qos1 += 1
-        elif qos:
-            counters.sent_qos2 += 1
-        else:
-            counters.sent_qos0 += 1
-        v5 = session.v5
-        if v5 and (message.properties or message.expires_at is not None or group.identifiers):
-            head, tail = publish_parts(
-                message.topic,
-                payload,
-                V5,
-                qos=qos,
-                retain=False,
-                properties=properties_at(message, self.wall()),
-                identifiers=group.identifiers,
-            )
-            outlet.put(head + PACKET_IDS[session.allocate(qos)] + tail if qos else head)
-            return True
-        packet_id = PACKET_IDS[session.allocate(qos)] if qos else b""
-        outlet.put(publish_frame(message.topic, payload, V5 if v5 else V311, qos << 1, packet_id))
-        return True
-
-    def _deliver(self, pub: Publication, plan: Plan[Receiver]) -> None:
-        for group in tuple(plan.groups):
-            # A copy: what happens to a receiver may change who they are.
-            receivers = tuple(group.receivers)
-            if self.trace.watched:
-                self._to_watched(pub, group, receivers)
-            else:
-                self._to_group(pub, group, receivers)
-        if plan.shared:
-            self._to_shared(pub, plan.shared)
-        self.reached += pub.reached
 
     def deliver_alone(
         self, message: Message, session: MqttSession, qos: int, identifiers: tuple[int, ...] = (), retain: bool = False
@@ -300,6 +206,12 @@ class Broker:
         self.counters.retained = len(retained)
         self.counters.retained_bytes = retained.bytes
         return True
+
+    def sweep(self) -> None:
+        """Forget retained messages that have expired, a bounded batch."""
+        self.retained.sweep(self.wall())
+        self.counters.retained = len(self.retained)
+        self.counters.retained_bytes = self.retained.bytes
 
     def _commit(
         self, pub: Publication, retained: bool, received: tuple[str, int] | None, will_of: str
@@ -324,118 +236,6 @@ class Broker:
         self.outbound.not_stored(pub)
         self.counters.drop("store_unavailable")
         return Reason.UNSPECIFIED
-
-    # ---------------------------------------------------------------- to the receivers
-
-    def _to_group(self, pub: Publication, group: Group[Receiver], receivers: Iterable[Receiver]) -> None:
-        """Send to receivers with the same options. The first branches are those of devices that are connected and read."""
-        message = pub.message
-        qos = group.qos if group.qos < message.qos else message.qos
-        retain = message.retain and group.retain_as_published
-        identifiers = group.identifiers
-        publisher = message.publisher if group.no_local else None
-        if qos:
-            self._to_group_reliably(pub, group, receivers, qos)
-            return
-        send = self.outbound.send
-        limit = self.settings.max_qos0_buffer
-        newer: bytes | None = None
-        older: bytes | None = None
-        sent = 0
-        for receiver in receivers:
-            outlet = receiver.outlet
-            if receiver.client_id == publisher:
-                continue
-            if outlet is None:
-                if type(receiver) is LocalReceiver:
-                    self._to_local(pub, receiver, qos, retain)
-                continue
-            assert type(receiver) is MqttSession
-            if receiver.aliases is not None or receiver.max_packet or not receiver.window or outlet.buffered > limit:
-                send(pub, receiver, 0, retain, identifiers)
-                continue
-            if receiver.v5:
-                if newer is None:
-                    newer = pub.parts(True, 0, retain, identifiers)[0]
-                outlet.put(newer)
-            else:
-                if older is None:
-                    older = pub.parts(False, 0, retain, ())[0]
-                outlet.put(older)
-            sent += 1
-        pub.reached += sent
-        self.counters.sent_qos0 += sent
-        self.counters.sent_bytes += sent * len(message.payload)
-
-    def _to_group_reliably(
-        self, pub: Publication, group: Group[Receiver], receivers: Iterable[Receiver], qos: int
-    ) -> None:
-        """QoS 1 and 2: those with room are sent it at once, the others as Outbound sees fit."""
-        message = pub.message
-        retain = message.retain and group.retain_as_published
-        identifiers = group.identifiers
-        publisher = message.publisher if group.no_local else None
-        max_buffer = self.outbound.max_buffer
-        newer: Parts | None = None
-        older: Parts | None = None
-        sent = 0
-        for receiver in receivers:
-            if receiver.client_id == publisher:
-                continue
-            if type(receiver) is not MqttSession:
-                self._to_local(pub, receiver, qos, retain)
-                continue
-            outlet = receiver.outlet
-            if (
-                outlet is None
-                or receiver.durable
-                or receiver.parked is not None
-                or receiver.aliases is not None
-                or receiver.max_packet
-                or len(receiver.inflight) >= receiver.window
-                or outlet.buffered > max_buffer
-            ):
-                self.outbound.send(pub, receiver, qos, retain, identifiers)
-                continue
-            if receiver.v5:
-                if newer is None:
-                    newer = pub.parts(True, qos, retain, identifiers)
-                head, tail = newer
-            else:
-                if older is None:
-                    older = pub.parts(False, qos, retain, ())
-                head, tail = older
-            outlet.put(head + PACKET_IDS[receiver.allocate(qos)] + tail)
-            sent += 1
-        pub.reached += sent
-        if qos == 1:
-            self.counters.sent_qos1 += sent
-        else:
-            self.counters.sent_qos2 += sent
-        self.counters.sent_bytes += sent * len(message.payload)
-
-    def _to_local(self, pub: Publication, receiver: Receiver, qos: int, retain: bool) -> None:
-        pub.reached += 1
-        assert isinstance(receiver, LocalReceiver)
-        receiver.deliver(pub.message, qos, retain)
-
-    def _to_shared(self, pub: Publication, groups: Iterable[SharedGroup[Receiver]]) -> None:
-        """To one member of each group of shared subscribers (section 4.8.2)."""
-        message = pub.message
-        strategy = self.settings.shared_strategy
-        key = message.publisher if strategy == "hash_client" else message.topic
-        for shared in groups:
-            receiver = shared.choose(strategy, key, _usable, random=self.random, allow_unusable=True)
-            if receiver is None:
-                continue
-            options = shared.options(receiver)
-            qos = min(options.qos, message.qos)
-            retain = message.retain and options.retain_as_published
-            if isinstance(receiver, MqttSession):
-                identifiers = (options.identifier,) if options.identifier else ()
-                self.outbound.send(pub, receiver, qos, retain, identifiers)
-            else:
-                self._to_local(pub, receiver, qos, retain)
 
     # ---------------------------------------------------------------- large fan-outs
 
@@ -472,17 +272,9 @@ class Broker:
         return done
 
     def _sliced(self, pub: Publication, hidden: bool) -> Iterator[int]:
-        """How many receivers each step has served. They are those of the moment at which it begins."""
+        """Its receivers are those of the moment at which it begins."""
         plan = NOBODY if hidden else self.tree.plan(pub.message.topic)
-        for group, receivers in [(group, iter(list(group.receivers))) for group in plan.groups]:
-            while part := list(islice(receivers, SLICE)):
-                self._to_group(pub, group, part)
-                yield len(part)
-        shared = iter(tuple(plan.shared))
-        while groups := list(islice(shared, SLICE // SHARED)):
-            self._to_shared(pub, groups)
-            yield len(groups) * SHARED
-        self.reached += pub.reached
+        yield from self.receivers.deliver_in_slices(pub, plan, SLICE)
 
     def _backlog_full(self) -> bool:
         return len(self._backlog) >= MAX_BACKLOG or self._backlog_bytes >= MAX_BACKLOG_BYTES
@@ -509,20 +301,6 @@ class Broker:
             self.clock.callLater(0, self._go_on)
         else:
             self._slicing = False
-
-    # ---------------------------------------------------------------- parts of the gateway that subscribe
-
-    def sweep(self) -> None:
-        """Forget retained messages that have expired, a bounded batch."""
-        self.retained.sweep(self.wall())
-        self.counters.retained = len(self.retained)
-        self.counters.retained_bytes = self.retained.bytes
-
-
-def _usable(receiver: Receiver) -> bool:
-    if isinstance(receiver, LocalReceiver):
-        return True
-    return receiver.outlet is not None and len(receiver.inflight) < receiver.window and receiver.parked is None
 
 
 def _worst(results: list[tuple[bool, int]]) -> int:

@@ -18,7 +18,8 @@ from typing import Any, Protocol
 from msgspec import json
 
 from accessgw.core.call_headers import BUSY, TRY_AGAIN
-from accessgw.core.interfaces import CallService, CallUpload, Clock
+from accessgw.core.interfaces.calls import CallService, CallUpload
+from accessgw.core.interfaces.clock import Clock
 from accessgw.model.calls import Call, Headers
 from accessgw.model.counters import MqttCounters
 from accessgw.model.identity import ConnectionInfo, Identity, Strength

@@ -81,8 +81,8 @@ def connack_of(
     authentication: Properties = NO_PROPERTIES,
     origin: str = "",
 ) -> Connack:
-    """What we tell the client: what differs from what it asked (section 3.2.2.3). The connection adds its own limits, and
-    has a CONNACK ready that says nothing else. A bridge of another gateway is also told our name, `origin`."""
+    """What we tell the client: what differs from what it asked (section 3.2.2.3). The connection adds its own limits,
+    and has a CONNACK ready that says nothing else. A bridge of another gateway is also told our name, `origin`."""
     if connect.version != V5:
         return Connack(present, 0)
     properties: dict[int, object] = dict(authentication)

@@ -11,7 +11,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from accessgw.core import tracing as traces
-from accessgw.core.interfaces import Connection, Timer
+from accessgw.core.interfaces.clock import Timer
+from accessgw.core.interfaces.connections import Connection
 from accessgw.core.interfaces.mqtt import EnhancedExchange
 from accessgw.core.mqtt import frame_trace
 from accessgw.core.mqtt.calls import ConnectionCalls

@@ -9,10 +9,11 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 
-from accessgw.core.interfaces import ControlError
+from accessgw.core.interfaces.control import ControlError
 from accessgw.core.interfaces.mqtt_state import Message
-from accessgw.core.mqtt.broker import Broker, LocalReceiver
+from accessgw.core.mqtt.broker import Broker
 from accessgw.core.mqtt.owners import user_of
+from accessgw.core.mqtt.receivers import LocalReceiver
 from accessgw.core.mqtt.requests import Requests
 from accessgw.core.mqtt.session import MqttSession
 from accessgw.core.mqtt.session_keeper import SessionKeeper

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from itertools import islice
 
-from accessgw.core.interfaces import Timer, Timers
+from accessgw.core.interfaces.clock import Timer, Timers
 from protocols.mmtp.nothing import NOTHING
 
 LONGEST = 3600.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 
-from accessgw.core.interfaces import Clock, Timers
+from accessgw.core.interfaces.clock import Clock, Timers
 from accessgw.core.mqtt.session import MqttSession
 from accessgw.model.counters import MqttCounters
 

@@ -13,7 +13,6 @@ from accessgw.core.mqtt.push_link import PushLink
 from accessgw.core.mqtt.session import MqttSession
 from accessgw.model.reasons import CloseReason
 from accessgw.policy.topic_rules import Decision
-from protocols.mmtp.nothing import NOTHING
 from protocols.mqtt import packets
 from protocols.mqtt.packets import NO_PROPERTIES, Property
 from protocols.mqtt.reasons import FAILURE, Reason
@@ -50,7 +49,7 @@ class Inbound(PushLink):
         else:
             counters.received_qos2 += 1
             if packet.packet_id in session.received:
-                self._received_again(session, packet.packet_id)
+                self._answer(packet.packet_id, 2, session.receive_again(packet.packet_id))
                 return
             if len(session.received) >= services.settings.max_unreleased:
                 counters.drop("unreleased")
@@ -143,36 +142,7 @@ class Inbound(PushLink):
         """QoS 2, method B of section 4.3.3: the message goes on at once, its id is kept until PUBREL."""
         session.remember(packet_id)
         received = (session.client_id, packet_id) if session.durable else None
-        outcome = self._services.broker.publish(message, received)
-        if isinstance(outcome, int):
-            if outcome >= FAILURE:
-                session.release(packet_id)
-            self._answer(packet_id, 2, outcome)
-            return
-        if session.receiving is NOTHING:
-            session.receiving = {}
-        waiting: list[Deferred[int]] = []
-        session.receiving[packet_id] = waiting
-
-        def done(reason: int) -> int:
-            session.receiving.pop(packet_id, None)
-            if reason >= FAILURE:
-                session.release(packet_id)
-            for one in waiting:
-                one.callback(reason)
-            return reason
-
-        self._answer(packet_id, 2, outcome.addCallback(done))
-
-    def _received_again(self, session: MqttSession, packet_id: int) -> None:
-        """It was not acknowledged in time, or its acknowledgement was lost."""
-        waiting = session.receiving.get(packet_id)
-        if waiting is None:
-            self._answer(packet_id, 2, Reason.SUCCESS)
-            return
-        again: Deferred[int] = Deferred()
-        waiting.append(again)
-        self._answer(packet_id, 2, again)
+        self._answer(packet_id, 2, session.receive(packet_id, self._services.broker.publish(message, received)))
 
     def _answer(self, packet_id: int, qos: int, outcome: int | Deferred[int]) -> None:
         """Acknowledge a message when the gateway answers for it, in order."""

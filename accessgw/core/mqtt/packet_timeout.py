@@ -6,7 +6,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Protocol
 
-from accessgw.core.interfaces import Timers
+from accessgw.core.interfaces.clock import Timers
 from protocols.mqtt.receiver import Receiver
 
 BATCH = 200

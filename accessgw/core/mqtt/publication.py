@@ -38,7 +38,8 @@ class Publication:
         self.enqueues: list[Enqueue] | None = None
         """Receivers in the store."""
         self.targets: list[tuple[MqttSession, Parts | None, int]] = []
-        """Their sessions, with what to send them once it is durable (None: they are behind), and on which connection."""
+        """Their sessions, with what to send them once it is durable (None: they are behind),
+        and on which connection."""
         self._now = now
         self._parts: dict[tuple[bool, int, bool, tuple[int, ...], int, bool], Parts] = {}
         self._hash = -1
@@ -94,8 +95,8 @@ class Publication:
 
 
 def properties_at(message: Message, now: float) -> Properties:
-    """The properties as a receiver gets them now: with the rest of the message's life (section 3.3.2.3.3), which is 0 for
-    one that was to go out at once or not at all, and for one that is sent again when its time is over."""
+    """The properties as a receiver gets them now: with the rest of the message's life (section 3.3.2.3.3), which is 0
+    for one that was to go out at once or not at all, and for one that is sent again when its time is over."""
     if message.expires_at is None:
         return message.properties
     # Less what times of day are rounded by: a whole second must not become one more. The clock may be set back, too.

@@ -1,10 +1,10 @@
-"""Pushes of the gateway's streams over MQTT: a PUBLISH of QoS 1 on a topic of its own, whose PUBACK moves the cursor."""
+"""Pushes of the gateway's streams over MQTT: each a PUBLISH of QoS 1 on a topic of its own; PUBACK moves the cursor."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from accessgw.core.interfaces import OutgoingPush
+from accessgw.core.interfaces.pushes import OutgoingPush
 from accessgw.core.mqtt.connection_state import MqttConnection
 from accessgw.core.mqtt.publication import PACKET_IDS, Parts
 from accessgw.core.mqtt.session import PUSH, MqttSession

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, fail, succeed
 
-from accessgw.core.interfaces import ControlError, Timer, Timers
+from accessgw.core.interfaces.clock import Timer, Timers
+from accessgw.core.interfaces.control import ControlError
 from accessgw.model.counters import MqttCounters
 from protocols.mqtt.packets import NO_PROPERTIES, V5, Properties, Property
 from protocols.mqtt.reasons import Reason

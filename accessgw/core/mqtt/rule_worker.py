@@ -9,16 +9,9 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from accessgw.core.interfaces import (
-    Clock,
-    Timer,
-    Timers,
-    UpstreamClient,
-    UpstreamExchange,
-    UpstreamFailure,
-    UpstreamRequest,
-)
+from accessgw.core.interfaces.clock import Clock, Timer, Timers
 from accessgw.core.interfaces.mqtt_state import Message
+from accessgw.core.interfaces.upstreams import UpstreamClient, UpstreamExchange, UpstreamFailure, UpstreamRequest
 from accessgw.core.mqtt.rule_bodies import json_body, raw_headers
 from accessgw.core.mqtt.rule_queue import RuleQueue, Taken
 from accessgw.model.calls import Headers

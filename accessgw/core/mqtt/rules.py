@@ -7,8 +7,9 @@ from functools import partial
 
 from twisted.internet.defer import Deferred
 
-from accessgw.core.interfaces import Clock, Timers, UpstreamClient
+from accessgw.core.interfaces.clock import Clock, Timers
 from accessgw.core.interfaces.mqtt_state import Message
+from accessgw.core.interfaces.upstreams import UpstreamClient
 from accessgw.core.mqtt.rule_worker import RuleWorker, first_failure
 from accessgw.model.counters import MqttCounters
 from accessgw.model.mqtt_settings import MessageRuleSettings

@@ -11,8 +11,10 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from accessgw.core.bounded import bounded
-from accessgw.core.interfaces import Clock, Connection, PushService, Timers
+from accessgw.core.interfaces.clock import Clock, Timers
+from accessgw.core.interfaces.connections import Connection
 from accessgw.core.interfaces.mqtt import EnhancedAuthenticator, MqttStore
+from accessgw.core.interfaces.pushes import PushService
 from accessgw.core.mqtt.broker import Broker
 from accessgw.core.mqtt.calls import MqttCalls
 from accessgw.core.mqtt.direct import Direct

@@ -12,6 +12,7 @@ from accessgw.core.interfaces.mqtt_state import Message, QueuedMessage, StoredWi
 from accessgw.model.identity import Identity
 from protocols.mmtp.nothing import NOTHING
 from protocols.mqtt.packets import V5, SubscriptionRequest
+from protocols.mqtt.reasons import FAILURE, Reason
 
 if TYPE_CHECKING:
     from accessgw.core.registry import DeviceSession
@@ -182,6 +183,39 @@ class MqttSession:
         if not self.received:
             self.received = NO_IDS
         return True
+
+    def receive(self, packet_id: int, outcome: int | Deferred[int]) -> int | Deferred[int]:
+        """What to answer to a QoS 2 message under a remembered id; `outcome` is what publishing it says. The id is
+        free again when the message is refused."""
+        if isinstance(outcome, int):
+            if outcome >= FAILURE:
+                self.release(packet_id)
+            return outcome
+        if self.receiving is NOTHING:
+            self.receiving = {}
+        waiting: list[Deferred[int]] = []
+        self.receiving[packet_id] = waiting
+
+        def done(reason: int) -> int:
+            # The client may have released the id, and have used it for another message.
+            if self.receiving.get(packet_id) is waiting:
+                del self.receiving[packet_id]
+                if reason >= FAILURE:
+                    self.release(packet_id)
+            for again in waiting:
+                again.callback(reason)
+            return reason
+
+        return outcome.addCallback(done)
+
+    def receive_again(self, packet_id: int) -> int | Deferred[int]:
+        """The answer to the same message once more: the acknowledgement was lost, or is still to come."""
+        waiting = self.receiving.get(packet_id)
+        if waiting is None:
+            return Reason.SUCCESS
+        again: Deferred[int] = Deferred()
+        waiting.append(again)
+        return again
 
     def forget_transient(self) -> None:
         """The connection is gone: what belonged to it alone goes too."""

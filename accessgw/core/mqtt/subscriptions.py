@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from accessgw.core.interfaces import Clock
+from accessgw.core.interfaces.clock import Clock
 from accessgw.core.interfaces.mqtt import MqttStore
 from accessgw.core.interfaces.mqtt_state import Message, StoredSubscription
 from accessgw.core.mqtt.broker import Broker

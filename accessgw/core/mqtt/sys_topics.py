@@ -8,7 +8,7 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from accessgw.core.interfaces import Clock
+from accessgw.core.interfaces.clock import Clock
 from accessgw.core.interfaces.mqtt_state import Message
 from accessgw.model.counters import MqttCounters
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from accessgw.core.interfaces import Timers
+from accessgw.core.interfaces.clock import Timers
 from accessgw.core.interfaces.mqtt_state import StoredWill
 from accessgw.core.mqtt.deadlines import BATCH, Deadlines
 from accessgw.model.counters import MqttCounters

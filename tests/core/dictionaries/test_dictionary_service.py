@@ -12,7 +12,8 @@ from twisted.internet.task import Clock
 
 from accessgw.core.dictionaries.service import Dictionaries
 from accessgw.core.dictionaries.training import TrainingRefused
-from accessgw.core.interfaces import ControlError, StoreUnavailable
+from accessgw.core.interfaces.control import ControlError
+from accessgw.core.interfaces.stores import StoreUnavailable
 from accessgw.model.counters import DictionaryCounters
 from accessgw.model.dictionaries import TrainingJob, TrainingResult
 from accessgw.model.dictionary_settings import DictionarySettings
@@ -25,6 +26,7 @@ SETTINGS = DictionarySettings(
     least_messages=50,
     canary_share=0.5,
     canary_messages=10,
+    canary_users=5,
     ratio_margin=0.1,
     error_margin=0.05,
     promote_after=5.0,
@@ -74,6 +76,7 @@ class World:
         self.trainer = FakeTrainer()
         self.counters = DictionaryCounters()
         self.settings = settings
+        self.secret_operations: tuple[str, ...] = ()
         self.service = Dictionaries(
             replace(SETTINGS, **settings),
             self.store,
@@ -82,6 +85,7 @@ class World:
             wall=lambda: self.began + self.clock.seconds(),
             random=lambda: 0.5,
             counters=self.counters,
+            secret_operations=lambda: self.secret_operations,
         )
         self.changed: list[str] = []
         self.service.on_change(self.changed.append)
@@ -90,9 +94,13 @@ class World:
     def restarted(self, **settings: Any) -> World:
         return World(self.store, self.began + self.clock.seconds(), **{**self.settings, **settings})
 
-    def feed(self, app: str = "wallet", name: str = "pay", kind: str = "q", count: int = 60, users: int = 3) -> None:
+    def feed(
+        self, app: str = "wallet", name: str = "pay", kind: str = "q", count: int = 60, users: int = 3, size: int = 200
+    ) -> None:
         for number in range(count):
-            self.service.observe(app, kind, name, f"user{number % users}", b"body number %04d of them" % number)
+            self.service.observe(
+                app, kind, name, f"user{number % users}", b"body number %04d of them" % number + bytes(size - 24)
+            )
 
     def train(self, app: str | None = None, *classes: str) -> list[dict[str, Any]]:
         return result(self.service.train(app, classes))
@@ -113,8 +121,10 @@ class World:
         return tuple(dictionary.id for dictionary in bundle.dictionaries) if bundle else ()
 
     def pass_bodies(self, id: int, count: int, ratio: float) -> None:
-        for _ in range(count):
-            self.service.record(id, 1000, int(1000 * ratio))
+        """Bodies of five users in turn."""
+        dictionary = self.service.dictionary(id)
+        for number in range(count):
+            dictionary.count(1000, int(1000 * ratio), number % 5 + 1)
 
 
 def result(deferred: Deferred[Any]) -> Any:
@@ -226,10 +236,14 @@ def test_a_worse_canary_is_rolled_back_by_itself(world: World) -> None:
     result(world.service.activate(world.trained(), 1.0))
     world.trained()
     world.pass_bodies(1, 10, 0.3)
-    world.pass_bodies(2, 9, 0.5)
+    world.pass_bodies(2, 5, 0.5)
+    world.pass_bodies(2, 4, 0.5)
     world.clock.advance(1)
     assert world.states()[2] == "canary"
-    world.pass_bodies(2, 1, 0.5)
+    assert world.service.show(2)["trial"] == {
+        "users": 5, "of_users": 5, "failed": 0, "bodies": 9, "of": 10, "ratio": 0.5,
+    }  # fmt: skip
+    world.pass_bodies(2, 5, 0.5)
     world.clock.advance(1)
     assert world.states() == {1: "active", 2: "rolled_back"}
     assert world.service.show(2)["reason"] == "ratio 0.500 against 0.300"
@@ -239,11 +253,35 @@ def test_a_worse_canary_is_rolled_back_by_itself(world: World) -> None:
 
 def test_a_canary_that_cannot_be_expanded_is_rolled_back(world: World) -> None:
     world.trained()
-    for _ in range(10):
-        world.service.record_error(1)
+    for witness in (1, 1, 1, 2, 3, 4):
+        world.service.dictionary(1).fail(witness)
+    world.clock.advance(1)
+    assert world.states() == {1: "canary"} and world.service.show(1)["trial"]["failed"] == 4
+    world.service.dictionary(1).fail(5)
     world.clock.advance(1)
     assert world.states() == {1: "rolled_back"}
-    assert world.counters.errors == 10 and "errors 1.0000" in world.service.show(1)["reason"]
+    assert world.counters.errors == 7 and "errors for 5 of 5 users" in world.service.show(1)["reason"]
+
+
+@pytest.mark.parametrize("which", [1, 2])
+def test_a_hostile_user_neither_takes_a_canary_back_nor_brings_it_through(world: World, which: int) -> None:
+    """As many bodies as it likes, as bad or as good as it likes, on either side of the comparison; those who have proved
+    nothing are one together."""
+    world = World(promote=True)
+    result(world.service.activate(world.trained(), 1.0))
+    world.trained()
+    for _ in range(3):
+        for witness in (0, 7):
+            for _ in range(2000):
+                world.service.dictionary(which).fail(witness)
+            world.service.dictionary(which).count(10**9, 10**9 if which == 2 else 1, witness)
+        world.clock.pump([1] * 6)
+        assert world.states() == {1: "active", 2: "canary"}
+    for witness in range(11, 21):
+        for id in (1, 2):
+            world.service.dictionary(id).count(1000, 300, witness)
+    world.clock.pump([1] * 6)
+    assert world.states() == {1: "retired", 2: "active"}, "the others decide"
 
 
 def test_a_good_canary_is_promoted_only_where_that_is_wanted(world: World) -> None:
@@ -306,6 +344,32 @@ def test_a_trial_goes_on_after_a_restart(world: World) -> None:
     assert again.service.show(2)["reason"] == "ratio 0.500 against 0.300"
 
 
+def test_a_trial_counts_from_when_it_began_and_ends_with_it(world: World) -> None:
+    result(world.service.activate(world.trained(), 1.0))
+    world.pass_bodies(1, 100, 0.9)
+    assert world.service.dictionary(1).watcher is None
+    world.trained()
+    assert world.service.dictionary(1).watcher is not None
+    first = world.service.dictionary(2).watcher
+    world.clock.advance(1)
+    result(world.service.activate(2, 0.7))
+    assert world.service.dictionary(2).watcher is first, "wider, it goes on"
+    result(world.service.roll_back(2))
+    assert world.service.dictionary(1).watcher is world.service.dictionary(2).watcher is None
+    world.clock.advance(1)
+    world.pass_bodies(2, 100, 0.9)
+    result(world.service.activate(2, 0.5))
+    assert world.service.show(2)["trial"]["users"] == 0, "another one begins anew"
+    world.pass_bodies(1, 10, 0.3)
+    world.pass_bodies(2, 10, 0.3)
+    world.clock.advance(1)
+    assert world.states()[2] == "canary"
+    world.clock.pump([1] * 5)
+    assert world.restarted().service.show(2)["trial"]["users"] == 5
+    result(world.service.activate(2, 1.0))
+    assert world.restarted().service.dictionary(1).watcher is None
+
+
 def test_a_change_that_the_store_did_not_take_does_not_happen(world: World) -> None:
     world.trained()
     put, world.store.put = world.store.put, lambda records, lazy=False: fail(StoreUnavailable("disk full"))
@@ -345,6 +409,46 @@ def test_what_cannot_be_trained_is_told(world: World, app: str, classes: list[st
         world.train(app, *classes)
     assert caught.value.code == code
     assert world.states() == {}
+
+
+@pytest.mark.parametrize(
+    ("fed", "ready"),
+    [
+        ({"size": 171}, True),  # 10 260 bytes
+        ({"size": 170}, False),
+        ({"count": 49, "size": 500}, False),
+        ({"users": 1}, False),
+    ],
+)
+def test_what_is_said_to_be_ready_can_be_trained(world: World, fed: dict[str, int], ready: bool) -> None:
+    world.feed(**fed)
+    (row,) = world.service.overview()["classes"]
+    assert row["ready"] == ready
+    for classes in ((), ("qpay",)):
+        if ready:
+            assert len(world.train("wallet", *classes)) == 1
+            world.trainer.finish()
+        else:
+            with pytest.raises(ControlError) as caught:
+                world.train("wallet", *classes)
+            assert caught.value.code == "too_little"
+
+
+def test_a_dictionary_does_not_cover_secret_requests() -> None:
+    """A device cannot know that one of the operations of a class is secret. What the gateway sends it keeps raw itself."""
+    world = World(secret=("pay.login",))
+    world.secret_operations = ("card.*",)
+    for name in ("pay.once", "card", "cards", "other"):
+        world.feed(name=name)
+        world.feed(name=name, kind="a")
+    for classes, covered in (("qpay.*", "pay.login"), ("qcar*", "card.*"), ("q*", "pay.login"), ("qg*", "gw.*")):
+        with pytest.raises(ControlError) as caught:
+            world.train("wallet", classes)
+        assert caught.value.code == "secret" and f"covers {covered}" in str(caught.value)
+    for classes in ("apay.*", "a*", "qcards*", "qother"):
+        (row,) = world.train("wallet", classes)
+        assert row["classes"] == [classes]
+        world.trainer.finish()
 
 
 def test_a_training_is_not_begun_twice_and_not_past_the_bound() -> None:
@@ -437,7 +541,7 @@ def test_what_codecs_have_counted_becomes_figures(world: World) -> None:
     assert dictionary in world.service.readable()
     for _ in range(3):
         dictionary.count(100, 40)
-    dictionary.errors += 1
+    dictionary.fail()
     row = world.service.show(id)
     assert (row["bodies"], row["raw_bytes"], row["packed_bytes"], row["errors"]) == (3, 300, 120, 1)
     dictionary.count(100, 100)

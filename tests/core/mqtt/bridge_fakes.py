@@ -10,14 +10,15 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from accessgw.core.interfaces import StoreUnavailable
 from accessgw.core.interfaces.mqtt import DialUser
 from accessgw.core.interfaces.mqtt_state import Message
+from accessgw.core.interfaces.stores import StoreUnavailable
 from accessgw.core.mqtt.bridge import Bridge
 from accessgw.core.mqtt.bridge_loops import LoopGuard
 from accessgw.core.mqtt.bridges import Bridges
-from accessgw.core.mqtt.broker import Broker, LocalReceiver
+from accessgw.core.mqtt.broker import Broker
 from accessgw.core.mqtt.outbound import Outbound
+from accessgw.core.mqtt.receivers import LocalReceiver
 from accessgw.core.mqtt.services import wire_limits
 from accessgw.core.mqtt.session_keeper import SessionKeeper
 from accessgw.core.mqtt.subscriptions import Subscriptions

@@ -9,8 +9,8 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 
-from accessgw.core.interfaces import StoreUnavailable
 from accessgw.core.interfaces.mqtt_state import Message, StoredWill
+from accessgw.core.interfaces.stores import StoreUnavailable
 from accessgw.core.mqtt.broker import Broker
 from accessgw.core.mqtt.outbound import Outbound
 from accessgw.core.mqtt.session import MqttSession
@@ -44,7 +44,8 @@ BEHIND = ("forget_will", "retain", "acknowledged")
 
 class HandStore:
     """The memory store, with the durable one's timing: commands become durable one after the other, their Deferreds
-    fire later, in order; a read sees what is durable when it runs, and nobody waits for it. `hand` False: all at once."""
+    fire later, in order; a read sees what is durable when it runs, and nobody waits for it. `hand` False: all at
+    once."""
 
     def __init__(self, inner: MemoryMqttStore) -> None:
         self.inner = inner
@@ -149,7 +150,7 @@ class HandStore:
 
 
 class Client:
-    """A client that is told what the broker sends, through a client's end of the wire, which checks it. It is an Outlet.
+    """A client that is told what the broker sends, through a client's end of the wire, which checks it; an Outlet.
 
     `got` is what its application has got; acknowledgements wait in `answers` until a test lets them go.
     """

@@ -7,7 +7,7 @@ import pytest
 from twisted.internet.defer import CancelledError
 from twisted.internet.task import Clock
 
-from accessgw.core.interfaces import ControlError
+from accessgw.core.interfaces.control import ControlError
 from accessgw.core.mqtt.requests import Requests
 from accessgw.core.timers import TimingWheel
 from accessgw.model.counters import MqttCounters

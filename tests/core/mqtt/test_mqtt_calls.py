@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from accessgw.core.interfaces import UpstreamFailure
+from accessgw.core.interfaces.upstreams import UpstreamFailure
 from accessgw.core.mqtt.calls import MqttCalls
 from accessgw.model.counters import MqttCounters
 from accessgw.model.identity import ConnectionInfo, Identity

@@ -204,9 +204,6 @@ def test_no_alias_is_used_up_before_connack() -> None:
     assert [(one.topic, one.payload) for one in client.got] == [("t", b"seen")]
 
 
-# ------------------------------------------------------------------ large fan-outs
-
-
 @pytest.mark.parametrize("version", [V311, V5])
 def test_nothing_is_sent_or_counted_before_connack(version: int) -> None:
     world = World()
@@ -216,10 +213,13 @@ def test_nothing_is_sent_or_counted_before_connack(version: int) -> None:
     client.cut()
     client.connect(welcome=False)
     sent: list[bytes] = []
-    client.put = sent.append  # type: ignore[method-assign]
+    client.put = sent.append  # type: ignore[method-assign]  # instead of decoding it
     assert world.publish(b"x") == [Reason.NO_MATCHING_SUBSCRIBERS]
     assert sent == []
-    assert (world.counters.sent_qos0, world.counters.sent_bytes, world.broker.reached) == (0, 0, 0)
+    assert (world.counters.sent_qos0, world.counters.sent_bytes, world.broker.receivers.reached) == (0, 0, 0)
+
+
+# ------------------------------------------------------------------ large fan-outs
 
 
 def test_large_fan_outs_go_in_slices_and_keep_the_order() -> None:
@@ -241,7 +241,7 @@ def test_large_fan_outs_go_in_slices_and_keep_the_order() -> None:
     for client in [*many, durable]:
         assert [one for one in client.payloads if one != b"2"] == [b"0", b"3"]
         assert b"2" in client.payloads
-    assert world.broker.reached == 3 * 4501 + 1
+    assert world.broker.receivers.reached == 3 * 4501 + 1
 
 
 def test_small_messages_behind_a_large_fan_out_share_turns() -> None:

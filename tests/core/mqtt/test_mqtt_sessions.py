@@ -11,8 +11,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
-from accessgw.core.interfaces import StoreUnavailable
 from accessgw.core.interfaces.mqtt_state import Message
+from accessgw.core.interfaces.stores import StoreUnavailable
 from accessgw.core.mqtt.control import BrokerControl
 from accessgw.core.mqtt.deadlines import BATCH, Deadlines
 from accessgw.core.mqtt.session_keeper import granted_expiry
@@ -509,7 +509,7 @@ def test_shared_subscribers_that_are_away_get_nothing_while_another_is_there() -
 def test_what_ops_may_do() -> None:
     world = World()
     broker: Any = world.broker
-    control = BrokerControl(broker, world.keeper, None, None, list)  # type: ignore[arg-type]
+    control = BrokerControl(broker, world.keeper, None, None, list)  # type: ignore[arg-type]  # neither asks nor counts
     for name in ("b", "a"):
         client = world.client(name)
         client.connect()

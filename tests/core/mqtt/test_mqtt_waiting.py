@@ -15,6 +15,6 @@ def test_listings_count_what_waits_in_the_store_for_a_client_that_is_away() -> N
     for payload in (b"1", b"2", b"3"):
         world.publish(payload, qos=1)
     world.clock.advance(1)
-    control = BrokerControl(world.broker, world.keeper, None, None, list)  # type: ignore[arg-type]
+    control = BrokerControl(world.broker, world.keeper, None, None, list)  # type: ignore[arg-type]  # neither asks nor counts
     assert control.client("c")["queued"] == 3
     assert [row["queued"] for row in control.clients("", 10, None)] == [3]

@@ -11,8 +11,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, globalLogPublisher
 
-from accessgw.core.interfaces import UpstreamFailure
 from accessgw.core.interfaces.mqtt_state import Message
+from accessgw.core.interfaces.upstreams import UpstreamFailure
 from accessgw.core.mqtt.rule_queue import RuleQueue
 from accessgw.core.mqtt.rules import ServiceRules
 from accessgw.core.timers import TimingWheel

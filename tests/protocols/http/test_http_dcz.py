@@ -8,7 +8,7 @@ from hashlib import sha256
 
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocols.errors import LocalError, RemoteError
@@ -40,6 +40,7 @@ def code_of(body: bytes, max_body: int = 1 << 20, max_window: int = 8 << 20) -> 
     return caught.value.code
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300), st.integers(1, 400))
 def test_what_is_encoded_is_decoded(body: bytes, times: int) -> None:
     whole = (CONTENT + body) * times
@@ -128,6 +129,7 @@ def test_the_bounds_are_arguments() -> None:
     assert code_of(packed, max_window=1 << 16) == 400
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 255))
 def test_a_changed_body_is_refused_or_another(at: int, change: int) -> None:
     packed = bytearray(DICTIONARY.encode(CONTENT * 20) or b"")
@@ -138,6 +140,7 @@ def test_a_changed_body_is_refused_or_another(at: int, change: int) -> None:
         assert error.code in (400, 413, 415)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=100))
 def test_any_bytes_after_the_header_are_refused_or_decoded(data: bytes) -> None:
     for body in (framed(data), framed(ZSTD + b"\0\x38" + data)):
@@ -204,6 +207,7 @@ def test_dictionary_id_is_a_string(value: str, expected: str | None) -> None:
     assert dictionary_id(value) == expected
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_any_field_is_read_or_not(value: str) -> None:
     for form in (value, f":{value}:", f'"{value}"'):
@@ -213,6 +217,7 @@ def test_any_field_is_read_or_not(value: str) -> None:
         accepts_dcz(form)
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=50))
 def test_an_id_comes_back_as_it_was_given(id: str) -> None:
     value = use_as_dictionary("/x", id=id)

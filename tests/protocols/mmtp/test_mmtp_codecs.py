@@ -325,7 +325,14 @@ def test_the_bodies_of_a_short_request_are_bounded_together():
 
 
 @few
-@given(st.lists(st.builds(ShortAnswer, st.integers(0, 15), U64, HEADERS, BODIES), max_size=3), st.booleans())
+@given(
+    st.lists(
+        st.builds(ShortAnswer, st.integers(0, 15), U64, HEADERS, BODIES),
+        max_size=3,
+        unique_by=lambda answer: answer.index,
+    ),
+    st.booleans(),
+)
 def test_short_response_round_trip(answers: list[ShortAnswer], zstd: bool) -> None:
     pushes = [
         PushReceived(0, "user", "u", "orders", 1, 5, b"x" * 300, gap=2),

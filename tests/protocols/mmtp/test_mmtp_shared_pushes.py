@@ -1,4 +1,4 @@
-"""Pushes that many connections share, and acknowledgements that come alone: the short ways must do what the long ones do."""
+"""Pushes that many connections share, and acknowledgements that come alone: the short ways do what the long ones do."""
 
 from __future__ import annotations
 

@@ -26,15 +26,16 @@ TABLE = AppTable(
     (
         TableName(":op", ValueType.ENUM, OPERATIONS),
         TableName("content-type", ValueType.ENUM, ("application/json", "application/protobuf", "纯文本")),
-        *(TableName(name) for name in ["method", "scheme", "host", "path", "app-id", "workspace", "platform", "app-version", "did", "model"]),
+        *(TableName(name) for name in ["method", "scheme", "host", "path", "app-id", "workspace", "platform"]),
+        *(TableName(name) for name in ["app-version", "did", "model"]),
         *(TableName(name) for name in ["user-agent", "accept-language", "network", "session-hint", "zone"]),
         *(TableName(name, ValueType.UINT) for name in ["version", "retryable", "status", "result", "length"]),
         *(TableName(name, ValueType.TIME) for name in ("ts", "server-time")),
         *(TableName(name, ValueType.HEX) for name in ("trace", "sign", "device-token")),
     ),
-    (("method", "POST"), ("scheme", "https"), ("host", "gw.example.com"), ("path", "/gw.htm"), ("app-id", "APP4021517"),
-     ("workspace", "prod"), ("version", "2"), ("platform", "ANDROID"), ("accept-language", "zh-Hans"), ("network", "4G"),
-     ("status", "200")),
+    (("method", "POST"), ("scheme", "https"), ("host", "gw.example.com"), ("path", "/gw.htm"),
+     ("app-id", "APP4021517"), ("workspace", "prod"), ("version", "2"), ("platform", "ANDROID"),
+     ("accept-language", "zh-Hans"), ("network", "4G"), ("status", "200")),
 )  # fmt: skip
 
 Fields = list[tuple[str, str]]
@@ -418,7 +419,8 @@ def test_the_decoder_holds_to_its_bounds() -> None:
     "fields",
     [
         [("Zone", "x")], [("", "x")], [("zone", "a\nb")], [("zone", "a\0")], [("zone", "\ud800")],
-        [("zone", "x"), (":op", "x")], [(":path", "/")], [("trace", "12\r")], [("zone", "x" * 70000)], [("zone", "x")] * 65,
+        [("zone", "x"), (":op", "x")], [(":path", "/")], [("trace", "12\r")], [("zone", "x" * 70000)],
+        [("zone", "x")] * 65,
     ],
 )  # fmt: skip
 def test_what_cannot_be_sent_leaves_the_encoder_as_it_was(fields: Fields) -> None:

@@ -9,7 +9,7 @@ from functools import cache
 
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocols.errors import LocalError, RemoteError
@@ -31,10 +31,15 @@ from protocols.mmtp.dict_frames import (
     encode_want,
     offer_of,
 )
-from protocols.mmtp.dictionaries import MAX_CLASSES, MAX_CONTENT, Dictionary, digest_of
+from protocols.mmtp.dictionaries import MAX_CLASSES, MAX_CONTENT, Dictionary
+from protocols.mmtp.digests import digest_of
 from protocols.mmtp.fields import field, varint_field
-from protocols.mmtp.transfers import CHUNK, MAX_CHUNK, MAX_PACKED, MIN_CHUNK, Incoming, chunks, pack
+from protocols.mmtp.transfers import CHUNK, MAX_CHUNK, MAX_PACKED, MIN_CHUNK, Incoming, pack
 from protocols.mmtp.varint import encode_varint
+
+
+def chunks(packed: bytes, size: int = CHUNK) -> list[tuple[int, bytes]]:
+    return [(start, packed[start : start + size]) for start in range(0, len(packed), size)]
 
 
 def noise(size: int, seed: int = 1) -> bytes:
@@ -53,6 +58,7 @@ def receive(packed: bytes, of: bytes, base: bytes | None = None, size: int | Non
     return incoming.complete()
 
 
+@settings(deadline=None)
 @given(
     st.binary(min_size=1, max_size=5000) | st.just(noise(MAX_CONTENT)) | st.just(b"a" * MAX_CONTENT),
     st.none() | st.binary(min_size=1, max_size=5000),
@@ -93,20 +99,6 @@ def test_sizes_of_what_is_packed_are_limited(of: bytes) -> None:
         pack(of)
     with pytest.raises(LocalError):
         pack(b"content", of)
-
-
-@pytest.mark.parametrize("size", [0, MIN_CHUNK - 1, MAX_CHUNK + 1])
-def test_sizes_of_chunks_that_are_sent_are_limited(size: int) -> None:
-    with pytest.raises(LocalError):
-        chunks(b"packed", size)
-
-
-def test_chunks_are_cut_as_said() -> None:
-    assert [(offset, len(data)) for offset, data in chunks(bytes(2 * CHUNK + 5))] == [
-        (0, CHUNK),
-        (CHUNK, CHUNK),
-        (2 * CHUNK, 5),
-    ]
 
 
 @pytest.mark.parametrize(
@@ -236,6 +228,7 @@ def test_a_lie_about_the_size_is_refused(size: int) -> None:
     assert caught.value.code == Status.COMPRESSION
 
 
+@settings(deadline=None)
 @given(st.integers(0, 30_000), st.integers(1, 255), st.booleans())
 def test_a_changed_transfer_is_refused(at: int, change: int, delta: bool) -> None:
     base = noise(1000, 5) if delta else None
@@ -248,6 +241,7 @@ def test_a_changed_transfer_is_refused(at: int, change: int, delta: bool) -> Non
         assert error.code == Status.COMPRESSION
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=1, max_size=200), st.booleans())
 def test_any_bytes_in_a_transfer_are_refused(data: bytes, framed: bool) -> None:
     with pytest.raises(RemoteError) as caught:
@@ -282,6 +276,7 @@ OFFERS = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(OFFERS, IDS, IDS, DIGESTS, st.binary(max_size=50), st.integers(0, 1 << 50), CLASS_NAMES, st.binary(max_size=5))
 def test_payloads_are_read_as_they_were_written(
     offer: DictOffer, id: int, base: int, digest: bytes, data: bytes, offset: int, name: str, before: bytes
@@ -353,6 +348,7 @@ def test_malformed_payloads_are_refused(decode: Callable[[bytes, int, int], obje
     assert caught.value.code == Status.PROTOCOL
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from([decode_offer, decode_want, decode_chunk, decode_have, decode_retire, decode_use]),
     st.binary(max_size=40) | st.binary(max_size=40).map(lambda data: encode_varint(5) + DIGEST_FIELD + SIZES + data),

@@ -11,10 +11,11 @@ from protocols.errors import RemoteError
 from protocols.mmtp import Limits, Status
 from protocols.mmtp import dict_frames as frames
 from protocols.mmtp.bundles import MAX_DICTIONARIES, Bundle
-from protocols.mmtp.dictionaries import KINDS, MAX_CLASSES, MAX_CONTENT, MIN_CONTENT, Dictionary, digest_of
-from protocols.mmtp.history import MAX_HISTORY, History
+from protocols.mmtp.dictionaries import KINDS, MAX_CLASSES, MAX_CONTENT, MIN_CONTENT, Dictionary
+from protocols.mmtp.digests import digest_of
+from protocols.mmtp.history import MAX_HISTORY, History, compress_after
 from protocols.mmtp.mini import MAX_MINI
-from protocols.mmtp.transfers import MAX_CHUNK, MAX_PACKED, MIN_CHUNK, Incoming, chunks
+from protocols.mmtp.transfers import MAX_CHUNK, MAX_PACKED, MIN_CHUNK, Incoming
 from tests.protocols.mmtp.dialogue import SPECIFICATION, blocks
 
 
@@ -60,7 +61,7 @@ def test_mini(vector: dict[str, Any]) -> None:
         return
     expected = vector["expands"].encode()
     assert history.decompress(body, dictionary, Limits()) == expected
-    packed = history.compress(expected, dictionary)
+    packed = compress_after(expected, dictionary, history.tail)
     assert packed is not None
     assert history.decompress(packed, dictionary, Limits()) == expected
 
@@ -106,8 +107,8 @@ def test_transfer(vector: dict[str, Any]) -> None:
     packed = bytes.fromhex(vector["packed"])
     base = bytes.fromhex(vector["base"]) or None
     incoming = Incoming(1, len(packed), vector["size"], bytes.fromhex(vector["digest"]), base)
-    for offset, data in chunks(packed):
-        incoming.chunk(offset, data)
+    for offset in range(0, len(packed), MAX_CHUNK):
+        incoming.chunk(offset, packed[offset : offset + MAX_CHUNK])
     if "status" in vector:
         with pytest.raises(RemoteError) as caught:
             incoming.complete()

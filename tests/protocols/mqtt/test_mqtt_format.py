@@ -1,4 +1,4 @@
-"""What the standards require of packets' bytes, statement by statement: wrong packets, and how the peer learns of it."""
+"""What the standards require of packets' bytes, statement by statement: wrong packets, and how the peer is told."""
 
 from __future__ import annotations
 

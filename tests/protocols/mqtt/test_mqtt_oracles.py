@@ -1,4 +1,4 @@
-"""Our codec beside two others: the mqtt5 wheel (packet by packet, both ways) and paho-mqtt (a dialogue with each role)."""
+"""Our codec beside two others: the mqtt5 wheel (packets, both ways) and paho-mqtt (a dialogue with each role)."""
 
 from __future__ import annotations
 
