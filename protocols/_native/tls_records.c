@@ -72,12 +72,27 @@ typedef struct {
     const struct suite *suite;
     unsigned long long sequence;
     unsigned char secret[MAX_SECRET], key[MAX_KEY], iv[IV];
-    char seals, wiped;
+    char seals, wiped, awake;
     unsigned char empty_records;
+    short place;
 } Direction;
+
+/* Those that have a cipher context, which weighs more than all else: the last that were made. */
+enum { MAX_AWAKE = 1024 };
+static Direction *awake[MAX_AWAKE];
+static int next_place;
 
 /* ------------------------------------------------------------------ one record */
 
+static void rest(Direction *self) {
+    if (self->ctx == NULL) return;
+    ctx_free(self->ctx);
+    self->ctx = NULL;
+    self->awake = 0;
+    awake[self->place] = NULL;
+}
+
+/* The context, which may be another's from the next allocation of a Python object on: a collection may run code. */
 static int wake(Direction *self) {
     if (self->wiped) {
         PyErr_SetString(PyExc_ValueError, "the keys of this direction are wiped");
@@ -95,6 +110,11 @@ static int wake(Direction *self) {
         PyErr_SetString(PyExc_RuntimeError, "libcrypto refused a key");
         return -1;
     }
+    if (awake[next_place] != NULL) rest(awake[next_place]);
+    awake[next_place] = self;
+    self->place = (short)next_place;
+    self->awake = 1;
+    next_place = (next_place + 1) % MAX_AWAKE;
     return 0;
 }
 
@@ -146,12 +166,16 @@ static PyObject *Sealer_seal(Direction *self, PyObject *const *args, Py_ssize_t 
     }
     long kind = PyLong_AsLong(args[0]);
     if (kind == -1 && PyErr_Occurred()) return NULL;
-    if (self->ctx == NULL && wake(self) < 0) return NULL;
     Py_buffer data;
     if (PyObject_GetBuffer(args[1], &data, PyBUF_SIMPLE) < 0) return NULL;
     Py_ssize_t records = data.len ? (data.len - 1) / MAX_PLAINTEXT + 1 : 1;
     PyObject *sealed = PyBytes_FromStringAndSize(NULL, data.len + records * (HEADER + 1 + TAG));
     if (sealed == NULL) {
+        PyBuffer_Release(&data);
+        return NULL;
+    }
+    if (self->ctx == NULL && wake(self) < 0) {
+        Py_DECREF(sealed);
         PyBuffer_Release(&data);
         return NULL;
     }
@@ -202,7 +226,6 @@ static PyObject *Opener_open(Direction *self, PyObject *const *args, Py_ssize_t 
     Py_ssize_t at = PyLong_AsSsize_t(args[1]);
     int single = PyObject_IsTrue(args[2]);
     if ((at == -1 && PyErr_Occurred()) || single < 0) return NULL;
-    if (self->ctx == NULL && wake(self) < 0) return NULL;
     Py_buffer buffer;
     if (PyObject_GetBuffer(args[0], &buffer, PyBUF_SIMPLE) < 0) return NULL;
     const unsigned char *data = buffer.buf;
@@ -214,6 +237,11 @@ static PyObject *Opener_open(Direction *self, PyObject *const *args, Py_ssize_t 
     }
     PyObject *plain = PyBytes_FromStringAndSize(NULL, room_for(data, at, total, single));
     if (plain == NULL) {
+        PyBuffer_Release(&buffer);
+        return NULL;
+    }
+    if (self->ctx == NULL && wake(self) < 0) {
+        Py_DECREF(plain);
         PyBuffer_Release(&buffer);
         return NULL;
     }
@@ -272,16 +300,13 @@ static PyObject *Opener_open(Direction *self, PyObject *const *args, Py_ssize_t 
 /* ------------------------------------------------------------------ a direction's life */
 
 static PyObject *Direction_rest(Direction *self, PyObject *Py_UNUSED(none)) {
-    if (self->ctx != NULL) {
-        ctx_free(self->ctx);
-        self->ctx = NULL;
-    }
+    rest(self);
     Py_RETURN_NONE;
 }
 
 static PyObject *Direction_wipe(Direction *self, PyObject *Py_UNUSED(none)) {
     /* EVP_CIPHER_CTX_free overwrites the key schedule. */
-    Direction_rest(self, NULL);
+    rest(self);
     cleanse(self->secret, sizeof self->secret);
     cleanse(self->key, sizeof self->key);
     cleanse(self->iv, sizeof self->iv);
@@ -384,9 +409,12 @@ static PyMethodDef Opener_methods[] = {
     METHODS_OF_BOTH};
 
 static PyMemberDef Sealer_members[] = {
-    {"sequence", T_ULONGLONG, offsetof(Direction, sequence), READONLY, "Records sealed under the key."}, {NULL}};
+    {"sequence", T_ULONGLONG, offsetof(Direction, sequence), READONLY, "Records sealed under the key."},
+    {"awake", T_BOOL, offsetof(Direction, awake), READONLY, "Whether the cipher context is there."},
+    {NULL}};
 static PyMemberDef Opener_members[] = {
     {"sequence", T_ULONGLONG, offsetof(Direction, sequence), READONLY, "Records opened under the key."},
+    {"awake", T_BOOL, offsetof(Direction, awake), READONLY, "Whether the cipher context is there."},
     {"empty_records", T_UBYTE, offsetof(Direction, empty_records), 0, "Empty records in a row that just came."},
     {NULL}};
 

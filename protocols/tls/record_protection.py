@@ -1,10 +1,13 @@
 """Seals and opens TLS 1.3 records (RFC 8446 section 5.2) with the AEADs of cryptography; the twin in C does the same.
 
-A Sealer or an Opener is one direction of one connection. Its AEAD is made when it is first needed and
-dropped by rest(): AESGCM weighs 2.5 KB, the keys themselves 0.2.
+A Sealer or an Opener is one direction of one connection. Its AEAD weighs 2.5 KB, the keys themselves 0.2: so at most
+MAX_AWAKE directions of a process have one, those that were made last. Making it again costs as much as a small record.
 """
 
 from __future__ import annotations
+
+import itertools
+import weakref
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
@@ -17,6 +20,7 @@ HANDSHAKE = 22
 APPLICATION_DATA = 23
 MAX_PLAINTEXT = 1 << 14
 MAX_CIPHERTEXT = MAX_PLAINTEXT + 256
+MAX_AWAKE = 1024
 MAX_EMPTY_RECORDS = 32
 """Empty records of application data in a row; they cost us as much as others and tell nothing."""
 
@@ -40,16 +44,20 @@ incomplete record or the end; 1 to 255 a record of that content type, with its c
 _CHACHA20 = 0x1303
 _TAG = 16
 _WIPED = "the keys of this direction are wiped"
+_awake: list[weakref.ref[_Direction] | None] = [None] * MAX_AWAKE
+"""A ring of those that have an AEAD; an entry may be out of date."""
+_places = itertools.cycle(range(MAX_AWAKE))
 
 
 class _Direction:
-    __slots__ = ("_aead", "_iv", "_keys", "_suite", "sequence")
+    __slots__ = ("__weakref__", "_aead", "_iv", "_keys", "_place", "_suite", "sequence")
 
     def __init__(self, suite: int, secret: bytes, key: bytes, iv: bytes, sequence: int) -> None:
         self._suite = suite
         self._keys = bytearray(secret + key)
         self._iv = int.from_bytes(iv, "big")
         self._aead: AESGCM | ChaCha20Poly1305 | None = None
+        self._place = -1
         self.sequence = sequence
         """Records sealed or opened under the key."""
 
@@ -65,8 +73,13 @@ class _Direction:
             raise ValueError(_WIPED)
         return bytes(self._keys[: self._secret_size()])
 
+    @property
+    def awake(self) -> bool:
+        """Whether the AEAD is there."""
+        return self._aead is not None
+
     def rest(self) -> None:
-        """Drop what can be made again from the key, until the next record."""
+        """Drop the AEAD until the next record."""
         self._aead = None
 
     def wipe(self) -> None:
@@ -85,6 +98,13 @@ class _Direction:
             if not self._keys:
                 raise ValueError(_WIPED)
             key = bytes(self._keys[self._secret_size() :])
+            place = next(_places)
+            reference = _awake[place]
+            other = reference() if reference is not None else None
+            if other is not None and other._place == place:
+                other.rest()
+            _awake[place] = weakref.ref(self)
+            self._place = place
             self._aead = aead = ChaCha20Poly1305(key) if self._suite == _CHACHA20 else AESGCM(key)
         return aead
 

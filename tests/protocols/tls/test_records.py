@@ -13,7 +13,7 @@ from protocols.errors import LocalError, RemoteError
 from protocols.tls.engine import CloseNotifyReceived, PlaintextReceived, SessionTicketReceived
 from protocols.tls.key_schedule import SUITES, SUITES_BY_NAME
 from protocols.tls.record_backends import get_backend
-from protocols.tls.record_protection import MAX_EMPTY_RECORDS
+from protocols.tls.record_protection import MAX_AWAKE, MAX_EMPTY_RECORDS
 from protocols.tls.record_state import DetachedState
 from protocols.tls.records import RecordLayer, RecordLimits
 from tests.protocols.tls.record_peers import BACKENDS, Hand, backend_or_skip, damaged, pair, plaintext
@@ -567,6 +567,21 @@ def test_resting_changes_nothing(backend):
         server.rest()
         client.rest()
     assert plaintext(server.events()) == b"\0\1\2"
+
+
+def test_few_are_awake_at_a_time(backend):
+    """More connections than ciphers: each still goes on when its turn comes, and those that are gone keep nothing."""
+    suite = SUITES[0x1301]
+    secret = os.urandom(32)
+    for _ in range(2):
+        sealers = [backend.make_sealer(suite, secret, 0) for _ in range(MAX_AWAKE + 100)]
+        assert not any(sealer.awake for sealer in sealers)
+        records = {sealer.seal(DATA, b"same") for sealer in sealers}
+        assert len(records) == 1
+        assert [sealer.awake for sealer in sealers] == [False] * 100 + [True] * MAX_AWAKE
+        expected = backend.make_sealer(suite, secret, 1).seal(DATA, b"next")
+        assert {sealer.seal(DATA, b"next") for sealer in sealers} == {expected}
+        assert sum(sealer.awake for sealer in sealers) <= MAX_AWAKE
 
 
 @settings(max_examples=40, deadline=None)
