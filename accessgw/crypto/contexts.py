@@ -17,6 +17,8 @@ from accessgw.crypto.pem import CertificateError, read_file
 from accessgw.model.settings import CertificateSettings
 from protocols.errors import RemoteError
 from protocols.tls.alerts import BAD_CERTIFICATE, NO_APPLICATION_PROTOCOL
+from protocols.tls.engine import TlsEngine
+from protocols.tls.pyopenssl_engine import PyOpenSSLEngine
 
 ALLOWED_BELOW_1_3 = frozenset({"http/1.1", "mqtt"})
 """Protocols whose clients may be too old for TLS 1.3."""
@@ -72,6 +74,9 @@ class ServerContexts:
 
     def context(self) -> SSL.Context:
         return self._default
+
+    def engine(self) -> TlsEngine:
+        return PyOpenSSLEngine(self._default, server=True)
 
     def prepare(self) -> Callable[[], None]:
         """Load the files again; what it returns brings them into force. CertificateError, and nothing changed."""

@@ -29,6 +29,61 @@ class TransportCounters:
         """Connections not accepted, by reason: max_connections, per_address, accept_rate."""
 
 
+class TlsCounters:
+    """Written by transports and crypto: hand-shakes, tickets, early data, signers."""
+
+    __slots__ = (
+        "detached",
+        "early_accepted",
+        "early_refused",
+        "full",
+        "kept",
+        "pool_refused",
+        "pool_waiting",
+        "psk_refused",
+        "refused",
+        "resumed",
+        "revoked_closed",
+        "signatures",
+        "signer_failures",
+        "signer_fallbacks",
+        "signer_waiting",
+        "tickets_minted",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.full = 0
+        """Hand-shakes completed with a certificate."""
+        self.resumed = 0
+        """Hand-shakes completed by a ticket."""
+        self.refused: dict[str, int] = {}
+        """Hand-shakes that failed, by reason (the name of the TLS alert, or our own word)."""
+        self.detached = 0
+        """Connections whose records went over to our own layer."""
+        self.kept = 0
+        """Connections that stayed with OpenSSL after the hand-shake."""
+        self.early_accepted = 0
+        """First flights whose early data reached the protocol."""
+        self.early_refused: dict[str, int] = {}
+        """First flights whose early data did not, by reason: replay, starting, full, clock, ticket."""
+        self.psk_refused: dict[str, int] = {}
+        """Tickets not taken, by reason: unknown, expired, revoked, other_device."""
+        self.tickets_minted = 0
+        self.pool_waiting = 0
+        """Hand-shakes waiting for a thread now."""
+        self.pool_refused = 0
+        """Connections refused since too many waited."""
+        self.signatures: dict[str, int] = {}
+        """By back end."""
+        self.signer_waiting = 0
+        """Signatures asked for and not made yet, now."""
+        self.signer_failures = 0
+        self.signer_fallbacks = 0
+        """Signatures made in software since the back end failed."""
+        self.revoked_closed = 0
+        """Connections closed since their device or certificate was revoked."""
+
+
 class SessionCounters:
     """Written by core.sessions."""
 

@@ -23,6 +23,7 @@ from accessgw.model.setting_types import (
     Settings,
     Share,
 )
+from accessgw.model.tls_settings import TlsSettings
 
 
 class ListenerSettings(Settings, frozen=True, kw_only=True):
@@ -62,6 +63,19 @@ class ListenerSettings(Settings, frozen=True, kw_only=True):
     certificate_identity: Literal["cn", "san_dns", "san_uri", "san_email"] = "cn"
     """What in a client certificate names the device: the common name of its subject, or its first alternative name of
     a kind. With `require` a certificate without it is refused; with `request` it counts as none."""
+    client_crl: str = ""
+    """PEM file of revocation lists of those CAs; read again when it changes. A certificate on it is refused, its
+    connections are closed."""
+    early_data: Annotated[int, Meta(ge=0, le=65536)] = 0
+    """Bytes that a returning device may send in its first flight (0-RTT), on `mmtp/1` and `http/1.1`; 0: none."""
+    tickets: Annotated[int, Meta(ge=0, le=8)] = 3
+    """Tickets that a device gets with each WELCOME over TLS; each is used once."""
+    groups: tuple[str, ...] = ()
+    """Key exchange groups, best first, by OpenSSL's names; empty: X25519, P-256, P-384."""
+    signature_algorithms: tuple[str, ...] = ()
+    """Signature algorithms, best first, by OpenSSL's names; empty: the library's."""
+    profile: Literal["default", "sm"] = "default"
+    """sm: TLS 1.3 with SM2, SM3 and SM4 (RFC 8998) and nothing else; needs an SM2 certificate."""
     websocket_origins: tuple[str, ...] = ()
     """Origins of web pages that may open a WebSocket here, such as `https://app.example.com`; others get 403. A client
     that sends no Origin is no browser and is not asked. Empty: any."""
@@ -74,6 +88,8 @@ class CertificateSettings(Settings, frozen=True, kw_only=True):
     """PEM file, leaf first."""
     key: str
     """PEM file of the private key."""
+    ocsp: str = ""
+    """DER file of an OCSP response to staple; read again when it changes."""
     names: tuple[str, ...] = ()
     """Server names (SNI) that it serves, `*.example.com` allowed; empty for the default."""
 
@@ -508,6 +524,8 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
     """What header codecs knew, kept for a device's next connection."""
     dictionaries: DictionarySettings = field(default_factory=DictionarySettings)
     """Dictionaries of bodies."""
+    tls: TlsSettings = field(default_factory=TlsSettings)
+    """TLS."""
     mqtt: MqttSettings = field(default_factory=MqttSettings)
     """MQTT."""
     authenticators: tuple[AuthenticatorSettings, ...] = ()

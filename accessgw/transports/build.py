@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from accessgw.core.interfaces.connections import BindingFactory, Listener, TlsContexts
+from accessgw.core.interfaces.connections import BindingFactory, Listener
+from accessgw.core.interfaces.tls import TlsContexts
 from accessgw.model.settings import ListenerSettings
 from accessgw.transports.listener import SocketListener, TcpListener
 from accessgw.transports.services import TransportServices

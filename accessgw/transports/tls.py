@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping
-from typing import Any
 
-from accessgw.core.interfaces.connections import Binding, BindingFactory, TlsContexts
+from accessgw.core.interfaces.connections import Binding, BindingFactory
+from accessgw.core.interfaces.tls import TlsContexts
 from accessgw.model.identity import ConnectionInfo
 from accessgw.model.reasons import CloseReason
 from accessgw.model.settings import ListenerSettings
@@ -16,17 +16,10 @@ from accessgw.transports.services import TransportServices
 from accessgw.transports.stream import FLUSHING, HANDSHAKE, StreamConnection, ignore
 from protocols.errors import LocalError, RemoteError
 from protocols.tls.engine import HandshakeCompleted, PlaintextReceived, TlsEngine
-from protocols.tls.pyopenssl_engine import PyOpenSSLEngine
 
-EngineFactory = Callable[[Any], TlsEngine]
-"""Makes the server side of one connection from a context of TlsContexts."""
 NEEDS_ALPN = frozenset({"mmtp/1", "h2"})
 """Protocols that a client must ask for by ALPN; without it one of the others is meant."""
 _FAILED_HANDSHAKES = (CloseReason.HANDSHAKE_FAILED, CloseReason.HANDSHAKE_TIMEOUT)
-
-
-def _server_engine(context: Any) -> TlsEngine:
-    return PyOpenSSLEngine(context, server=True)
 
 
 class TlsConnection(StreamConnection):
@@ -187,16 +180,14 @@ class TlsListener(SocketListener):
         services: TransportServices,
         factories: Mapping[str, BindingFactory],
         contexts: TlsContexts,
-        engine: EngineFactory = _server_engine,
     ) -> None:
         super().__init__(settings, services, factories)
         self._contexts = contexts
-        self._engine = engine
 
     def _begin(self, sock: socket.SocketType, info: ConnectionInfo, key: str, trusted: bool) -> None:
         connection = TlsConnection(sock, info, self._services, key, self._factories, self._contexts.identify)
 
         def hello(data: bytes) -> None:
-            connection.begin_tls(self._engine(self._contexts.context()), data)
+            connection.begin_tls(self._contexts.engine(), data)
 
         connection.begin(Opening(connection, trusted, hello).data_received)

@@ -4,6 +4,7 @@ Rooms never import each other: the composition root (accessgw.rooms) builds them
 these names. A module is for the rooms that it joins:
 
 connections, http      transports, and the protocols on their connections
+tls                    transports, crypto, and who decides about tickets
 authentication         the authenticator chain, and crypto
 sessions, pushes       bindings, and the push side of core
 calls, upstreams       bindings, core, and the clients of business services

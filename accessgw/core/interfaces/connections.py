@@ -1,9 +1,9 @@
-"""Between transports and the protocols on their connections: connections, bindings, listeners, TLS contexts."""
+"""Between transports and the protocols on their connections: connections, bindings, listeners."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 from twisted.internet.defer import Deferred
 
@@ -117,21 +117,3 @@ class ConnectionTable(Protocol):
     def __len__(self) -> int: ...
 
     def snapshot(self) -> list[Connection]: ...
-
-
-class TlsContexts(Protocol):
-    """Server contexts by SNI; a swap builds new ones, a Context in use never changes."""
-
-    def context(self) -> Any:
-        """An OpenSSL.SSL.Context for a new connection; selects the certificate by SNI itself."""
-
-    def prepare(self) -> Callable[[], None]:
-        """Load the files again; what it returns brings them into force.
-        An error has the path, and the old ones stay."""
-
-    def expires_at(self) -> Mapping[str, float]:
-        """Certificate name -> wall-clock second of notAfter."""
-
-    def identify(self, certificate: bytes) -> str:
-        """Who a verified client certificate (DER) names, by the listener's rule; empty when it names nobody.
-        RemoteError (a TLS alert) where that is not allowed."""

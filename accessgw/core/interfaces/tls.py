@@ -1,0 +1,114 @@
+"""Between transports, crypto and the hand-shake of MMTP: engines, tickets, replays, signers, revocation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from twisted.internet.defer import Deferred
+
+from protocols.tls.engine import TlsEngine
+
+
+class TlsContexts(Protocol):
+    """What a listener serves TLS with: certificates by SNI, replaced whole at a reload."""
+
+    def engine(self) -> TlsEngine:
+        """The server side of a new connection. Its hand-shake may run on another thread, one thread at a time."""
+
+    def prepare(self) -> Callable[[], None]:
+        """Load the files again; what it returns brings them into force.
+        An error has the path, and the old ones stay."""
+
+    def expires_at(self) -> Mapping[str, float]:
+        """Certificate name -> wall-clock second of notAfter."""
+
+    def identify(self, certificate: bytes) -> str:
+        """Who a verified client certificate (DER) names, by the listener's rule; empty when it names nobody.
+        RemoteError (a TLS alert) where that is not allowed."""
+
+
+@dataclass(slots=True, frozen=True)
+class TicketBinding:
+    """Whom a ticket is for: what HELLO says must give the same eight bytes again."""
+
+    device: str
+    kind: str = "token"
+    """How the device proved itself: token | certificate."""
+    fingerprint: bytes = b""
+    """SHA-256 of the client certificate in DER; empty without one."""
+    not_after: int = 0
+    """Wall-clock second at which the certificate ends; 0 without one."""
+
+
+@dataclass(slots=True, frozen=True)
+class Ticket:
+    """What a device presents as the identity of an external PSK (RFC 8446 4.2.11), once."""
+
+    identity: bytes
+    """17 bytes."""
+    key: bytes
+    """32 bytes; the device must get it over an encrypted connection."""
+
+
+@dataclass(slots=True, frozen=True)
+class OpenedTicket:
+    """A ticket that this zone, listener and transport made, and that is not too old."""
+
+    key: bytes
+    issued: float
+    """Wall-clock second, to the minute."""
+    days: int
+    """Days since the device's last full authentication when it was issued."""
+    bound: bytes
+    """Eight bytes of a keyed digest of its TicketBinding."""
+
+
+class TicketKeys(Protocol):
+    """Makes and opens tickets of one listener's purpose. `open` and `matches` are called from hand-shake threads."""
+
+    def mint(self, now: float, binding: TicketBinding, days: int) -> Ticket:
+        """A new ticket; `now` is the wall clock, `days` since the last full authentication."""
+
+    def open(self, identity: bytes, now: float) -> OpenedTicket | None:
+        """None for every identity that is not a ticket of ours in its time."""
+
+    def matches(self, opened: OpenedTicket, binding: TicketBinding) -> bool:
+        """Whether the ticket was made for it, in constant time."""
+
+    @property
+    def full_authentication_days(self) -> int:
+        """Days after which no ticket is minted any more without a full authentication."""
+
+
+class ReplayGuard(Protocol):
+    """Early data takes effect once, across the processes of a node."""
+
+    def ready(self, now: float) -> bool:
+        """False within the first window after a start, and while the register is full: refuse early data."""
+
+    def strike(self, identity: bytes, random: bytes, now: float) -> bool:
+        """True the first time. False: a replay, or nobody can say. `now` is the wall clock; `identity` and `random` are
+        the ticket and the ClientHello's random, whose binder has been verified."""
+
+
+class Signer(Protocol):
+    """Signs with a private key that may live elsewhere."""
+
+    def sign(self, key: str, algorithm: int, data: bytes) -> Deferred[bytes]:
+        """`key` is the SHA-256 of the public key (SubjectPublicKeyInfo) in hexadecimal digits, `algorithm` a TLS
+        SignatureScheme (RFC 8446 4.2.3), `data` what is to be signed, not hashed yet."""
+
+
+class Revocations(Protocol):
+    """Who must not come in any more, although the proof still holds by itself."""
+
+    def is_revoked(self, binding: TicketBinding, issued: float) -> bool:
+        """Whether a ticket issued at that wall-clock second, or the certificate in it, was revoked since."""
+
+    def serial_is_revoked(self, certificate: bytes) -> bool:
+        """Whether a revocation list names the certificate (DER)."""
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call `listener` after each change, on the reactor's thread: connections are looked at again."""

@@ -1,0 +1,41 @@
+"""What an operator can set about TLS as a whole; what differs by listener stands in ListenerSettings."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from accessgw.model.setting_types import Count, Seconds, Settings
+
+
+class TlsSettings(Settings, frozen=True, kw_only=True):
+    """Hand-shakes, tickets, early data."""
+
+    engine: Literal["auto", "native", "pure"] = "auto"
+    """What makes hand-shakes. native: the C engine on the system's OpenSSL, which remote signers need; pure: the one in
+    the package cryptography; auto: native where it is built and loads."""
+    handshake_threads: Annotated[int, Meta(ge=1, le=64)] = 2
+    """Threads that make hand-shakes; the reactor never signs."""
+    handshake_queue: Count = 4096
+    """Hand-shakes that may wait for a thread; more connections are refused and counted."""
+    key_store: str = "keys"
+    """Directory of ticket secrets, relative to `state_dir`; processes of a node share it."""
+    ticket_lifetime: Annotated[float, Meta(ge=60, le=604_800)] = 86_400.0
+    """Seconds for which a ticket may be used."""
+    ticket_rotation: Annotated[float, Meta(ge=60, le=86_400)] = 28_800.0
+    """Seconds after which a new secret makes tickets; three generations open them."""
+    full_authentication_days: Annotated[int, Meta(ge=1, le=200)] = 7
+    """Days after which a device must prove itself in full again, tickets or not."""
+    replay_window: Annotated[float, Meta(ge=1, le=60)] = 10.0
+    """Seconds by which a device's estimate of the time may be off for its early data to be taken. After a start early
+    data is refused for so long."""
+    replay_entries: Annotated[int, Meta(ge=1024, le=1 << 26)] = 1 << 20
+    """First flights with early data that are remembered per window; when it is full, early data is refused."""
+    signer: str = "threads"
+    """Who signs: `threads` (private keys in this process), or `unix:PATH` of an accessgw-signer."""
+    signer_timeout: Seconds = 2.0
+    """A signature that takes longer fails its hand-shake."""
+    key_log: str = ""
+    """Development only: file that gets the secrets of every connection in the format of NSS; whoever reads it reads
+    all traffic. Announced at every start."""
