@@ -23,11 +23,11 @@ def backend_or_skip(name):
         pytest.skip(f"{name}: {missing}")
 
 
-def states(suite=0x1301, **more):
+def states(suite=0x1301, randbytes=os.urandom):
     """The server's state and the client's."""
     size = SUITES[suite].secret_size
-    mine, theirs = os.urandom(size), os.urandom(size)
-    return DetachedState(suite, True, theirs, mine, **more), DetachedState(suite, False, mine, theirs)
+    mine, theirs = randbytes(size), randbytes(size)
+    return DetachedState(suite, True, theirs, mine), DetachedState(suite, False, mine, theirs)
 
 
 def pair(backend, suite=0x1301, limits=None, peer=None):
@@ -42,8 +42,8 @@ def pair(backend, suite=0x1301, limits=None, peer=None):
 class Hand:
     """Seals records for a layer under test, in order or not."""
 
-    def __init__(self, backend, suite=0x1301, is_server=True, limits=None, **more):
-        state, other = states(suite)
+    def __init__(self, backend, suite=0x1301, is_server=True, limits=None, randbytes=os.urandom, **more):
+        state, other = states(suite, randbytes)
         state.is_server = is_server
         for name, value in more.items():
             setattr(state, name, value)
