@@ -211,7 +211,7 @@ def _find_psk(ssl: Any, identity: Any, size: int, out: Any) -> int:
     try:
         psk = notes.look_up(bytes(ffi.buffer(identity, size)))
         if psk is not None:
-            out[0] = _session(psk)
+            out[0] = _session(psk, notes.traits.max_early_data)
             notes.chosen = psk.identity
     except Exception as error:
         notes.defect = error
@@ -226,7 +226,7 @@ def _offer_psk(ssl: Any, digest: Any, identity: Any, size: Any, out: Any) -> int
     try:
         if psk is not None:
             notes.kept = kept = ffi.new("unsigned char[]", psk.identity)
-            identity[0], size[0], out[0] = kept, len(psk.identity), _session(psk)
+            identity[0], size[0], out[0] = kept, len(psk.identity), _session(psk, psk.max_early_data)
     except Exception as error:
         notes.defect = error
         return 0
@@ -260,9 +260,9 @@ def _watch_messages(  # noqa: PLR0917  # OpenSSL's own arguments
         _connection_of(ssl).get_app_data().early_data_ended = True
 
 
-def _session(psk: ExternalPsk) -> Any:
+def _session(psk: ExternalPsk, limit: int) -> Any:
     """A new SSL_SESSION, which becomes OpenSSL's."""
-    der = session_der(psk)
+    der = session_der(psk, limit)
     kept = ffi.new("unsigned char[]", der)
     session = lib.d2i_SSL_SESSION(ffi.NULL, ffi.new("unsigned char **", kept), len(der))
     if session == ffi.NULL:

@@ -48,7 +48,8 @@ class HandshakeCompleted:
     """The external pre-shared key that was chosen, empty for tickets of TLS itself."""
     early: str = EARLY_NONE
     """EARLY_NONE when no 0-RTT data was offered, else EARLY_ACCEPTED or EARLY_REFUSED. A client whose early
-    data was refused has to send it again, or start its protocol anew."""
+    data was refused has to send it again, or start its protocol anew. A server that never takes any does not look
+    for it, and says EARLY_NONE."""
     group: str = ""
     """Of the key exchange, as OpenSSL names it."""
 

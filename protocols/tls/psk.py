@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 MAX_IDENTITY = 256
 MAX_KEY = 64
+MAX_EARLY_DATA = 1 << 14
+"""Bytes; a server of OpenSSL takes no more unless it is told by a call that the binding lacks."""
 
 TLS_AES_128_GCM_SHA256 = 0x1301
 _TLS_1_3 = 0x0304
@@ -35,19 +37,21 @@ class ExternalPsk:
             raise ValueError(f"expected an identity of 1 to {MAX_IDENTITY} bytes, got {len(self.identity)}")
         if not 0 < len(self.key) <= MAX_KEY:
             raise ValueError(f"expected a key of 1 to {MAX_KEY} bytes, got {len(self.key)}")
-        if not 0 <= self.max_early_data < 1 << 32:
-            raise ValueError(f"expected a limit of early data below 2**32, got {self.max_early_data}")
+        if not 0 <= self.max_early_data <= MAX_EARLY_DATA:
+            raise ValueError(f"expected at most {MAX_EARLY_DATA} bytes of early data, got {self.max_early_data}")
 
 
 FindPsk = Callable[[bytes], ExternalPsk | None]
 """A server's look-up by identity. Runs on the thread of the hand-shake: pure, quick and thread-safe."""
 
 
-def session_der(psk: ExternalPsk) -> bytes:
+def session_der(psk: ExternalPsk, limit: int = MAX_EARLY_DATA) -> bytes:
     """The DER of OpenSSL's SSL_SESSION (ssl/ssl_asn1.c) with `psk` as its secret: the way to make one without a call.
 
-    Without a time of its own the session begins when OpenSSL reads it.
+    `limit`: bytes of early data, if that is less than the key's own. Without a time of its own the session begins
+    when OpenSSL reads it.
     """
+    early = min(psk.max_early_data, limit)
     parts = [
         _integer(_FORMAT),
         _integer(_TLS_1_3),
@@ -57,8 +61,8 @@ def session_der(psk: ExternalPsk) -> bytes:
         _tagged(0xA2, _integer(_ANY_LIFETIME)),
         _tagged(0xA4, _tagged(0x04, b"")),  # session id context: OpenSSL puts its own
     ]
-    if psk.max_early_data:
-        parts.append(_tagged(0xAF, _integer(psk.max_early_data)))
+    if early:
+        parts.append(_tagged(0xAF, _integer(early)))
     if psk.alpn:
         parts.append(_tagged(0xB0, _tagged(0x04, psk.alpn.encode("ascii"))))
     return _tagged(0x30, b"".join(parts))

@@ -58,6 +58,7 @@ class PyOpenSSLEngine:
         "_out",
         "_peer_closed",
         "_read_begun",
+        "_started",
         "_writes_early",
         "handshaken",
     )
@@ -88,6 +89,7 @@ class PyOpenSSLEngine:
         self._read_begun = False
         self._hello: ClientHello | None = None
         self._hello_reader: HelloReader | None = None
+        self._started = False
         self._early = b""
         self._early_status = EARLY_NONE
         self._writes_early = False
@@ -106,13 +108,17 @@ class PyOpenSSLEngine:
         psk = self._notes.offered
         if self._is_server or psk is None:
             raise LocalError("early data without a pre-shared key to send it under")
+        if self._started:
+            raise LocalError("early data after the ClientHello")
         if len(self._early) + len(data) > psk.max_early_data:
             raise LocalError(f"expected at most {psk.max_early_data} bytes of early data, got {len(data)} more")
         self._early += data
 
     def start(self) -> None:
-        if self._is_server:
+        if self._is_server or self._started:
             return
+        self._started = True
+        binding.clear_errors()
         if self._early:
             self._early_status = EARLY_REFUSED
             try:
@@ -236,8 +242,7 @@ class PyOpenSSLEngine:
             try:
                 psk = self._notes.look_up(hello.identity)
             except Exception as error:
-                self._notes.defect = error
-                self._fail(None, "hand-shake: the look-up of a pre-shared key failed")
+                self._fail(None, "hand-shake: the look-up of a pre-shared key failed", error)
             if psk is not None:
                 return psk.max_early_data > 0
         return traits.ticket_early_data

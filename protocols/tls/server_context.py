@@ -14,7 +14,7 @@ from protocols.errors import RemoteError
 from protocols.tls import binding
 from protocols.tls.alerts import NO_APPLICATION_PROTOCOL
 from protocols.tls.handshake_notes import ContextTraits, KeyLog, SelectAlpn
-from protocols.tls.psk import FindPsk
+from protocols.tls.psk import MAX_EARLY_DATA, FindPsk
 from protocols.tls.pyopenssl_engine import PyOpenSSLEngine
 
 TLS_1_2_CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -87,7 +87,7 @@ class ServerOptions:
     """Serve OpenSSL's own tickets. A ticket of a client certificate outlives its revocation: not beside `clients`."""
     find_psk: FindPsk | None = None
     max_early_data: int = 0
-    """Bytes; 0 refuses all 0-RTT."""
+    """Bytes on a connection, at most 16384; 0 refuses all 0-RTT. A client that sends more is cut off."""
     ticket_early_data: bool = False
     """Take 0-RTT also under OpenSSL's tickets. OpenSSL checks their age, not that they come once: whoever handles
     EarlyDataReceived has to strike its client_random before the data has an effect."""
@@ -109,6 +109,8 @@ class ServerContext:
             raise ValueError(f"expected minimum to be one of {', '.join(VERSIONS)}, got {options.minimum}")
         if options.profile not in PROFILES:
             raise ValueError(f"expected profile to be one of {', '.join(PROFILES)}, got {options.profile}")
+        if not 0 <= options.max_early_data <= MAX_EARLY_DATA:
+            raise ValueError(f"expected at most {MAX_EARLY_DATA} bytes of early data, got {options.max_early_data}")
         if options.clients.mode not in (OFF, REQUEST, REQUIRE):
             raise ValueError(f"expected off, request or require of client certificates, got {options.clients.mode}")
         if options.tickets and options.clients.mode != OFF:
