@@ -238,7 +238,9 @@ def test_handshakes_of_many_threads_do_not_mix():
                 continue
             psk = PSK if (number + turn) % 3 == 1 else None
             try:
-                link = Link(good.engine("localhost", psk=psk), gateway.engine(detachable=True), moving=("gateway",)).run()
+                link = Link(
+                    good.engine("localhost", psk=psk), gateway.engine(detachable=True), moving=("gateway",)
+                ).run()
                 word = b"%d of %d" % (turn, number)
                 link.gateway.encrypt(word)
                 link.run_on()
