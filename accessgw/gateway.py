@@ -25,6 +25,7 @@ from accessgw.rooms import Rooms
 from accessgw.stores.sqlite_schema import StoreError
 from protocols.http import backend as http_backend
 from protocols.mmtp.hpack_backends import backend as hpack_backend
+from protocols.tls.record_backends import backend as records_backend
 
 log = Logger()
 
@@ -103,7 +104,8 @@ class Gateway(Service):
     def _greeting(self) -> list[str]:
         rooms = self.rooms
         settings = self.settings
-        lines = [f"accessgw {rooms.version}, HTTP parser {http_backend}, HPACK {hpack_backend}, pid {os.getpid()}"]
+        codecs = f"HTTP parser {http_backend}, HPACK {hpack_backend}, TLS records {records_backend}"
+        lines = [f"accessgw {rooms.version}, {codecs}, pid {os.getpid()}"]
         for row in rooms.listener_rows():
             lines.append(f"  {row['name']}: {row['address']} ({row['transport']}: {', '.join(row['protocols'])})")
         control = f"http://{rooms.control_listener.host}:{rooms.control_listener.port}"

@@ -85,6 +85,7 @@ from accessgw.upstreams.questions import Questions, clusters_of_questions
 from protocols.http import backend as http_backend
 from protocols.http.websocket import DEFAULT_MAX_MESSAGE
 from protocols.mmtp.hpack_backends import backend as hpack_backend
+from protocols.tls.record_backends import backend as records_backend
 
 
 class Rooms:
@@ -487,7 +488,12 @@ class Rooms:
     def _config(self) -> dict[str, Any]:
         return {
             "settings": to_dict(self.settings),
-            "backends": {"http": http_backend, "hpack": hpack_backend, "store": self.settings.store.kind},
+            "backends": {
+                "http": http_backend,
+                "hpack": hpack_backend,
+                "tls-records": records_backend,
+                "store": self.settings.store.kind,
+            },
         }
 
     def _announce_leaving(self, spread: float) -> None:

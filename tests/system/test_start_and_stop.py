@@ -203,16 +203,20 @@ def test_a_storm_of_sighup_is_a_few_reloads(gateway: Gateway) -> None:
     gateway.assert_sound()
 
 
-@pytest.mark.parametrize(("wanted", "parser", "hpack"), [("pure", "h11", "hpack"), ("native", "httptools", "nghttp2")])
+@pytest.mark.parametrize(
+    ("wanted", "parser", "hpack", "records"),
+    [("pure", "h11", "hpack", "cryptography"), ("native", "httptools", "nghttp2", "libcrypto")],
+)
 def test_the_codecs_can_be_chosen(
-    make_gateway: MakeGateway, upstream: Upstream, wanted: str, parser: str, hpack: str
+    make_gateway: MakeGateway, upstream: Upstream, wanted: str, parser: str, hpack: str, records: str
 ) -> None:
     if hpack == "nghttp2":
         pytest.importorskip("protocols._native.nghttp2", reason="libnghttp2 is not installed", exc_type=ImportError)
+        pytest.importorskip("protocols._native.tls_records", reason="no C compiler at installation")
     gateway = make_gateway(upstream=upstream.url)
     gateway.environment["ACCESSGW_ACCEL"] = wanted
     gateway.start()
-    assert f"HTTP parser {parser}, HPACK {hpack}, " in gateway.said()
+    assert f"HTTP parser {parser}, HPACK {hpack}, TLS records {records}, " in gateway.said()
     backends = gateway.http("GET", "/v1/config", token="t-read")[1]["backends"]
-    assert (backends["http"], backends["hpack"]) == (parser, hpack)
+    assert (backends["http"], backends["hpack"], backends["tls-records"]) == (parser, hpack, records)
     assert Device(gateway.plain).welcomed().call("echo").status == Status.OK
