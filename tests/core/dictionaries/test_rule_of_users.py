@@ -134,7 +134,9 @@ def test_bodies_of_all_byte_values_have_no_free_separator_and_keep_the_rule() ->
 def test_a_field_behind_random_bytes_does_not_keep_all_other_strings_out() -> None:
     """Every byte value has stood before the field's name, so that nothing can be joined to the front of it."""
     source = random.Random(8)
-    towns = [name.encode() for name in ("Ashborough", "Brindlewick", "Candlemoor", "Dunthorpe", "Elmsworth", "Fennwater")]
+    towns = [
+        name.encode() for name in ("Ashborough", "Brindlewick", "Candlemoor", "Dunthorpe", "Elmsworth", "Fennwater")
+    ]
     samples = []
     for number in range(3000):
         body = b"\x1a\x0c" + source.randbytes(12) + b'"\x04town' + source.choice(towns) + source.randbytes(3)
