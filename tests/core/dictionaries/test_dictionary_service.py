@@ -265,8 +265,8 @@ def test_a_canary_that_cannot_be_expanded_is_rolled_back(world: World) -> None:
 
 @pytest.mark.parametrize("which", [1, 2])
 def test_a_hostile_user_neither_takes_a_canary_back_nor_brings_it_through(world: World, which: int) -> None:
-    """As many bodies as it likes, as bad or as good as it likes, on either side of the comparison; those who have proved
-    nothing are one together."""
+    """As many bodies as it likes, as bad or as good as it likes, on either side of the comparison; those who have
+    proved nothing are one together."""
     world = World(promote=True)
     result(world.service.activate(world.trained(), 1.0))
     world.trained()
@@ -435,7 +435,8 @@ def test_what_is_said_to_be_ready_can_be_trained(world: World, fed: dict[str, in
 
 
 def test_a_dictionary_does_not_cover_secret_requests() -> None:
-    """A device cannot know that one of the operations of a class is secret. What the gateway sends it keeps raw itself."""
+    """A device cannot know that one of the operations of a class is secret.
+    What the gateway sends it keeps raw itself."""
     world = World(secret=("pay.login",))
     world.secret_operations = ("card.*",)
     for name in ("pay.once", "card", "cards", "other"):
