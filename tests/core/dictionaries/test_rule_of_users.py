@@ -146,6 +146,19 @@ def test_a_field_behind_random_bytes_does_not_keep_all_other_strings_out() -> No
     assert_rule(samples, result)
 
 
+def test_short_strings_take_the_room_that_is_left() -> None:
+    """What stands between values that nobody shares."""
+    source = random.Random(9)
+    samples = []
+    for number in range(600):
+        body = f'{{"amount":{source.getrandbits(60)}-kr-{source.getrandbits(60):x}}}'
+        samples.append(Sample(number % 150 + 1, body.encode()))
+    result = trained(samples)
+    assert b"-kr-" in content(result)
+    assert b'{"amount":' in content(result)
+    assert_rule(samples, result)
+
+
 @pytest.mark.parametrize(
     ("samples", "why"),
     [
