@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from accessgw.core.dictionaries.training import TrainingRefused
 from accessgw.core.interfaces.control import ControlError
 from accessgw.core.interfaces.stores import StoreUnavailable
 from accessgw.model.counters import DictionaryCounters
-from accessgw.model.dictionaries import TrainingJob, TrainingResult
+from accessgw.model.dictionaries import DictionaryRecord, TrainingJob, TrainingResult
 from accessgw.model.dictionary_settings import DictionarySettings
 from accessgw.stores.memory_dictionaries import MemoryDictionaryStore
 
@@ -378,6 +378,143 @@ def test_a_change_that_the_store_did_not_take_does_not_happen(world: World) -> N
     assert world.states() == {1: "canary"}
     world.store.put = put
     assert result(world.service.activate(1, 1.0))["state"] == "active"
+
+
+class HeldStore(MemoryDictionaryStore):
+    """Answers to what is not lazy when a test lets it, or fails as one does whose disk is full. What is asked for counts in
+    the order of asking, as in the durable store."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hold = self.fails = False
+        self.held: list[Deferred[Any]] = []
+
+    def _later(self, done: Deferred[Any]) -> Deferred[Any]:
+        if not self.hold:
+            return done
+        waiting: Deferred[Any] = Deferred()
+        self.held.append(waiting)
+        return waiting.addCallback(lambda _: done)
+
+    def let_go(self) -> None:
+        held, self.held, self.hold = self.held, [], False
+        for waiting in held:
+            waiting.callback(None)
+
+    def add(self, record: DictionaryRecord) -> Deferred[DictionaryRecord]:
+        return fail(StoreUnavailable("disk full")) if self.fails else self._later(super().add(record))
+
+    def put(self, records: Sequence[DictionaryRecord], *, lazy: bool = False) -> Deferred[None]:
+        if self.fails:
+            return fail(StoreUnavailable("disk full"))
+        done = super().put(records, lazy=lazy)
+        return done if lazy else self._later(done)
+
+    def remove(self, ids: Sequence[int], bundles: Sequence[Sequence[int]]) -> Deferred[None]:
+        return self._later(super().remove(ids, bundles))
+
+
+def test_figures_that_are_written_during_a_change_do_not_undo_it() -> None:
+    world = World(HeldStore())
+    result(world.service.activate(world.trained(), 1.0))
+    world.pass_bodies(1, 5, 0.3)
+    world.store.hold = True
+    rolling = world.service.roll_back(1)
+    world.clock.pump([1] * 5)
+    assert world.states() == {1: "active"}, "it is not durable yet"
+    assert world.restarted().states() == {1: "rolled_back"}, "the process ends here"
+    world.store.let_go()
+    assert result(rolling)["state"] == "rolled_back"
+    world.clock.pump([1] * 5)
+    again = world.restarted()
+    assert again.states() == {1: "rolled_back"} and again.service.show(1)["bodies"] == 5
+
+
+def test_what_comes_back_while_it_is_being_forgotten_waits_and_is_told() -> None:
+    world = World(HeldStore())
+    result(world.service.activate(world.trained(), 1.0))
+    result(world.service.activate(world.trained(), 1.0))
+    world.store.hold = True
+    world.clock.advance(1001)
+    assert world.states() == {1: "retired", 2: "active"}
+    back, rolled = world.service.activate(1, 1.0), world.service.roll_back(2)
+    world.store.let_go()
+    with pytest.raises(ControlError) as caught:
+        result(back)
+    assert caught.value.status == 404
+    assert result(rolled)["state"] == "rolled_back"
+    assert world.states() == world.restarted().states() == {2: "rolled_back"}
+
+
+def test_a_training_whose_result_the_store_does_not_take_can_be_begun_again() -> None:
+    world = World(HeldStore())
+    world.feed()
+    world.train()
+    world.store.fails = True
+    world.trainer.finish()
+    assert world.states() == {1: "refused"} and "did not take" in world.service.show(1)["reason"]
+    assert world.service.dictionary(1) is None
+    world.store.fails = False
+    assert world.trained() == 2
+    assert world.states() == {1: "refused", 2: "canary"}
+    assert world.restarted().states() == {1: "refused", 2: "canary"}
+
+
+def test_trainings_that_the_store_took_run_when_it_fails_on_the_next() -> None:
+    world = World(HeldStore())
+    world.feed()
+    world.feed(name="refund")
+    add, taken = world.store.add, []
+
+    def add_one(record: DictionaryRecord) -> Deferred[DictionaryRecord]:
+        taken.append(record)
+        return add(record) if len(taken) == 1 else fail(StoreUnavailable("disk full"))
+
+    world.store.add = add_one
+    with pytest.raises(StoreUnavailable):
+        world.train()
+    world.trainer.finish()
+    assert world.states() == {1: "canary"}
+
+
+def test_two_operators_at_once_begin_one_training() -> None:
+    world = World(HeldStore())
+    world.feed()
+    world.store.hold = True
+    first, second = world.service.train(None, ()), world.service.train("wallet", ("qpay",))
+    world.store.let_go()
+    assert [row["id"] for row in result(first)] == [1]
+    with pytest.raises(ControlError) as caught:
+        result(second)
+    assert caught.value.code == "busy"
+    assert world.states() == {1: "training"}
+
+
+@pytest.mark.parametrize("secret", ["name", "route"])
+def test_what_becomes_secret_while_it_is_trained_is_refused(secret: str) -> None:
+    world = World()
+    world.feed(name="pay.one")
+    world.train("wallet", "qpay.*")
+    if secret == "name":
+        world.service.reconfigure(replace(SETTINGS, secret=("pay.one",)))
+    else:
+        world.secret_operations = ("pay.one",)
+    world.trainer.finish()
+    assert world.states() == {1: "refused"} and "covers pay.one" in world.service.show(1)["reason"]
+    assert world.service.dictionary(1) is None
+
+
+def test_a_wall_clock_that_is_set_back_or_forward_breaks_nothing() -> None:
+    world = World(promote=True, train_interval=100.0)
+    world.trained()
+    world.began -= 10_000
+    world.pass_bodies(1, 10, 0.3)
+    world.clock.pump([1] * 6)
+    assert world.states() == {1: "canary"}, "it waits until its time has come again"
+    world.began += 20_000
+    world.clock.pump([1] * 2)
+    assert world.states()[1] == "active"
+    world.restarted()
 
 
 def test_the_same_class_of_two_apps_is_two(world: World) -> None:
