@@ -90,9 +90,14 @@ class Dictionaries:
             if record.state == DictionaryState.TRAINING
         ]
         if broken:
-            self._change(lambda: broken).addErrback(self._lost, "broken trainings")
+            self._change(lambda: broken).addErrback(self._not_refused, broken)
         self._count()
         self._timer = self._clock.callLater(TICK, self._tick)
+
+    def _not_refused(self, failure: Failure, broken: list[DictionaryRecord]) -> None:
+        """The store did not take it. The next process will find the same; in this one the classes can be trained."""
+        self._lost(failure, "broken trainings")
+        self._ledger.records.update((record.id, record) for record in broken)
 
     def stop(self) -> Deferred[None]:
         """Fires when the training that runs has ended and the figures are written."""

@@ -173,8 +173,8 @@ class Trainings:
     def _secret(self, name: str) -> str:
         """Why a class must have no dictionary; empty: it may.
 
-        Answers and pushes of a larger class are sent raw where they are secret. But a device knows of no secrets, only that
-        a class of requests has a dictionary.
+        Answers and pushes of a larger class are sent raw where they are secret. But a device knows of no secrets, only
+        that a class of requests has a dictionary.
         """
         if self._sampler.is_secret(name[1:]):
             return f"{name} is secret: its bodies travel raw"

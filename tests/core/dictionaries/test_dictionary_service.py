@@ -203,6 +203,11 @@ def test_clients_that_are_no_devices_get_no_canaries_and_nothing_that_was_taken_
     result(world.service.roll_back(2))
     assert seen() == ([1], [1])
     assert world.service.active("other") is None and world.service.used("other") == []
+    world = World(canary_share=1.0)
+    world.trained()
+    assert {world.ids_for(device) for device in DEVICES} == {(1,)} and seen() == ([], [])
+    result(world.service.activate(1, 1.0))
+    assert seen() == ([1], [1]) and world.changed == ["wallet"] * 2, "who looked before is told"
 
 
 def test_earlier_sets_stay_known_until_they_are_forgotten(world: World) -> None:
@@ -381,8 +386,8 @@ def test_a_change_that_the_store_did_not_take_does_not_happen(world: World) -> N
 
 
 class HeldStore(MemoryDictionaryStore):
-    """Answers to what is not lazy when a test lets it, or fails as one does whose disk is full. What is asked for counts in
-    the order of asking, as in the durable store."""
+    """Answers to what is not lazy when a test lets it, or fails as one does whose disk is full. What is asked for counts
+    in the order of asking, as in the durable store."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -458,6 +463,18 @@ def test_a_training_whose_result_the_store_does_not_take_can_be_begun_again() ->
     assert world.trained() == 2
     assert world.states() == {1: "refused", 2: "canary"}
     assert world.restarted().states() == {1: "refused", 2: "canary"}
+
+
+def test_a_broken_training_can_be_begun_again_though_the_store_does_not_take_its_end() -> None:
+    world = World(HeldStore())
+    world.feed()
+    world.train()
+    world.store.fails = True
+    again = world.restarted()
+    assert again.states() == {1: "refused"}
+    world.store.fails = False
+    again.feed()
+    assert again.trained() == 2
 
 
 def test_trainings_that_the_store_took_run_when_it_fails_on_the_next() -> None:
