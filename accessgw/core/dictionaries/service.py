@@ -28,6 +28,9 @@ from protocols.mmtp.dictionaries import Dictionary
 TICK = 1.0
 """Seconds between two looks at canaries and what is due."""
 
+JUDGED = 4
+"""Canaries that are judged at a time, in turn: each may take half a millisecond of the reactor."""
+
 log = Logger()
 
 
@@ -62,6 +65,8 @@ class Dictionaries:
         self._timer: Any = None
         self._ticks = 0
         self._working = False
+        self._judged = 0
+        """The id of the canary that was judged last."""
         self.sampler = Sampler(settings, random)
         self._ledger = Ledger(counters, self._bundles.readable)
         self._trainings = Trainings(
@@ -245,12 +250,15 @@ class Dictionaries:
 
     async def _due(self) -> None:
         now = self._wall()
-        for record in self._ledger.current():
-            if record.state == DictionaryState.CANARY:
-                active = life.slot_of(self._ledger.current(), record, DictionaryState.ACTIVE)
-                verdict = life.judge(record, active, now, self.settings)
-                if verdict is not None:
-                    await self._carry_out(record.id, verdict)
+        records = self._ledger.current()
+        canaries = [record for record in records if record.state == DictionaryState.CANARY]
+        canaries.sort(key=lambda record: (record.id <= self._judged, record.id))
+        for record in canaries[:JUDGED]:
+            self._judged = record.id
+            active = life.slot_of(records, record, DictionaryState.ACTIVE)
+            verdict = life.judge(record, active, now, self.settings)
+            if verdict is not None:
+                await self._carry_out(record.id, verdict)
         await self._lock.run(lambda: Deferred.fromCoroutine(self._forget(now)))
         await self._trainings.begin_due(now)
         self._count()

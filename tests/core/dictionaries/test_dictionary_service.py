@@ -268,6 +268,26 @@ def test_a_canary_that_cannot_be_expanded_is_rolled_back(world: World) -> None:
     assert world.counters.errors == 7 and "errors for 5 of 5 users" in world.service.show(1)["reason"]
 
 
+def test_many_canaries_are_judged_in_turn(world: World) -> None:
+    for number in range(9):
+        world.feed(name=f"pay{number}")
+    ids = [row["id"] for row in world.train()]
+    for id in ids:
+        world.trainer.finish()
+        if id != 2:
+            for witness in range(1, 6):
+                world.service.dictionary(id).fail(witness)
+    for judged in (4, 8, 9):
+        world.clock.advance(1)
+        assert [id for id, state in world.states().items() if state == "rolled_back"] == [
+            i for i in ids[:judged] if i != 2
+        ]
+    for witness in range(1, 6):
+        world.service.dictionary(2).fail(witness)
+    world.clock.advance(1)
+    assert set(world.states().values()) == {"rolled_back"}
+
+
 @pytest.mark.parametrize("which", [1, 2])
 def test_a_hostile_user_neither_takes_a_canary_back_nor_brings_it_through(world: World, which: int) -> None:
     """As many bodies as it likes, as bad or as good as it likes, on either side of the comparison; those who have
