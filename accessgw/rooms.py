@@ -65,7 +65,9 @@ from accessgw.model.counters import (
     UpstreamCounters,
     WebhookCounters,
 )
-from accessgw.model.settings import CertificateSettings, ClusterSettings, GatewaySettings, ListenerSettings
+from accessgw.model.listener_settings import CertificateSettings, ListenerSettings
+from accessgw.model.route_settings import ClusterSettings
+from accessgw.model.settings import GatewaySettings
 from accessgw.mqtt_rooms import MqttRooms
 from accessgw.ops.access_log import AccessLog
 from accessgw.ops.collector import CollectorPauses

@@ -17,7 +17,7 @@ from accessgw.model.settings import GatewaySettings
 HEADER = """\
 # Configuration
 
-<!-- Made from accessgw/model/settings.py by `make docs`; edit the doc lines there. -->
+<!-- Made from accessgw/model/*settings.py by `make docs`; edit the doc lines there. -->
 
 One TOML file, `etc/accessgw.toml` unless `--config` says otherwise. Durations are seconds, sizes are bytes.
 Relative paths are relative to the working directory, but for `routes_file` and `app_tables`, which are relative

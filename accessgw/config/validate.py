@@ -12,14 +12,9 @@ from accessgw.config.files import readable
 from accessgw.config.structure import shown
 from accessgw.config.validate_authenticators import check_authenticators
 from accessgw.config.validate_mqtt import check_mqtt
-from accessgw.model.settings import (
-    CertificateSettings,
-    ClusterSettings,
-    ControlSettings,
-    GatewaySettings,
-    ListenerSettings,
-    RouteSettings,
-)
+from accessgw.model.listener_settings import CertificateSettings, ListenerSettings
+from accessgw.model.route_settings import ClusterSettings, RouteSettings
+from accessgw.model.settings import ControlSettings, GatewaySettings
 
 PROTOCOLS = ("mmtp/1", "mqtt", "http/1.1")
 """What a listener can serve."""

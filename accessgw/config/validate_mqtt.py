@@ -10,6 +10,7 @@ from accessgw.config import syntax
 from accessgw.config.errors import Problem
 from accessgw.config.files import readable
 from accessgw.config.structure import shown
+from accessgw.model.listener_settings import TransportLimits
 from accessgw.model.mqtt_settings import (
     BridgeSettings,
     BridgeTopicSettings,
@@ -17,7 +18,6 @@ from accessgw.model.mqtt_settings import (
     MqttSettings,
     TopicRuleSettings,
 )
-from accessgw.model.settings import TransportLimits
 
 PACKET_OVERHEAD = 16
 """Bytes of a PUBLISH beside topic, properties and payload, rounded up."""

@@ -20,7 +20,7 @@ from accessgw.core.interfaces.upstreams import UpstreamExchange, UpstreamFailure
 from accessgw.core.relay import ResponseRelay
 from accessgw.model.calls import Answer, Call
 from accessgw.model.identity import Strength
-from accessgw.model.settings import RouteSettings
+from accessgw.model.route_settings import RouteSettings
 from accessgw.policy.routing import Route, UnsafePath, render_path
 from protocols.mmtp.dictionaries import ANSWER_KIND, REQUEST_KIND
 from protocols.mmtp.statuses import Status

@@ -15,8 +15,8 @@ from accessgw.core.rollout import Packs, Rollout
 from accessgw.model.counters import CodingCounters
 from accessgw.model.header_states import Direction, StateKey
 from accessgw.model.identity import Identity
+from accessgw.model.mmtp_settings import MmtpSettings
 from accessgw.model.pushes import Scope, StreamKey
-from accessgw.model.settings import MmtpSettings
 from protocols.errors import RemoteError
 from protocols.mmtp.bodies import ZSTD_CAPABILITY
 from protocols.mmtp.bundles import Bundle

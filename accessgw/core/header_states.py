@@ -16,7 +16,7 @@ from accessgw.core.interfaces.clock import Timers
 from accessgw.core.interfaces.stores import HeaderStateStore
 from accessgw.model.counters import HeaderCounters
 from accessgw.model.header_states import KEPT_CHECKPOINTS, Direction, HeaderState, StateKey
-from accessgw.model.settings import HeaderStateSettings
+from accessgw.model.mmtp_settings import HeaderStateSettings
 
 log = Logger()
 

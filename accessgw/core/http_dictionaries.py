@@ -17,7 +17,7 @@ from accessgw.core.interfaces.dictionaries import PublicDictionaries
 from accessgw.core.interfaces.http import HttpExchange
 from accessgw.model.calls import Call, Headers
 from accessgw.model.counters import DictionaryCounters
-from accessgw.model.settings import RouteSettings
+from accessgw.model.route_settings import RouteSettings
 from accessgw.policy.http_codings import (
     dictionary_allowed,
     only_coding,

@@ -13,7 +13,7 @@ from accessgw.core.interfaces.pushes import PushService
 from accessgw.core.registry import DeviceSession
 from accessgw.core.sessions import SessionManager
 from accessgw.core.turns import TurnFlusher
-from accessgw.model.settings import MmtpSettings
+from accessgw.model.mmtp_settings import MmtpSettings
 from protocols.mmtp.bodies import ZSTD_CAPABILITY
 from protocols.mmtp.handshake import Hello, Welcome
 from protocols.mmtp.settings import Limits

@@ -14,7 +14,7 @@ from OpenSSL import SSL
 
 from accessgw.crypto.client_certificates import NO_CLIENT_CERTIFICATES, ClientCertificates, asker, identity_in
 from accessgw.crypto.pem import CertificateError, read_file
-from accessgw.model.settings import CertificateSettings
+from accessgw.model.listener_settings import CertificateSettings
 from protocols.errors import RemoteError
 from protocols.tls.alerts import BAD_CERTIFICATE, NO_APPLICATION_PROTOCOL
 from protocols.tls.engine import TlsEngine

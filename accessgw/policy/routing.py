@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
 from accessgw.model.calls import Call
-from accessgw.model.settings import RouteSettings
+from accessgw.model.route_settings import RouteSettings
 from accessgw.policy.conditions import Condition, compile_condition
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from ipaddress import IPv6Address
 
-from accessgw.model.settings import TransportLimits
+from accessgw.model.listener_settings import TransportLimits
 
 MAX_BUCKETS = 65_536
 """Addresses whose accept rate is remembered; past it the one not seen for longest is forgotten."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from accessgw.core.interfaces.connections import BindingFactory, Listener
 from accessgw.core.interfaces.tls import TlsContexts
-from accessgw.model.settings import ListenerSettings
+from accessgw.model.listener_settings import ListenerSettings
 from accessgw.transports.listener import SocketListener, TcpListener
 from accessgw.transports.services import TransportServices
 from accessgw.transports.tls import TlsListener

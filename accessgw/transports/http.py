@@ -13,8 +13,8 @@ from accessgw.core.interfaces.connections import Connection
 from accessgw.core.interfaces.http import HttpHandler, HttpUpload
 from accessgw.model.calls import Headers
 from accessgw.model.http import HttpRequest
+from accessgw.model.listener_settings import TransportLimits
 from accessgw.model.reasons import CloseReason
-from accessgw.model.settings import TransportLimits
 from accessgw.transports.websocket import WebSocketConnection, WebSocketEndpoint
 from protocols.errors import RemoteError
 from protocols.http.events import DataReceived, HttpEvent, MessageComplete, RequestReceived

@@ -11,7 +11,7 @@ from twisted.internet.error import CannotListenError
 
 from accessgw.core.interfaces.connections import BindingFactory
 from accessgw.model.identity import ConnectionInfo
-from accessgw.model.settings import ListenerSettings
+from accessgw.model.listener_settings import ListenerSettings
 from accessgw.transports.acceptor import Acceptor
 from accessgw.transports.addresses import counted_as
 from accessgw.transports.opening import Plain, TrustedNetworks

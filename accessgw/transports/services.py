@@ -13,8 +13,8 @@ from accessgw.core.interfaces.clock import DescriptorReactor, Timers
 from accessgw.core.interfaces.connections import Connection
 from accessgw.model.counters import TransportCounters
 from accessgw.model.identity import ConnectionInfo
+from accessgw.model.listener_settings import TransportLimits
 from accessgw.model.reasons import CloseReason
-from accessgw.model.settings import TransportLimits
 from accessgw.transports.addresses import AddressLimits
 
 log = Logger()

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from accessgw.core.interfaces.connections import Binding, BindingFactory
 from accessgw.core.interfaces.tls import TlsContexts
 from accessgw.model.identity import ConnectionInfo
+from accessgw.model.listener_settings import ListenerSettings
 from accessgw.model.reasons import CloseReason
-from accessgw.model.settings import ListenerSettings
 from accessgw.transports.listener import SocketListener
 from accessgw.transports.opening import Opening, chosen
 from accessgw.transports.services import TransportServices

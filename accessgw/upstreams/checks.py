@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from accessgw.model.settings import HealthCheckSettings
+from accessgw.model.route_settings import HealthCheckSettings
 from accessgw.upstreams.address import Address
 from accessgw.upstreams.connection import UpstreamConnection
 from protocols.errors import LocalError

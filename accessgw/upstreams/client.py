@@ -7,7 +7,7 @@ from typing import Any
 
 from accessgw.core.interfaces.upstreams import UpstreamExchange, UpstreamFailure, UpstreamRequest, UpstreamSink
 from accessgw.model.counters import UpstreamCounters
-from accessgw.model.settings import ClusterSettings
+from accessgw.model.route_settings import ClusterSettings
 from accessgw.upstreams.checks import Checker
 from accessgw.upstreams.cluster import Cluster
 from accessgw.upstreams.deadlines import Deadlines

@@ -7,7 +7,7 @@ from typing import Any
 
 from accessgw.core.interfaces.upstreams import UpstreamRequest, UpstreamSink
 from accessgw.model.counters import UpstreamCounters
-from accessgw.model.settings import ClusterSettings
+from accessgw.model.route_settings import ClusterSettings
 from accessgw.policy.balancing import pick
 from accessgw.policy.ejection import Ejector
 from accessgw.policy.retry_budget import RetryBudget

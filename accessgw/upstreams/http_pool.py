@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from accessgw.model.counters import UpstreamCounters
-from accessgw.model.settings import ClusterSettings
+from accessgw.model.route_settings import ClusterSettings
 from accessgw.policy.balancing import Load
 from accessgw.policy.health import Health
 from accessgw.upstreams.address import Address

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from accessgw.core.interfaces.clock import Clock
 from accessgw.core.interfaces.upstreams import UpstreamClient, UpstreamExchange, UpstreamFailure, UpstreamRequest
 from accessgw.model.calls import Headers
-from accessgw.model.settings import ClusterSettings
+from accessgw.model.route_settings import ClusterSettings
 
 MAX_ANSWER = 64 * 1024
 

@@ -9,7 +9,8 @@ from twisted.internet.defer import Deferred
 
 from accessgw.core.interfaces.clock import Clock
 from accessgw.core.interfaces.upstreams import UpstreamClient
-from accessgw.model.settings import AuthenticatorSettings, ClusterSettings
+from accessgw.model.route_settings import ClusterSettings
+from accessgw.model.settings import AuthenticatorSettings
 from accessgw.upstreams.post import Poster, cluster_of
 
 

@@ -13,7 +13,7 @@ from accessgw.core.header_states import HeaderStates
 from accessgw.core.rollout import Packs, Rollout
 from accessgw.model.counters import CodingCounters, HeaderCounters
 from accessgw.model.header_states import HeaderState, StateKey
-from accessgw.model.settings import HeaderStateSettings, MmtpSettings
+from accessgw.model.mmtp_settings import HeaderStateSettings, MmtpSettings
 from accessgw.stores.memory_header_states import MemoryHeaderStateStore
 from protocols.mmtp.bundles import Bundle
 from protocols.mmtp.dictionaries import Dictionary

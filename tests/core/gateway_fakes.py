@@ -21,7 +21,9 @@ from accessgw.core.tracing import Tracing
 from accessgw.core.turns import TurnFlusher
 from accessgw.model.counters import CallCounters, PushCounters, SessionCounters
 from accessgw.model.identity import ConnectionInfo, Identity
-from accessgw.model.settings import CallSettings, MmtpSettings, RouteSettings, SessionSettings
+from accessgw.model.mmtp_settings import MmtpSettings
+from accessgw.model.route_settings import RouteSettings
+from accessgw.model.settings import CallSettings, SessionSettings
 from accessgw.policy.routing import RouteTable
 from protocols.mmtp.connection import Connection as Wire
 from protocols.mmtp.connection import Role

@@ -8,7 +8,8 @@ from twisted.internet.defer import Deferred
 from accessgw.core.interfaces import Filter, Refused
 from accessgw.core.interfaces.upstreams import UpstreamFailure
 from accessgw.model.calls import Answer
-from accessgw.model.settings import CallSettings, RouteSettings
+from accessgw.model.route_settings import RouteSettings
+from accessgw.model.settings import CallSettings
 from protocols.mmtp import events
 from protocols.mmtp.statuses import Status
 from tests.core.gateway_fakes import Gateway

@@ -12,7 +12,7 @@ from accessgw.core.interfaces.stores import StoreUnavailable
 from accessgw.core.timers import TimingWheel
 from accessgw.model.counters import HeaderCounters
 from accessgw.model.header_states import Direction, HeaderState, StateKey
-from accessgw.model.settings import HeaderStateSettings
+from accessgw.model.mmtp_settings import HeaderStateSettings
 from accessgw.stores.memory_header_states import MemoryHeaderStateStore
 
 KEY = StateKey("d", "u", b"12345678")

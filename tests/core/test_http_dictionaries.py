@@ -17,7 +17,7 @@ from accessgw.core.interfaces.upstreams import UpstreamFailure
 from accessgw.core.short import ShortConnections
 from accessgw.model.counters import DictionaryCounters
 from accessgw.model.http import HttpRequest
-from accessgw.model.settings import RouteSettings
+from accessgw.model.route_settings import RouteSettings
 from protocols.http.dcz import HEADER_SIZE, VARY, DczDictionary
 from protocols.mmtp.bundles import Bundle
 from protocols.mmtp.dictionaries import Dictionary

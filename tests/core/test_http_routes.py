@@ -11,7 +11,7 @@ from accessgw.core.http_routes import HttpRoutes
 from accessgw.core.interfaces.upstreams import UpstreamFailure
 from accessgw.core.short import ShortConnections
 from accessgw.model.http import HttpRequest
-from accessgw.model.settings import RouteSettings
+from accessgw.model.route_settings import RouteSettings
 from tests.core.gateway_fakes import FakeConnection, FakeExchangeOfHttp, Gateway
 
 OPEN = RouteSettings(path="/open/", cluster="c", require="none", max_request_body=1 << 20)

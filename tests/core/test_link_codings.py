@@ -17,9 +17,10 @@ from accessgw.core.link_codings import MAX_OFFERS
 from accessgw.core.push_samples import PushSamples
 from accessgw.core.rollout import PAUSE, SLICE, Packs, Rollout
 from accessgw.model.identity import Strength
+from accessgw.model.mmtp_settings import MmtpSettings
 from accessgw.model.pushes import PushRequest, Scope, StreamKey
 from accessgw.model.reasons import CloseReason
-from accessgw.model.settings import MmtpSettings, RouteSettings
+from accessgw.model.route_settings import RouteSettings
 from accessgw.policy.dictionary_life import witness_of
 from protocols.mmtp import events
 from protocols.mmtp.bodies import MINI

@@ -7,7 +7,8 @@ import pytest
 from accessgw.core.interfaces.stores import ClaimState, StoreUnavailable
 from accessgw.core.interfaces.upstreams import UpstreamFailure
 from accessgw.model.calls import Call
-from accessgw.model.settings import CallSettings, RouteSettings
+from accessgw.model.route_settings import RouteSettings
+from accessgw.model.settings import CallSettings
 from accessgw.policy.routing import RouteTable
 from protocols.mmtp import events
 from protocols.mmtp.statuses import Status

@@ -11,7 +11,7 @@ from accessgw.core.interfaces.stores import StoreUnavailable
 from accessgw.core.short import MAX_ANSWER, MAX_REQUEST, ShortConnections
 from accessgw.model.http import HttpRequest
 from accessgw.model.pushes import Scope, StoredPush, StreamKey
-from accessgw.model.settings import RouteSettings
+from accessgw.model.route_settings import RouteSettings
 from protocols.mmtp import events
 from protocols.mmtp.handshake import Hello, StreamCursor, Welcome
 from protocols.mmtp.settings import Limits

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from accessgw.model.settings import CertificateSettings
+from accessgw.model.listener_settings import CertificateSettings
 
 
 def self_signed(directory, name, names=(), lifetime=timedelta(days=1)) -> CertificateSettings:

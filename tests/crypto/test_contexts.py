@@ -15,7 +15,7 @@ from OpenSSL import SSL
 
 from accessgw.crypto.contexts import CertificateError, ServerContexts
 from accessgw.crypto.development import RENEW_BEFORE, SERVER_LIFETIME, ensure_development_certificate
-from accessgw.model.settings import CertificateSettings
+from accessgw.model.listener_settings import CertificateSettings
 from protocols.tls.pyopenssl_engine import PyOpenSSLEngine
 from tests.crypto.certificates import self_signed
 

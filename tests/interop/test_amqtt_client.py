@@ -1,4 +1,4 @@
-"""amqtt's client (MQTT 3.1.1, asyncio), in its own process: every QoS, TCP, TLS and WebSocket, sessions, wills, calls."""
+"""amqtt's client (MQTT 3.1.1, asyncio), in its own process: every QoS, TCP, TLS and WebSocket, wills, calls."""
 
 from __future__ import annotations
 

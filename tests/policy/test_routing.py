@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from accessgw.model.calls import Call
 from accessgw.model.identity import Identity
-from accessgw.model.settings import RouteSettings
+from accessgw.model.route_settings import RouteSettings
 from accessgw.policy.conditions import parse_version
 from accessgw.policy.routing import RouteError, RouteTable, UnsafePath, comparable_path, render_path
 

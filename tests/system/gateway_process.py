@@ -33,10 +33,16 @@ port = {plain}
 protocols = ["mmtp/1", "http/1.1"]
 """
 
+USERS = 10
+"""Users with a token of their own: `token-of-0` for `user0`, ..."""
 ACCESS = """
 [[authenticators]]
 kind = "static"
-tokens = [{{ token = "device-token", loopback_only = true }}, {{ token = "alice-token", user = "alice" }}]
+tokens = [
+  {{ token = "device-token", loopback_only = true }},
+  {{ token = "alice-token", user = "alice" }},
+  {users}
+]
 
 [control]
 port = {control}
@@ -96,7 +102,9 @@ class Gateway:
 
     def write_config(self, extra: str | None = None) -> None:
         text = f'state_dir = "{self.directory / "state"}"\n' + self.top + LISTENERS + ACCESS + ROUTES
+        users = ", ".join(f'{{ token = "token-of-{number}", user = "user{number}" }}' for number in range(USERS))
         values = {"tls": self.tls, "plain": self.plain, "control": self.control, "upstream": self.upstream}
+        values["users"] = users
         self.config.write_text(text.format(**values) + (self.extra if extra is None else extra))
 
     @property

@@ -186,7 +186,7 @@ def test_dictionaries_come_and_go_under_load_without_a_failed_call(
     make_gateway: Callable[..., Gateway], upstream: Upstream
 ) -> None:
     gateway = make_gateway(upstream=upstream.url, extra=DICTIONARIES).start()
-    devices = [CodedDevice(gateway.plain, Memory(), f"d{n}", app="shop").welcomed() for n in range(8)]
+    devices = [CodedDevice(gateway.plain, Memory(), f"d{n}", f"token-of-{n}", app="shop").welcomed() for n in range(8)]
     for number in range(160):
         assert devices[number % 8].call("pay", BODY % number).status == 0
     first, second = train(gateway), train(gateway)
@@ -205,7 +205,9 @@ def test_dictionaries_come_and_go_under_load_without_a_failed_call(
                     failed.append(status)
                 if place >= 6 and calls[place] % 40 == 0:  # some come anew again and again, in the middle of transfers
                     device.cut()
-                    device = CodedDevice(gateway.plain, memory, f"d{place}", app="shop", counter=calls[place])
+                    device = CodedDevice(
+                        gateway.plain, memory, f"d{place}", f"token-of-{place}", app="shop", counter=calls[place]
+                    )
         except Exception as error:
             failed.append(error)
         finally:
@@ -236,7 +238,7 @@ def test_dictionaries_come_and_go_under_load_without_a_failed_call(
         assert row_of(gateway, id)["errors"] == 0
 
     memory = devices[0].memory
-    again = CodedDevice(gateway.plain, memory, "d0", app="shop", boot=2).welcomed()
+    again = CodedDevice(gateway.plain, memory, "d0", "token-of-0", app="shop", boot=2).welcomed()
     assert again.welcome.bundle == Bundle(memory.dictionaries.values()).digest
     assert again.call("pay", BODY % 1).status == 0
     gateway.assert_sound()
@@ -245,7 +247,7 @@ def test_dictionaries_come_and_go_under_load_without_a_failed_call(
 def test_devices_that_do_not_play_along(make_gateway: Callable[..., Gateway], upstream: Upstream) -> None:
     """One that can nothing, one that answers no offer and no PING, one that floods; all others go on."""
     gateway = make_gateway(upstream=upstream.url, extra=DICTIONARIES).start()
-    feeders = [CodedDevice(gateway.plain, Memory(), f"d{n}", app="shop").welcomed() for n in range(6)]
+    feeders = [CodedDevice(gateway.plain, Memory(), f"d{n}", f"token-of-{n}", app="shop").welcomed() for n in range(6)]
     for number in range(120):
         assert feeders[number % 6].call("pay", BODY % number).status == 0
     id = train(gateway)

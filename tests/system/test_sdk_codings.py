@@ -128,7 +128,7 @@ def test_a_dictionary_is_taken_kept_and_named(
 
     def client(number: int) -> Client:
         url = f"mmtp://127.0.0.1:{gateway.plain}"
-        return Client(url, f"d{number}", "device-token", app="shop", state_dir=tmp_path / "device")
+        return Client(url, f"d{number}", f"token-of-{number}", app="shop", state_dir=tmp_path / "device")
 
     async def feed() -> None:
         clients = [client(number) for number in range(6)]

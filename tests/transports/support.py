@@ -12,7 +12,7 @@ from twisted.internet.threads import deferToThread
 
 from accessgw.core.timers import TimingWheel
 from accessgw.model.counters import TransportCounters
-from accessgw.model.settings import ListenerSettings, TransportLimits
+from accessgw.model.listener_settings import ListenerSettings, TransportLimits
 from accessgw.transports.build import build_listener
 from accessgw.transports.services import TransportServices
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 
-from accessgw.model.settings import TransportLimits
+from accessgw.model.listener_settings import TransportLimits
 from accessgw.transports import addresses
 from accessgw.transports.acceptor import ACCEPTS_PER_TURN, PAUSE, Acceptor
 from accessgw.transports.addresses import AddressLimits, counted_as

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from twisted.internet.task import Clock
 
-from accessgw.model.settings import ListenerSettings
+from accessgw.model.listener_settings import ListenerSettings
 from accessgw.transports.build import build_listener
 from accessgw.transports.listener import TcpListener
 from accessgw.transports.opening import TrustedNetworks

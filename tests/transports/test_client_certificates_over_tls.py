@@ -15,7 +15,7 @@ from twisted.internet.threads import deferToThread
 from accessgw.crypto.client_certificates import ClientCertificates
 from accessgw.crypto.contexts import ServerContexts
 from accessgw.crypto.development import ensure_development_certificate
-from accessgw.model.settings import CertificateSettings
+from accessgw.model.listener_settings import CertificateSettings
 from tests.crypto.authority import Authority
 from tests.reactor_loop import run
 from tests.transports.support import Journal, echo_factories, listen, make_services, outcome, play

@@ -8,7 +8,7 @@ import pytest
 
 from accessgw.model.http import BodyCollector
 from accessgw.model.identity import ConnectionInfo
-from accessgw.model.settings import TransportLimits
+from accessgw.model.listener_settings import TransportLimits
 from accessgw.transports.http import PIECE, HttpBindingFactory
 from protocols.http import HttpLimits
 

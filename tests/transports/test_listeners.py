@@ -13,8 +13,8 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.internet.threads import blockingCallFromThread, deferToThread
 
 from accessgw.model.http import BodyCollector
+from accessgw.model.listener_settings import TransportLimits
 from accessgw.model.reasons import CloseReason
-from accessgw.model.settings import TransportLimits
 from accessgw.transports.http import HttpBindingFactory
 from protocols.proxyproto import encode_v1, encode_v2, encode_v2_local
 from tests.reactor_loop import run

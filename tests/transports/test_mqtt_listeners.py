@@ -11,7 +11,7 @@ from twisted.internet.threads import deferToThread
 
 from accessgw.crypto.contexts import ServerContexts
 from accessgw.crypto.development import ensure_development_certificate
-from accessgw.model.settings import CertificateSettings
+from accessgw.model.listener_settings import CertificateSettings
 from protocols.proxyproto import encode_v1, encode_v2
 from tests.reactor_loop import run
 from tests.transports.support import Journal, dialogue, echo_factories, listen, make_services, outcome, play

@@ -15,8 +15,8 @@ from twisted.internet.threads import deferToThread
 from accessgw.crypto.contexts import ServerContexts
 from accessgw.crypto.development import ensure_development_certificate
 from accessgw.model.http import BodyCollector
+from accessgw.model.listener_settings import CertificateSettings
 from accessgw.model.reasons import CloseReason
-from accessgw.model.settings import CertificateSettings
 from accessgw.transports.http import HttpBindingFactory
 from protocols.proxyproto import encode_v1
 from tests.reactor_loop import run

@@ -14,8 +14,8 @@ from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Ping
 
 from accessgw.crypto.contexts import ServerContexts
 from accessgw.crypto.development import ensure_development_certificate
+from accessgw.model.listener_settings import CertificateSettings
 from accessgw.model.reasons import CloseReason
-from accessgw.model.settings import CertificateSettings
 from accessgw.transports.http import HttpBindingFactory
 from accessgw.transports.websocket import WebSocketEndpoint
 from protocols.errors import LocalError

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
-from accessgw.model.settings import ClusterSettings, HealthCheckSettings
+from accessgw.model.route_settings import ClusterSettings, HealthCheckSettings
 from tests.upstreams.upstream_fakes import Net, Sink, Wire
 
 TWO = ("http://10.0.0.1:80", "http://10.0.0.2:80")

@@ -11,7 +11,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, gatherResults
 
 from accessgw.core.interfaces.upstreams import UpstreamRequest
-from accessgw.model.settings import ClusterSettings
+from accessgw.model.route_settings import ClusterSettings
 from accessgw.upstreams.client import HttpUpstreams
 from tests.reactor_loop import run
 from tests.upstreams import hostile_servers as servers

@@ -10,7 +10,7 @@ from twisted.python.failure import Failure
 
 from accessgw.core.interfaces.upstreams import UpstreamFailure, UpstreamRequest
 from accessgw.model.counters import UpstreamCounters
-from accessgw.model.settings import ClusterSettings
+from accessgw.model.route_settings import ClusterSettings
 from accessgw.upstreams.client import HttpUpstreams
 
 

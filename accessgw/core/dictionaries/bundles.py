@@ -24,6 +24,7 @@ class Bundles:
         self._gone = gone
         self._dictionaries: dict[int, Dictionary] = {}
         self._in_force: dict[str, Variants] = {}
+        self._active: dict[str, Bundle] = {}
         self._known: dict[tuple[int, ...], Bundle] = {}
         self._by_digest: dict[bytes, Bundle] = {}
 
@@ -41,18 +42,17 @@ class Bundles:
         self._update_dictionaries(records)
         for ids in [ids for ids in self._known if not all(id in self._dictionaries for id in ids)]:
             self._forget(ids)
-        before = {
-            app: [(share, bundle.digest) for share, bundle in variants] for app, variants in self._in_force.items()
-        }
-        self._in_force = {}
+        before = self._digests()
+        self._in_force, self._active = {}, {}
         for app in {record.app for record in records}:
-            variants = self._variants([record for record in records if record.app == app])
+            own = [record for record in records if record.app == app]
+            variants = self._variants(own)
             if variants:
                 self._in_force[app] = variants
+                active = sorted(record.id for record in own if record.state == DictionaryState.ACTIVE)
+                self._active[app] = self._remember(tuple(active)[-MAX_DICTIONARIES:], told=False)
         self._bound()
-        after = {
-            app: [(share, bundle.digest) for share, bundle in variants] for app, variants in self._in_force.items()
-        }
+        after = self._digests()
         return sorted(app for app in {*before, *after} if before.get(app) != after.get(app))
 
     def bundle_for(self, app: str, device: str) -> Bundle | None:
@@ -66,8 +66,7 @@ class Bundles:
         return bundle if bundle.dictionaries else None
 
     def active(self, app: str) -> Bundle | None:
-        variants = self._in_force.get(app)
-        return variants[-1][1] if variants is not None else None
+        return self._active.get(app)
 
     def known(self, digest: bytes) -> Bundle | None:
         return self._by_digest.get(digest)
@@ -84,6 +83,13 @@ class Bundles:
         self._dictionaries = {
             id: self._dictionaries.get(id) or Dictionary(id, record.content, record.classes)
             for id, record in readable.items()
+        }
+
+    def _digests(self) -> dict[str, list[tuple[float, bytes]]]:
+        """What is in force of each app, to compare."""
+        return {
+            app: [(0.0, self._active[app].digest), *((share, bundle.digest) for share, bundle in variants)]
+            for app, variants in self._in_force.items()
         }
 
     def _variants(self, records: Sequence[DictionaryRecord]) -> Variants:

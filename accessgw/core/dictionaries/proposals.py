@@ -13,8 +13,10 @@ from heapq import heapify, heappop, heappush
 from accessgw.core.dictionaries.common import Corpus, windows
 
 WINDOW = 6
-"""Bytes of the shortest string in a dictionary. With 5 and 4 small bodies came out hardly smaller, those of a large
-class 3 to 6 % larger: many short strings take the room."""
+"""Bytes of the shortest string that is chosen first. With 5 and 4 those of a large class came out 3 to 6 % larger: many
+short strings take the room."""
+SHORT_WINDOW = 4
+"""Bytes of the shortest string that is chosen where room is left: what stands between the values of protobuf."""
 COUNTED_BYTES = 2 * 1024 * 1024
 """Bytes of bodies whose windows are counted: time and memory of a training grow with them."""
 OVERHEAD = 4
@@ -25,31 +27,32 @@ CONTEXT = 8
 
 
 class Windows:
-    """The windows of the bodies that enough users have: who has them (bits of users), and how many bodies."""
+    """The windows of `length` bytes that enough users have in bodies: who has them (bits of users), and how many bodies."""
 
-    def __init__(self, corpus: Corpus) -> None:
+    def __init__(self, corpus: Corpus, length: int) -> None:
         self._least = corpus.users
+        self._length = length
         by_user: defaultdict[int, list[bytes]] = defaultdict(list)
         for body, owners in _spread(list(corpus.owned())):
             for user in owners:
                 by_user[user].append(body)
         users: Counter[bytes] = Counter()
         for bodies in by_user.values():
-            users.update(_held(bodies))
+            users.update(_held(bodies, length))
         self._masks = {window: 0 for window, count in users.items() if count >= self._least}
         del users
         masks = self._masks
         self.weights: Counter[bytes] = Counter()
         for number, bodies in enumerate(by_user.values()):
             for body in bodies:
-                self.weights.update({window for window in windows(body, WINDOW) if window in masks})
-            for window in _held(bodies):
+                self.weights.update({window for window in windows(body, length) if window in masks})
+            for window in _held(bodies, length):
                 if window in masks:
                     masks[window] |= 1 << number
 
     def strings(self, body: bytes) -> Iterator[bytes]:
         """The longest strings of a body whose windows enough users have all of."""
-        marks = [self._masks.get(window, 0) for window in windows(body, WINDOW)]
+        marks = [self._masks.get(window, 0) for window in windows(body, self._length)]
         least, count = self._least, len(marks)
         start = reached = 0
         while start < count:
@@ -62,7 +65,7 @@ class Windows:
                 mask &= marks[end]
                 end += 1
             if end > reached:
-                yield body[start : end - 1 + WINDOW]
+                yield body[start : end - 1 + self._length]
                 reached = end
             start = end
             if end < count and marks[end]:
@@ -73,8 +76,8 @@ class Windows:
                     mask &= marks[start]
 
 
-def _held(bodies: Iterable[bytes]) -> set[bytes]:
-    return set().union(*(windows(body, WINDOW) for body in bodies))
+def _held(bodies: Iterable[bytes], length: int) -> set[bytes]:
+    return set().union(*(windows(body, length) for body in bodies))
 
 
 def _spread(owned: list[tuple[bytes, set[int]]]) -> list[tuple[bytes, set[int]]]:
@@ -83,26 +86,29 @@ def _spread(owned: list[tuple[bytes, set[int]]]) -> list[tuple[bytes, set[int]]]
     return owned[:: -(-size // COUNTED_BYTES)] if size else []
 
 
-def cover(strings: Iterable[bytes], weights: Mapping[bytes, int]) -> Iterator[bytes]:
-    """Strings, best first: by the bodies in which their windows stand, windows that an earlier one has left out, per
-    byte. What earlier ones have at its ends is cut off a string; one that brings nothing new is left out."""
+def cover(strings: Iterable[bytes], weights: Mapping[bytes, int], length: int, held: bytes = b"") -> Iterator[bytes]:
+    """Strings, best first: by the bodies in which their windows of `length` bytes stand, windows that `held` or an earlier
+    one has left out, per byte. What earlier ones have at its ends is cut off a string; one that brings nothing new is left
+    out."""
     left = dict(weights)
+    for window in windows(held, length):
+        left.pop(window, None)
 
     def worth(string: bytes) -> float:
-        return sum(left.get(window, 0) for window in set(windows(string, WINDOW))) / (len(string) + OVERHEAD)
+        return sum(left.get(window, 0) for window in set(windows(string, length))) / (len(string) + OVERHEAD)
 
     heap = [(-worth(string), string) for string in strings]
     heapify(heap)
     while heap:
         _, string = heappop(heap)
-        new = [at for at, window in enumerate(windows(string, WINDOW)) if left.get(window)]
+        new = [at for at, window in enumerate(windows(string, length)) if left.get(window)]
         if not new:
             continue
-        string = string[max(0, new[0] - CONTEXT) : new[-1] + WINDOW + CONTEXT]
+        string = string[max(0, new[0] - CONTEXT) : new[-1] + length + CONTEXT]
         now = -worth(string)
         if heap and now > heap[0][0]:  # others have taken windows of it since
             heappush(heap, (now, string))
             continue
-        for window in windows(string, WINDOW):
+        for window in windows(string, length):
             left[window] = 0
         yield string

@@ -19,12 +19,7 @@ from accessgw.core.interfaces.clock import Clock
 from accessgw.core.interfaces.control import ControlError
 from accessgw.core.interfaces.dictionaries import DictionaryStore
 from accessgw.model.counters import DictionaryCounters
-from accessgw.model.dictionaries import (
-    SETTLED,
-    USED,
-    DictionaryRecord,
-    DictionaryState,
-)
+from accessgw.model.dictionaries import USED, DictionaryRecord, DictionaryState
 from accessgw.model.dictionary_settings import DictionarySettings
 from accessgw.policy import dictionary_life as life
 from protocols.mmtp.bundles import Bundle
@@ -32,6 +27,9 @@ from protocols.mmtp.dictionaries import Dictionary
 
 TICK = 1.0
 """Seconds between two looks at canaries and what is due."""
+
+JUDGED = 4
+"""Canaries that are judged at a time, in turn: each may take half a millisecond of the reactor."""
 
 log = Logger()
 
@@ -67,6 +65,8 @@ class Dictionaries:
         self._timer: Any = None
         self._ticks = 0
         self._working = False
+        self._judged = 0
+        """The id of the canary that was judged last."""
         self.sampler = Sampler(settings, random)
         self._ledger = Ledger(counters, self._bundles.readable)
         self._trainings = Trainings(
@@ -95,9 +95,14 @@ class Dictionaries:
             if record.state == DictionaryState.TRAINING
         ]
         if broken:
-            self._change(lambda: broken).addErrback(self._lost, "broken trainings")
+            self._change(lambda: broken).addErrback(self._not_refused, broken)
         self._count()
         self._timer = self._clock.callLater(TICK, self._tick)
+
+    def _not_refused(self, failure: Failure, broken: list[DictionaryRecord]) -> None:
+        """The store did not take it. The next process will find the same; in this one the classes can be trained."""
+        self._lost(failure, "broken trainings")
+        self._ledger.records.update((record.id, record) for record in broken)
 
     def stop(self) -> Deferred[None]:
         """Fires when the training that runs has ended and the figures are written."""
@@ -109,7 +114,7 @@ class Dictionaries:
 
     async def _stop(self) -> None:
         await self._trainings.stop()
-        await self._flush()
+        await self._lock.run(self._flush)
 
     def reconfigure(self, settings: DictionarySettings) -> None:
         """Judge by other margins, keep other secrets."""
@@ -232,7 +237,8 @@ class Dictionaries:
         self._timer = self._clock.callLater(TICK, self._tick)
         self._ticks += 1
         self._count()
-        if self.settings.flush and not self._ticks % self.settings.flush:
+        # not during a change: the records would be written in the states that they are about to leave
+        if self.settings.flush and not self._ticks % self.settings.flush and not self._lock.locked:
             self._flush().addErrback(self._lost, "figures")
         if self._working:  # the store is slow: no second decision on the same figures
             return
@@ -244,25 +250,32 @@ class Dictionaries:
 
     async def _due(self) -> None:
         now = self._wall()
-        for record in self._ledger.current():
-            if record.state == DictionaryState.CANARY:
-                active = life.slot_of(self._ledger.current(), record, DictionaryState.ACTIVE)
-                verdict = life.judge(record, active, now, self.settings)
-                if verdict is not None:
-                    await self._carry_out(record.id, verdict)
-        await self._forget(now)
+        records = self._ledger.current()
+        canaries = [record for record in records if record.state == DictionaryState.CANARY]
+        canaries.sort(key=lambda record: (record.id <= self._judged, record.id))
+        for record in canaries[:JUDGED]:
+            self._judged = record.id
+            active = life.slot_of(records, record, DictionaryState.ACTIVE)
+            verdict = life.judge(record, active, now, self.settings)
+            if verdict is not None:
+                await self._carry_out(record.id, verdict)
+        await self._lock.run(lambda: Deferred.fromCoroutine(self._forget(now)))
         await self._trainings.begin_due(now)
         self._count()
 
     async def _carry_out(self, id: int, verdict: life.Verdict) -> None:
+        changed: list[DictionaryRecord] = []
+
         def decide() -> list[DictionaryRecord]:
             record = self._ledger.find(id)
-            if record.state != DictionaryState.CANARY:  # an operator was faster
-                return []
-            act = life.activate if verdict.good else life.roll_back
-            return act(record, self._ledger.current(), self._wall(), verdict.reason)
+            if record.state == DictionaryState.CANARY:  # else an operator was faster
+                act = life.activate if verdict.good else life.roll_back
+                changed.extend(act(record, self._ledger.current(), self._wall(), verdict.reason))
+            return changed
 
         await self._change(decide)
+        if not changed:
+            return
         if verdict.good:
             self._counters.promotions += 1
         else:
@@ -275,8 +288,7 @@ class Dictionaries:
             return
         await self._store.remove(old, ())
         for id in old:
-            if self._ledger.records[id].state in SETTLED:
-                self._ledger.remove(id)
+            self._ledger.remove(id)
         self._in_force()
 
     def _flush(self) -> Deferred[None]:

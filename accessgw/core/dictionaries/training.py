@@ -18,7 +18,7 @@ import msgspec
 import zstandard
 
 from accessgw.core.dictionaries.common import GRAM, Corpus, windows
-from accessgw.core.dictionaries.proposals import WINDOW, Windows, cover
+from accessgw.core.dictionaries.proposals import SHORT_WINDOW, WINDOW, Windows, cover
 from accessgw.core.dictionaries.zstd_format import finalized, head_size
 from accessgw.model.dictionaries import LEAST_BYTES, Sample, TrainingJob, TrainingResult
 from protocols.mmtp.dictionaries import Dictionary
@@ -39,6 +39,8 @@ SEPARATORS = 16
 HEAD = 256
 """Bytes that the tables may take of a dictionary's size."""
 LEAST_CONTENT = 32
+SPACIOUS = 0.75
+"""Content below that share of a dictionary's size gets short strings too."""
 DICTIONARY_ID = 1
 HELD_OUT = 5
 """One body in so many is kept out of the training, to measure by."""
@@ -83,11 +85,12 @@ def train(job: TrainingJob, progress: Callable[[int], None]) -> TrainingResult:
     taught = [sample.body for number, sample in enumerate(samples) if number % HELD_OUT]
     _, free = corpus.separator()
     shortest = 1 if free else GRAM
-    strings, weights = _proposed(taught, corpus)
+    content = _extended(b"", corpus, taught, job.size - HEAD, shortest, window=WINDOW)
     progress(40)
-    chosen = list(islice(cover(strings, weights), job.size // WINDOW))
-    corpus.index(b"".join(chosen))
-    content = _assembled(corpus, chosen, job.size - HEAD, shortest)
+    if len(content) < SPACIOUS * job.size:
+        content = _extended(content, corpus, taught, job.size - HEAD, shortest, window=SHORT_WINDOW)
+    if len(content) < LEAST_CONTENT:
+        raise TrainingRefused(f"too little is common to so many users: {len(content)} bytes")
     progress(70)
     made = _with_tables(content, taught, corpus, job.size)
     progress(80)
@@ -142,37 +145,44 @@ def _with_tables(content: bytes, bodies: list[bytes], corpus: Corpus, size: int)
     return head + content[: size - len(head)]
 
 
-def _proposed(bodies: list[bytes], corpus: Corpus) -> tuple[set[bytes], Counter[bytes]]:
+def _extended(content: bytes, corpus: Corpus, bodies: list[bytes], room: int, shortest: int, *, window: int) -> bytes:
+    """The content with strings of `window` bytes or more before it that it does not hold yet."""
+    strings, weights = _proposed(bodies, corpus, window)
+    chosen = list(islice(cover(strings, weights, window, content), room // window))
+    corpus.index(b"".join(chosen))
+    return _assembled(content, corpus, chosen, room, shortest, window=window)
+
+
+def _proposed(bodies: list[bytes], corpus: Corpus, window: int) -> tuple[set[bytes], Counter[bytes]]:
     """Common strings of some of the bodies, spread over all, and in how many bodies their windows stand."""
-    common = Windows(corpus)
+    common = Windows(corpus, window)
     wanted = min(len(bodies), max(1, STUDIED_BYTES * len(bodies) // sum(map(len, bodies))))
     strings = {string for body in bodies[:: -(-len(bodies) // wanted)] for string in common.strings(body)}
     return strings, common.weights
 
 
-def _assembled(corpus: Corpus, strings: Iterable[bytes], room: int, shortest: int) -> bytes:
-    """As many strings as there is room for with the separator between, the best one last: zstd reaches the end most
-    cheaply. Of a string that too few users have, when it is counted exactly, what is common is taken. Left out is a
-    string whose joint could spell what too few have, and bytes at its ends that no joint can have."""
+def _assembled(
+    content: bytes, corpus: Corpus, strings: Iterable[bytes], room: int, shortest: int, *, window: int
+) -> bytes:
+    """As many strings as there is room for before the content, with the separator between, the best one last: zstd
+    reaches the end most cheaply. Of a string that too few users have, when it is counted exactly, what is common is taken.
+    Left out is a string whose joint could spell what too few have, and bytes at its ends that no joint can have."""
 
     def exact(string: bytes) -> Iterable[bytes]:
-        return (string,) if corpus.is_common(string) else corpus.common_strings(string, WINDOW)
+        return (string,) if corpus.is_common(string) else corpus.common_strings(string, window)
 
-    content = b""
     separators = [
         (bytes((byte,)), corpus.around(byte)) for byte in corpus.separators(1 if shortest == 1 else SEPARATORS)
     ]
     for whole in chain.from_iterable(map(exact, strings)):
         string = _joinable(whole, separators)
-        if len(string) < WINDOW or len(content) + len(string) + 1 > room:
+        if len(string) < window or string in content or len(content) + len(string) + 1 > room:
             continue
         for separator, around in separators:
             # what stands in no body breaks no rule; every string across the joint holds one of these
             if around.isdisjoint(windows(string[1 - GRAM :] + separator + content[: GRAM - 1], GRAM)):
                 content = string + separator + content
                 break
-    if len(content) < LEAST_CONTENT:
-        raise TrainingRefused(f"too little is common to so many users: {len(content)} bytes")
     return content
 
 
@@ -180,9 +190,9 @@ def _joinable(string: bytes, separators: list[tuple[bytes, set[bytes]]]) -> byte
     """The string without bytes at its ends beside which every separator stands in some body: before such a beginning no
     other string could ever be put. A field after random bytes begins like that."""
     beside = GRAM - 1
-    while len(string) >= WINDOW and all(byte + string[:beside] in around for byte, around in separators):
+    while len(string) > beside and all(byte + string[:beside] in around for byte, around in separators):
         string = string[1:]
-    while len(string) >= WINDOW and all(string[-beside:] + byte in around for byte, around in separators):
+    while len(string) > beside and all(string[-beside:] + byte in around for byte, around in separators):
         string = string[:-1]
     return string
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
 
 from accessgw.core.dictionaries.ledger import Ledger
@@ -31,6 +31,7 @@ class Trainings:
     """One training at a time; the others wait. `wall` is the wall clock."""
 
     __slots__ = (
+        "_beginning",
         "_change",
         "_counters",
         "_ledger",
@@ -69,6 +70,7 @@ class Trainings:
         self._secret_operations = secret_operations
         self.percent: dict[int, int] = {}
         """How far those are that wait or run, by id."""
+        self._beginning = DeferredLock()
         self._queue: deque[int] = deque()
         self._running: Deferred[None] | None = None
 
@@ -88,6 +90,15 @@ class Trainings:
 
     async def begin(self, app: str | None, classes: tuple[str, ...]) -> list[DictionaryRecord]:
         """One dictionary for `classes`, or one for each class that has enough. Raises ControlError."""
+        # one at a time: until the store has answered, a class that is about to be trained looks as if it were not
+        await self._beginning.acquire()
+        try:
+            return await self._begin(app, classes)
+        finally:
+            self._beginning.release()
+            self._next()
+
+    async def _begin(self, app: str | None, classes: tuple[str, ...]) -> list[DictionaryRecord]:
         wanted = [(app or "", classes)] if classes else self.trainable(app)
         if not wanted:
             raise ControlError(409, "too_little", "no class has enough bodies of enough users yet")
@@ -113,7 +124,6 @@ class Trainings:
             self.percent[record.id] = 0
             self._queue.append(record.id)
             begun.append(record)
-        self._next()
         return begun
 
     async def begin_due(self, now: float) -> None:
@@ -146,12 +156,9 @@ class Trainings:
                 check_class(name)
             except LocalError as error:
                 raise ControlError(400, "invalid", str(error), "classes") from None
-            if self._sampler.is_secret(name[1:]):
-                raise ControlError(409, "secret", f"{name} is secret: its bodies travel raw", "classes")
-            covered = self._secret_requests(name)
-            if covered:
-                message = f"{name} covers {covered}, which is secret, and devices would compress its requests"
-                raise ControlError(409, "secret", message, "classes")
+            secret = self._secret(name)
+            if secret:
+                raise ControlError(409, "secret", secret, "classes")
         if any(
             record.slot == (app, classes) and record.state == DictionaryState.TRAINING
             for record in self._ledger.records.values()
@@ -163,13 +170,19 @@ class Trainings:
         if lacks:
             raise ControlError(409, "too_little", lacks)
 
-    def _secret_requests(self, name: str) -> str:
-        """What is secret of a class of requests. Answers and pushes of a larger class are sent raw where they are
-        secret; but a device knows of no secrets, only that a class has a dictionary."""
-        if name[0] != REQUEST_KIND or not name.endswith("*"):
-            return ""
-        secret = (*self._sampler.secrets, *self._secret_operations())
-        return next((pattern for pattern in secret if pattern.startswith(name[1:-1])), "")
+    def _secret(self, name: str) -> str:
+        """Why a class must have no dictionary; empty: it may.
+
+        Answers and pushes of a larger class are sent raw where they are secret. But a device knows of no secrets, only
+        that a class of requests has a dictionary.
+        """
+        if self._sampler.is_secret(name[1:]):
+            return f"{name} is secret: its bodies travel raw"
+        if name[0] == REQUEST_KIND and name.endswith("*"):
+            for pattern in (*self._sampler.secrets, *self._secret_operations()):
+                if pattern.startswith(name[1:-1]):
+                    return f"{name} covers {pattern}, which is secret, and devices would compress its requests"
+        return ""
 
     def _samples(self, app: str, classes: Sequence[str]) -> list[Sample]:
         found = [sample for name in classes for sample in self._sampler.matching(app, name)]
@@ -201,11 +214,19 @@ class Trainings:
     def _over(self, id: int) -> None:
         self.percent.pop(id, None)
         self._running = None
+        record = self._ledger.records[id]
+        if record.state == DictionaryState.TRAINING:
+            # as the next process will find it, and the class can be trained again
+            reason = "the store did not take what came of it; train again"
+            self._ledger.records[id] = life.refused(record, self._wall(), reason)
         self._next()
 
     def _trained(self, id: int, result: TrainingResult) -> Deferred[None]:
         def decide() -> list[DictionaryRecord]:
             now = self._wall()
+            secret = next(filter(None, map(self._secret, self._ledger.find(id).classes)), "")
+            if secret:  # since it began
+                return [life.refused(self._ledger.find(id), now, secret)]
             record = life.trained(
                 self._ledger.find(id).but(
                     content=result.content,

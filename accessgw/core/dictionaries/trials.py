@@ -6,6 +6,7 @@ from accessgw.model.dictionaries import Trial, UserFigures
 
 MAX_USERS = 512
 """Users that are kept of a trial."""
+_NOTHING = UserFigures(0, 0, 0, False)
 
 
 class RunningTrial:
@@ -21,8 +22,7 @@ class RunningTrial:
         self._canary = trial.canary
         self._began = trial.began
         self._limit = trial.limit
-        self._users = {number: [int(figure) for figure in (user.messages, user.raw, user.packed, user.failed)]
-                       for number, user in trial.users.items()}  # fmt: skip
+        self._users = dict(trial.users)
 
     @property
     def key(self) -> tuple[int, float]:
@@ -32,25 +32,21 @@ class RunningTrial:
     def count(self, witness: int, raw: int, packed: int) -> None:
         """See protocols.mmtp.dictionaries.Watcher."""
         if witness <= self._limit:
-            user = self._users.get(witness) or self._admit(witness)
-            user[0] += 1
-            user[1] += raw
-            user[2] += packed
+            had = self._users.get(witness, _NOTHING)
+            self._keep(witness, UserFigures(had.messages + 1, had.raw + raw, had.packed + packed, had.failed))
 
     def fail(self, witness: int) -> None:
         """See protocols.mmtp.dictionaries.Watcher."""
         if witness <= self._limit:
-            user = self._users.get(witness) or self._admit(witness)
-            user[3] = 1
+            had = self._users.get(witness, _NOTHING)
+            self._keep(witness, UserFigures(had.messages, had.raw, had.packed, True))
 
     def figures(self) -> Trial:
         """What was counted so far."""
-        users = {number: UserFigures(user[0], user[1], user[2], bool(user[3])) for number, user in self._users.items()}
-        return Trial(self._canary, self._began, self._limit, users)
+        return Trial(self._canary, self._began, self._limit, dict(self._users))
 
-    def _admit(self, witness: int) -> list[int]:
-        user = self._users[witness] = [0, 0, 0, 0]
+    def _keep(self, witness: int, figures: UserFigures) -> None:
+        self._users[witness] = figures
         while len(self._users) > MAX_USERS:
             self._limit //= 2
             self._users = {number: kept for number, kept in self._users.items() if number <= self._limit}
-        return user

@@ -17,8 +17,8 @@ class DictionaryService(Protocol):
 
     observe: Callable[[str, str, str, str, bytes], None]
     """`observe(app, kind, name, user, body)`: offer a body, expanded and whole, as a sample. `name` is the operation or
-    biz, `user` whose body it is (Identity.owner): of an answer the asking one's, of a push the receiver's; empty: nobody's
-    in particular. Offer requests and answers only of calls that a route took."""
+    biz, `user` whose body it is (Identity.owner): of an answer the asking one's, of a push the receiver's; empty:
+    nobody's in particular. Offer requests and answers only of calls that a route took."""
 
     def is_secret(self, name: str) -> bool:
         """Bodies of this operation or biz travel raw, whatever class of a bundle would match."""
@@ -33,7 +33,8 @@ class DictionaryService(Protocol):
         """One that can be expanded: canary, active, or no longer used and not yet forgotten."""
 
     def readable(self) -> Iterable[Dictionary]:
-        """All that can be expanded. What codecs have counted on them (Dictionary.count and fail) is taken from there."""
+        """All that can be expanded.
+        What codecs have counted on them (Dictionary.count and fail) is taken from there."""
 
     def on_change(self, changed: Callable[[str], None]) -> Callable[[], None]:
         """`changed(app)` is called when bundles of an app have changed, for connections that are open; the

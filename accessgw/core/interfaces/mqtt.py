@@ -136,6 +136,9 @@ class MessageRules(Protocol):
         """A reason code of MQTT 5: 0 when every rule that matches has taken it (or none does); 0x97 when a
         queue is full. A Deferred of it where a rule acknowledges on the service's answer. Never fails."""
 
+    def session_ended(self, client_id: str) -> None:
+        """What the client publishes from now on belongs to another session: it is numbered anew."""
+
 
 # ------------------------------------------------------------------ operations
 

@@ -70,15 +70,6 @@ class Flapping:
             return 0.0
         return max(0.0, self._bans.get(client_id, 0.0) - self._now())
 
-    def lift(self, client_id: str) -> bool:
-        """End a ban; False when there is none."""
-        return self._bans.pop(client_id, 0.0) > self._now()
-
-    def banned(self) -> dict[str, float]:
-        """Client ids with the seconds left of their bans."""
-        now = self._now()
-        return {client_id: until - now for client_id, until in self._bans.items() if until > now}
-
     def _forget(self, now: float) -> None:
         """What is over, a few at a time: each CONNECT adds one at most."""
         for _ in range(4):

@@ -114,7 +114,7 @@ class ServiceRules:
         )
 
     def session_ended(self, client_id: str) -> None:
-        """Its next messages are numbered anew."""
+        """See MessageRules."""
         for worker in self._workers.values():
             worker.queue.forget(client_id)
 

@@ -199,6 +199,8 @@ class SessionKeeper:
             self._store.end_session(client_id).addErrback(self._unsaved, client_id)
         if session.will is not None:
             self._publish_will(session)
+        if self._broker.rules is not None:
+            self._broker.rules.session_ended(client_id)
 
     def _expire(self, client_id: str) -> None:
         session = self._sessions.get(client_id)

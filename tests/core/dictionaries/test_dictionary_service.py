@@ -2,146 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.task import Clock
 
-from accessgw.core.dictionaries.service import Dictionaries
-from accessgw.core.dictionaries.training import TrainingRefused
 from accessgw.core.interfaces.control import ControlError
 from accessgw.core.interfaces.stores import StoreUnavailable
-from accessgw.model.counters import DictionaryCounters
-from accessgw.model.dictionaries import TrainingJob, TrainingResult
-from accessgw.model.dictionary_settings import DictionarySettings
+from accessgw.model.dictionaries import DictionaryRecord
 from accessgw.stores.memory_dictionaries import MemoryDictionaryStore
-
-WALL = 1_800_000_000.0
-SETTINGS = DictionarySettings(
-    enabled=True,
-    users=2,
-    least_messages=50,
-    canary_share=0.5,
-    canary_messages=10,
-    canary_users=5,
-    ratio_margin=0.1,
-    error_margin=0.05,
-    promote_after=5.0,
-    retention=1000.0,
-)
-
-
-class FakeTrainer:
-    def __init__(self) -> None:
-        self.jobs: list[TrainingJob] = []
-        self.progress: Callable[[int], None] = lambda percent: None
-        self.deferred: Deferred[TrainingResult] | None = None
-
-    @property
-    def busy(self) -> bool:
-        return self.deferred is not None
-
-    def train(self, job: TrainingJob, progress: Callable[[int], None]) -> Deferred[TrainingResult]:
-        assert not self.busy
-        self.jobs.append(job)
-        self.progress = progress
-        self.deferred = Deferred()
-        return self.deferred
-
-    def finish(self, reason: str = "") -> None:
-        deferred, self.deferred = self.deferred, None
-        assert deferred is not None
-        if reason:
-            deferred.errback(TrainingRefused(reason))
-        else:
-            number = len(self.jobs)
-            deferred.callback(TrainingResult(b"common to all %d " % number * 9, 60, 3, 1, 0.3, 0.8))
-
-    def stop(self) -> None:
-        if self.busy:
-            self.finish("the gateway stopped")
-
-
-class World:
-    """A gateway's dictionaries; `restarted` is the next process on the same store."""
-
-    def __init__(self, store: Any = None, now: float = WALL, **settings: Any) -> None:
-        self.store = store or MemoryDictionaryStore()
-        self.clock = Clock()
-        self.clock.advance(0)
-        self.began = now
-        self.trainer = FakeTrainer()
-        self.counters = DictionaryCounters()
-        self.settings = settings
-        self.secret_operations: tuple[str, ...] = ()
-        self.service = Dictionaries(
-            replace(SETTINGS, **settings),
-            self.store,
-            self.trainer,  # type: ignore[arg-type]
-            clock=self.clock,
-            wall=lambda: self.began + self.clock.seconds(),
-            random=lambda: 0.5,
-            counters=self.counters,
-            secret_operations=lambda: self.secret_operations,
-        )
-        self.changed: list[str] = []
-        self.service.on_change(self.changed.append)
-        self.service.start()
-
-    def restarted(self, **settings: Any) -> World:
-        return World(self.store, self.began + self.clock.seconds(), **{**self.settings, **settings})
-
-    def feed(
-        self, app: str = "wallet", name: str = "pay", kind: str = "q", count: int = 60, users: int = 3, size: int = 200
-    ) -> None:
-        for number in range(count):
-            self.service.observe(
-                app, kind, name, f"user{number % users}", b"body number %04d of them" % number + bytes(size - 24)
-            )
-
-    def train(self, app: str | None = None, *classes: str) -> list[dict[str, Any]]:
-        return result(self.service.train(app, classes))
-
-    def trained(self, **how: Any) -> int:
-        """A new canary of wallet's pay."""
-        if not self.service.overview()["classes"]:
-            self.feed(**how)
-        (row,) = self.train()
-        self.trainer.finish()
-        return row["id"]
-
-    def states(self) -> dict[int, str]:
-        return {row["id"]: row["state"] for row in self.service.overview()["dictionaries"]}
-
-    def ids_for(self, device: str, app: str = "wallet") -> tuple[int, ...]:
-        bundle = self.service.bundle_for(app, device)
-        return tuple(dictionary.id for dictionary in bundle.dictionaries) if bundle else ()
-
-    def pass_bodies(self, id: int, count: int, ratio: float) -> None:
-        """Bodies of five users in turn."""
-        dictionary = self.service.dictionary(id)
-        for number in range(count):
-            dictionary.count(1000, int(1000 * ratio), number % 5 + 1)
-
-
-def result(deferred: Deferred[Any]) -> Any:
-    found: list[Any] = []
-    deferred.addBoth(found.append)
-    assert found, "it has not fired"
-    if hasattr(found[0], "raiseException"):
-        found[0].raiseException()
-    return found[0]
+from tests.core.dictionaries.dictionary_world import DEVICES, SETTINGS, World, result
 
 
 @pytest.fixture
 def world() -> World:
     return World()
-
-
-DEVICES = [f"device{number}" for number in range(200)]
 
 
 def test_a_training_shows_its_progress_and_ends_as_a_canary_of_some_devices(world: World) -> None:
@@ -203,6 +80,11 @@ def test_clients_that_are_no_devices_get_no_canaries_and_nothing_that_was_taken_
     result(world.service.roll_back(2))
     assert seen() == ([1], [1])
     assert world.service.active("other") is None and world.service.used("other") == []
+    world = World(canary_share=1.0)
+    world.trained()
+    assert {world.ids_for(device) for device in DEVICES} == {(1,)} and seen() == ([], [])
+    result(world.service.activate(1, 1.0))
+    assert seen() == ([1], [1]) and world.changed == ["wallet"] * 2, "who looked before is told"
 
 
 def test_earlier_sets_stay_known_until_they_are_forgotten(world: World) -> None:
@@ -263,10 +145,30 @@ def test_a_canary_that_cannot_be_expanded_is_rolled_back(world: World) -> None:
     assert world.counters.errors == 7 and "errors for 5 of 5 users" in world.service.show(1)["reason"]
 
 
+def test_many_canaries_are_judged_in_turn(world: World) -> None:
+    for number in range(9):
+        world.feed(name=f"pay{number}")
+    ids = [row["id"] for row in world.train()]
+    for id in ids:
+        world.trainer.finish()
+        if id != 2:
+            for witness in range(1, 6):
+                world.service.dictionary(id).fail(witness)
+    for judged in (4, 8, 9):
+        world.clock.advance(1)
+        assert [id for id, state in world.states().items() if state == "rolled_back"] == [
+            i for i in ids[:judged] if i != 2
+        ]
+    for witness in range(1, 6):
+        world.service.dictionary(2).fail(witness)
+    world.clock.advance(1)
+    assert set(world.states().values()) == {"rolled_back"}
+
+
 @pytest.mark.parametrize("which", [1, 2])
 def test_a_hostile_user_neither_takes_a_canary_back_nor_brings_it_through(world: World, which: int) -> None:
-    """As many bodies as it likes, as bad or as good as it likes, on either side of the comparison; those who have proved
-    nothing are one together."""
+    """As many bodies as it likes, as bad or as good as it likes, on either side of the comparison; those who have
+    proved nothing are one together."""
     world = World(promote=True)
     result(world.service.activate(world.trained(), 1.0))
     world.trained()
@@ -380,6 +282,155 @@ def test_a_change_that_the_store_did_not_take_does_not_happen(world: World) -> N
     assert result(world.service.activate(1, 1.0))["state"] == "active"
 
 
+class HeldStore(MemoryDictionaryStore):
+    """Answers to what is not lazy when a test lets it, or fails as one does whose disk is full. What is asked for counts
+    in the order of asking, as in the durable store."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hold = self.fails = False
+        self.held: list[Deferred[Any]] = []
+
+    def _later(self, done: Deferred[Any]) -> Deferred[Any]:
+        if not self.hold:
+            return done
+        waiting: Deferred[Any] = Deferred()
+        self.held.append(waiting)
+        return waiting.addCallback(lambda _: done)
+
+    def let_go(self) -> None:
+        held, self.held, self.hold = self.held, [], False
+        for waiting in held:
+            waiting.callback(None)
+
+    def add(self, record: DictionaryRecord) -> Deferred[DictionaryRecord]:
+        return fail(StoreUnavailable("disk full")) if self.fails else self._later(super().add(record))
+
+    def put(self, records: Sequence[DictionaryRecord], *, lazy: bool = False) -> Deferred[None]:
+        if self.fails:
+            return fail(StoreUnavailable("disk full"))
+        done = super().put(records, lazy=lazy)
+        return done if lazy else self._later(done)
+
+    def remove(self, ids: Sequence[int], bundles: Sequence[Sequence[int]]) -> Deferred[None]:
+        return self._later(super().remove(ids, bundles))
+
+
+def test_figures_that_are_written_during_a_change_do_not_undo_it() -> None:
+    world = World(HeldStore())
+    result(world.service.activate(world.trained(), 1.0))
+    world.pass_bodies(1, 5, 0.3)
+    world.store.hold = True
+    rolling = world.service.roll_back(1)
+    world.clock.pump([1] * 5)
+    assert world.states() == {1: "active"}, "it is not durable yet"
+    assert world.restarted().states() == {1: "rolled_back"}, "the process ends here"
+    world.store.let_go()
+    assert result(rolling)["state"] == "rolled_back"
+    world.clock.pump([1] * 5)
+    again = world.restarted()
+    assert again.states() == {1: "rolled_back"} and again.service.show(1)["bodies"] == 5
+
+
+def test_what_comes_back_while_it_is_being_forgotten_waits_and_is_told() -> None:
+    world = World(HeldStore())
+    result(world.service.activate(world.trained(), 1.0))
+    result(world.service.activate(world.trained(), 1.0))
+    world.store.hold = True
+    world.clock.advance(1001)
+    assert world.states() == {1: "retired", 2: "active"}
+    back, rolled = world.service.activate(1, 1.0), world.service.roll_back(2)
+    world.store.let_go()
+    with pytest.raises(ControlError) as caught:
+        result(back)
+    assert caught.value.status == 404
+    assert result(rolled)["state"] == "rolled_back"
+    assert world.states() == world.restarted().states() == {2: "rolled_back"}
+
+
+def test_a_training_whose_result_the_store_does_not_take_can_be_begun_again() -> None:
+    world = World(HeldStore())
+    world.feed()
+    world.train()
+    world.store.fails = True
+    world.trainer.finish()
+    assert world.states() == {1: "refused"} and "did not take" in world.service.show(1)["reason"]
+    assert world.service.dictionary(1) is None
+    world.store.fails = False
+    assert world.trained() == 2
+    assert world.states() == {1: "refused", 2: "canary"}
+    assert world.restarted().states() == {1: "refused", 2: "canary"}
+
+
+def test_a_broken_training_can_be_begun_again_though_the_store_does_not_take_its_end() -> None:
+    world = World(HeldStore())
+    world.feed()
+    world.train()
+    world.store.fails = True
+    again = world.restarted()
+    assert again.states() == {1: "refused"}
+    world.store.fails = False
+    again.feed()
+    assert again.trained() == 2
+
+
+def test_trainings_that_the_store_took_run_when_it_fails_on_the_next() -> None:
+    world = World(HeldStore())
+    world.feed()
+    world.feed(name="refund")
+    add, taken = world.store.add, []
+
+    def add_one(record: DictionaryRecord) -> Deferred[DictionaryRecord]:
+        taken.append(record)
+        return add(record) if len(taken) == 1 else fail(StoreUnavailable("disk full"))
+
+    world.store.add = add_one
+    with pytest.raises(StoreUnavailable):
+        world.train()
+    world.trainer.finish()
+    assert world.states() == {1: "canary"}
+
+
+def test_two_operators_at_once_begin_one_training() -> None:
+    world = World(HeldStore())
+    world.feed()
+    world.store.hold = True
+    first, second = world.service.train(None, ()), world.service.train("wallet", ("qpay",))
+    world.store.let_go()
+    assert [row["id"] for row in result(first)] == [1]
+    with pytest.raises(ControlError) as caught:
+        result(second)
+    assert caught.value.code == "busy"
+    assert world.states() == {1: "training"}
+
+
+@pytest.mark.parametrize("secret", ["name", "route"])
+def test_what_becomes_secret_while_it_is_trained_is_refused(secret: str) -> None:
+    world = World()
+    world.feed(name="pay.one")
+    world.train("wallet", "qpay.*")
+    if secret == "name":
+        world.service.reconfigure(replace(SETTINGS, secret=("pay.one",)))
+    else:
+        world.secret_operations = ("pay.one",)
+    world.trainer.finish()
+    assert world.states() == {1: "refused"} and "covers pay.one" in world.service.show(1)["reason"]
+    assert world.service.dictionary(1) is None
+
+
+def test_a_wall_clock_that_is_set_back_or_forward_breaks_nothing() -> None:
+    world = World(promote=True, train_interval=100.0)
+    world.trained()
+    world.began -= 10_000
+    world.pass_bodies(1, 10, 0.3)
+    world.clock.pump([1] * 6)
+    assert world.states() == {1: "canary"}, "it waits until its time has come again"
+    world.began += 20_000
+    world.clock.pump([1] * 2)
+    assert world.states()[1] == "active"
+    world.restarted()
+
+
 def test_the_same_class_of_two_apps_is_two(world: World) -> None:
     world.feed()
     world.feed(app="other")
@@ -435,7 +486,8 @@ def test_what_is_said_to_be_ready_can_be_trained(world: World, fed: dict[str, in
 
 
 def test_a_dictionary_does_not_cover_secret_requests() -> None:
-    """A device cannot know that one of the operations of a class is secret. What the gateway sends it keeps raw itself."""
+    """A device cannot know that one of the operations of a class is secret.
+    What the gateway sends it keeps raw itself."""
     world = World(secret=("pay.login",))
     world.secret_operations = ("card.*",)
     for name in ("pay.once", "card", "cards", "other"):

@@ -134,13 +134,28 @@ def test_bodies_of_all_byte_values_have_no_free_separator_and_keep_the_rule() ->
 def test_a_field_behind_random_bytes_does_not_keep_all_other_strings_out() -> None:
     """Every byte value has stood before the field's name, so that nothing can be joined to the front of it."""
     source = random.Random(8)
-    towns = [name.encode() for name in ("Ashborough", "Brindlewick", "Candlemoor", "Dunthorpe", "Elmsworth", "Fennwater")]
+    towns = [
+        name.encode() for name in ("Ashborough", "Brindlewick", "Candlemoor", "Dunthorpe", "Elmsworth", "Fennwater")
+    ]
     samples = []
     for number in range(3000):
         body = b"\x1a\x0c" + source.randbytes(12) + b'"\x04town' + source.choice(towns) + source.randbytes(3)
         samples.append(Sample(number % 150 + 1, body))
     result = trained(samples)
     assert [town for town in towns if town not in content(result)] == []
+    assert_rule(samples, result)
+
+
+def test_short_strings_take_the_room_that_is_left() -> None:
+    """What stands between values that nobody shares."""
+    source = random.Random(9)
+    samples = []
+    for number in range(600):
+        body = f'{{"amount":{source.getrandbits(60)}-kr-{source.getrandbits(60):x}}}'
+        samples.append(Sample(number % 150 + 1, body.encode()))
+    result = trained(samples)
+    assert b"-kr-" in content(result)
+    assert b'{"amount":' in content(result)
     assert_rule(samples, result)
 
 

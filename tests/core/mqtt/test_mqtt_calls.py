@@ -9,7 +9,7 @@ from accessgw.core.interfaces.upstreams import UpstreamFailure
 from accessgw.core.mqtt.calls import MqttCalls
 from accessgw.model.counters import MqttCounters
 from accessgw.model.identity import ConnectionInfo, Identity
-from accessgw.model.settings import RouteSettings
+from accessgw.model.route_settings import RouteSettings
 from protocols.mmtp.statuses import Status
 from protocols.mqtt.packets import NO_PROPERTIES, V5, V311, Property, Publish
 from protocols.mqtt.reasons import Reason

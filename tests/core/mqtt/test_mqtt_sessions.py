@@ -149,6 +149,44 @@ def test_a_will_that_cannot_be_stored_refuses_the_connection(refused: int) -> No
     assert failures[0].check(StoreUnavailable)
 
 
+class NotedRules:
+    """Rules that match everything, and note what they hear."""
+
+    active = True
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, str]] = []
+
+    def takes(self, topic: str) -> bool:
+        return True
+
+    def consumes(self, topic: str) -> bool:
+        return False
+
+    def offer(self, message: Message) -> int:
+        self.heard.append((message.publisher, message.payload.decode()))
+        return 0
+
+    def session_ended(self, client_id: str) -> None:
+        self.heard.append((client_id, "ended"))
+
+
+def test_rules_hear_that_a_session_has_ended_and_not_that_a_connection_has() -> None:
+    """Its will is the last of its messages."""
+    world = World()
+    rules = world.broker.rules = NotedRules()
+    client = world.client("c")
+    client.connect(expiry=60, will=will_of(payload=b"will", delay=50))
+    client.cut(with_will=False)
+    client.connect(expiry=60, will=will_of(payload=b"will", delay=50))
+    assert rules.heard == []
+    client.cut()
+    client.connect(clean=True, expiry=0)
+    assert rules.heard == [("c", "will"), ("c", "ended")]
+    client.cut()
+    assert rules.heard[2:] == [("c", "ended")]
+
+
 # ------------------------------------------------------------------ wills
 
 

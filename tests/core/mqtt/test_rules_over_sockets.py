@@ -12,7 +12,7 @@ from accessgw.core.timers import TimingWheel
 from accessgw.model.counters import MqttCounters
 from accessgw.model.identity import Identity
 from accessgw.model.mqtt_settings import MessageRuleSettings
-from accessgw.model.settings import ClusterSettings
+from accessgw.model.route_settings import ClusterSettings
 from accessgw.upstreams.client import HttpUpstreams
 from protocols.mqtt.packets import Property
 from tests.reactor_loop import run
