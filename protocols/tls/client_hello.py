@@ -9,6 +9,8 @@ CLIENT_HELLO = 1
 PRE_SHARED_KEY = 41
 EARLY_DATA = 42
 RANDOM_SIZE = 32
+_OFFER = EARLY_DATA.to_bytes(2, "big") + b"\0\0"
+"""The extension early_data. A hello without these bytes has none, and most have none."""
 MAX_HELLO = 1 << 16
 """Bytes of records; a ClientHello of ours is far smaller, and OpenSSL's own limit is near."""
 
@@ -21,7 +23,7 @@ class ClientHello:
     early_data: bool
     """0-RTT data follows."""
     identity: bytes
-    """The first identity of pre_shared_key, which is the one that early data is under; empty when none is offered."""
+    """The first identity of pre_shared_key, which is the one that early data is under; empty without early data."""
 
 
 NOTHING_OFFERED = ClientHello(b"", False, b"")
@@ -44,7 +46,7 @@ class HelloReader:
         try:
             if self._collect(self._rest + data):
                 return _parse(bytes(self._message[4:]))
-        except ValueError:
+        except (IndexError, ValueError):
             return NOTHING_OFFERED
         return NOTHING_OFFERED if self._size > MAX_HELLO else None
 
@@ -72,29 +74,28 @@ class HelloReader:
 
 
 def _parse(body: bytes) -> ClientHello:
+    """IndexError and ValueError when it is cut off inside."""
     random = body[2 : 2 + RANDOM_SIZE]
+    if _OFFER not in body:
+        return ClientHello(random, False, b"")
     at = 2 + RANDOM_SIZE
-    for width in (1, 2, 1):  # legacy_session_id, cipher_suites, legacy_compression_methods
-        at = _skip(body, at, width)
+    at += 1 + body[at]  # legacy_session_id
+    at += 2 + (body[at] << 8 | body[at + 1])  # cipher_suites
+    at += 1 + body[at]  # legacy_compression_methods
+    at += 2  # the length of the extensions, which go to the end
     early, identity = False, b""
-    end = _skip(body, at, 2)
-    at += 2
-    while at < end:
-        kind = int.from_bytes(body[at : at + 2], "big")
-        after = _skip(body, at + 2, 2)
+    while at < len(body):
+        kind = body[at] << 8 | body[at + 1]
+        after = at + 4 + (body[at + 2] << 8 | body[at + 3])
+        if after > len(body):
+            raise ValueError("an extension that ends beyond its message")
         if kind == EARLY_DATA:
             early = True
         elif kind == PRE_SHARED_KEY:
             first = at + 6  # past the length of the list
-            identity = body[first + 2 : min(_skip(body, first, 2), after)]
+            end = first + 2 + (body[first] << 8 | body[first + 1])
+            if end > after:
+                raise ValueError("an identity that ends beyond its extension")
+            identity = body[first + 2 : end]
         at = after
     return ClientHello(random, early, identity)
-
-
-def _skip(data: bytes, at: int, width: int) -> int:
-    """Past a vector whose length is told in `width` bytes at `at`. ValueError when it is cut off."""
-    size = int.from_bytes(data[at : at + width], "big")
-    end = at + width + size
-    if end > len(data):
-        raise ValueError("a vector that ends beyond its message")
-    return end

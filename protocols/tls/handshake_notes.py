@@ -10,12 +10,12 @@ from protocols.tls.psk import ExternalPsk, FindPsk
 MAX_LOOKUPS = 8
 """Identities of one ClientHello that are looked up; a client of ours offers one."""
 
-CLIENT_EARLY = "CLIENT_EARLY_TRAFFIC_SECRET"
-CLIENT_HANDSHAKE = "CLIENT_HANDSHAKE_TRAFFIC_SECRET"
-SERVER_HANDSHAKE = "SERVER_HANDSHAKE_TRAFFIC_SECRET"
-CLIENT_APPLICATION = "CLIENT_TRAFFIC_SECRET_0"
-SERVER_APPLICATION = "SERVER_TRAFFIC_SECRET_0"
-EXPORTER = "EXPORTER_SECRET"
+CLIENT_EARLY = b"CLIENT_EARLY_TRAFFIC_SECRET"
+CLIENT_HANDSHAKE = b"CLIENT_HANDSHAKE_TRAFFIC_SECRET"
+SERVER_HANDSHAKE = b"SERVER_HANDSHAKE_TRAFFIC_SECRET"
+CLIENT_APPLICATION = b"CLIENT_TRAFFIC_SECRET_0"
+SERVER_APPLICATION = b"SERVER_TRAFFIC_SECRET_0"
+EXPORTER = b"EXPORTER_SECRET"
 
 KeyLog = Callable[[bytes], None]
 """Takes lines of the key log format without line ends; called on the thread of the hand-shake."""
@@ -52,16 +52,16 @@ class HandshakeNotes:
         "defect",
         "early_data_ended",
         "kept",
+        "lines",
         "offered",
         "reading_early",
-        "secrets",
         "traits",
     )
 
     def __init__(self, traits: ContextTraits) -> None:
         self.traits = traits
-        self.secrets: dict[str, bytes] = {}
-        """By label of the key log."""
+        self.lines: dict[bytes, bytes] = {}
+        """Of the key log, by label."""
         self.defect: Exception | None = None
         """What a callback raised: OpenSSL has ended the hand-shake for it."""
         self.offered: ExternalPsk | None = None
@@ -96,7 +96,10 @@ class HandshakeNotes:
 
     def note_line(self, line: bytes) -> None:
         """One line of OpenSSL's key log."""
-        label, _, secret = line.split(b" ")
-        self.secrets[label.decode("ascii")] = bytes.fromhex(secret.decode("ascii"))
+        self.lines[line.partition(b" ")[0]] = line
         if self.traits.key_log is not None:
             self.traits.key_log(line)
+
+    def secret(self, label: bytes) -> bytes:
+        """KeyError when OpenSSL has not told it."""
+        return bytes.fromhex(self.lines[label].rpartition(b" ")[2].decode("ascii"))

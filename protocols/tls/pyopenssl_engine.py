@@ -46,6 +46,7 @@ class PyOpenSSLEngine:
         "_closed",
         "_connection",
         "_count",
+        "_drained",
         "_early",
         "_early_status",
         "_events",
@@ -85,6 +86,8 @@ class PyOpenSSLEngine:
         self._closed = False
         self._peer_closed = False
         self._count = RecordCount() if detachable else None
+        self._drained = False
+        """What OpenSSL wanted to send has been taken, and nothing was asked of it since."""
         self._holding = False
         self._read_begun = False
         self._hello: ClientHello | None = None
@@ -118,6 +121,7 @@ class PyOpenSSLEngine:
         if self._is_server or self._started:
             return
         self._started = True
+        self._drained = False
         binding.clear_errors()
         if self._early:
             self._early_status = EARLY_REFUSED
@@ -135,6 +139,7 @@ class PyOpenSSLEngine:
         connection = self._connection
         if connection is None:
             raise LocalError("ciphertext for an engine that is detached")
+        self._drained = False
         binding.clear_errors()
         connection.bio_write(data)
         if not self.handshaken:
@@ -173,6 +178,7 @@ class PyOpenSSLEngine:
         connection = self._connection
         if connection is None:
             raise LocalError("application data for an engine that is detached")
+        self._drained = False
         size = len(data)
         try:
             if not self.handshaken:
@@ -201,6 +207,7 @@ class PyOpenSSLEngine:
         self._closed = True
         if not self.handshaken or self._connection is None:
             return
+        self._drained = False
         try:
             self._connection.shutdown()
         except SSL.Error as error:
@@ -253,6 +260,7 @@ class PyOpenSSLEngine:
             while self._notes.reading_early:
                 data = binding.read_early_data(connection)
                 self._sent_flight()
+                self._drained = False
                 if data is None:
                     self._notes.reading_early = False
                 else:
@@ -288,7 +296,7 @@ class PyOpenSSLEngine:
         if count is None or count.counting:
             return
         self._collect(0)
-        if self.handshaken or (self._is_server and labels.SERVER_APPLICATION in self._notes.secrets):
+        if self.handshaken or (self._is_server and labels.SERVER_APPLICATION in self._notes.lines):
             count.begin()
 
     def _received_early(self, data: bytes) -> None:
@@ -318,7 +326,7 @@ class PyOpenSSLEngine:
         certificate = connection.get_peer_certificate(as_cryptography=True) if asked else None
         chain = connection.get_verified_chain(as_cryptography=True) if certificate and not resumed else None
         # A server makes the early secret only when it accepts; there may have been no byte of data under it.
-        if notes.early_data_ended or (self._is_server and labels.CLIENT_EARLY in notes.secrets):
+        if notes.early_data_ended or (self._is_server and labels.CLIENT_EARLY in notes.lines):
             self._early_status = EARLY_ACCEPTED
         identity = b""
         if resumed:
@@ -343,16 +351,17 @@ class PyOpenSSLEngine:
 
     def _detached(self) -> DetachedState | None:
         """What detach() gives; nothing is changed when it is None, but for ciphertext to send."""
-        connection, secrets, count = self._connection, self._notes.secrets, self._count
+        connection, secret, count = self._connection, self._notes.secret, self._count
         ended = self._closed or self._peer_closed or self._failure is not None
         if count is None or self._read_begun or ended or connection.get_protocol_version_name() != _TLS_1_3:
             return None
         suite = SUITES_BY_NAME.get(connection.get_cipher_name() or "")
         try:
-            ours, theirs = secrets[labels.SERVER_APPLICATION], secrets[labels.CLIENT_APPLICATION]
-            handshake, exporter = secrets[labels.SERVER_HANDSHAKE], secrets[labels.EXPORTER]
+            ours, theirs = secret(labels.SERVER_APPLICATION), secret(labels.CLIENT_APPLICATION)
             if not self._is_server:
-                ours, theirs, handshake = theirs, ours, secrets[labels.CLIENT_HANDSHAKE]
+                ours, theirs = theirs, ours
+            handshake = secret(labels.SERVER_HANDSHAKE if self._is_server else labels.CLIENT_HANDSHAKE)
+            exporter = secret(labels.EXPORTER)
         except KeyError:
             return None
         self._collect(0)
@@ -374,6 +383,7 @@ class PyOpenSSLEngine:
     def _read(self) -> None:
         """All records that are whole, as one event: what came together is handled, and answered, together."""
         self._read_begun = True
+        self._drained = False
         parts: list[bytes] = []
         try:
             while True:
@@ -395,8 +405,9 @@ class PyOpenSSLEngine:
     def _collect(self, plaintext: int) -> None:
         """Take what OpenSSL wants to send; `plaintext` bytes are known to be in it."""
         connection = self._connection
-        if connection is None:
+        if connection is None or self._drained:
             return
+        self._drained = True
         size = max(_CHUNK // 4, plaintext + (plaintext // 16384 + 1) * 64)
         parts: list[bytes] = []
         # WantReadError: empty. Nothing else can go wrong with a memory buffer.
@@ -410,6 +421,7 @@ class PyOpenSSLEngine:
 
     def _fail(self, code: int | None, message: str, error: Exception | None = None) -> NoReturn:
         """Raise RemoteError now and for ever; the alert, if OpenSSL made one, is left for to_send()."""
+        self._drained = False
         self._collect(0)
         if code is None:
             code = alert_in(self._out[-1]) if self._out else None

@@ -11,21 +11,19 @@ from protocols.tls.key_schedule import Suite, traffic_keys
 from protocols.tls.record_protection import Opener
 
 _HEADER = 5
-_APPLICATION_DATA = 23
 
 
 class RecordCount:
     """Fed with all ciphertext in the order in which it leaves."""
 
-    __slots__ = ("_first", "_last", "_protected_before", "_whole", "counting", "records")
+    __slots__ = ("_before", "_first", "_last", "_whole", "counting", "records")
 
     def __init__(self) -> None:
         self.counting = False
         """Our Finished has left: what comes is under the application key."""
         self.records = 0
         self._whole = True
-        self._first = self._last = b""
-        self._protected_before = 0
+        self._first = self._last = self._before = b""
 
     def begin(self) -> None:
         """The ciphertext so far ends with our Finished."""
@@ -33,20 +31,21 @@ class RecordCount:
 
     def add(self, ciphertext: bytes) -> None:
         """Whole records, as OpenSSL makes them."""
-        at = 0
-        while at < len(ciphertext):
+        if not self.counting:
+            self._before = ciphertext
+            return
+        at, size = 0, len(ciphertext)
+        while at < size:
             end = at + _HEADER + int.from_bytes(ciphertext[at + 3 : at + _HEADER], "big")
-            if len(ciphertext) < at + _HEADER or end > len(ciphertext):
+            if size < at + _HEADER or end > size:
                 self._whole = False
                 return
-            if self.counting:
-                self.records += 1
-                self._last = ciphertext[at:end]
-                self._first = self._first or self._last
-            elif ciphertext[at] == _APPLICATION_DATA:
-                self._protected_before += 1
-                self._last = ciphertext[at:end]
+            self.records += 1
+            self._last = ciphertext[at:end]
+            if self.records == 1:
+                self._first = self._last
             at = end
+            self._before = b""
 
     def proved(self, suite: Suite, application: bytes, handshake: bytes) -> bool:
         """Whether `records` is what the secrets of our direction say it is.
@@ -55,14 +54,30 @@ class RecordCount:
         """
         if not self.counting or not self._whole:
             return False
-        if self.records:
-            return _opens(suite, application, self._first, 0) and _opens(
-                suite, application, self._last, self.records - 1
-            )
-        return any(_opens(suite, handshake, self._last, at) for at in range(self._protected_before))
+        if not self.records:
+            return _ends_in_handshake(suite, handshake, self._before)
+        opener = _opener(suite, application)
+        if opener.open(self._first, 0, True)[2] <= 0:
+            return False
+        opener.sequence = self.records - 1
+        return self.records == 1 or opener.open(self._last, 0, True)[2] > 0
 
 
-def _opens(suite: Suite, secret: bytes, record: bytes, sequence: int) -> bool:
-    opener = Opener(suite.id, secret, *traffic_keys(suite, secret), sequence)
-    _, _, kind, _ = opener.open(record, 0, True)
-    return kind > 0
+def _ends_in_handshake(suite: Suite, handshake: bytes, flight: bytes) -> bool:
+    """Whether the last record of the flight opens under the secret of the hand-shake, at whatever place."""
+    at, records, last = 0, 0, b""
+    while at < len(flight):
+        end = at + _HEADER + int.from_bytes(flight[at + 3 : at + _HEADER], "big")
+        last = flight[at:end]
+        records += 1
+        at = end
+    opener = _opener(suite, handshake)
+    for place in range(records):
+        opener.sequence = place
+        if opener.open(last, 0, True)[2] > 0:
+            return True
+    return False
+
+
+def _opener(suite: Suite, secret: bytes) -> Opener:
+    return Opener(suite.id, secret, *traffic_keys(suite, secret), 0)

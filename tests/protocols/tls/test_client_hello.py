@@ -25,7 +25,7 @@ PLAIN, WITH_KEY, WITH_EARLY = first_flight(), first_flight(PSK), first_flight(PS
 
 @pytest.mark.parametrize(
     ("flight", "early", "identity"),
-    [(PLAIN, False, b""), (WITH_KEY, False, IDENTITY), (WITH_EARLY, True, IDENTITY)],
+    [(PLAIN, False, b""), (WITH_KEY, False, b""), (WITH_EARLY, True, IDENTITY)],
     ids=["plain", "with a key", "with early data"],
 )
 def test_what_a_hello_offers(flight, early, identity):
