@@ -66,6 +66,12 @@ def _costs(backend: Backend, suite: Suite, size: int) -> Iterator[tuple[str, flo
     # Records that are kept would be the cost of fresh memory.
     yield "seal", _each(lambda _: sealer.seal(APPLICATION_DATA, data), range(count))
     yield "open", _each(lambda record: opener.open(record, 0, False), sealed)
+
+    def seal_afresh(_: int) -> None:
+        sealer.rest()
+        sealer.seal(APPLICATION_DATA, data)
+
+    yield "seal, its cipher made again", _each(seal_afresh, range(count))
     server = RecordLayer(DetachedState(suite.id, True, theirs, mine), backend=backend)
     client = RecordLayer(DetachedState(suite.id, False, mine, theirs), backend=backend)
 
