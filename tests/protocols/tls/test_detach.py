@@ -146,6 +146,19 @@ def test_a_client_that_has_sent_before_it_is_detached():
     assert plaintext(link.gateway_events) == b"x" * 20_000 + b"y"
 
 
+def test_a_server_that_has_sent_before_it_is_detached():
+    seen = Observed()
+    link = seen.link.run()
+    link.gateway.encrypt(b"a" * 40_000)
+    state = link.gateway.detach()
+    assert state.write_sequence == 2 + 3
+    link.gateway = Moved(link.gateway, state)
+    link.gateway.encrypt(b"b")
+    link.run_on()
+    assert seen.application(link.down, "SERVER") == [22, 22] + [23] * 4
+    assert plaintext(link.device_events) == b"a" * 40_000 + b"b"
+
+
 def test_what_came_with_the_last_flight_goes_along_unread():
     seen = Observed()
     link = seen.link
