@@ -83,7 +83,10 @@ class _Direction:
         self._aead = None
 
     def wipe(self) -> None:
-        """Overwrite the keys; whatever needs them raises ValueError from now on."""
+        """Overwrite the keys; whatever needs them raises ValueError from now on.
+
+        Copies that were Python's bytes on their way cannot be overwritten.
+        """
         self._keys[:] = bytes(len(self._keys))
         self._keys = bytearray()
         self._aead = None

@@ -34,7 +34,7 @@ def checkout(tmp_path: Path) -> Path:
     """The files of this project alone, without what a build or an install leaves behind."""
     copy = tmp_path / "checkout"
     left_out = shutil.ignore_patterns(
-        ".git", ".venv", "var", "build", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis", "dropin.cache"
+        ".git", ".venv", "var", "build", "*.egg-info", "*.so", "__pycache__", ".*_cache", ".hypothesis", "dropin.cache"
     )
     shutil.copytree(ROOT, copy, ignore=left_out)
     return copy

@@ -190,6 +190,21 @@ def test_one_byte_at_a_time(backend):
     assert events[-1] == CloseNotifyReceived()
 
 
+def test_a_record_that_comes_in_pieces_is_kept_in_one_place(backend):
+    """Were it joined anew with every piece, the work would grow with the square of its size."""
+    server, client = pair(backend)
+    client.encrypt(b"x" * 16384)
+    record = client.to_send()
+    server.feed(record[:7])
+    kept = server._unread
+    for byte in record[7:-1]:
+        server.feed(bytes([byte]))
+        assert server._unread is kept
+    server.feed(record[-1:])
+    assert plaintext(server.events()) == b"x" * 16384
+    assert not server._unread
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     parts=st.lists(st.binary(max_size=40_000), max_size=6),
