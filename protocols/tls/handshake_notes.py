@@ -45,6 +45,7 @@ class HandshakeNotes:
     """The app data of one OpenSSL.SSL.Connection. Holds secrets: has no representation of its contents."""
 
     __slots__ = (
+        "_context",
         "_found",
         "_looked_up",
         "_lookups",
@@ -58,8 +59,9 @@ class HandshakeNotes:
         "traits",
     )
 
-    def __init__(self, traits: ContextTraits) -> None:
+    def __init__(self, traits: ContextTraits, context: object) -> None:
         self.traits = traits
+        self._context = context  # its callbacks may be called even after a server name has changed it for another
         self.lines: dict[bytes, bytes] = {}
         """Of the key log, by label."""
         self.defect: Exception | None = None

@@ -6,7 +6,6 @@ import contextlib
 import ipaddress
 from typing import Any, NoReturn
 
-from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 
 from protocols.errors import LocalError, RemoteError
@@ -14,24 +13,22 @@ from protocols.tls import binding
 from protocols.tls import handshake_notes as labels
 from protocols.tls.alerts import INTERNAL_ERROR, UNEXPECTED_EOF, alert_for, alert_in
 from protocols.tls.client_hello import ClientHello, HelloReader
+from protocols.tls.completion import completed_event
+from protocols.tls.detaching import RecordCount, detached_state
 from protocols.tls.engine import (
     EARLY_ACCEPTED,
     EARLY_NONE,
     EARLY_REFUSED,
     CloseNotifyReceived,
     EarlyDataReceived,
-    HandshakeCompleted,
     PlaintextReceived,
     TlsEvent,
 )
 from protocols.tls.handshake_notes import NO_TRAITS, ContextTraits, HandshakeNotes
-from protocols.tls.key_schedule import SUITES_BY_NAME
 from protocols.tls.psk import ExternalPsk
-from protocols.tls.record_count import RecordCount
 from protocols.tls.record_state import DetachedState
 
 _CHUNK = 65536
-_TLS_1_3 = "TLSv1.3"
 
 
 class PyOpenSSLEngine:
@@ -77,7 +74,7 @@ class PyOpenSSLEngine:
         self.handshaken = False
         self._is_server = server
         self._connection: Any = SSL.Connection(context, None)
-        self._notes = HandshakeNotes(traits if isinstance(traits, ContextTraits) else NO_TRAITS)
+        self._notes = HandshakeNotes(traits if isinstance(traits, ContextTraits) else NO_TRAITS, context)
         self._notes.offered = psk
         self._connection.set_app_data(self._notes)
         self._events: list[TlsEvent] = []
@@ -217,16 +214,20 @@ class PyOpenSSLEngine:
     def detach(self) -> DetachedState | None:
         if self._connection is None or not self.handshaken:
             return None
-        state = self._detached()
+        state = None
+        if self._count is not None and not (self._read_begun or self._closed or self._peer_closed or self._failure):
+            self._collect(0)
+            state = detached_state(self._connection, self._notes, self._count, self._is_server)
         if state is None:
             self._count = None
+            self._notes.lines = {}
             if self._holding:
                 self._holding = False
                 self._read()
             return None
         # The last reference: OpenSSL's object and its buffers are freed here.
         self._connection = None
-        self._notes = HandshakeNotes(NO_TRAITS)
+        self._notes = HandshakeNotes(NO_TRAITS, None)
         return state
 
     # ------------------------------------------------------------------ the hand-shake
@@ -257,14 +258,8 @@ class PyOpenSSLEngine:
     def _shake_hands(self) -> None:
         connection = self._connection
         try:
-            while self._notes.reading_early:
-                data = binding.read_early_data(connection)
-                self._sent_flight()
-                self._drained = False
-                if data is None:
-                    self._notes.reading_early = False
-                else:
-                    self._received_early(data)
+            if self._notes.reading_early:
+                self._read_early()
             connection.do_handshake()
         except SSL.WantReadError:
             self._sent_flight()
@@ -283,7 +278,9 @@ class PyOpenSSLEngine:
         self._writes_early = False
         if not self._is_server:
             self._sent_flight()
-        self._completed()
+        self._events.append(completed_event(connection, self._notes, self._is_server, self._early_status))
+        if self._count is None:
+            self._notes.lines = {}
 
     def _sent_flight(self) -> None:
         """After a step of the hand-shake: is our Finished among what it gave?
@@ -299,84 +296,31 @@ class PyOpenSSLEngine:
         if self.handshaken or (self._is_server and labels.SERVER_APPLICATION in self._notes.lines):
             count.begin()
 
-    def _received_early(self, data: bytes) -> None:
-        hello = self._hello
-        if hello is None:
-            return
-        if not self._writes_early:
-            self._writes_early = True
-            self._early_status = EARLY_ACCEPTED
-        name = self._connection.get_servername()
-        self._events.append(
-            EarlyDataReceived(
-                data,
-                identity=hello.identity,
-                client_random=hello.random,
-                alpn=self._connection.get_alpn_proto_negotiated().decode("latin-1"),
-                server_name=name.decode("latin-1") if name else "",
-            )
-        )
-
-    def _completed(self) -> None:
-        connection, notes = self._connection, self._notes
-        name = connection.get_servername() if self._is_server else None
-        resumed = binding.session_reused(connection)
-        # Without a request for a certificate there is none, and without verification it would prove nothing.
-        asked = connection.get_context().get_verify_mode() & SSL.VERIFY_PEER
-        certificate = connection.get_peer_certificate(as_cryptography=True) if asked else None
-        chain = connection.get_verified_chain(as_cryptography=True) if certificate and not resumed else None
-        # A server makes the early secret only when it accepts; there may have been no byte of data under it.
-        if notes.early_data_ended or (self._is_server and labels.CLIENT_EARLY in notes.lines):
-            self._early_status = EARLY_ACCEPTED
-        identity = b""
-        if resumed:
-            if not self._is_server and notes.offered is not None:
-                identity = notes.offered.identity
-            else:
-                identity = notes.chosen
-        self._events.append(
-            HandshakeCompleted(
-                alpn=connection.get_alpn_proto_negotiated().decode("latin-1"),
-                version=connection.get_protocol_version_name(),
-                cipher=connection.get_cipher_name() or "",
-                server_name=name.decode("latin-1") if name else "",
-                peer_certificate=certificate.public_bytes(Encoding.DER) if certificate else b"",
-                peer_chain=tuple(one.public_bytes(Encoding.DER) for one in chain or ()),
-                resumed=resumed,
-                psk_identity=identity,
-                early=self._early_status,
-                group=connection.get_group_name() or "",
-            )
-        )
-
-    def _detached(self) -> DetachedState | None:
-        """What detach() gives; nothing is changed when it is None, but for ciphertext to send."""
-        connection, secret, count = self._connection, self._notes.secret, self._count
-        ended = self._closed or self._peer_closed or self._failure is not None
-        if count is None or self._read_begun or ended or connection.get_protocol_version_name() != _TLS_1_3:
-            return None
-        suite = SUITES_BY_NAME.get(connection.get_cipher_name() or "")
+    def _read_early(self) -> None:
+        """All early data that has come, as one event. Raises SSL.Error as long as there may be more."""
+        parts: list[bytes] = []
         try:
-            ours, theirs = secret(labels.SERVER_APPLICATION), secret(labels.CLIENT_APPLICATION)
-            if not self._is_server:
-                ours, theirs = theirs, ours
-            handshake = secret(labels.SERVER_HANDSHAKE if self._is_server else labels.CLIENT_HANDSHAKE)
-            exporter = secret(labels.EXPORTER)
-        except KeyError:
-            return None
-        self._collect(0)
-        if suite is None or binding.pending(connection) or not count.proved(suite, ours, handshake):
-            return None
-        return DetachedState(
-            suite=suite.id,
-            is_server=self._is_server,
-            read_secret=theirs,
-            write_secret=ours,
-            read_sequence=0,
-            write_sequence=count.records,
-            unread=binding.take_unread(connection),
-            exporter_secret=exporter,
-        )
+            while (data := binding.read_early_data(self._connection)) is not None:
+                self._sent_flight()
+                parts.append(data)
+            self._notes.reading_early = False
+            self._sent_flight()
+        finally:
+            self._drained = False
+            hello = self._hello
+            if parts and hello is not None:
+                self._writes_early = True
+                self._early_status = EARLY_ACCEPTED
+                name = self._connection.get_servername()
+                self._events.append(
+                    EarlyDataReceived(
+                        parts[0] if len(parts) == 1 else b"".join(parts),
+                        identity=hello.identity,
+                        client_random=hello.random,
+                        alpn=self._connection.get_alpn_proto_negotiated().decode("latin-1"),
+                        server_name=name.decode("latin-1") if name else "",
+                    )
+                )
 
     # ------------------------------------------------------------------ inside
 

@@ -11,9 +11,9 @@ import pytest
 from OpenSSL import SSL
 
 from protocols.errors import LocalError, RemoteError
+from protocols.tls.detaching import RecordCount
 from protocols.tls.engine import CloseNotifyReceived, HandshakeCompleted, PlaintextReceived
 from protocols.tls.key_schedule import SUITES, SUITES_BY_NAME, traffic_keys
-from protocols.tls.record_count import RecordCount
 from protocols.tls.record_protection import Opener, Sealer
 from protocols.tls.records import RecordLayer
 from tests.protocols.tls.minimal_handshake import MinimalClient

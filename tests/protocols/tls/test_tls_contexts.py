@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 
 import pytest
@@ -100,6 +101,20 @@ def test_certificates_by_name(asked, shown):
     assert leaf.subject.rfc4514_string() == f"CN={shown}"
     assert completed(link.gateway_events).server_name.lower() == asked.lower()
     assert link.gateway.detach() is not None  # the key log works in each context
+
+
+def test_contexts_that_were_replaced_serve_their_connections_to_the_end():
+    """A reload drops them while hand-shakes are under way; a HelloRetryRequest calls the first one's callbacks again."""
+    gateway = server(by_name={"a.test": [issuer().issue("a.test")]}, groups=["P-256"])
+    link = Link(client().engine("a.test", psk=PSK), gateway.engine(detachable=True))
+    del gateway
+    gc.collect()
+    link.device.start()
+    link.to_gateway()
+    gc.collect()
+    link.run()
+    seen = completed(link.gateway_events)
+    assert (seen.server_name, seen.psk_identity, seen.alpn) == ("a.test", PSK.identity, "mmtp/1")
 
 
 def test_an_address_is_no_server_name():
@@ -214,8 +229,6 @@ def test_the_sm_profile_speaks_rfc_8998(tmp_path):
 
 def test_handshakes_of_many_threads_do_not_mix():
     """Refusals, keys and secrets stay with their connection when one context serves many threads at once."""
-    from tests.protocols.tls.tls_links import PSK, keys
-
     lines, lock = [], threading.Lock()
 
     def log(line):
@@ -238,19 +251,20 @@ def test_handshakes_of_many_threads_do_not_mix():
                 continue
             psk = PSK if (number + turn) % 3 == 1 else None
             try:
-                link = Link(
-                    good.engine("localhost", psk=psk), gateway.engine(detachable=True), moving=("gateway",)
-                ).run()
                 word = b"%d of %d" % (turn, number)
+                device = good.engine("localhost", psk=psk)
+                if psk is not None:
+                    device.early(word)
+                link = Link(device, gateway.engine(detachable=True), moving=("gateway",)).run()
                 link.gateway.encrypt(word)
                 link.run_on()
                 seen = completed(link.gateway_events)
-                if (seen.resumed, plaintext(link.device_events)) != (psk is not None, word):
+                told = (seen.resumed, plaintext(link.device_events), early(link.gateway_events))
+                if told != (psk is not None, word, word if psk else b""):
                     wrong.append(seen)
             except Exception as error:
                 wrong.append(error)
 
-    assert keys(PSK)(PSK.identity) is PSK
     threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
     for thread in threads:
         thread.start()

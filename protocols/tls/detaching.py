@@ -1,4 +1,4 @@
-"""Counts the records that leave an engine under its application key, and proves the count.
+"""Leaving OpenSSL: counts the records that leave under the application key, proves the count, gives the state.
 
 Two records under one key and sequence number would give the key away. So the number is not taken from what a
 hand-shake usually sends: every record is counted from our Finished on, and the last must open under the secret at
@@ -7,10 +7,17 @@ its place, which it does only if none was missed or counted twice.
 
 from __future__ import annotations
 
-from protocols.tls.key_schedule import Suite, traffic_keys
+from typing import Any
+
+from protocols.tls import binding
+from protocols.tls import handshake_notes as labels
+from protocols.tls.handshake_notes import HandshakeNotes
+from protocols.tls.key_schedule import SUITES_BY_NAME, Suite, traffic_keys
 from protocols.tls.record_protection import Opener
+from protocols.tls.record_state import DetachedState
 
 _HEADER = 5
+_TLS_1_3 = "TLSv1.3"
 
 
 class RecordCount:
@@ -75,3 +82,33 @@ def _ends_in_handshake(suite: Suite, handshake: bytes, flight: bytes) -> bool:
 
 def _opener(suite: Suite, secret: bytes, sequence: int) -> Opener:
     return Opener(suite.id, secret, *traffic_keys(suite, secret), sequence)
+
+
+def detached_state(connection: Any, notes: HandshakeNotes, count: RecordCount, is_server: bool) -> DetachedState | None:
+    """What a record layer goes on with for an OpenSSL.SSL.Connection that has read nothing since its hand-shake.
+
+    All its output has to be in `count`. None when the state is not certain; then nothing has changed.
+    """
+    suite = SUITES_BY_NAME.get(connection.get_cipher_name() or "")
+    if suite is None or connection.get_protocol_version_name() != _TLS_1_3 or binding.pending(connection):
+        return None
+    try:
+        ours, theirs = notes.secret(labels.SERVER_APPLICATION), notes.secret(labels.CLIENT_APPLICATION)
+        if not is_server:
+            ours, theirs = theirs, ours
+        handshake = notes.secret(labels.SERVER_HANDSHAKE if is_server else labels.CLIENT_HANDSHAKE)
+        exporter = notes.secret(labels.EXPORTER)
+    except KeyError:
+        return None
+    if not count.proved(suite, ours, handshake):
+        return None
+    return DetachedState(
+        suite=suite.id,
+        is_server=is_server,
+        read_secret=theirs,
+        write_secret=ours,
+        read_sequence=0,
+        write_sequence=count.records,
+        unread=binding.take_unread(connection),
+        exporter_secret=exporter,
+    )
