@@ -122,8 +122,9 @@ class RecordLayer:
         if self._handed_over or self._failure is not None:
             self._refuse_input()
         if not self._peer_closed:
-            # Nothing is said to a peer that has gone.
-            self._end(RemoteError(UNEXPECTED_EOF, "TLS: the connection ended without close_notify"))
+            error = RemoteError(UNEXPECTED_EOF, "TLS: the connection ended without close_notify")
+            self._give_up(error, tell=False)
+            raise error
 
     def events(self) -> list[TlsEvent]:
         events = self._events
@@ -146,6 +147,10 @@ class RecordLayer:
                     break
                 plain, at, kind, content = self._reader.open(data, at, bool(self._fragment))
                 parts.append(plain)
+        except RemoteError as error:
+            if self._failure is None:
+                self._give_up(error)
+            raise
         finally:
             # What was good is told, also before a failure.
             whole = b"".join(parts)
@@ -157,18 +162,15 @@ class RecordLayer:
 
     def _handle(self, kind: int, content: bytes, told: list[TlsEvent]) -> None:
         if kind < 0:
-            self._fail(*REFUSALS[kind])
+            raise _broken(*REFUSALS[kind])
         if kind == HANDSHAKE:
-            try:
-                self._handshake(content, told)
-            except RemoteError as error:
-                self._fail_with(error)
+            self._handshake(content, told)
         elif self._fragment:
-            self._fail(UNEXPECTED_MESSAGE, f"expected the rest of a handshake message, got content type {kind}")
+            raise _broken(UNEXPECTED_MESSAGE, f"expected the rest of a handshake message, got content type {kind}")
         elif kind == ALERT:
             self._alert(content, told)
         else:
-            self._fail(UNEXPECTED_MESSAGE, f"expected application data, an alert or a handshake message, got {kind}")
+            raise _broken(UNEXPECTED_MESSAGE, f"expected application data, an alert or a handshake message, got {kind}")
 
     def _received(self, plain: bytes) -> None:
         if self._controls:
@@ -181,7 +183,7 @@ class RecordLayer:
 
     def _handshake(self, content: bytes, told: list[TlsEvent]) -> None:
         if not content:
-            raise RemoteError(UNEXPECTED_MESSAGE, "TLS: expected a handshake message, got an empty record")
+            raise _broken(UNEXPECTED_MESSAGE, "expected a handshake message, got an empty record")
         data = self._fragment
         if data:
             data += content
@@ -194,7 +196,7 @@ class RecordLayer:
             self._count_control()
             if kind == KEY_UPDATE:
                 if at != len(data):
-                    raise RemoteError(UNEXPECTED_MESSAGE, "TLS: expected KeyUpdate at the end of a record")
+                    raise _broken(UNEXPECTED_MESSAGE, "expected KeyUpdate at the end of a record")
                 self._update_due |= is_update_requested(body)
                 self._update_asked = False
                 self._rekey(self._reader)
@@ -206,33 +208,36 @@ class RecordLayer:
     def _alert(self, content: bytes, told: list[TlsEvent]) -> None:
         if len(content) != 2:
             code = DECODE_ERROR if content else UNEXPECTED_MESSAGE
-            self._fail(code, f"expected an alert of 2 bytes, got {len(content)}")
+            raise _broken(code, f"expected an alert of 2 bytes, got {len(content)}")
         code = content[1]
         if code == CLOSE_NOTIFY:
             self._peer_closed = True
             told.append(CloseNotifyReceived())
         elif code == USER_CANCELED:
-            try:
-                self._count_control()
-            except RemoteError as error:
-                self._fail_with(error)
+            self._count_control()
         else:
             # Whatever its level says (RFC 8446 section 6.2). Nobody listens to an answer.
             self._out = None
-            self._end(RemoteError(code, f"TLS: the peer sent alert {code}"))
+            error = RemoteError(code, f"TLS: the peer sent alert {code}")
+            self._give_up(error, tell=False)
+            raise error
 
     def _count_control(self) -> None:
         self._controls += 1
         if self._controls > self._limits.control_messages:
-            raise RemoteError(
+            raise _broken(
                 UNEXPECTED_MESSAGE,
-                f"TLS: expected at most {self._limits.control_messages} control messages without application data",
+                f"expected at most {self._limits.control_messages} control messages without application data",
             )
 
     def _press_for_update(self) -> None:
         """The peer has used its key for long: ask it for the next one, and in the end refuse to read on."""
         if self._reader.sequence >= self._limits.records_per_key:
-            self._fail(UNEXPECTED_MESSAGE, f"expected at most {self._limits.records_per_key} records under one key")
+            error = _broken(
+                UNEXPECTED_MESSAGE, f"expected at most {self._limits.records_per_key} records under one key"
+            )
+            self._give_up(error)
+            raise error
         if not self._update_asked and not self._closed:
             self._update_asked = True
             self._update_writer(ask=True)
@@ -309,20 +314,13 @@ class RecordLayer:
 
     # ------------------------------------------------------------------ the end
 
-    def _fail(self, code: int, message: str) -> NoReturn:
-        self._fail_with(RemoteError(code, f"TLS: {message}"))
-
-    def _fail_with(self, error: RemoteError) -> NoReturn:
-        """Queue the alert, and raise the error now and for ever."""
-        if not self._closed:
+    def _give_up(self, error: RemoteError, tell: bool = True) -> None:
+        """This error for ever; the peer is told by its alert."""
+        if tell and not self._closed:
             self._put(ALERT, bytes((2, error.code)))
-        self._end(error)
-
-    def _end(self, error: RemoteError) -> NoReturn:
         self._wipe()
         # Not the exception itself: it would keep its traceback, and grow by one with every raise.
         self._failure = error.code, str(error)
-        raise error
 
     def _wipe(self) -> None:
         self._reader.wipe()
@@ -404,6 +402,10 @@ def _is_incomplete(unread: bytearray) -> bool:
         return True
     size = unread[3] << 8 | unread[4]
     return len(unread) < 5 + size and size <= MAX_CIPHERTEXT and unread.startswith(b"\x17\x03\x03")
+
+
+def _broken(code: int, message: str) -> RemoteError:
+    return RemoteError(code, f"TLS: {message}")
 
 
 def _handed_over() -> LocalError:
