@@ -15,10 +15,12 @@ from protocols.errors import RemoteError
 from protocols.tls.client_context import ClientContext, ClientOptions
 from protocols.tls.server_context import ClientVerification, ServerCertificate, ServerContext, ServerOptions
 from tests.protocols.tls.tls_links import (
+    PSK,
     Issuer,
     Link,
     client,
     completed,
+    early,
     issuer,
     localhost,
     make_key,
