@@ -111,7 +111,7 @@ def _vector(data: bytes, at: int, width: int) -> tuple[bytes, int]:
     """The vector whose length is in `width` bytes at `at`, and where it ends; IndexError when it is cut off."""
     begin = at + width
     end = begin + int.from_bytes(data[at:begin], "big")
-    if begin > len(data) or end > len(data):
+    if end > len(data):
         raise IndexError
     return data[begin:end], end
 

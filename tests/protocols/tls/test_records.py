@@ -599,6 +599,19 @@ def test_few_are_awake_at_a_time(backend):
         assert sum(sealer.awake for sealer in sealers) <= MAX_AWAKE
 
 
+def test_one_that_rested_has_the_place_of_its_last_waking(backend):
+    suite = SUITES[0x1301]
+    one, *others = (backend.make_sealer(suite, os.urandom(32), 0) for _ in range(MAX_AWAKE))
+    for _ in range(2):
+        one.rest()
+        one.seal(DATA, b"x")
+    for sealer in others:
+        sealer.seal(DATA, b"x")
+    assert one.awake
+    backend.make_sealer(suite, os.urandom(32), 0).seal(DATA, b"x")
+    assert not one.awake
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     suite=st.sampled_from(SUITE_IDS),
