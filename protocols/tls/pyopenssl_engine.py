@@ -147,14 +147,12 @@ class PyOpenSSLEngine:
                 self._holding = True
                 return
         if self.handshaken:
-            self._holding = False
             self._read()
 
     def feed_eof(self) -> None:
         if self._failure is not None:
             raise self._failure
         if self._holding:
-            self._holding = False
             self._read()
         if not self._peer_closed:
             self._fail(UNEXPECTED_EOF, "the connection ended without close_notify")
@@ -176,6 +174,7 @@ class PyOpenSSLEngine:
         if connection is None:
             raise LocalError("application data for an engine that is detached")
         self._drained = False
+        binding.clear_errors()
         size = len(data)
         try:
             if not self.handshaken:
@@ -219,10 +218,7 @@ class PyOpenSSLEngine:
             self._collect(0)
             state = detached_state(self._connection, self._notes, self._count, self._is_server)
         if state is None:
-            self._count = None
-            self._notes.lines = {}
             if self._holding:
-                self._holding = False
                 self._read()
             return None
         # The last reference: OpenSSL's object and its buffers are freed here.
@@ -246,14 +242,12 @@ class PyOpenSSLEngine:
 
     def _takes_early(self, hello: ClientHello) -> bool:
         traits = self._notes.traits
-        if traits.find_psk is not None:
-            try:
-                psk = self._notes.look_up(hello.identity)
-            except Exception as error:
-                self._fail(None, "hand-shake: the look-up of a pre-shared key failed", error)
-            if psk is not None:
-                return psk.max_early_data > 0
-        return traits.ticket_early_data
+        try:
+            psk = self._notes.look_up(hello.identity) if hello.identity else None
+        except Exception:
+            # OpenSSL is about to ask the same, and then ends the hand-shake with an alert.
+            return False
+        return traits.ticket_early_data if psk is None else psk.max_early_data > 0
 
     def _shake_hands(self) -> None:
         connection = self._connection
@@ -279,8 +273,6 @@ class PyOpenSSLEngine:
         if not self._is_server:
             self._sent_flight()
         self._events.append(completed_event(connection, self._notes, self._is_server, self._early_status))
-        if self._count is None:
-            self._notes.lines = {}
 
     def _sent_flight(self) -> None:
         """After a step of the hand-shake: is our Finished among what it gave?
@@ -326,7 +318,12 @@ class PyOpenSSLEngine:
 
     def _read(self) -> None:
         """All records that are whole, as one event: what came together is handled, and answered, together."""
-        self._read_begun = True
+        if not self._read_begun:
+            # It stays: nobody counts its records any more, nor needs its secrets.
+            self._read_begun = True
+            self._holding = False
+            self._count = None
+            self._notes.lines = {}
         self._drained = False
         parts: list[bytes] = []
         try:

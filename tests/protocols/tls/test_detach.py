@@ -235,6 +235,20 @@ def test_an_engine_that_was_not_made_for_it_does_not_detach():
     assert plaintext(link.device_events) == b"still here"
 
 
+def test_an_engine_that_stays_keeps_no_secrets():
+    for detachable in (False, True):
+        link = Link(client().engine("localhost"), server().engine(detachable=detachable)).run()
+        assert bool(link.gateway._notes.lines) == detachable
+        link.device.encrypt(b"hello")
+        link.run_on()
+        assert plaintext(link.gateway_events) == b"hello"
+        assert not link.gateway._notes.lines
+        link.device.encrypt(b"more")
+        link.gateway.encrypt(b"more")
+        link.run_on()
+        assert plaintext(link.gateway_events) == b"hellomore"
+
+
 def test_no_detaching_before_the_handshake_nor_after_the_end():
     link = Observed().link
     assert link.gateway.detach() is None

@@ -214,6 +214,8 @@ def test_a_look_up_that_fails_ends_the_handshake_and_no_more(data):
     assert refusal.value.code == 80
     assert isinstance(refusal.value.__cause__, KeyError)
     assert both.gateway_events == []
+    with pytest.raises(RemoteError, match="internal error"):
+        both.to_device()
 
 
 def test_a_key_log_that_fails_ends_the_handshake():
