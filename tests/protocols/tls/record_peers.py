@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import pytest
@@ -14,6 +15,15 @@ from protocols.tls.records import RecordLayer, RecordLimits
 
 BACKENDS = ("cryptography", "libcrypto")
 IDS = list(SUITES_BY_NAME)
+
+
+def backends_here():
+    """The names of those that this machine has."""
+    found = []
+    for name in BACKENDS:
+        with contextlib.suppress(ImportError):
+            found.append(get_backend(name).name)
+    return found
 
 
 def backend_or_skip(name):

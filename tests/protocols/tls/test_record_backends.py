@@ -44,6 +44,19 @@ def test_without_the_extension():
     assert chosen("native", NOT_BUILT).startswith(("ImportError", "ModuleNotFoundError"))
 
 
+NO_LIBRARY = """
+from protocols._native import tls_records
+load = tls_records.load
+tls_records.load = lambda name: load("libnothing.so.9")
+"""
+
+
+def test_the_extension_without_the_library():
+    backend_or_skip("libcrypto")
+    assert chosen("auto", NO_LIBRARY) == "cryptography"
+    assert "libnothing.so.9: cannot open" in chosen("native", NO_LIBRARY)
+
+
 @pytest.mark.parametrize(
     ("library", "words"), [("libnothing.so.9", "libnothing.so.9: cannot open"), ("libm.so.6", "has no EVP_CIPHER_CTX")]
 )

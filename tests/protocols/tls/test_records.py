@@ -16,7 +16,7 @@ from protocols.tls.record_backends import get_backend
 from protocols.tls.record_protection import MAX_AWAKE, MAX_EMPTY_RECORDS
 from protocols.tls.record_state import DetachedState
 from protocols.tls.records import RecordLayer, RecordLimits
-from tests.protocols.tls.record_peers import BACKENDS, Hand, backend_or_skip, damaged, pair, plaintext
+from tests.protocols.tls.record_peers import BACKENDS, Hand, backend_or_skip, backends_here, damaged, pair, plaintext
 
 ALERT, HANDSHAKE, DATA = 21, 22, 23
 SUITE_IDS = list(SUITES)
@@ -210,10 +210,10 @@ def test_a_record_that_comes_in_pieces_is_kept_in_one_place(backend):
     parts=st.lists(st.binary(max_size=40_000), max_size=6),
     cuts=st.lists(st.integers(0, 100_000), max_size=8),
     suite=st.sampled_from(SUITE_IDS),
-    name=st.sampled_from(BACKENDS),
+    name=st.sampled_from(backends_here()),
 )
 def test_round_trip(parts, cuts, suite, name):
-    server, client = pair(backend_or_skip(name), suite)
+    server, client = pair(get_backend(name), suite)
     for part in parts:
         client.encrypt(part)
     data, at = client.to_send(), 0
