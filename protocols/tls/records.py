@@ -337,13 +337,6 @@ class RecordLayer:
 
     # ------------------------------------------------------------------ beside the stream
 
-    def rest(self) -> None:
-        """Free the memory that only a busy connection needs; the next record takes it again."""
-        if self._handed_over:
-            raise _handed_over()
-        self._reader.rest()
-        self._writer.rest()
-
     def export_keying_material(self, label: bytes, size: int, context: bytes = b"") -> bytes:
         """`size` bytes for another protocol (RFC 8446 section 7.5); LocalError when the exporter secret is not here."""
         if self._handed_over:

@@ -113,7 +113,6 @@ def test_the_old_side_is_dead(backend):
         lambda: server.encrypt(b""),
         server.to_send,
         server.close,
-        server.rest,
         lambda: server.export_keying_material(b"label", 32),
         server.export_state,
     )

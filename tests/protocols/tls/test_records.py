@@ -579,8 +579,8 @@ def test_resting_changes_nothing(backend):
     for number in range(3):
         client.encrypt(bytes([number]))
         server.feed(client.to_send())
-        server.rest()
-        client.rest()
+        server._reader.rest()
+        client._writer.rest()
     assert plaintext(server.events()) == b"\0\1\2"
 
 
@@ -632,7 +632,7 @@ def test_the_twins_write_the_same_bytes(suite, steps):
                 except LocalError:
                     assert layer._closed
             if rest:
-                layer.rest()
+                layer._writer.rest()
         assert one.to_send() == two.to_send()
     assert one.export_state() == two.export_state()
 
