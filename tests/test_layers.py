@@ -113,6 +113,8 @@ RULES: dict[str, set[str]] = {
     # the libraries that the peers' protocols are spoken by
     "loadtest.wire": {"loadtest.corpus", "loadtest.wire", "protocols", "zstandard", "hpack", "h2", "wsproto", "paho"},
     "loadtest.bench.bench_hpack": {"loadtest", "protocols", "hpack"},
+    # certificates, and a context as the library makes it
+    "loadtest.bench.tls_handshakes": {"loadtest", "protocols", "OpenSSL", "cryptography"},
 }
 # rooms that may use the parts of the standard library that wait, tell the time or touch the world
 MAY_TOUCH_THE_WORLD = tuple(
