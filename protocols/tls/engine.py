@@ -123,7 +123,7 @@ class TlsEngine(TlsRecords, Protocol):
         """0-RTT data of a client that offers a pre-shared key; before start(). LocalError when it may not."""
 
     def start(self) -> None:
-        """Client side: produce the ClientHello, with the early data. Server side: does nothing."""
+        """Client side: produce the ClientHello, with the early data; once. Server side: does nothing."""
 
     def detach(self) -> DetachedState | None:
         """After HandshakeCompleted: what a RecordLayer goes on with, and this engine is dead; or None.

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from OpenSSL import SSL, crypto
 
 from protocols.errors import RemoteError
@@ -50,6 +52,14 @@ class ServerCertificate:
     """Not encrypted."""
     ocsp_response: bytes = b""
     """DER, stapled when the client asks."""
+
+    @classmethod
+    def of(
+        cls, chain: Sequence[x509.Certificate], key: PrivateKeyTypes, ocsp_response: bytes = b""
+    ) -> ServerCertificate:
+        """From loaded objects."""
+        pem = b"".join(link.public_bytes(Encoding.PEM) for link in chain)
+        return cls(pem, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), ocsp_response)
 
 
 @dataclass(slots=True, frozen=True)

@@ -149,6 +149,10 @@ def test_an_identity_that_is_not_known_ends_in_a_full_handshake(options, step):
     assert completed(both.gateway_events).psk_identity == b""
 
 
+def test_early_data_under_a_key_of_a_suite_that_is_not_offered():
+    refused(link(device=client(suites=b"TLS_AES_256_GCM_SHA384"), data=b"early"), resumed=False)
+
+
 @pytest.mark.parametrize("step", [1 << 20, 13])
 @pytest.mark.parametrize(
     "options",

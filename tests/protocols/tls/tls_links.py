@@ -9,7 +9,7 @@ from functools import cache
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from protocols.tls.client_context import ClientContext, ClientOptions
@@ -60,11 +60,10 @@ class Issuer:
     def issue(self, name="localhost", kind="ec", ocsp=b""):
         key = make_key(kind)
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        chain = self._sign(subject, key, self, names=(name,)).public_bytes(Encoding.PEM)
+        chain = [self._sign(subject, key, self, names=(name,))]
         if self.parent is not None:
-            chain += self.pem
-        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        return ServerCertificate(chain, pem, ocsp)
+            chain.append(self.certificate)
+        return ServerCertificate.of(chain, key, ocsp)
 
 
 @cache
