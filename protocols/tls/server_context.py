@@ -99,8 +99,8 @@ class ServerOptions:
     max_early_data: int = 0
     """Bytes on a connection, at most 16384; 0 refuses all 0-RTT. A client that sends more is cut off."""
     ticket_early_data: bool = False
-    """Take 0-RTT also under OpenSSL's tickets. OpenSSL checks their age, not that they come once: whoever handles
-    EarlyDataReceived has to strike its client_random before the data has an effect."""
+    """Take 0-RTT also under OpenSSL's tickets. OpenSSL checks their age to 10 s, not that they come once: whoever
+    handles EarlyDataReceived has to strike its client_random, for longer than that, before the data has an effect."""
     key_log: KeyLog | None = None
     profile: str = "default"
 

@@ -70,7 +70,7 @@ class Offer:
 class MinimalClient:
     """start() -> ClientHello; answer(server's flight) -> our Finished; then `read` and `write` are the directions."""
 
-    def __init__(self, alpn=b"mmtp/1", offers=()):
+    def __init__(self, alpn=b"mmtp/1", offers=(), early=False):
         self._offers = offers
         self._key = X25519PrivateKey.generate()
         share = self._key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
@@ -82,6 +82,8 @@ class MinimalClient:
             + extension(16, vector(2, vector(1, alpn)))
         )
         binders = b""
+        if early:
+            extensions += extension(42, b"")
         if offers:
             named = b"".join(vector(2, one.identity) + one.age.to_bytes(4, "big") for one in offers)
             binders = vector(2, b"".join(vector(1, bytes(one.binder_size)) for one in offers))
