@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from twisted.internet.defer import Deferred
@@ -23,6 +23,9 @@ class TlsContexts(Protocol):
 
     def expires_at(self) -> Mapping[str, float]:
         """Certificate name -> wall-clock second of notAfter."""
+
+    def knows_ticket(self, identity: bytes) -> bool:
+        """Whether it is that of a ticket of ours (TicketKeys.open)."""
 
     def identify(self, certificate: bytes) -> str:
         """Who a verified client certificate (DER) names, by the listener's rule; empty when it names nobody.
@@ -48,7 +51,7 @@ class Ticket:
 
     identity: bytes
     """17 bytes."""
-    key: bytes
+    key: bytes = field(repr=False)
     """32 bytes; the device must get it over an encrypted connection."""
 
 
@@ -56,13 +59,20 @@ class Ticket:
 class OpenedTicket:
     """A ticket that this zone, listener and transport made, and that is not too old."""
 
-    key: bytes
+    key: bytes = field(repr=False)
     issued: float
     """Wall-clock second, to the minute."""
     days: int
     """Days since the device's last full authentication when it was issued."""
     bound: bytes
     """Eight bytes of a keyed digest of its TicketBinding."""
+    epoch: int = 0
+    """Number of the secret that made it."""
+
+    def days_at(self, now: float) -> int:
+        """Days since the last full authentication, at this wall-clock second: what the next ticket says. Midnights
+        (UTC) are counted, so that a chain of tickets of which none lives a day comes to its end, too."""
+        return self.days + max(0, int(now // 86_400) - int(self.issued // 86_400))
 
 
 class TicketKeys(Protocol):

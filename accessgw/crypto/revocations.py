@@ -1,0 +1,182 @@
+"""Devices and certificates that were revoked: in one file for the processes of a node, beside revocation lists of CAs."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import threading
+from collections.abc import Callable, Set
+from pathlib import Path
+
+import msgspec
+from cryptography import x509
+from twisted.logger import Logger
+
+from accessgw.core.interfaces.tls import TicketBinding
+from accessgw.crypto.shared_file import SharedFile, SharedFileError
+
+log = Logger()
+
+NAME = "revoked.json"
+MOST = 65_536
+"""Devices, and certificates, that can be revoked here; more belong on a revocation list."""
+KEPT = 172_800.0
+"""Seconds after which the revocation of a device is forgotten: twice the life of the longest-lived ticket. What began
+before has been ended, and nothing of then opens any more."""
+SEEN = 65_536
+"""Certificates of which the issuer and number are remembered."""
+_LARGEST = 1 << 26
+
+Serial = tuple[bytes, int]
+"""Issuer (DER of the name) and serial number of a certificate."""
+
+
+class TooManyRevocations(Exception):
+    """The list is full."""
+
+
+class _List(msgspec.Struct, frozen=True):
+    digest: str
+    changed: float
+
+
+class _Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All of the file. Replaced whole, so that hand-shake threads need no lock."""
+
+    devices: dict[str, float] = {}
+    """Device -> wall-clock second of its revocation."""
+    certificates: dict[str, float] = {}
+    """SHA-256 of the DER in hexadecimal digits -> the same."""
+    lists: dict[str, _List] = {}
+    """What a revocation list said when a process read it last, and since when."""
+
+
+class RevocationStore:
+    """The Revocations of a node. Times are the wall clock's.
+
+    `is_revoked` and `serial_is_revoked` are for any thread and touch no file; what other processes revoke is seen at the
+    next `poll`. The others write: call them where a disk may be waited for. They raise SharedFileError.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Raises SharedFileError, also for a damaged file: without the list, who was locked out would come in."""
+        self._file = SharedFile(directory / NAME, _LARGEST)
+        self._lock = threading.Lock()
+        """Reading the file, or writing it, and taking over what it says are one."""
+        self._content = self._told = self._load()
+        self._serials: dict[str, Set[Serial]] = {}
+        self._seen: dict[bytes, Serial] = {}
+        self._lists_changed = max((known.changed for known in self._content.lists.values()), default=0.0)
+        self._listeners: list[Callable[[], None]] = []
+
+    # ---------------------------------------------------------------- who asks
+
+    def is_revoked(self, binding: TicketBinding, issued: float) -> bool:
+        """See Revocations. A ticket says only the minute of its birth, and is taken to be of its beginning.
+
+        Of a certificate that this process has not seen (the device came with a ticket) nobody knows the number: after a
+        change of the revocation lists its tickets are void, and the device connects in full, where the list is asked.
+        """
+        content = self._content
+        at = content.devices.get(binding.device)
+        if at is not None and issued <= at:
+            return True
+        if not binding.fingerprint:
+            return False
+        if binding.fingerprint.hex() in content.certificates:
+            return True
+        serial = self._seen.get(binding.fingerprint)
+        return issued <= self._lists_changed if serial is None else self._is_listed(serial)
+
+    def serial_is_revoked(self, certificate: bytes) -> bool:
+        """See Revocations. Raises ValueError for what is no certificate."""
+        loaded = x509.load_der_x509_certificate(certificate)
+        serial = (loaded.issuer.public_bytes(), loaded.serial_number)
+        seen = self._seen
+        seen[hashlib.sha256(certificate).digest()] = serial
+        if len(seen) > SEEN:
+            seen.pop(next(iter(seen)), None)
+        return self._is_listed(serial)
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        self._listeners.append(listener)
+
+    def count(self) -> dict[str, int]:
+        """How many are revoked: devices, certificates, and those on lists."""
+        content = self._content
+        return {
+            "devices": len(content.devices),
+            "certificates": len(content.certificates),
+            "listed": sum(map(len, self._serials.values())),
+        }
+
+    # ---------------------------------------------------------------- who tells
+
+    def poll(self, now: float) -> None:
+        """Take over what other processes revoked, and tell the listeners of every change since the last time. On the
+        reactor's thread, every second."""
+        try:
+            if self._file.changed(now) and self._lock.acquire(blocking=False):
+                try:
+                    self._content = self._load()
+                finally:
+                    self._lock.release()
+        except SharedFileError as error:
+            log.error("revocations: {why}; those read before stay in force", why=str(error))
+        if self._told is not self._content:
+            self._told = self._content
+            self._lists_changed = max([self._lists_changed, *(one.changed for one in self._content.lists.values())])
+            for listener in list(self._listeners):
+                listener()
+
+    def revoke_device(self, device: str, now: float) -> None:
+        """What it proved up to now proves nothing more. Raises TooManyRevocations."""
+        self._add("devices", device, now)
+
+    def revoke_certificate(self, fingerprint: bytes, now: float) -> None:
+        """Never take it again. `fingerprint`: SHA-256 of its DER. Raises TooManyRevocations."""
+        self._add("certificates", fingerprint.hex(), now)
+
+    def use_list(self, name: str, serials: Set[Serial], now: float) -> None:
+        """What a revocation list says now; `name` is the same at every start (its file). An empty one is one, too."""
+        digest = hashlib.sha256()
+        for issuer, number in sorted(serials):
+            size = number.bit_length() // 8 + 1
+            digest.update(struct.pack(">II", len(issuer), size) + issuer + number.to_bytes(size, "big", signed=True))
+        with self._file.locked(), self._lock:
+            content = self._load()
+            known = content.lists.get(name)
+            if known is None or known.digest != digest.hexdigest():
+                lists = {**content.lists, name: _List(digest.hexdigest(), now)}
+                content = msgspec.structs.replace(content, lists=lists)
+                self._file.replace(msgspec.json.encode(content))
+            # before the time of the change: who asks in between is refused, not let in
+            self._lists_changed = max(self._lists_changed, content.lists[name].changed)
+            self._serials = {**self._serials, name: frozenset(serials)}
+            self._content = content
+
+    # ---------------------------------------------------------------- inside
+
+    def _is_listed(self, serial: Serial) -> bool:
+        return any(serial in serials for serials in self._serials.values())
+
+    def _add(self, kind: str, name: str, now: float) -> None:
+        with self._file.locked(), self._lock:
+            content = self._load()
+            devices = {device: at for device, at in content.devices.items() if now - at < KEPT}
+            content = msgspec.structs.replace(content, devices=devices)
+            entries = {**getattr(content, kind), name: now}
+            if len(entries) > MOST:
+                raise TooManyRevocations(f"expected at most {MOST} revoked {kind}, and they are there already")
+            content = msgspec.structs.replace(content, **{kind: entries})
+            self._file.replace(msgspec.json.encode(content))
+            self._content = content
+
+    def _load(self) -> _Content:
+        content = self._file.read()
+        if content is None:
+            return _Content()
+        try:
+            return msgspec.json.decode(content, type=_Content)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise SharedFileError(f"{self._file.path}: is damaged: {error}") from None

@@ -1,0 +1,132 @@
+"""Compact tickets: 17 bytes that name a device's key for TLS 1.3 without a store being read.
+
+    epoch (1, in the clear) | AES-256 block of: issued, minutes (3) | days (1) | bound to (8) | random (4)
+
+`days` are those since the last full authentication, `bound to` is the beginning of a keyed digest of the TicketBinding.
+The key is a keyed digest of these 17 bytes. Nothing authenticates the block itself: whoever presents it proves with the
+binder of RFC 8446 4.2.11.2 that it has the key. But a foreign block decrypts to something, for which OpenSSL would end
+the hand-shake; so whatever cannot be one of ours in its time is no ticket, and the connection goes on in full.
+"""
+
+from __future__ import annotations
+
+import hmac
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import ECB
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from accessgw.core.interfaces.tls import OpenedTicket, Ticket, TicketBinding
+from accessgw.crypto.key_store import Epoch, KeyStore
+
+IDENTITY_SIZE = 17
+AHEAD = 60.0
+"""Seconds by which a ticket may be of the future: clocks of two nodes differ."""
+
+_BLOCK = struct.Struct(">4s8s4s")
+_MINUTES = 1 << 24
+"""Minutes are counted modulo this, 32 years."""
+_KEPT = 8
+"""Epochs whose keys are kept ready; more than can be in force."""
+
+
+@dataclass(slots=True, frozen=True, repr=False)
+class _Keys:
+    """What the tickets of one purpose are made with in one epoch."""
+
+    block: Cipher[ECB]
+    psk: bytes
+    bind: bytes
+
+
+class EpochTickets:
+    """TicketKeys over a KeyStore. Zone, listener and transport are in the derivation: tickets of one are nothing to the
+    others. Thread-safe."""
+
+    def __init__(
+        self,
+        store: KeyStore,
+        *,
+        zone: str,
+        listener: str,
+        transport: str,
+        lifetime: float,
+        full_authentication_days: int,
+        random_bytes: Callable[[int], bytes],
+    ) -> None:
+        """`lifetime`: seconds; the store's epochs may end sooner. `full_authentication_days`: at most 255."""
+        self._store = store
+        self._label = fields(b"accessgw ticket 1", zone.encode(), listener.encode(), transport.encode())
+        self._lifetime = lifetime
+        self._days = full_authentication_days
+        self._random_bytes = random_bytes
+        self._keys: dict[bytes, _Keys] = {}
+
+    @property
+    def full_authentication_days(self) -> int:
+        return self._days
+
+    def mint(self, now: float, binding: TicketBinding, days: int) -> Ticket:
+        """See TicketKeys. Raises ValueError for more days than a chain of tickets may last."""
+        if not 0 <= days <= self._days:
+            raise ValueError(f"expected 0 to {self._days} days since the last full authentication, got {days}")
+        epoch = self._store.current(now)
+        keys = self._of(epoch)
+        issued = int(now // 60) % _MINUTES
+        block = _BLOCK.pack((issued << 8 | days).to_bytes(4, "big"), _bound(keys, binding), self._random_bytes(4))
+        encryptor = keys.block.encryptor()
+        identity = bytes((epoch.number,)) + encryptor.update(block) + encryptor.finalize()
+        return Ticket(identity, hmac.digest(keys.psk, identity, "sha256"))
+
+    def open(self, identity: bytes, now: float) -> OpenedTicket | None:
+        if len(identity) != IDENTITY_SIZE:
+            return None
+        epoch = self._store.find(identity[0], now)
+        if epoch is None:
+            return None
+        keys = self._of(epoch)
+        decryptor = keys.block.decryptor()
+        head, bound, _ = _BLOCK.unpack(decryptor.update(identity[1:]) + decryptor.finalize())
+        minutes, days = int.from_bytes(head[:3], "big"), head[3]
+        today = int(now // 60)
+        # of all minutes with this remainder the nearest one
+        issued = 60.0 * (today + (minutes - today + _MINUTES // 2) % _MINUTES - _MINUTES // 2)
+        if not -AHEAD <= now - issued <= self._lifetime:
+            return None
+        opened = OpenedTicket(hmac.digest(keys.psk, identity, "sha256"), issued, days, bound, epoch.number)
+        return opened if days <= self._days and opened.days_at(now) <= self._days else None
+
+    def matches(self, opened: OpenedTicket, binding: TicketBinding) -> bool:
+        """See TicketKeys. False, too, when the secret has been dropped since it was opened."""
+        epoch = self._store.known(opened.epoch)
+        return epoch is not None and hmac.compare_digest(_bound(self._of(epoch), binding), opened.bound)
+
+    def _of(self, epoch: Epoch) -> _Keys:
+        keys = self._keys.get(epoch.secret)
+        if keys is None:
+            block, psk, bind = (self._derive(epoch.secret, use) for use in (b"id", b"psk", b"bind"))
+            # A single block that holds 32 random bits and what differs by device: no mode has anything to add.
+            keys = _Keys(Cipher(AES(block), ECB()), psk, bind)
+            # replaced, not changed: other threads may be reading it
+            kept = list(self._keys.items())[1 - _KEPT :]
+            self._keys = {**dict(kept), epoch.secret: keys}
+        return keys
+
+    def _derive(self, secret: bytes, use: bytes) -> bytes:
+        return HKDF(SHA256(), 32, salt=None, info=self._label + fields(use)).derive(secret)
+
+
+def fields(*values: bytes) -> bytes:
+    """The values one after the other, each behind its length, so that no two lists of values give the same."""
+    return b"".join(len(value).to_bytes(4, "big") + value for value in values)
+
+
+def _bound(keys: _Keys, binding: TicketBinding) -> bytes:
+    device = binding.device.encode("utf-8", "surrogatepass")
+    what = fields(device, binding.kind.encode(), binding.fingerprint, b"%d" % binding.not_after)
+    return hmac.digest(keys.bind, what, "sha256")[:8]
