@@ -103,12 +103,17 @@ class ReplayGuard(Protocol):
         the ticket and the ClientHello's random, whose binder has been verified."""
 
 
+class SigningFailed(Exception):
+    """No signature came; the message says why, without secrets."""
+
+
 class Signer(Protocol):
-    """Signs with a private key that may live elsewhere."""
+    """Signs with a private key that may live elsewhere. Called, and answering, on the reactor's thread."""
 
     def sign(self, key: str, algorithm: int, data: bytes) -> Deferred[bytes]:
-        """`key` is the SHA-256 of the public key (SubjectPublicKeyInfo) in hexadecimal digits, `algorithm` a TLS
-        SignatureScheme (RFC 8446 4.2.3), `data` what is to be signed, not hashed yet."""
+        """`key` is the SHA-256 of the public key (SubjectPublicKeyInfo) in hexadecimal digits; `algorithm`
+        protocols.signing.RSA_BLOCK or ECDSA_DIGEST: what OpenSSL leaves to the key once it has hashed and padded.
+        Fails with SigningFailed."""
 
 
 class Revocations(Protocol):
