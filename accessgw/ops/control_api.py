@@ -12,30 +12,28 @@ from twisted.internet.defer import Deferred
 from accessgw.core.interfaces.clock import Clock
 from accessgw.core.interfaces.control import Control, ControlError
 from accessgw.core.interfaces.dictionaries import DictionaryControl
+from accessgw.core.interfaces.keys import KeyControl
 from accessgw.core.interfaces.mqtt import MqttControl
 from accessgw.model.pushes import PushResult, Scope, StreamKey
 from accessgw.model.settings import ControlSettings, PushSettings
 from accessgw.ops import dashboard
 from accessgw.ops.dictionaries_api import DictionariesApi
 from accessgw.ops.http_api import HttpApi, Reply, Request, Route, check_key
+from accessgw.ops.keys_api import KeysApi
 from accessgw.ops.metrics import CONTENT_TYPE, render
 from accessgw.ops.mqtt_api import MqttApi
 from accessgw.ops.push_request import parse_pushes
 from accessgw.ops.queries import one_of, only, only_keys, page_limit
 
-NOT_BUILT = (
-    ("POST", "/v1/upgrade", "operate"),
-    ("POST", "/v1/keys/rotate", "operate"),
-    ("POST", "/v1/keys/revoke", "operate"),
-)
+NOT_BUILT = (("POST", "/v1/upgrade", "operate"),)
 """Paths that are promised but answer 501."""
 
 
 class ControlApi(HttpApi):
     """The HttpHandler of the control listener. It acts only through `control`.
 
-    Without `mqtt` the paths under /v1/mqtt answer 404 `not_enabled`, and so for `dictionaries`. `describe` makes the
-    body of /.well-known/accessgw; without it the path does not exist here. `wall` is the wall clock.
+    Without `mqtt` the paths under /v1/mqtt answer 404 `not_enabled`, and so for `dictionaries` and `keys`. `describe`
+    makes the body of /.well-known/accessgw; without it the path does not exist here. `wall` is the wall clock.
     """
 
     def __init__(
@@ -47,10 +45,12 @@ class ControlApi(HttpApi):
         *,
         mqtt: MqttControl | None = None,
         dictionaries: DictionaryControl | None = None,
+        keys: KeyControl | None = None,
         describe: Callable[[], dict[str, object]] | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._control = control
+        self._keys = keys
         self.pushes = pushes
         routes = [
             Route("GET", "/", "", self._dashboard),
@@ -71,6 +71,7 @@ class ControlApi(HttpApi):
             Route("GET", "/v1/top", "read", self._top),
             Route("GET", "/v1/events", "read", subscribe=self._events),
             *DictionariesApi(dictionaries).routes(),
+            *KeysApi(keys, control.close_device).routes(),
             *MqttApi(mqtt, lambda: self.pushes.max_batch, wall).routes(),
             *(Route(method, path, role, _not_built) for method, path, role in NOT_BUILT),
         ]
@@ -109,7 +110,7 @@ class ControlApi(HttpApi):
     def _device(self, request: Request) -> Deferred[Reply]:
         return self._control.device(request.params["id"]).addCallback(Reply)
 
-    def _close(self, request: Request) -> Reply:
+    def _close(self, request: Request) -> Reply | Deferred[Reply]:
         device = request.params["id"]
         body = request.json()
         only_keys(body, "revoke")
@@ -117,7 +118,11 @@ class ControlApi(HttpApi):
         if not isinstance(revoke, bool):
             raise ControlError(400, "invalid", f"revoke: expected true or false, got {revoke!r}", "revoke")
         done = self._control.close_device(device, revoke)
-        return Reply({"device": device, "closed": done} | ({"revoked": done} if revoke else {}))
+        reply = Reply({"device": device, "closed": done} | ({"revoked": done} if revoke else {}))
+        if not revoke or self._keys is None:
+            return reply
+        # a ticket is a key of the session, too
+        return self._keys.revoke_device(device).addCallback(lambda _: reply)
 
     def _stream_state(self, request: Request) -> Deferred[Reply]:
         scope, id, biz = request.params["scope"], request.params["id"], request.params["biz"]

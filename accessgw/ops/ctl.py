@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from accessgw.ops import ctl_dictionary, ctl_import, ctl_mqtt, passwd
+from accessgw.ops import ctl_dictionary, ctl_import, ctl_keys, ctl_mqtt, passwd
 from accessgw.ops.ctl_client import ControlClient, Refused, Unreachable
 from accessgw.ops.ctl_session import FAILED, OK, UNREACHABLE, Session, Usage, complain, quoted
 from accessgw.ops.ctl_view import printable
@@ -242,6 +242,7 @@ def _parser() -> argparse.ArgumentParser:
     streams.add_argument("biz", metavar="BIZ")
     passwd.add_arguments(command("passwd", _passwd, "put a user into a password file, or take one out"))
     ctl_dictionary.add_commands(commands, common)
+    ctl_keys.add_commands(commands, common)
     ctl_mqtt.add_commands(commands, common)
     ctl_import.add_command(commands, common)
     return parser

@@ -12,6 +12,7 @@ from twisted.internet.task import Clock
 from accessgw.core.interfaces.control import ControlError, MetricFamily
 from accessgw.core.interfaces.dictionaries import DictionaryControl
 from accessgw.core.interfaces.http import HttpUpload
+from accessgw.core.interfaces.keys import KeyControl
 from accessgw.core.interfaces.mqtt import MqttControl
 from accessgw.model.calls import Headers
 from accessgw.model.http import HttpRequest
@@ -160,6 +161,7 @@ class Api:
         pushes: PushSettings | None = None,
         mqtt: MqttControl | None = None,
         dictionaries: DictionaryControl | None = None,
+        keys: KeyControl | None = None,
     ) -> None:
         self.clock = Clock()
         self.control = FakeControl()
@@ -170,6 +172,7 @@ class Api:
             self.clock,
             mqtt=mqtt,
             dictionaries=dictionaries,
+            keys=keys,
             wall=lambda: 1000.0,
         )
 

@@ -123,8 +123,6 @@ def test_a_wrong_method_says_what_is_allowed(api: Api) -> None:
     ("method", "path", "token"),
     [
         ("POST", "/v1/upgrade", "dev-operate"),
-        ("POST", "/v1/keys/rotate", "dev-operate"),
-        ("POST", "/v1/keys/revoke", "dev-operate"),
     ],
 )
 def test_what_is_not_built_says_so(api: Api, method: str, path: str, token: str) -> None:

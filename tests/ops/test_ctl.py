@@ -15,12 +15,14 @@ from twisted.internet.defer import fail
 from accessgw.core.interfaces.control import ControlError
 from accessgw.ops import ctl
 from accessgw.ops.ctl_view import event_line, printable, show
+from tests.ops.control_fakes import Api
 from tests.ops.ctl_gateway import Gateway
+from tests.ops.keys_fakes import FakeKeys
 
 
 @pytest.fixture
 def gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway]:
-    gateway = Gateway()
+    gateway = Gateway(Api(keys=FakeKeys()))
     thread = threading.Thread(target=gateway.server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     monkeypatch.setenv("ACCESSGW_URL", gateway.url)
@@ -65,6 +67,11 @@ def test_every_command_answers(gateway: Gateway, run: Run) -> None:
         (["events"], "frame"),
         (["events", "--status"], "connections=3"),
         (["streams", "user", "alice", "orders"], "head"),
+        (["keys", "list"], "certificates"),
+        (["keys", "rotate"], "2027-01-"),
+        (["keys", "revoke", "--epoch", "8"], "revoked"),
+        (["keys", "revoke", "--device", "d1"], "closed"),
+        (["keys", "revoke", "--certificate", "ab" * 32], "revoked"),
     ):
         code, out, err = run(*arguments)
         assert (code, err) == (0, ""), arguments
@@ -178,10 +185,9 @@ def test_a_gateway_that_is_not_there_is_3(run: Run) -> None:
 def test_help_lists_what_is_built_and_nothing_else(run: Run) -> None:
     code, out, _ = run("--help")
     assert code == 0
-    for name in ("status", "devices", "push", "close", "drain", "reload", "config", "top", "trace", "streams"):
+    for name in ("status", "devices", "push", "close", "drain", "reload", "config", "top", "trace", "streams", "keys"):
         assert f"    {name} " in out
-    for name in ("upgrade", "keys"):
-        assert name not in out
+    assert "upgrade" not in out
 
 
 def test_events_cannot_drive_the_terminal(gateway: Gateway, run: Run) -> None:
