@@ -18,6 +18,7 @@ from accessgw.config.diff import applicable, diff
 from accessgw.config.errors import ConfigError
 from accessgw.config.load import load
 from accessgw.core.interfaces.control import ControlError
+from accessgw.crypto.contexts import ENGINE
 from accessgw.crypto.pem import CertificateError
 from accessgw.model.settings import GatewaySettings
 from accessgw.prepared import Prepared
@@ -104,7 +105,7 @@ class Gateway(Service):
     def _greeting(self) -> list[str]:
         rooms = self.rooms
         settings = self.settings
-        codecs = f"HTTP parser {http_backend}, HPACK {hpack_backend}, TLS records {records_backend}"
+        codecs = f"HTTP parser {http_backend}, HPACK {hpack_backend}, TLS {ENGINE}, TLS records {records_backend}"
         lines = [f"accessgw {rooms.version}, {codecs}, pid {os.getpid()}"]
         for row in rooms.listener_rows():
             lines.append(f"  {row['name']}: {row['address']} ({row['transport']}: {', '.join(row['protocols'])})")
@@ -213,6 +214,7 @@ class Gateway(Service):
         await rooms.control_listener.stop()
         rooms.control_api.close()
         rooms.password_workers.stop()
+        rooms.handshakes.stop()
         rooms.mmtp.stop()
         await rooms.dictionaries.stop()
         for connection in rooms.control_transports.table.snapshot():

@@ -45,7 +45,7 @@ from accessgw.core.tracing import Tracing
 from accessgw.core.turns import TurnFlusher
 from accessgw.core.webhook import Webhook
 from accessgw.crypto.client_certificates import ClientCertificates
-from accessgw.crypto.contexts import ServerContexts
+from accessgw.crypto.contexts import ENGINE, ContextOptions, ServerContexts
 from accessgw.crypto.decoy_key import DecoyKey
 from accessgw.crypto.development import ensure_development_certificate
 from accessgw.crypto.services import AuthenticatorServices
@@ -61,6 +61,7 @@ from accessgw.model.counters import (
     PushCounters,
     SessionCounters,
     StoreCounters,
+    TlsCounters,
     TransportCounters,
     UpstreamCounters,
     WebhookCounters,
@@ -77,6 +78,7 @@ from accessgw.ops.reactor_ticks import ReactorTicks
 from accessgw.prepared import Prepared
 from accessgw.store_rooms import StoreRooms
 from accessgw.transports.build import build_listener
+from accessgw.transports.handshakes import HandshakePool
 from accessgw.transports.http import HttpBindingFactory
 from accessgw.transports.services import TransportServices
 from accessgw.transports.websocket import WebSocketEndpoint
@@ -127,6 +129,7 @@ class Rooms:
         self.upstream_counters: dict[str, UpstreamCounters] = {}
         self.counters = GatewayCounters(
             transports={"": TransportCounters()},
+            tls=TlsCounters(),
             sessions=SessionCounters(),
             headers=HeaderCounters(),
             codings=CodingCounters(),
@@ -255,7 +258,7 @@ class Rooms:
         if not settings.url:
             return
         assert counters is not None
-        cluster = cluster_of(settings.url, "webhook")
+        cluster = cluster_of(settings.url, "webhook", settings.tls)
         self.hooks = HttpUpstreams(self.reactor, [cluster], random=random.random, counters=self.upstream_counters)
         self.webhook = Webhook(
             settings,
@@ -343,6 +346,13 @@ class Rooms:
     def _build_doors(self) -> None:
         """Everything that accepts connections of devices."""
         settings, reactor = self.settings, self.reactor
+        assert self.counters.tls is not None
+        self.handshakes = HandshakePool(
+            self.counters.tls,
+            threads=settings.tls.handshake_threads,
+            waiting=settings.tls.handshake_queue,
+            call_from_thread=reactor.callFromThread,
+        )
         self.transports = TransportServices(
             reactor,
             self.timers,
@@ -351,6 +361,8 @@ class Rooms:
             random.random,
             on_open=self.access_log.opened,
             on_close=self.access_log.closed,
+            tls=self.counters.tls,
+            handshakes=self.handshakes,
         )
         factories: dict[str, BindingFactory] = {
             "mmtp/1": self.mmtp.services,
@@ -359,14 +371,7 @@ class Rooms:
         }
         for listener in settings.listeners:
             if listener.transport == "tls":
-                self.contexts[listener.name] = ServerContexts(
-                    self._certificates(listener),
-                    listener.protocols,
-                    minimum=listener.tls_minimum,
-                    clients=ClientCertificates(
-                        listener.client_certificates, listener.client_ca, listener.certificate_identity
-                    ),
-                )
+                self.contexts[listener.name] = self._contexts(listener)
             self.listeners.append(
                 build_listener(listener, self.transports, factories, self.contexts.get(listener.name))
             )
@@ -418,6 +423,24 @@ class Rooms:
             ),
             self.control_transports,
             {"http/1.1": HttpBindingFactory(self.control_api, settings.limits)},
+        )
+
+    def _contexts(self, listener: ListenerSettings) -> ServerContexts:
+        clients = ClientCertificates(listener.client_certificates, listener.client_ca, listener.certificate_identity)
+        options = ContextOptions(
+            name=listener.name,
+            minimum=listener.tls_minimum,
+            groups=listener.groups,
+            signature_algorithms=listener.signature_algorithms,
+            profile=listener.profile,
+            early_data=listener.early_data,
+        )
+        return ServerContexts(
+            self._certificates(listener),
+            listener.protocols,
+            clients=clients,
+            options=options,
+            counters=self.counters.tls,
         )
 
     def _certificates(self, listener: ListenerSettings) -> tuple[CertificateSettings, ...]:
@@ -493,6 +516,7 @@ class Rooms:
             "backends": {
                 "http": http_backend,
                 "hpack": hpack_backend,
+                "tls": ENGINE,
                 "tls-records": records_backend,
                 "store": self.settings.store.kind,
             },

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
-from OpenSSL import SSL, crypto
 
 from accessgw.crypto.pem import CertificateError, read_file
 
@@ -37,37 +34,16 @@ class ClientCertificates:
 NO_CLIENT_CERTIFICATES = ClientCertificates()
 
 
-def asker(clients: ClientCertificates) -> Callable[[SSL.Context], None]:
-    """What makes a new server context ask for certificates as `clients` says. CertificateError for the CA file.
-
-    OpenSSL verifies chain, validity and purpose (clientAuth, where the certificate restricts its use).
-    """
+def authorities_of(clients: ClientCertificates) -> bytes:
+    """PEM of the CAs, empty when no certificates are asked for. CertificateError for the file."""
     if clients.mode == "off":
-        return lambda context: None
+        return b""
     pem = read_file(clients.ca)
     try:
-        authorities = x509.load_pem_x509_certificates(pem)
+        x509.load_pem_x509_certificates(pem)
     except ValueError as error:
         raise CertificateError(clients.ca, "expected PEM certificates of CAs") from error
-    mode = SSL.VERIFY_PEER | (SSL.VERIFY_FAIL_IF_NO_PEER_CERT if clients.mode == "require" else 0)
-    scope = hashlib.sha256(pem).digest()
-
-    def ask(context: SSL.Context) -> None:
-        store = context.get_cert_store()
-        if store is None:
-            raise CertificateError(clients.ca, "OpenSSL gives no store for it")
-        try:
-            for authority in authorities:
-                store.add_cert(crypto.X509.from_cryptography(authority))
-            context.load_client_ca(clients.ca.encode())
-        except (SSL.Error, crypto.Error) as error:
-            raise CertificateError(clients.ca, f"OpenSSL refuses it: {error}") from error
-        context.set_verify(mode)
-        # A resumed session would carry the certificate of an earlier connection past expiry and revocation.
-        context.set_options(SSL.OP_NO_TICKET)
-        context.set_session_id(scope)
-
-    return ask
+    return pem
 
 
 def identity_in(certificate: bytes, rule: str) -> str:

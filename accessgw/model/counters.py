@@ -65,12 +65,13 @@ class TlsCounters:
         self.early_accepted = 0
         """First flights whose early data reached the protocol."""
         self.early_refused: dict[str, int] = {}
-        """First flights whose early data did not, by reason: replay, starting, full, clock, ticket."""
+        """First flights whose early data did not, or to no effect, by reason: replay, not_ready (the register of replays),
+        ticket (OpenSSL took none), clock."""
         self.psk_refused: dict[str, int] = {}
         """Tickets not taken, by reason: unknown, expired, revoked, other_device."""
         self.tickets_minted = 0
         self.pool_waiting = 0
-        """Hand-shakes waiting for a thread now."""
+        """Steps of hand-shakes that wait for a thread, run, or wait to be told, now."""
         self.pool_refused = 0
         """Connections refused since too many waited."""
         self.signatures: dict[str, int] = {}

@@ -86,6 +86,14 @@ class ConnectionInfo(Struct, gc=False):
     cipher: str = ""
     server_name: str = ""
     certificate_identity: str = ""
+    certificate: bytes = b""
+    """The peer's verified certificate in DER, empty when it showed none."""
+    resumed: bool = False
+    """The hand-shake was completed by a ticket: no certificate was shown."""
+    ticket: bytes = b""
+    """Identity of the gateway's own ticket (TicketKeys) by which it was; empty for OpenSSL's own."""
+    early: bool = False
+    """0-RTT data has come, and the hand-shake is not complete: the peer may be a replay."""
     loopback: bool = False
     accepted_at: float = 0.0
     """Wall-clock second."""

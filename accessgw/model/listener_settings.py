@@ -49,7 +49,7 @@ class ListenerSettings(Settings, frozen=True, kw_only=True):
     client_crl: str = ""
     """PEM file of revocation lists of those CAs; read again when it changes. A certificate on it is refused, its
     connections are closed."""
-    early_data: Annotated[int, Meta(ge=0, le=65536)] = 0
+    early_data: Annotated[int, Meta(ge=0, le=16384)] = 0
     """Bytes that a returning device may send in its first flight (0-RTT), on `mmtp/1` and `http/1.1`; 0: none."""
     tickets: Annotated[int, Meta(ge=0, le=8)] = 3
     """Tickets that a device gets with each WELCOME over TLS; each is used once."""

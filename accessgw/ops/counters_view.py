@@ -20,6 +20,7 @@ from accessgw.model.counters import (
     PushCounters,
     SessionCounters,
     StoreCounters,
+    TlsCounters,
     TransportCounters,
     UpstreamCounters,
     WebhookCounters,
@@ -45,6 +46,24 @@ TRANSPORT: Table = {
     "bytes_in": ("received_bytes_total", "Bytes received from devices, as they were on the wire (TLS included)."),
     "bytes_out": ("sent_bytes_total", "Bytes sent to devices, as they were on the wire (TLS included)."),
     "write_overflows": ("write_overflows_total", "Connections aborted because their write buffer was full."),
+}
+TLS: Table = {
+    "full": ("tls_handshakes_full_total", "TLS hand-shakes completed with a certificate."),
+    "resumed": ("tls_handshakes_resumed_total", "TLS hand-shakes completed by a ticket."),
+    "refused": ("tls_handshakes_refused_total", "TLS hand-shakes that failed, by the alert or our own word."),
+    "detached": ("tls_detached_total", "Connections whose records went over from OpenSSL to the gateway."),
+    "kept": ("tls_kept_total", "Connections that stayed with OpenSSL after the hand-shake (TLS 1.2)."),
+    "early_accepted": ("tls_early_data_accepted_total", "First flights whose early data reached the protocol."),
+    "early_refused": ("tls_early_data_refused_total", "First flights whose early data took no effect, by reason."),
+    "psk_refused": ("tls_tickets_refused_total", "Tickets of the gateway's own that were not taken, by reason."),
+    "tickets_minted": ("tls_tickets_minted_total", "Tickets given to devices."),
+    "pool_waiting": ("tls_handshake_steps_waiting", "Steps of hand-shakes that wait for a thread or run."),
+    "pool_refused": ("tls_handshakes_overloaded_total", "Connections refused since too many hand-shakes waited."),
+    "signatures": ("tls_signatures_total", "Signatures made for hand-shakes, by who made them."),
+    "signer_waiting": ("tls_signatures_waiting", "Signatures asked for and not made yet."),
+    "signer_failures": ("tls_signer_failures_total", "Signatures that a signer failed to make."),
+    "signer_fallbacks": ("tls_signer_fallbacks_total", "Signatures made in software since the signer failed."),
+    "revoked_closed": ("tls_revoked_closed_total", "Connections closed since what they stood on was revoked."),
 }
 SESSION: Table = {
     "sessions": ("sessions", "Sessions remembered, connected or not."),
@@ -204,6 +223,7 @@ LABELS = {
     "connects": "version", "connects_refused": "reason", "dropped_messages": "reason", "denied": "action",
     "rule_taken": "rule", "rule_delivered": "rule", "rule_failed": "rule", "rule_dropped": "rule",
     "rule_queued": "rule", "device_requests": "outcome",
+    "early_refused": "reason", "psk_refused": "reason", "signatures": "signer",
     "bridge_connected": "bridge", "bridge_sent": "bridge", "bridge_received": "bridge", "bridge_failures": "bridge",
 }  # fmt: skip
 """Slots that are dicts, and the label that their keys become."""
@@ -233,6 +253,7 @@ class GatewayCounters:
     headers: HeaderCounters | None = None
     codings: CodingCounters | None = None
     dictionaries: DictionaryCounters | None = None
+    tls: TlsCounters | None = None
 
 
 def families(counters: GatewayCounters) -> list[MetricFamily]:
@@ -241,6 +262,7 @@ def families(counters: GatewayCounters) -> list[MetricFamily]:
     for name, transport in counters.transports.items():
         found += _rows(TRANSPORT, transport, {"listener": name} if name else {})
     for table, slots in (
+        (TLS, counters.tls),
         (SESSION, counters.sessions),
         (HEADERS, counters.headers),
         (CODINGS, counters.codings),

@@ -11,11 +11,13 @@ from twisted.logger import Logger
 
 from accessgw.core.interfaces.clock import DescriptorReactor, Timers
 from accessgw.core.interfaces.connections import Connection
-from accessgw.model.counters import TransportCounters
+from accessgw.core.interfaces.tls import ReplayGuard
+from accessgw.model.counters import TlsCounters, TransportCounters
 from accessgw.model.identity import ConnectionInfo
 from accessgw.model.listener_settings import TransportLimits
 from accessgw.model.reasons import CloseReason
 from accessgw.transports.addresses import AddressLimits
+from accessgw.transports.handshakes import HandshakePool
 
 log = Logger()
 
@@ -56,6 +58,10 @@ def _no_close(*closed: object) -> None:
     pass
 
 
+def _no_threads() -> HandshakePool:
+    return HandshakePool(TlsCounters())
+
+
 @dataclass(slots=True)
 class TransportServices:
     """Given to every listener. `limits` may be replaced while running: connections read it when they need it."""
@@ -74,6 +80,11 @@ class TransportServices:
     """A binding was made: the peer is known and, for TLS, the hand-shake is done."""
     on_close: CloseHook = _no_close
     """Any accepted connection has ended, whether on_open was called or not."""
+    tls: TlsCounters = field(default_factory=TlsCounters)
+    handshakes: HandshakePool = field(default_factory=_no_threads)
+    """Where TLS hand-shakes are made; without threads, on the reactor's."""
+    replays: ReplayGuard | None = None
+    """The register of first flights with early data; without one all of it counts as replayed."""
     forget: Callable[[Any], None] = field(init=False)
     """Takes a descriptor that is about to be closed out of the reactor."""
     _ended: list[Callable[[], None]] = field(default_factory=list)

@@ -1,21 +1,37 @@
-"""TLS connections and their listener: the engine between the socket and a binding chosen by ALPN."""
+"""TLS connections and their listener: hand-shake, then records between the socket and a binding chosen by ALPN."""
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping
 
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
 from accessgw.core.interfaces.connections import Binding, BindingFactory
 from accessgw.core.interfaces.tls import TlsContexts
 from accessgw.model.identity import ConnectionInfo
 from accessgw.model.listener_settings import ListenerSettings
 from accessgw.model.reasons import CloseReason
+from accessgw.transports.early_data import EarlyPhase
 from accessgw.transports.listener import SocketListener
 from accessgw.transports.opening import Opening, chosen
 from accessgw.transports.services import TransportServices
 from accessgw.transports.stream import FLUSHING, HANDSHAKE, StreamConnection, ignore
+from accessgw.transports.tls_handshake import HELD, TlsHandshake
 from protocols.errors import LocalError, RemoteError
-from protocols.tls.engine import HandshakeCompleted, PlaintextReceived, TlsEngine
+from protocols.tls.alerts import name_of
+from protocols.tls.engine import (
+    EARLY_REFUSED,
+    CloseNotifyReceived,
+    EarlyDataReceived,
+    HandshakeCompleted,
+    PlaintextReceived,
+    TlsEvent,
+    TlsRecords,
+)
+
+_log = Logger()
 
 NEEDS_ALPN = frozenset({"mmtp/1", "h2"})
 """Protocols that a client must ask for by ALPN; without it one of the others is meant."""
@@ -23,9 +39,13 @@ _FAILED_HANDSHAKES = (CloseReason.HANDSHAKE_FAILED, CloseReason.HANDSHAKE_TIMEOU
 
 
 class TlsConnection(StreamConnection):
-    """A Connection whose bytes are TLS records on the wire. Byte counters count the wire."""
+    """A Connection whose bytes are TLS records on the wire. Byte counters count the wire.
 
-    __slots__ = ("_engine", "_factories", "_identify", "_plaintext")
+    Lives as: the hand-shake (TlsHandshake, on threads) -> with 0-RTT data perhaps an EarlyPhase -> records, on the
+    reactor's thread.
+    """
+
+    __slots__ = ("_contexts", "_early", "_factories", "_handshake", "_plaintext", "_records", "_stalled")
 
     def __init__(  # noqa: PLR0917  # made by its listener alone
         self,
@@ -34,32 +54,52 @@ class TlsConnection(StreamConnection):
         services: TransportServices,
         address: str,
         factories: Mapping[str, BindingFactory],
-        identify: Callable[[bytes], str],
+        contexts: TlsContexts,
     ) -> None:
-        """`identify` is TlsContexts.identify."""
         super().__init__(sock, info, services, address)
+        self._contexts = contexts
         self._factories = factories
-        self._identify = identify
-        self._engine: TlsEngine | None = None
+        self._handshake: TlsHandshake | None = None
+        self._early: EarlyPhase | None = None
+        self._records: TlsRecords | None = None
         self._plaintext: Callable[[bytes], None] = ignore
+        self._stalled = False
+        """Not read, since much waits for a step of the hand-shake."""
         self._phase = HANDSHAKE
 
-    def begin_tls(self, engine: TlsEngine, data: bytes) -> None:
-        """The first ciphertext has come: an engine is not made before, so that a silent peer costs little."""
-        self._engine = engine
-        self.receive_with(self._ciphertext)
-        self._ciphertext(data)
+    def begin_tls(self, data: bytes) -> None:
+        """The first ciphertext has come. Where too many hand-shakes wait it is the last."""
+        services = self._services
+        if services.handshakes.full:
+            services.tls.pool_refused += 1
+            self.abort(CloseReason.OVERLOAD, f"{services.tls.pool_waiting} steps of hand-shakes wait")
+            return
+        self._handshake = TlsHandshake(self._contexts.engine, services.handshakes, self._stepped)
+        self.receive_with(self._shake_hands)
+        self._shake_hands(data)
+
+    # ------------------------------------------------------------------ Connection
 
     def write(self, data: bytes) -> None:
-        engine = self._engine
-        if engine is None or self._phase >= FLUSHING:
+        if self._phase >= FLUSHING:
+            return
+        records = self._records
+        if records is None:
+            self._write_early(data)
             return
         try:
-            engine.encrypt(data)
+            records.encrypt(data)
         except LocalError:
             # The peer broke TLS in the bytes that are being worked through; the close is about to come.
             return
-        self._send(engine.to_send())
+        self._send(records.to_send())
+
+    def close(self, reason: CloseReason, detail: str = "") -> None:
+        if self._early is not None:
+            # There is no way to say close_notify before the peer's Finished has come (RFC 8446 6.1).
+            self._early.close(reason, detail)
+            return
+        super().close(reason, detail)
 
     def finish(self, reason: CloseReason, detail: str = "") -> None:
         # The peer should hear close_notify (RFC 8446 6.1), and its own may still be unread.
@@ -71,49 +111,149 @@ class TlsConnection(StreamConnection):
             self._farewell = farewell
             self._plaintext = binding.data_received
 
-    def _ciphertext(self, data: bytes) -> None:
-        engine = self._engine
-        if engine is None:
+    def established(self) -> None:
+        if self._early is not None:
+            self._early.idle = self._services.limits.idle_timeout
+        else:
+            super().established()
+
+    def set_idle(self, seconds: float) -> None:
+        if self._early is not None:
+            self._early.idle = seconds
+        else:
+            super().set_idle(seconds)
+
+    def await_hello(self) -> None:
+        if self._early is not None:
+            self._early.idle = None
+        else:
+            super().await_hello()
+
+    def pause(self) -> None:
+        if self._stalled:
+            self._paused = True
+        else:
+            super().pause()
+
+    def resume(self) -> None:
+        if self._stalled:
+            self._paused = False
+        else:
+            super().resume()
+
+    # ------------------------------------------------------------------ the hand-shake
+
+    def _shake_hands(self, data: bytes) -> None:
+        handshake = self._handshake
+        if handshake is None:
             return
-        failure: RemoteError | None = None
-        try:
-            engine.feed(data)
-        except RemoteError as error:
-            failure = error
-        answer = engine.to_send()
+        handshake.feed(data)
+        if handshake.held > HELD and handshake.busy and not self._stalled and self._phase < FLUSHING:
+            self._stalled = True
+            if not self._paused:
+                self._reactor.removeReader(self)
+
+    def _stepped(self) -> None:
+        """A step of the hand-shake is over."""
+        handshake = self._handshake
+        if handshake is None or self._phase >= FLUSHING:
+            self._handshake = None
+        else:
+            try:
+                self._take_step(handshake)
+            except Exception:
+                self._give_up_early()
+                self._failed("a step of the hand-shake")
+        self._unstall()
+
+    def _take_step(self, handshake: TlsHandshake) -> None:
+        if handshake.defect is not None:
+            self._defect(handshake.defect)
+            return
+        answer, events, failure = handshake.answer, handshake.events, handshake.failure
+        handshake.answer, handshake.events = b"", []
         if answer:
             self._send(answer)
-        for event in engine.events():
-            if self._phase >= FLUSHING:
-                return
-            if type(event) is PlaintextReceived:
-                self._plaintext(event.data)
-            elif type(event) is HandshakeCompleted:
-                self._handshaken(event)
-            else:
-                self.close(CloseReason.PEER_CLOSED)
+        if handshake.records is not None and self._phase < FLUSHING:
+            self._completed(handshake, handshake.records)
+        written = handshake.take_unsent()
+        if written:
+            self.write(written)
+        self._handle(events)
         if failure is not None:
-            self._refuse(engine, failure)
+            self._refuse(failure)
+        elif self._handshake is not None:
+            handshake.go_on()
+            if self._eof and not handshake.busy:
+                self._peer_finished()
+        elif self._phase < FLUSHING:
+            self._after_handshake(handshake.take())
+
+    def _completed(self, handshake: TlsHandshake, records: TlsRecords) -> None:
+        self._records = records
+        self._handshake = None
+        self.receive_with(self._ciphertext)
+        if handshake.detached:
+            self._services.tls.detached += 1
+        else:
+            self._services.tls.kept += 1
+
+    def _after_handshake(self, rest: bytes) -> None:
+        """What came while the last step ran."""
+        if rest:
+            self._ciphertext(rest)
+        if self._eof and self._phase < FLUSHING:
+            self._peer_finished()
+
+    def _unstall(self) -> None:
+        handshake = self._handshake
+        if not self._stalled or (handshake is not None and handshake.held > HELD and handshake.busy):
+            return
+        self._stalled = False
+        # What is closing is read until the peer ends, whatever paused it.
+        if self._fd >= 0 and not self._eof and not self._paused:
+            self._reactor.addReader(self)
 
     def _handshaken(self, event: HandshakeCompleted) -> None:
         self._counters.handshakes += 1
+        tls = self._services.tls
+        if event.resumed:
+            tls.resumed += 1
+        else:
+            tls.full += 1
+        if event.early == EARLY_REFUSED:
+            count(tls.early_refused, "ticket")
         info = self.info
         info.alpn, info.tls_version = event.alpn, event.version
         info.cipher, info.server_name = event.cipher, event.server_name
+        info.resumed = event.resumed
+        if event.psk_identity:
+            info.ticket = event.psk_identity
         if event.peer_certificate:
+            info.certificate = event.peer_certificate
             try:
-                info.certificate_identity = self._identify(event.peer_certificate)
+                info.certificate_identity = self._contexts.identify(event.peer_certificate)
             except RemoteError as error:
-                self.close(CloseReason.HANDSHAKE_FAILED, str(error))
+                self._refuse_handshake(error.code, str(error))
                 return
+        early, self._early = self._early, None
+        info.early = False
+        if early is not None and early.binding is not None:
+            self._end_early(early)
+            return
         if event.alpn:
             self.await_hello()
             self._speak(self._factories[event.alpn])
-            return
-        # Many MQTT libraries offer no ALPN at all.
+        else:
+            self._speak_without_alpn()
+        if early is not None and early.held:
+            self._plaintext(b"".join(early.held))
+
+    def _speak_without_alpn(self) -> None:
+        """Many MQTT libraries offer no ALPN at all."""
         meant = {name: factory for name, factory in self._factories.items() if name not in NEEDS_ALPN}
         if not meant:
-            self.close(CloseReason.HANDSHAKE_FAILED, f"no ALPN, and {', '.join(self._factories)} needs it")
+            self._refuse_handshake(None, f"no ALPN, and {', '.join(self._factories)} needs it")
             return
         self.await_hello()
         if len(meant) == 1:
@@ -134,39 +274,136 @@ class TlsConnection(StreamConnection):
         binding = self._start_binding(factory)
         self._plaintext = ignore if binding is None else binding.data_received
 
-    def _refuse(self, engine: TlsEngine, error: RemoteError) -> None:
-        if engine.handshaken:
-            self.close(CloseReason.PROTOCOL_ERROR, f"alert {error.code}: {error}")
+    # ------------------------------------------------------------------ 0-RTT
+
+    def _early_received(self, event: EarlyDataReceived) -> None:
+        early = self._early
+        if early is None:
+            info = self.info
+            info.early = info.resumed = True
+            info.alpn, info.server_name = event.alpn, event.server_name
+            if self._contexts.knows_ticket(event.identity):
+                info.ticket = event.identity
+            early = self._early = EarlyPhase(self._services)
+            factory = self._factories.get(event.alpn)
+            if factory is not None and early.may_begin(factory, info):
+                early.strike(event.identity, event.client_random)
+                early.binding = self._start_binding(factory)
+        early.received(event.data)
+
+    def _end_early(self, early: EarlyPhase) -> None:
+        """The hand-shake of a connection with a binding is complete: now it is a connection like others."""
+        if early.idle is None:
+            self.await_hello()
         else:
-            self.close(CloseReason.HANDSHAKE_FAILED, f"alert {error.code}: {error}")
+            self.set_idle(early.idle)
+        if early.closing is not None:
+            self.close(*early.closing)
+        elif self._binding is not None:
+            self._plaintext = self._binding.data_received
+            early.complete()
+
+    def _write_early(self, data: bytes) -> None:
+        handshake = self._handshake
+        if handshake is None or self._early is None or self._early.closing is not None:
+            return
+        ciphertext = handshake.encrypt(data)
+        if ciphertext:
+            self._send(ciphertext)
+        elif handshake.unsent > self._services.limits.write_buffer:
+            self._counters.write_overflows += 1
+            self.abort(CloseReason.SLOW_READER, f"{handshake.unsent} bytes wait for the hand-shake")
+
+    def _give_up_early(self) -> None:
+        """From here on close() is in earnest."""
+        self._early = None
+        self.info.early = False
+
+    # ------------------------------------------------------------------ records
+
+    def _ciphertext(self, data: bytes) -> None:
+        records = self._records
+        if records is None:
+            return
+        failure: RemoteError | None = None
+        try:
+            records.feed(data)
+        except RemoteError as error:
+            failure = error
+        answer = records.to_send()
+        if answer:
+            self._send(answer)
+        self._handle(records.events())
+        if failure is not None:
+            self._refuse(failure)
+
+    def _handle(self, events: list[TlsEvent]) -> None:
+        for event in events:
+            if self._phase >= FLUSHING:
+                return
+            if type(event) is PlaintextReceived:
+                self._plaintext(event.data)
+            elif type(event) is HandshakeCompleted:
+                self._handshaken(event)
+            elif type(event) is EarlyDataReceived:
+                self._early_received(event)
+            elif type(event) is CloseNotifyReceived:
+                self.close(CloseReason.PEER_CLOSED)
+
+    # ------------------------------------------------------------------ the end
+
+    def _refuse(self, error: RemoteError) -> None:
+        if self._records is not None:
+            self.close(CloseReason.PROTOCOL_ERROR, f"alert {error.code} ({name_of(error.code)}): {error}")
+        else:
+            self._refuse_handshake(error.code, str(error))
+
+    def _refuse_handshake(self, code: int | None, why: str) -> None:
+        reason = "no_alpn" if code is None else name_of(code)
+        count(self._services.tls.refused, reason)
+        self._give_up_early()
+        detail = why if code is None else f"alert {code} ({reason}): {why}"
+        super().close(CloseReason.HANDSHAKE_FAILED, detail)
+
+    def _defect(self, error: Exception) -> None:
+        _log.failure("The hand-shake of connection {id} raised", Failure(error), id=self.info.id)
+        self._give_up_early()
+        self.close(CloseReason.INTERNAL, f"{type(error).__name__} in the hand-shake")
 
     def _say_goodbye(self) -> None:
-        engine = self._engine
-        if engine is not None:
-            engine.close()
-            last = engine.to_send()
+        records = self._records
+        if records is not None:
+            records.close()
+            last = records.to_send()
             if last:
                 self._send(last)
 
     def _peer_finished(self) -> None:
-        engine = self._engine
-        if engine is None:
-            self.close(CloseReason.PEER_CLOSED)
-            return
-        try:
-            engine.feed_eof()
-        except RemoteError as error:
-            if engine.handshaken:
+        records, handshake = self._records, self._handshake
+        if records is not None:
+            try:
+                records.feed_eof()
+            except RemoteError as error:
                 self.close(CloseReason.PEER_RESET, str(error))
             else:
-                self._refuse(engine, error)
-        else:
+                self.close(CloseReason.PEER_CLOSED)
+        elif handshake is None:
             self.close(CloseReason.PEER_CLOSED)
+        elif not handshake.busy:
+            count(self._services.tls.refused, "peer_closed")
+            self._give_up_early()
+            self.close(CloseReason.HANDSHAKE_FAILED, "the peer ended the connection during the hand-shake")
 
     def _lost(self, reason: CloseReason, detail: str) -> None:
         self._plaintext = ignore
+        self._early = None
+        handshake, self._handshake = self._handshake, None
+        if handshake is not None:
+            handshake.abandon()
+            if reason is CloseReason.HANDSHAKE_TIMEOUT:
+                count(self._services.tls.refused, "timeout")
         super()._lost(reason, detail)
-        self._engine = None
+        self._records = None
         if self._reason in _FAILED_HANDSHAKES:
             self._counters.handshake_failures += 1
 
@@ -185,9 +422,10 @@ class TlsListener(SocketListener):
         self._contexts = contexts
 
     def _begin(self, sock: socket.SocketType, info: ConnectionInfo, key: str, trusted: bool) -> None:
-        connection = TlsConnection(sock, info, self._services, key, self._factories, self._contexts.identify)
+        connection = TlsConnection(sock, info, self._services, key, self._factories, self._contexts)
+        connection.begin(Opening(connection, trusted, connection.begin_tls).data_received)
 
-        def hello(data: bytes) -> None:
-            connection.begin_tls(self._contexts.engine(), data)
 
-        connection.begin(Opening(connection, trusted, hello).data_received)
+def count(counters: dict[str, int], reason: str) -> None:
+    """One more of it."""
+    counters[reason] = counters.get(reason, 0) + 1

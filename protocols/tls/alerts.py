@@ -48,6 +48,42 @@ _BY_TEXT = (
     ("illegal parameter", ILLEGAL_PARAMETER),
 )
 
+_NAMES = {
+    0: "close_notify",
+    10: "unexpected_message",
+    20: "bad_record_mac",
+    22: "record_overflow",
+    40: "handshake_failure",
+    42: "bad_certificate",
+    43: "unsupported_certificate",
+    44: "certificate_revoked",
+    45: "certificate_expired",
+    46: "certificate_unknown",
+    47: "illegal_parameter",
+    48: "unknown_ca",
+    49: "access_denied",
+    50: "decode_error",
+    51: "decrypt_error",
+    70: "protocol_version",
+    71: "insufficient_security",
+    80: "internal_error",
+    86: "inappropriate_fallback",
+    90: "user_canceled",
+    100: "no_renegotiation",
+    109: "missing_extension",
+    110: "unsupported_extension",
+    112: "unrecognized_name",
+    113: "bad_certificate_status_response",
+    115: "unknown_psk_identity",
+    116: "certificate_required",
+    120: "no_application_protocol",
+}
+
+
+def name_of(code: int) -> str:
+    """An alert as RFC 8446 section 6 calls it, for logs and counters."""
+    return _NAMES.get(code, f"alert_{code}")
+
 
 def alert_in(ciphertext: bytes) -> int | None:
     """The number of a plaintext alert record at the end of `ciphertext`."""

@@ -89,6 +89,7 @@ def everything() -> GatewayCounters:
         {"tls": transport, 'pl"ain': slots.TransportCounters()}, sessions, calls, slots.PushCounters(),
         {"demo": slots.UpstreamCounters()}, slots.StoreCounters(), slots.WebhookCounters(), AccessLog(LogSettings()), ticks,
         slots.MqttCounters(), slots.HeaderCounters(), slots.CodingCounters(), slots.DictionaryCounters(),
+        slots.TlsCounters(),
     )  # fmt: skip
 
 
@@ -117,6 +118,7 @@ def test_every_name_keeps_the_promise() -> None:
     ("table", "counters"),
     [
         (counters_view.TRANSPORT, slots.TransportCounters),
+        (counters_view.TLS, slots.TlsCounters),
         (counters_view.SESSION, slots.SessionCounters),
         (counters_view.HEADERS, slots.HeaderCounters),
         (counters_view.CALL, slots.CallCounters),
@@ -156,6 +158,7 @@ def test_every_counters_class_is_shown() -> None:
         slots.CodingCounters,
         slots.HeaderCounters,
         slots.DictionaryCounters,
+        slots.TlsCounters,
     }
     assert named == shown
 

@@ -9,7 +9,7 @@ import time
 import pytest
 from twisted.internet.threads import deferToThread
 
-from accessgw.crypto.contexts import ServerContexts
+from accessgw.crypto.contexts import ContextOptions, ServerContexts
 from accessgw.crypto.development import ensure_development_certificate
 from accessgw.model.listener_settings import CertificateSettings
 from protocols.proxyproto import encode_v1, encode_v2
@@ -28,7 +28,7 @@ def begin(reactor, state, protocols, minimum="1.2", proxy=(), **limits):
     if state is not None:
         files = ensure_development_certificate(state, time.time(), "gateway.test")
         certificate = CertificateSettings(chain=files.chain, key=files.key)
-        contexts = ServerContexts([certificate], protocols, minimum=minimum)
+        contexts = ServerContexts([certificate], protocols, options=ContextOptions(minimum=minimum))
         settings["transport"] = "tls"
     return journal, listen(services, journal, contexts, echo_factories(journal, protocols), **settings)
 

@@ -85,10 +85,33 @@ class Binding(Protocol):
         """The last call; `detail` is for the log."""
 
 
+class EarlyBinding(Binding, Protocol):
+    """A binding that takes 0-RTT data (RFC 8446 section 2.3). While `connection.info.early` holds, the peer may be one
+    that replays what another sent; it may be written to, and close() waits for the end of the hand-shake."""
+
+    def early_data_received(self, data: bytes, replayed: bool) -> None:
+        """What came before the end of the hand-shake, in order. With `replayed`, which is the same in all calls, it came
+        before or nobody can say: nothing in it may take effect."""
+
+    def handshake_completed(self) -> None:
+        """The peer is the one who sent the early data, and not a replay. Called at most once, on bindings that were made
+        before it; data_received() only after it. A replay comes to its end without it."""
+
+
 class BindingFactory(Protocol):
     """Makes the binding of an accepted (and, for TLS, hand-shaken) connection."""
 
     def __call__(self, connection: Connection) -> Binding: ...
+
+
+class EarlyBindingFactory(Protocol):
+    """A BindingFactory some of whose bindings are EarlyBindings, made when the first 0-RTT data comes. For all other
+    factories early data is held until the hand-shake is complete."""
+
+    def __call__(self, connection: Connection) -> EarlyBinding: ...
+
+    def takes_early_data(self, info: ConnectionInfo) -> bool:
+        """Whether it makes such a binding for this connection, whose alpn, server_name and ticket are known."""
 
 
 class Listener(Protocol):

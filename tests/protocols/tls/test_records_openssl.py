@@ -8,7 +8,6 @@ import os
 import pytest
 from OpenSSL import SSL
 
-from accessgw.crypto.contexts import ServerContexts
 from protocols.errors import RemoteError
 from protocols.tls.engine import CloseNotifyReceived, SessionTicketReceived
 from protocols.tls.key_schedule import SUITES_BY_NAME
@@ -64,7 +63,9 @@ def records(data):
 
 def handshake(certificate, suite):
     """A client and a server after their hand-shake, the secrets of the client, and the tickets, which nobody has read."""
-    server_context = ServerContexts([certificate], []).context()
+    server_context = SSL.Context(SSL.TLS_SERVER_METHOD)
+    server_context.use_certificate_chain_file(certificate.chain)
+    server_context.use_privatekey_file(certificate.key)
     client_context = SSL.Context(SSL.TLS_CLIENT_METHOD)
     client_context.set_tls13_ciphersuites(suite.encode())
     secrets = {}

@@ -1,0 +1,134 @@
+"""A few threads that make TLS hand-shakes, so that the reactor never signs."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Protocol
+
+from twisted.logger import Logger
+
+from accessgw.model.counters import TlsCounters
+
+_log = Logger()
+
+DELIVERED_PER_TURN = 16
+"""Steps that are told to their connections in one turn of the reactor: a storm of reconnects leaves it time for others."""
+_LAST_STEP = 5.0
+"""Seconds that stop() waits for the steps that run."""
+
+
+class Step(Protocol):
+    """A piece of work of one hand-shake."""
+
+    def run(self) -> None:
+        """On a thread of the pool. Does not raise."""
+
+    def done(self) -> None:
+        """On the reactor's thread, after run()."""
+
+
+class HandshakePool:
+    """Runs steps of hand-shakes, those first whose hand-shake has begun: what was begun should not have been for nothing.
+
+    Whoever wants to begin one asks `full` before. Threads begin with the first step. With `threads=0` steps run at once,
+    on the caller's thread.
+    """
+
+    def __init__(
+        self,
+        counters: TlsCounters,
+        *,
+        threads: int = 0,
+        waiting: int = 0,
+        call_from_thread: Callable[[Callable[[], None]], object] = lambda function: function(),
+    ) -> None:
+        """`waiting`: steps in the queue beyond which it is full. `call_from_thread` is the reactor's."""
+        self._counters = counters
+        self._size = threads
+        self._bound = waiting
+        self._call_from_thread = call_from_thread
+        self._threads: list[threading.Thread] = []
+        self._begun: deque[Step] = deque()
+        self._fresh: deque[Step] = deque()
+        self._tokens: SimpleQueue[None] = SimpleQueue()
+        """One for each step in the two queues: what the threads wait for."""
+        self._finished: deque[Step] = deque()
+        self._woken = False
+        """The reactor has been asked to look at `_finished`."""
+        self._stopped = False
+
+    @property
+    def full(self) -> bool:
+        """Too many wait: do not begin another."""
+        return self._size > 0 and self._counters.pool_waiting >= self._bound
+
+    def submit(self, step: Step, begun: bool) -> None:
+        """Run `step`; `begun`: it is not the first of its hand-shake. After stop() nothing happens any more."""
+        if self._stopped:
+            return
+        if not self._size:
+            step.run()
+            step.done()
+            return
+        if not self._threads:
+            self._start()
+        self._counters.pool_waiting += 1
+        (self._begun if begun else self._fresh).append(step)
+        self._tokens.put(None)
+
+    def stop(self) -> None:
+        """Drop what waits, and end when what runs is over."""
+        self._stopped = True
+        self._begun.clear()
+        self._fresh.clear()
+        for _ in self._threads:
+            self._tokens.put(None)
+        for thread in self._threads:
+            thread.join(_LAST_STEP)
+        self._threads.clear()
+
+    def _start(self) -> None:
+        for number in range(self._size):
+            thread = threading.Thread(target=self._serve, name=f"accessgw-handshakes-{number}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    # ------------------------------------------------------------------ the threads
+
+    def _serve(self) -> None:
+        while True:
+            self._tokens.get()
+            if self._stopped:
+                return
+            try:
+                step = self._begun.popleft()
+            except IndexError:
+                step = self._fresh.popleft()
+            step.run()
+            self._finished.append(step)
+            # Two that see False wake the reactor twice, and it finds nothing the second time.
+            if not self._woken:
+                self._woken = True
+                self._call_from_thread(self._deliver)
+
+    # ------------------------------------------------------------------ the reactor
+
+    def _deliver(self) -> None:
+        # Before the look: what is appended after it wakes the reactor again.
+        self._woken = False
+        finished = self._finished
+        for _ in range(min(len(finished), DELIVERED_PER_TURN)):
+            step = finished.popleft()
+            self._counters.pool_waiting -= 1
+            if self._stopped:
+                continue
+            try:
+                step.done()
+            except Exception:
+                _log.failure("A step of a TLS hand-shake could not be told")
+        if finished and not self._woken:
+            self._woken = True
+            self._call_from_thread(self._deliver)

@@ -1,0 +1,174 @@
+"""The TLS engine of one connection until its hand-shake is complete: a step at a time, on the threads of the pool."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from accessgw.transports.handshakes import HandshakePool
+from protocols.errors import LocalError, RemoteError
+from protocols.tls.engine import TlsEngine, TlsEvent, TlsRecords
+from protocols.tls.record_state import DetachedState
+from protocols.tls.records import RecordLayer
+
+HELD = 64 * 1024
+"""Bytes of ciphertext that may wait while a step runs; above, the connection is not read."""
+_HANDSHAKE_RECORD = 22
+_HEADER = 5
+_LARGEST = 1 << 14
+"""Bytes in a record (RFC 8446 section 5.1); one that says it has more is refused at once."""
+
+
+class TlsHandshake:
+    """A Step of HandshakePool, again and again: feeds the engine what has come, and tells what came of it.
+
+    One thread at a time has the engine: while `busy` what comes waits here. It is made with the first whole record, so
+    that a peer that says little costs little. Of a TLS 1.3 connection the records go over to a RecordLayer as soon
+    as the hand-shake is complete; where the engine does not let go it goes on itself, on the reactor's thread.
+    """
+
+    __slots__ = (
+        "_abandoned", "_engine", "_inbox", "_make", "_pending", "_pool", "_told", "_work",
+        "answer", "busy", "defect", "detached", "events", "failure", "held", "records",
+    )  # fmt: skip
+
+    def __init__(self, make: Callable[[], TlsEngine], pool: HandshakePool, told: Callable[[], None]) -> None:
+        """`make` is called on a thread of the pool; `told` on the reactor's, after each step."""
+        self._make = make
+        self._pool = pool
+        self._told = told
+        self._engine: TlsEngine | None = None
+        self._inbox: list[bytes] = []
+        self._work = b""
+        self._pending: list[bytes] = []
+        self._abandoned = False
+        self.held = 0
+        """Bytes in the inbox."""
+        self.busy = False
+        # What the last step brought:
+        self.answer = b""
+        self.events: list[TlsEvent] = []
+        self.failure: RemoteError | None = None
+        self.defect: Exception | None = None
+        """An error of ours."""
+        self.records: TlsRecords | None = None
+        """Once the hand-shake is complete: what goes on with the connection."""
+        self.detached = False
+
+    # ------------------------------------------------------------------ the reactor's thread
+
+    def feed(self, data: bytes) -> None:
+        """Ciphertext of the peer."""
+        self._inbox.append(data)
+        self.held += len(data)
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Run a step if something waits for one."""
+        if self.busy or not self._inbox or (self._engine is None and not self._is_whole()):
+            return
+        self.busy = True
+        self._work = self.take()
+        self._pool.submit(self, self._engine is not None)
+
+    def take(self) -> bytes:
+        """What has come and is not worked through."""
+        inbox, self._inbox, self.held = self._inbox, [], 0
+        return inbox[0] if len(inbox) == 1 else b"".join(inbox)
+
+    def encrypt(self, data: bytes) -> bytes:
+        """Ciphertext of what is written before the hand-shake is complete (0.5-RTT); it waits while a step runs."""
+        engine = self._engine
+        if engine is None or self.busy:
+            self._pending.append(data)
+            return b""
+        try:
+            engine.encrypt(data)
+        except LocalError:
+            # The hand-shake has failed, and the close is about to come.
+            return b""
+        return engine.to_send()
+
+    @property
+    def unsent(self) -> int:
+        """Bytes of plaintext that wait for the end of a step."""
+        return sum(map(len, self._pending))
+
+    def take_unsent(self) -> bytes:
+        """Plaintext that was written while the last step ran."""
+        if not self._pending:
+            return b""
+        pending, self._pending = self._pending, []
+        return b"".join(pending)
+
+    def abandon(self) -> None:
+        """The connection is gone: do nothing more, and tell nobody."""
+        self._abandoned = True
+        self._inbox.clear()
+        self._pending.clear()
+        self._told = _nobody
+        if not self.busy:
+            self._engine = None
+
+    def done(self) -> None:
+        self.busy = False
+        if self._abandoned:
+            self._engine = self.records = None
+        else:
+            self._told()
+
+    def _is_whole(self) -> bool:
+        """Whether the first record is here, or something that is none."""
+        if len(self._inbox) > 1:
+            self._inbox = [b"".join(self._inbox)]
+        data = self._inbox[0]
+        if data[0] != _HANDSHAKE_RECORD:
+            return True
+        size = int.from_bytes(data[3:5], "big")
+        return len(data) >= _HEADER and (len(data) >= _HEADER + size or size > _LARGEST)
+
+    # ------------------------------------------------------------------ a thread of the pool
+
+    def run(self) -> None:
+        if self._abandoned:
+            return
+        try:
+            self._step(self._work)
+        except Exception as error:
+            self.defect = error
+        self._work = b""
+
+    def _step(self, data: bytes) -> None:
+        engine = self._engine
+        if engine is None:
+            engine = self._engine = self._make()
+        try:
+            engine.feed(data)
+        except RemoteError as error:
+            self.failure = error
+        self.answer = engine.to_send()
+        self.events = engine.events()
+        if not engine.handshaken or self.failure is not None:
+            return
+        state = engine.detach()
+        if state is not None:
+            self._detach(engine, state)
+            return
+        self.records = engine
+        self.events += engine.events()
+        self.answer += engine.to_send()
+
+    def _detach(self, engine: TlsEngine, state: DetachedState) -> None:
+        self.detached = True
+        self.answer += engine.to_send()
+        self._engine = None
+        self.records = layer = RecordLayer(state)
+        try:
+            layer.start()
+        except RemoteError as error:
+            self.failure = error
+        self.events += layer.events()
+        self.answer += layer.to_send()
+
+
+def _nobody() -> None:
+    """Is told after the connection is gone."""
