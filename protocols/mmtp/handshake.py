@@ -22,6 +22,14 @@ from protocols.mmtp.fields import (
 from protocols.mmtp.fields import field as one_field
 from protocols.mmtp.settings import decode_settings, encode_settings
 from protocols.mmtp.statuses import Status
+from protocols.mmtp.tickets import (
+    GrantedTickets,
+    ShownCertificate,
+    decode_certificate,
+    decode_tickets,
+    encode_certificate,
+    encode_tickets,
+)
 from protocols.mmtp.varint import decode_varint, encode_varint
 
 VERSION = 1
@@ -89,6 +97,10 @@ class Hello:
     """Header states of profile D that hold from here on; filled in by Connection.send_hello."""
     bundle: bytes = b""
     """Digest of the bundle of dictionaries that the device holds, 8 bytes; filled in by Connection.send_hello."""
+    tickets: int = 0
+    """How many tickets the device would take."""
+    certificate: ShownCertificate | None = None
+    """Over a ticket: the client certificate that it was given for."""
 
 
 @dataclass(slots=True)
@@ -124,6 +136,8 @@ class Welcome:
     """Bits of what HELLO named: UP_ACCEPTED, DOWN_ACCEPTED."""
     bundle: bytes = b""
     """Digest of the bundle in force, 8 bytes; empty: none."""
+    tickets: GrantedTickets | None = None
+    """For the next connections, only over TLS; a secret."""
 
 
 @dataclass(slots=True)
@@ -213,11 +227,13 @@ def encode_hello(hello: Hello) -> bytes:
         *(one_field(16, sized(name.encode()) + value.encode()) for name, value in sorted(hello.attributes.items())),
         b"" if hello.headers is None else one_field(18, encode_named_states(hello.headers)),
         one_field(20, checked_digest(hello.bundle)) if hello.bundle else b"",
+        varint_field(22, hello.tickets) if hello.tickets else b"",
+        b"" if hello.certificate is None else one_field(24, encode_certificate(hello.certificate)),
     ]
     return b"".join(parts)
 
 
-_HELLO_KEYS = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16, 18, 20))
+_HELLO_KEYS = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16, 18, 20, 22, 24))
 _HELLO_REPEATED = frozenset((6, 10, 16))
 
 
@@ -263,8 +279,12 @@ def decode_hello(data: bytes, pos: int, end: int) -> Hello:
             hello.attributes[name] = read_string(data, after, stop)
         elif key == 18:
             hello.headers = decode_named_states(data, start, stop)
-        else:
+        elif key == 20:
             hello.bundle = whole_digest(data, start, stop)
+        elif key == 22:
+            hello.tickets = read_varint(data, start, stop)
+        else:
+            hello.certificate = decode_certificate(data, start, stop)
     if not hello.device:
         raise RemoteError(Status.PROTOCOL, f"device: expected 1..{MAX_DEVICE} bytes, got none")
     hello.capabilities = frozenset(capabilities)
@@ -294,11 +314,12 @@ def encode_welcome(welcome: Welcome) -> bytes:
         else one_field(20, encode_varint(welcome.table[0]) + checked_digest(welcome.table[1])),
         varint_field(22, welcome.accepted) if welcome.accepted else b"",
         one_field(24, checked_digest(welcome.bundle)) if welcome.bundle else b"",
+        b"" if welcome.tickets is None else one_field(26, encode_tickets(welcome.tickets)),
     ]
     return b"".join(parts)
 
 
-_WELCOME_KEYS = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 18, 20, 22, 24))
+_WELCOME_KEYS = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26))
 _WELCOME_REPEATED = frozenset((6, 14))
 
 
@@ -340,8 +361,10 @@ def decode_welcome(data: bytes, pos: int, end: int) -> Welcome:
             welcome.table = (table, whole_digest(data, after, stop))
         elif key == 22:
             welcome.accepted = read_varint(data, start, stop)
-        else:
+        elif key == 24:
             welcome.bundle = whole_digest(data, start, stop)
+        else:
+            welcome.tickets = decode_tickets(data, start, stop)
     welcome.capabilities = frozenset(capabilities)
     return welcome
 

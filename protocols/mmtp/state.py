@@ -101,6 +101,9 @@ SERVER: Table = {
     **{(_C.AUTHENTICATING, kind): _C.AUTHENTICATING for kind in _FROM_DEVICE},
     (_C.AUTHENTICATING, Sent.RESET): _C.AUTHENTICATING,
     (_C.AUTHENTICATING, Sent.SETTINGS): _C.AUTHENTICATING,
+    # answers to calls in early data: specification, section 6.5
+    (_C.AUTHENTICATING, Sent.RESPONSE): _C.AUTHENTICATING,
+    (_C.AUTHENTICATING, Sent.DATA): _C.AUTHENTICATING,
     (_C.AUTHENTICATING, Sent.WELCOME): _C.OPEN,
     (_C.AUTHENTICATING, Sent.REFUSAL): _C.CLOSED,
     (_C.AUTHENTICATING, _F.GOAWAY): _C.CLOSED,
@@ -119,7 +122,10 @@ SERVER: Table = {
 CLIENT: Table = {
     **{(state, kind): state for state in (_C.HELLO_SENT, _C.OPEN, _C.LEAVING, _C.PEER_LEAVING) for kind in _ALWAYS},
     (_C.START, Sent.HELLO): _C.HELLO_SENT,
-    **{(_C.HELLO_SENT, kind): _C.HELLO_SENT for kind in (_F.RESET, _F.WINDOW, _F.SETTINGS, *_TO_GATEWAY)},
+    **{
+        (_C.HELLO_SENT, kind): _C.HELLO_SENT
+        for kind in (_F.RESPONSE, _F.DATA, _F.RESET, _F.WINDOW, _F.SETTINGS, *_TO_GATEWAY)
+    },
     (_C.HELLO_SENT, _F.WELCOME): _C.OPEN,
     (_C.HELLO_SENT, Sent.REFUSAL): _C.CLOSED,
     (_C.HELLO_SENT, _F.GOAWAY): _C.CLOSED,

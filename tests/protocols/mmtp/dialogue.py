@@ -25,6 +25,7 @@ from protocols.mmtp.profiles import Checkpoint
 from protocols.mmtp.shared_bodies import SharedBody
 from protocols.mmtp.tables import GENERIC, AppTable, TableName, ValueType
 from protocols.mmtp.templates import TemplateState
+from protocols.mmtp.tickets import DeviceTicket, GrantedTickets, ShownCertificate
 
 SPECIFICATION = Path(__file__).parents[3] / "docs/spec/mmtp.md"
 
@@ -270,6 +271,8 @@ class Player:
         **rest: Any,
     ) -> None:
         rest["settings"] = {int(key): value for key, value in rest.get("settings", {}).items()}
+        if "certificate" in rest:
+            rest["certificate"] = ShownCertificate(bytes.fromhex(rest["certificate"][0]), rest["certificate"][1])
         side.send_hello(
             Hello(cursors=[StreamCursor(**c) for c in cursors], capabilities=frozenset(capabilities), **rest),
             HeaderMemory(self.tables[table], self.states.get(UP), self.states.get(DOWN)) if table else None,
@@ -282,6 +285,10 @@ class Player:
     def welcome(self, side: Connection, found: Any = None, bundle: Any = None, **rest: Any) -> None:
         rest["mac_key"] = bytes.fromhex(rest.get("mac_key", ""))
         rest["settings"] = {int(key): value for key, value in rest.get("settings", {}).items()}
+        if "tickets" in rest:
+            lifetime, early, *tickets = rest["tickets"]
+            keys = tuple(DeviceTicket(bytes.fromhex(identity), bytes.fromhex(key)) for identity, key in tickets)
+            rest["tickets"] = GrantedTickets(lifetime, early, keys)
         states = {way: self.states[way].state for way in found or () if way in (UP, DOWN)}
         tables = [self.tables[entry] for entry in found or () if entry in self.tables]
         side.send_welcome(

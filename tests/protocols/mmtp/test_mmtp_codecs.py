@@ -45,6 +45,15 @@ from protocols.mmtp.short import (
     verify_tag,
 )
 from protocols.mmtp.short_auth import COUNTER_WINDOW, CounterWindow
+from protocols.mmtp.tickets import (
+    DeviceTicket,
+    GrantedTickets,
+    ShownCertificate,
+    decode_certificate,
+    decode_tickets,
+    encode_certificate,
+    encode_tickets,
+)
 from protocols.mmtp.varint import decode_varint, encode_varint
 
 LIMITS = Limits()
@@ -77,7 +86,10 @@ HELLOS = st.builds(
     network=U64,
     last_close=U64,
     attributes=st.dictionaries(TEXT, TEXT, max_size=3),
+    tickets=U64,
+    certificate=st.none() | st.builds(ShownCertificate, st.binary(min_size=32, max_size=32), U64),
 )
+TICKETS = st.builds(DeviceTicket, st.binary(min_size=17, max_size=17), st.binary(min_size=32, max_size=32))
 WELCOMES = st.builds(
     Welcome,
     result=U64,
@@ -93,6 +105,7 @@ WELCOMES = st.builds(
     addresses=st.lists(st.text(min_size=1, max_size=10), max_size=3),
     addresses_valid=SECONDS,
     retry_after=SECONDS,
+    tickets=st.none() | st.builds(GrantedTickets, U64, U64, st.lists(TICKETS, max_size=16).map(tuple)),
 )
 GOAWAYS = st.builds(Goaway, status=U64, message=TEXT, last_call=st.integers(-1, 2**60), address=TEXT, delay=SECONDS)
 
@@ -430,3 +443,27 @@ def test_frames_are_cut_as_they_were_joined(kind: int, size: int) -> None:
         assert end < needed <= len(frame)
     start, stop, needed = cut(frame + b"more", 0, len(frame) + 4, 300)
     assert (frame[start:stop], needed) == (b"x" * size, len(frame))
+
+
+def test_tickets_of_another_size_are_refused() -> None:
+    granted = GrantedTickets(60, 0, (DeviceTicket(b"i" * 17, b"k" * 32),))
+    coded = encode_tickets(granted)
+    assert len(coded) == 2 + 49
+    for wrong in (coded[:-1], coded + b"x", b"", b"\x3c", coded[:2] + 17 * coded[2:]):
+        with pytest.raises(RemoteError):
+            decode_tickets(wrong, 0, len(wrong))
+    for ticket in (DeviceTicket(b"i", b"k" * 32), DeviceTicket(b"i" * 17, b"k")):
+        with pytest.raises(LocalError):
+            encode_tickets(GrantedTickets(60, 0, (ticket,)))
+    with pytest.raises(LocalError):
+        encode_tickets(GrantedTickets(60, 0, granted.tickets * 17))
+    assert "kkk" not in repr(granted)
+
+
+def test_a_certificate_of_another_size_is_refused() -> None:
+    coded = encode_certificate(ShownCertificate(b"f" * 32, 5))
+    for wrong in (coded[:-1], coded + b"x", coded[:20], b""):
+        with pytest.raises(RemoteError):
+            decode_certificate(wrong, 0, len(wrong))
+    with pytest.raises(LocalError):
+        encode_certificate(ShownCertificate(b"f", 5))

@@ -452,13 +452,13 @@ def test_nothing_is_sent_before_its_time() -> None:
         pair.device.ping()
     with pytest.raises(LocalError):
         pair.gateway.send_welcome(Welcome())
+    with pytest.raises(LocalError, match="RESPONSE is not allowed in state AWAIT_HELLO"):
+        pair.gateway.respond(0, 0, [], b"")
     pair.device.send_hello(HELLO)
     with pytest.raises(LocalError):
         pair.device.send_hello(HELLO)
     pair.device.request("a", [], b"")
     pair.run()
-    with pytest.raises(LocalError):
-        pair.gateway.respond(0, 0, [], b"")
     with pytest.raises(LocalError):
         pair.gateway.introduce_stream(1, StreamCursor("user", "u", "b", 1, 0))
 
