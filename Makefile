@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONFIG ?= etc/accessgw.toml
 BENCHES := $(filter-out __init__ report,$(basename $(notdir $(wildcard loadtest/bench/bench_*.py))))
-SOURCES := setup.cfg setup.py pyproject.toml $(wildcard protocols/_native/*.c accessgw/transports/_native/*.c)
+SOURCES := setup.cfg setup.py pyproject.toml $(wildcard protocols/_native/*.[ch] accessgw/transports/_native/*.c)
 
 .PHONY: run test install lint demo bench docs docs-wire clean help $(BENCHES:bench_%=bench-%)
 

@@ -9,11 +9,16 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 ROOMS = ("protocols/_native", "accessgw/transports/_native")
+headers = [str(header) for header in sorted(Path("protocols/_native").glob("*.h"))]
 
 setup(
     ext_modules=[
         Extension(
-            str(source.with_suffix("")).replace("/", "."), [str(source)], extra_compile_args=["-O2"], optional=True
+            str(source.with_suffix("")).replace("/", "."),
+            [str(source)],
+            depends=headers,
+            extra_compile_args=["-O2"],
+            optional=True,
         )
         for room in ROOMS
         for source in sorted(Path(room).glob("*.c"))

@@ -37,6 +37,9 @@ RULES: dict[str, set[str]] = {
     "protocols.tls": {"protocols.errors", "protocols.tls", "OpenSSL", "cryptography"},
     # the only one that picks the twin in C
     "protocols.tls.record_backends": {"protocols.tls", "protocols._native"},
+    # the engine in C: the two that drive it
+    "protocols.tls.native_context": {"protocols.errors", "protocols.tls", "protocols._native", "cryptography"},
+    "protocols.tls.native_engine": {"protocols.errors", "protocols.signing", "protocols.tls", "protocols._native"},
     "protocols": {"protocols"},
     "accessgw.model": {"accessgw.model", "msgspec"},
     "accessgw.config": {"accessgw.config", "accessgw.model", "msgspec"},
@@ -57,6 +60,8 @@ RULES: dict[str, set[str]] = {
     "accessgw.transports": ADAPTER | {"accessgw.transports"},
     "accessgw.crypto": ADAPTER | {"accessgw.crypto", "OpenSSL", "cryptography", "jwt", "service_identity", "argon2"},
     "accessgw.upstreams": ADAPTER | {"accessgw.upstreams"},
+    # makes contexts, and verifies names
+    "accessgw.upstreams.tls": ADAPTER | {"accessgw.upstreams", "OpenSSL", "cryptography", "service_identity"},
     "accessgw.stores": ADAPTER | {"accessgw.stores", "accessgw.redis"},
     "accessgw.bus": ADAPTER | {"accessgw.bus", "accessgw.redis"},
     "accessgw.redis": ADAPTER | {"accessgw.redis"},
@@ -106,6 +111,7 @@ RULES: dict[str, set[str]] = {
     "accessgw.store_rooms": EVERYTHING,
     "accessgw.mmtp_rooms": EVERYTHING,
     "accessgw.mqtt_rooms": EVERYTHING,
+    "accessgw.tls_rooms": EVERYTHING,
     "accessgw": set(),
     "loadtest": {"loadtest", "accessgw.client", "protocols", "twisted", "zope", "rich", "locust", "asyncio", "amqtt"},
     # what ordinary codecs make of the bodies and headers

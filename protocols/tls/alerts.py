@@ -85,6 +85,11 @@ def name_of(code: int) -> str:
     return _NAMES.get(code, f"alert_{code}")
 
 
+def plaintext_alert(code: int) -> bytes:
+    """The record of a fatal alert before anything is encrypted."""
+    return bytes((21, 3, 3, 0, 2, 2, code))
+
+
 def alert_in(ciphertext: bytes) -> int | None:
     """The number of a plaintext alert record at the end of `ciphertext`."""
     record = ciphertext[-7:]
@@ -95,7 +100,12 @@ def alert_in(ciphertext: bytes) -> int | None:
 
 def alert_for(error: SSL.Error) -> int:
     """The alert that fits OpenSSL's words; internal_error when none is known to."""
-    words = str(error.args).lower()
+    return alert_for_words(str(error.args))
+
+
+def alert_for_words(reason: str) -> int:
+    """As alert_for(), of the reason alone."""
+    words = reason.lower()
     for text, code in _BY_TEXT:
         if text in words:
             return code

@@ -105,6 +105,24 @@ class ServerOptions:
     profile: str = "default"
 
 
+def check_options(options: ServerOptions) -> None:
+    """ValueError when they contradict each other."""
+    if not options.certificates:
+        raise ValueError("a server needs a certificate")
+    if options.minimum not in VERSIONS:
+        raise ValueError(f"expected minimum to be one of {', '.join(VERSIONS)}, got {options.minimum}")
+    if options.profile not in PROFILES:
+        raise ValueError(f"expected profile to be one of {', '.join(PROFILES)}, got {options.profile}")
+    if not 0 <= options.max_early_data <= MAX_EARLY_DATA:
+        raise ValueError(f"expected at most {MAX_EARLY_DATA} bytes of early data, got {options.max_early_data}")
+    if options.clients.mode not in (OFF, REQUEST, REQUIRE):
+        raise ValueError(f"expected off, request or require of client certificates, got {options.clients.mode}")
+    if options.tickets and options.clients.mode != OFF:
+        raise ValueError("tickets would carry client certificates past their revocation: expected tickets = False")
+    if options.ticket_early_data and not options.tickets:
+        raise ValueError("early data under tickets needs tickets")
+
+
 class ServerContext:
     """The contexts of one listener, complete from the start and never changed.
 
@@ -113,20 +131,7 @@ class ServerContext:
     """
 
     def __init__(self, options: ServerOptions) -> None:
-        if not options.certificates:
-            raise ValueError("a server needs a certificate")
-        if options.minimum not in VERSIONS:
-            raise ValueError(f"expected minimum to be one of {', '.join(VERSIONS)}, got {options.minimum}")
-        if options.profile not in PROFILES:
-            raise ValueError(f"expected profile to be one of {', '.join(PROFILES)}, got {options.profile}")
-        if not 0 <= options.max_early_data <= MAX_EARLY_DATA:
-            raise ValueError(f"expected at most {MAX_EARLY_DATA} bytes of early data, got {options.max_early_data}")
-        if options.clients.mode not in (OFF, REQUEST, REQUIRE):
-            raise ValueError(f"expected off, request or require of client certificates, got {options.clients.mode}")
-        if options.tickets and options.clients.mode != OFF:
-            raise ValueError("tickets would carry client certificates past their revocation: expected tickets = False")
-        if options.ticket_early_data and not options.tickets:
-            raise ValueError("early data under tickets needs tickets")
+        check_options(options)
         for wanted, there, what in (
             (options.max_early_data, binding.HAS_EARLY_DATA, "early data"),
             (options.find_psk, binding.HAS_EXTERNAL_PSK, "external pre-shared keys"),
@@ -193,13 +198,16 @@ def alpn_selector(protocols: Sequence[str], below_1_3: frozenset[str]) -> Select
         for name in modern if over_1_3 else old:
             if name in offered:
                 return name
-        shown = ", ".join(name.decode("ascii", "backslashreplace") for name in offered[:8])
-        version = "TLSv1.3" if over_1_3 else "TLSv1.2"
-        raise RemoteError(
-            NO_APPLICATION_PROTOCOL, f"ALPN: expected one of {', '.join(protocols)}, got {shown} over {version}"
-        )
+        raise RemoteError(NO_APPLICATION_PROTOCOL, no_common_protocol(protocols, offered, over_1_3))
 
     return select
+
+
+def no_common_protocol(protocols: Sequence[str], offered: Sequence[bytes], over_1_3: bool) -> str:
+    """What is said to a client that offers none of `protocols`."""
+    shown = ", ".join(name.decode("ascii", "backslashreplace") for name in offered[:8])
+    version = "TLSv1.3" if over_1_3 else "TLSv1.2"
+    return f"ALPN: expected one of {', '.join(protocols)}, got {shown} over {version}"
 
 
 def _verify_clients(context: SSL.Context, clients: ClientVerification) -> None:

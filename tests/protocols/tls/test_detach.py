@@ -80,7 +80,7 @@ ANSWERS = [
 @pytest.mark.parametrize("answers", ANSWERS)
 @pytest.mark.parametrize("tickets", [True, False])
 @pytest.mark.parametrize("moving", MOVING)
-def test_no_number_is_used_twice_after_answers_and_a_ticket(answers, suite, tickets, moving):
+def test_no_number_is_used_twice_after_answers_and_a_ticket(answers, suite, tickets, moving, server_engine):
     chosen = SUITES_BY_NAME[suite]
     psk = dataclasses.replace(PSK, key=os.urandom(chosen.secret_size), suite=chosen.id)
     gateway = {"find_psk": keys(psk), "tickets": tickets}
@@ -91,8 +91,11 @@ def test_no_number_is_used_twice_after_answers_and_a_ticket(answers, suite, tick
     for answer in answers:
         link.gateway.encrypt(answer)
     link.run_on()
-    count = sum(max(1, -(-len(answer) // 16384)) for answer in answers) + 1
-    assert plaintext(link.device_events) == b"".join(answers)
+    # pyOpenSSL has no way to send none.
+    told = 1 if tickets or server_engine == "pure" else 0
+    count = sum(max(1, -(-len(answer) // 16384)) for answer in answers) + told
+    if told or "device" in moving:  # without a ticket, a client that may be detached still holds back what came
+        assert plaintext(link.device_events) == b"".join(answers)
     if "gateway" in moving:
         state = link.gateway.state
         assert (state.write_sequence, state.read_sequence, state.is_server) == (count, 0, True)
@@ -106,7 +109,7 @@ def test_no_number_is_used_twice_after_answers_and_a_ticket(answers, suite, tick
         link.run_on()
     link.gateway.close()
     link.run_on()
-    assert seen.application(link.down, "SERVER") == [23] * (count - 1) + [22] + [23] * 3 + [21]
+    assert seen.application(link.down, "SERVER") == [23] * (count - told) + [22] * told + [23] * 3 + [21]
     assert seen.application(link.up, "CLIENT") == [23] * 3
     assert plaintext(link.device_events) == b"".join([*answers, *later])
     assert plaintext(link.gateway_events) == b"".join(later)

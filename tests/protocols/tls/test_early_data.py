@@ -343,14 +343,15 @@ def test_the_identity_told_is_the_one_whose_binder_was_verified():
 @pytest.mark.parametrize(("late", "accepted"), [(0, True), (60_000, False)])
 def test_openssl_takes_no_early_data_under_a_ticket_of_another_age(late, accepted):
     """It stands for the freshness of tickets of TLS itself, which whoever strikes them cannot see."""
-    gateway = server(ticket_early_data=True)
+    lines = []
+    gateway = server(ticket_early_data=True, key_log=lines.append)
     _, hand, tickets = shake_by_hand(gateway)
     ticket = hand.ticket(tickets[0])
     ticket.age = (ticket.age + late) % (1 << 32)
     engine = gateway.engine(detachable=True)
     engine.feed(MinimalClient(offers=[ticket], early=True).start())
     # A server makes this secret when it accepts, and only then.
-    assert (CLIENT_EARLY in engine._notes.lines) == accepted
+    assert any(line.startswith(CLIENT_EARLY) for line in lines) == accepted
 
 
 def test_a_hello_of_many_identities_costs_few_look_ups():

@@ -79,7 +79,9 @@ def test_the_server_s_pinned_algorithms_leave_only_one(two_kinds):
 @pytest.mark.parametrize(
     ("groups", "name"), [(["P-256"], "secp256r1"), (["X25519MLKEM768", "X25519"], "X25519MLKEM768")]
 )
-def test_groups_are_pinned(groups, name):
+def test_groups_are_pinned(groups, name, server_engine):
+    if server_engine == "native" and "MLKEM" in name:
+        pytest.skip("libssl.so.3 knows it from 3.5 on")
     link = Link(client(groups=[*groups, "P-384"]).engine("localhost"), server(groups=groups).engine()).run()
     assert completed(link.gateway_events).group.lower() == completed(link.device_events).group.lower() == name.lower()
     with pytest.raises(RemoteError):
@@ -187,7 +189,7 @@ def test_options_that_contradict_each_other(wrong, words):
 
 def test_a_key_of_another_certificate_is_refused():
     mixed = ServerCertificate(localhost().chain, issuer().issue().key)
-    with pytest.raises((SSL.Error, crypto.Error)):
+    with pytest.raises((SSL.Error, crypto.Error, ValueError)):
         server(certificates=[mixed])
     server()  # and nothing of it is left for the next call on this thread
 
@@ -196,7 +198,7 @@ def test_an_encrypted_key_asks_nobody_for_its_passphrase():
     from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, PrivateFormat
 
     pem = make_key().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
-    with pytest.raises((SSL.Error, crypto.Error)):
+    with pytest.raises((SSL.Error, crypto.Error, ValueError)):
         server(certificates=[ServerCertificate(localhost().chain, pem)])
 
 

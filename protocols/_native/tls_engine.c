@@ -1,0 +1,1282 @@
+/* Server side of TLS connections on the system's libssl, without sockets: what protocols/tls/native_engine.py drives.
+
+   A hand-shake runs without the interpreter's lock, so nothing that OpenSSL calls back enters Python: names, protocols,
+   keys of tickets and pre-shared keys are here beforehand. Where a question has to be asked, the hand-shake stops:
+   at the ClientHello, for the keys of the identities in it, and at its signature, when the private key is elsewhere.
+   The latter stops inside an ASYNC job of OpenSSL, on a stack of its own, which only the thread that began it can
+   go on with, and which has to end before its connection can be freed: see drop(). */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "openssl3.h"
+#include "tls_proof.h"
+
+enum { MAX_LOOKUPS = 8, MAX_IDENTITY = 256, MAX_REASON = 256, CHUNK = 1 << 14, RANDOM = 32, KEY_NAME = 16, KEY_ID = 64 };
+enum { TICKET_GENERATIONS = 3, MAX_HANDSHAKE_RECORDS = 64, MAX_OFFER = 512 };
+/* What step() and read() come back with. */
+enum { FAILED = -1, WANT_BYTES = 0, COMPLETE = 1, WANT_SIGNATURE = 2, WANT_KEYS = 3, CLOSED = 4 };
+
+static void *library;
+static RSA_METHOD *rsa_method;
+static EC_KEY_METHOD *ec_method;
+
+/* ------------------------------------------------------------------ bytes */
+
+typedef struct {
+    unsigned char *data;
+    size_t size, room;
+} Bytes;
+
+static unsigned char *reserve(Bytes *bytes, size_t more) {
+    if (bytes->room - bytes->size < more) {
+        size_t room = bytes->size + more + bytes->size / 2;
+        unsigned char *data = realloc(bytes->data, room);
+        if (data == NULL) return NULL;
+        bytes->data = data, bytes->room = room;
+    }
+    return bytes->data + bytes->size;
+}
+
+static int append(Bytes *bytes, const void *data, size_t size) {
+    unsigned char *place = reserve(bytes, size ? size : 1);
+    if (place == NULL) return 0;
+    memcpy(place, data, size);
+    bytes->size += size;
+    return 1;
+}
+
+static void discard(Bytes *bytes) {
+    if (bytes->data != NULL) OPENSSL_cleanse(bytes->data, bytes->size);
+    free(bytes->data);
+    memset(bytes, 0, sizeof *bytes);
+}
+
+/* Of bytes for Py_BuildValue, which makes None of NULL. */
+static const char *text(const void *data) { return data ? data : ""; }
+
+static PyObject *taken(Bytes *bytes) {
+    PyObject *result = PyBytes_FromStringAndSize((const char *)bytes->data, (Py_ssize_t)bytes->size);
+    if (result != NULL) discard(bytes);
+    return result;
+}
+
+/* ------------------------------------------------------------------ contexts */
+
+typedef struct Context Context;
+
+typedef struct {
+    char *name;
+    Context *context;
+} Name;
+
+typedef struct {
+    X509 *leaf;
+    Bytes response;
+} Staple;
+
+typedef struct {
+    unsigned char name[KEY_NAME], aes[32], hmac[32];
+} TicketKey;
+
+struct Context {
+    PyObject_HEAD
+    SSL_CTX *ctx;
+    Name *names;
+    Py_ssize_t name_count;
+    Staple *staples;
+    int staple_count;
+    Bytes alpn, old_alpn;
+    /* Newest first. The only part that changes while connections use it. */
+    TicketKey tickets[TICKET_GENERATIONS];
+    int ticket_count;
+    pthread_mutex_t tickets_lock;
+    uint32_t max_early_data;
+    char finds_keys, ticket_early_data, keeps_lines, in_use, signs_elsewhere;
+};
+
+/* ------------------------------------------------------------------ connections */
+
+typedef struct {
+    Bytes identity, session;
+    char allows_early;
+} Key;
+
+/* Of the private key that a signature is wanted of; the buffers belong to the stopped job. */
+typedef struct {
+    enum { NOT_ASKED, ASKED, ANSWERED, REFUSED } state;
+    unsigned long long number;
+    const char *key;
+    int is_rsa, data_size, room, size;
+    const unsigned char *data;
+    unsigned char *signature;
+} Signing;
+
+/* Apart from the Python object, which may be gone first. */
+typedef struct Conn {
+    SSL *ssl;
+    BIO *in, *out;
+    Context *context;
+    struct Conn *next_orphan;
+    unsigned long long thread; /* that began the job which is stopped */
+    Signing signing;
+    Bytes sending, early, lines, identities, offer;
+    Key keys[MAX_LOOKUPS];
+    int key_count, chosen;
+    unsigned char random[RANDOM];
+    char reason[MAX_REASON];
+    int alert;
+    char complete, failed, reads_early, offers_early, hello_seen, keys_given, detachable, stopped, refuses_early, no_memory;
+    /* The count of records under our application secret. */
+    char counting, whole;
+    unsigned long long counted;
+    unsigned char *last;
+    int last_size;
+    int known; /* bits of SECRETS */
+    unsigned char secrets[4][MAX_SECRET];
+} Conn;
+
+enum { SERVER_HANDSHAKE, CLIENT_APPLICATION, SERVER_APPLICATION, EXPORTER, SECRET_COUNT };
+static const char *const SECRETS[SECRET_COUNT] = {"SERVER_HANDSHAKE_TRAFFIC_SECRET", "CLIENT_TRAFFIC_SECRET_0",
+                                                  "SERVER_TRAFFIC_SECRET_0", "EXPORTER_SECRET"};
+
+typedef struct {
+    PyObject_HEAD
+    Conn *conn;
+    char busy;
+} Connection;
+
+/* The connection whose hand-shake runs on this thread, and a number for the thread that no other gets later. */
+static _Thread_local Conn *current;
+static _Thread_local unsigned long long this_thread;
+
+/* All below under the interpreter's lock. */
+static unsigned long long last_thread, last_signature;
+static Conn *orphans;
+static long connection_count, stopped_count, orphan_count;
+
+static unsigned long long thread_number(void) {
+    if (this_thread == 0) this_thread = ++last_thread;
+    return this_thread;
+}
+
+static Conn *conn_of(const SSL *ssl) { return SSL_get_ex_data(ssl, 0); }
+
+static Context *context_of(const SSL *ssl) { return conn_of(ssl)->context; }
+
+/* ------------------------------------------------------------------ callbacks of a hand-shake, without the lock */
+
+static int hex_digit(char digit) {
+    if (digit >= '0' && digit <= '9') return digit - '0';
+    return digit >= 'a' && digit <= 'f' ? digit - 'a' + 10 : -1;
+}
+
+static void note_line(const SSL *ssl, const char *line) {
+    Conn *conn = conn_of(ssl);
+    if (conn == NULL) return;
+    if (conn->context->keeps_lines && (!append(&conn->lines, line, strlen(line)) || !append(&conn->lines, "\n", 1)))
+        conn->no_memory = 1;
+    for (int i = 0; i < SECRET_COUNT; i++) {
+        size_t size = strlen(SECRETS[i]);
+        if (strncmp(line, SECRETS[i], size) || line[size] != ' ') continue;
+        const char *digits = strrchr(line, ' ') + 1;
+        for (int at = 0; at < MAX_SECRET && hex_digit(digits[0]) >= 0 && hex_digit(digits[1]) >= 0; at++, digits += 2)
+            conn->secrets[i][at] = (unsigned char)(hex_digit(digits[0]) << 4 | hex_digit(digits[1]));
+        conn->known |= 1 << i;
+    }
+}
+
+static void note_message(int sent, int version, int kind, const void *data, size_t size, SSL *ssl, void *argument) {
+    (void)sent, (void)version, (void)argument;
+    Conn *conn = conn_of(ssl);
+    if (kind == CONTENT_ALERT && size == 2 && conn != NULL) conn->alert = ((const unsigned char *)data)[1];
+}
+
+/* Notes what the ClientHello offers; the hand-shake waits when there are identities to look up. */
+static int see_hello(SSL *ssl, int *alert, void *argument) {
+    (void)alert, (void)argument;
+    Conn *conn = conn_of(ssl);
+    Context *context = conn->context;
+    const unsigned char *extension;
+    size_t size;
+    if (conn->hello_seen) return HELLO_GO_ON;
+    conn->hello_seen = 1;
+    if (SSL_client_hello_get0_random(ssl, &extension) == RANDOM) memcpy(conn->random, extension, RANDOM);
+    conn->offers_early = (char)SSL_client_hello_get0_ext(ssl, EXTENSION_EARLY_DATA, &extension, &size);
+    int wanted = context->finds_keys || (conn->offers_early && context->max_early_data);
+    if (!wanted || SSL_client_hello_get0_ext(ssl, EXTENSION_PSK, &extension, &size) != 1 || size < 2) return HELLO_GO_ON;
+    size_t length = (size_t)extension[0] << 8 | extension[1];
+    if (length > size - 2) return HELLO_GO_ON;
+    if (!append(&conn->identities, extension + 2, length)) conn->no_memory = 1;
+    return context->finds_keys ? HELLO_WAIT : HELLO_GO_ON;
+}
+
+static int find_session(SSL *ssl, const unsigned char *identity, size_t size, SSL_SESSION **session) {
+    Conn *conn = conn_of(ssl);
+    *session = NULL;
+    conn->chosen = -1;
+    for (int i = 0; i < conn->key_count; i++) {
+        Key *key = &conn->keys[i];
+        if (key->identity.size != size || memcmp(key->identity.data, identity, size) || key->session.size == 0) continue;
+        const unsigned char *der = key->session.data;
+        *session = d2i_SSL_SESSION(NULL, &der, (long)key->session.size);
+        if (*session == NULL) return 0;
+        conn->chosen = i;
+        return 1;
+    }
+    return 1;
+}
+
+static int allow_early(SSL *ssl, void *argument) {
+    (void)argument;
+    Conn *conn = conn_of(ssl);
+    if (conn->refuses_early) return 0;
+    return conn->chosen >= 0 ? conn->keys[conn->chosen].allows_early : conn->context->ticket_early_data;
+}
+
+static int select_alpn(SSL *ssl, const unsigned char **out, unsigned char *out_size, const unsigned char *offer,
+                       unsigned int size, void *argument) {
+    Context *context = argument;
+    const Bytes *known = SSL_version(ssl) >= TLS_1_3 ? &context->alpn : &context->old_alpn;
+    for (size_t at = 0; at < known->size; at += 1u + known->data[at])
+        for (unsigned int from = 0; from < size && from + 1u + offer[from] <= size; from += 1u + offer[from])
+            if (offer[from] == known->data[at] && !memcmp(offer + from + 1, known->data + at + 1, offer[from])) {
+                *out = known->data + at + 1, *out_size = known->data[at];
+                return EXT_OK;
+            }
+    append(&conn_of(ssl)->offer, offer, size < MAX_OFFER ? size : MAX_OFFER);
+    return EXT_FATAL;
+}
+
+static int compare_names(const void *left, const void *right) {
+    return strcmp(((const Name *)left)->name, ((const Name *)right)->name);
+}
+
+static Context *context_named(const Context *context, char *name) {
+    Name wanted = {name, NULL};
+    Name *found = bsearch(&wanted, context->names, (size_t)context->name_count, sizeof wanted, compare_names);
+    return found ? found->context : NULL;
+}
+
+static int switch_name(SSL *ssl, int *alert, void *argument) {
+    (void)alert, (void)argument;
+    Context *context = context_of(ssl);
+    const char *asked = SSL_get_servername(ssl, 0);
+    char name[258];
+    size_t size = asked ? strlen(asked) : 0;
+    if (size == 0 || size > 255 || context->name_count == 0) return EXT_OK;
+    for (size_t i = 0; i <= size; i++) name[i] = (char)(asked[i] >= 'A' && asked[i] <= 'Z' ? asked[i] + 32 : asked[i]);
+    while (size && name[size - 1] == '.') name[--size] = 0;
+    Context *found = context_named(context, name);
+    char *dot = strchr(name, '.');
+    if (found == NULL && dot != NULL && dot > name) {
+        dot[-1] = '*';
+        found = context_named(context, dot - 1);
+    }
+    if (found != NULL && SSL_set_SSL_CTX(ssl, found->ctx) == NULL) return EXT_FATAL;
+    return EXT_OK;
+}
+
+static int staple(SSL *ssl, void *argument) {
+    (void)argument;
+    Context *context = context_of(ssl);
+    X509 *leaf = SSL_get_certificate(ssl);
+    for (Py_ssize_t at = -1; at < context->name_count; at++) {
+        Context *one = at < 0 ? context : context->names[at].context;
+        for (int i = 0; i < one->staple_count; i++) {
+            Bytes *response = &one->staples[i].response;
+            if (one->staples[i].leaf != leaf || response->size == 0) continue;
+            void *copy = CRYPTO_malloc(response->size, __FILE__, __LINE__);
+            if (copy == NULL) return EXT_NONE;
+            memcpy(copy, response->data, response->size);
+            if (SSL_ctrl(ssl, CTRL_STATUS_RESPONSE, (long)response->size, copy) == 1) return EXT_OK;
+            CRYPTO_free(copy, __FILE__, __LINE__);
+            return EXT_NONE;
+        }
+    }
+    return EXT_NONE;
+}
+
+/* Key of a ticket: 1 found and the newest, 2 found and the ticket is to be made anew, 0 unknown (RFC 5077 section 4). */
+static int ticket_key(SSL *ssl, unsigned char *name, unsigned char *iv, EVP_CIPHER_CTX *cipher, EVP_MAC_CTX *mac,
+                      int making) {
+    Context *context = context_of(ssl);
+    TicketKey key;
+    int found = -1;
+    pthread_mutex_lock(&context->tickets_lock);
+    for (int i = 0; i < context->ticket_count && found < 0; i++)
+        if (making || !memcmp(context->tickets[i].name, name, KEY_NAME)) found = i;
+    if (found >= 0) key = context->tickets[found];
+    pthread_mutex_unlock(&context->tickets_lock);
+    if (found < 0) return 0;
+    int result = found ? 2 : 1;
+    if (making) {
+        memcpy(name, key.name, KEY_NAME);
+        if (RAND_bytes(iv, 16) != 1) result = -1;
+    }
+    OSSL_PARAM parameters[] = {{"digest", PARAM_TEXT, "SHA256", 6, (size_t)-1}, {NULL, 0, NULL, 0, 0}};
+    if (result > 0 && (EVP_CipherInit_ex(cipher, EVP_aes_256_cbc(), NULL, key.aes, iv, making) != 1 ||
+                       EVP_MAC_init(mac, key.hmac, sizeof key.hmac, parameters) != 1))
+        result = -1;
+    OPENSSL_cleanse(&key, sizeof key);
+    return result;
+}
+
+/* ------------------------------------------------------------------ signatures made elsewhere */
+
+/* Stops the job until there is an answer: the size of the signature, 0 when there will be none. */
+static int ask(const char *key, int is_rsa, const unsigned char *data, int data_size, unsigned char *signature, int room) {
+    Conn *conn = current;
+    if (conn == NULL || key == NULL || conn->signing.state == REFUSED || ASYNC_get_current_job() == NULL) return 0;
+    Signing *signing = &conn->signing;
+    signing->key = key, signing->is_rsa = is_rsa, signing->data = data, signing->data_size = data_size;
+    signing->signature = signature, signing->room = room, signing->size = 0, signing->state = ASKED;
+    while (signing->state == ASKED)
+        if (ASYNC_pause_job() != 1) signing->state = REFUSED;
+    signing->data = NULL, signing->signature = NULL;
+    return signing->state == ANSWERED ? signing->size : 0;
+}
+
+static int rsa_private(int size, const unsigned char *data, unsigned char *out, RSA *rsa, int padding) {
+    int block_size = RSA_size(rsa), made = 0;
+    unsigned char *block = malloc((size_t)block_size);
+    if (block == NULL) return -1;
+    if (padding == PADDING_NONE && size == block_size) {
+        memcpy(block, data, (size_t)size);
+        made = ask(RSA_get_ex_data(rsa, 0), 1, block, block_size, out, block_size);
+    } else if (padding == PADDING_PKCS1 && RSA_padding_add_PKCS1_type_1(block, block_size, data, size) == 1) {
+        made = ask(RSA_get_ex_data(rsa, 0), 1, block, block_size, out, block_size);
+    }
+    free(block);
+    return made == block_size ? made : -1;
+}
+
+static int ec_sign(int type, const unsigned char *digest, int size, unsigned char *out, unsigned int *out_size,
+                   const BIGNUM *inverse, const BIGNUM *random, EC_KEY *key) {
+    (void)type, (void)inverse, (void)random;
+    int made = ask(EC_KEY_get_ex_data(key, 0), 0, digest, size, out, ECDSA_size(key));
+    *out_size = (unsigned int)made;
+    return made > 0;
+}
+
+static int make_methods(void) {
+    rsa_method = RSA_meth_dup(RSA_PKCS1_OpenSSL());
+    ec_method = EC_KEY_METHOD_new(EC_KEY_OpenSSL());
+    if (rsa_method == NULL || ec_method == NULL || RSA_meth_set_priv_enc(rsa_method, rsa_private) != 1) return 0;
+    EC_KEY_METHOD_set_sign(ec_method, ec_sign, NULL, NULL);
+    return 1;
+}
+
+static EVP_PKEY *rsa_elsewhere(EVP_PKEY *public, char *id) {
+    EVP_PKEY *key = NULL;
+    RSA *known = EVP_PKEY_get1_RSA(public), *rsa = RSA_new();
+    const BIGNUM *n = NULL, *e = NULL, *d = NULL;
+    if (known != NULL) RSA_get0_key(known, &n, &e, &d);
+    BIGNUM *own_n = n ? BN_dup(n) : NULL, *own_e = e ? BN_dup(e) : NULL;
+    if (rsa != NULL && own_n != NULL && own_e != NULL && RSA_set_method(rsa, rsa_method) == 1 &&
+        RSA_set_ex_data(rsa, 0, id) == 1 && RSA_set0_key(rsa, own_n, own_e, NULL) == 1) {
+        own_n = own_e = NULL;
+        key = EVP_PKEY_new();
+        if (key != NULL && EVP_PKEY_assign(key, KEY_RSA, rsa) == 1) rsa = NULL;
+        else if (key != NULL) EVP_PKEY_free(key), key = NULL;
+    }
+    BN_free(own_n), BN_free(own_e), RSA_free(rsa), RSA_free(known);
+    return key;
+}
+
+static EVP_PKEY *ec_elsewhere(EVP_PKEY *public, char *id) {
+    EVP_PKEY *key = NULL;
+    EC_KEY *known = EVP_PKEY_get1_EC_KEY(public), *ec = EC_KEY_new();
+    if (known != NULL && ec != NULL && EC_KEY_set_method(ec, ec_method) == 1 &&
+        EC_KEY_set_group(ec, EC_KEY_get0_group(known)) == 1 &&
+        EC_KEY_set_public_key(ec, EC_KEY_get0_public_key(known)) == 1 && EC_KEY_set_ex_data(ec, 0, id) == 1) {
+        key = EVP_PKEY_new();
+        if (key != NULL && EVP_PKEY_assign(key, KEY_EC, ec) == 1) ec = NULL;
+        else if (key != NULL) EVP_PKEY_free(key), key = NULL;
+    }
+    EC_KEY_free(ec), EC_KEY_free(known);
+    return key;
+}
+
+/* ------------------------------------------------------------------ steps */
+
+static void note_reason(Conn *conn) {
+    size_t at = 0;
+    unsigned long error;
+    while ((error = ERR_get_error()) != 0) {
+        const char *text = ERR_reason_error_string(error);
+        size_t size = text ? strlen(text) : 0;
+        if (size == 0 || at + size + 3 > MAX_REASON) continue;
+        if (at) memcpy(conn->reason + at, "; ", 2), at += 2;
+        memcpy(conn->reason + at, text, size);
+        at += size;
+    }
+    conn->reason[at] = 0;
+}
+
+/* Takes what OpenSSL wants to send, counting records; whole ones, as OpenSSL makes them. */
+static int drain(Conn *conn) {
+    size_t more = BIO_ctrl_pending(conn->out);
+    /* The step that makes the application secret makes our Finished, and nothing after it: see pyopenssl_engine.py. */
+    int begin = conn->known & 1 << SERVER_APPLICATION;
+    if (more) {
+        unsigned char *place = reserve(&conn->sending, more);
+        if (place == NULL || BIO_read(conn->out, place, (int)more) != (int)more) return 0;
+        conn->sending.size += more;
+        const unsigned char *last = NULL;
+        size_t last_size = 0;
+        for (size_t at = 0; conn->detachable && at < more; at += last_size) {
+            last = place + at;
+            last_size = more - at < RECORD_HEADER ? more : RECORD_HEADER + ((size_t)last[3] << 8 | last[4]);
+            if (last_size > more - at || last_size > MAX_RECORD) {
+                conn->whole = 0, last = NULL;
+                break;
+            }
+            conn->counted += (unsigned long long)conn->counting;
+        }
+        if (last != NULL) {
+            unsigned char *kept = realloc(conn->last, last_size);
+            if (kept == NULL) return 0;
+            memcpy(kept, last, last_size);
+            conn->last = kept, conn->last_size = (int)last_size;
+        }
+    }
+    if (begin) conn->counting = 1;
+    return 1;
+}
+
+/* From here on the connection stays. */
+static void forget_secrets(Conn *conn) {
+    conn->detachable = 0, conn->known = 0;
+    OPENSSL_cleanse(conn->secrets, sizeof conn->secrets);
+    free(conn->last);
+    conn->last = NULL;
+}
+
+static int fail(Conn *conn) {
+    note_reason(conn);
+    conn->failed = 1;
+    drain(conn);
+    return FAILED;
+}
+
+static int wait_or_fail(Conn *conn, int result) {
+    switch (SSL_get_error(conn->ssl, result)) {
+    case ERROR_WANT_READ:
+        return drain(conn) ? WANT_BYTES : fail(conn);
+    case ERROR_WANT_CLIENT_HELLO:
+        return WANT_KEYS;
+    case ERROR_WANT_ASYNC:
+        if (conn->signing.state == ASKED) {
+            conn->stopped = 1;
+            return drain(conn) ? WANT_SIGNATURE : fail(conn);
+        }
+        /* fall through */
+    default:
+        return fail(conn);
+    }
+}
+
+/* Goes on with the hand-shake as far as it gets. */
+static int shake_hands(Conn *conn) {
+    unsigned char chunk[CHUNK];
+    size_t size;
+    int result;
+    ERR_clear_error();
+    while (conn->reads_early) {
+        result = SSL_read_early_data(conn->ssl, chunk, sizeof chunk, &size);
+        if (result == EARLY_READ) {
+            int kept = drain(conn) && append(&conn->early, chunk, size);
+            OPENSSL_cleanse(chunk, size);
+            if (!kept) return fail(conn);
+        } else if (result == EARLY_FINISHED) {
+            conn->reads_early = 0;
+            if (!drain(conn)) return fail(conn);
+        } else {
+            return wait_or_fail(conn, 0);
+        }
+    }
+    result = SSL_do_handshake(conn->ssl);
+    if (result != 1) return wait_or_fail(conn, result);
+    if (conn->no_memory || !drain(conn)) return fail(conn);
+    conn->complete = 1;
+    SSL_ctrl(conn->ssl, CTRL_CLEAR_MODE, MODE_ASYNC, NULL);
+    for (int i = 0; i < conn->key_count; i++) discard(&conn->keys[i].session);
+    discard(&conn->identities);
+    if (!conn->detachable) forget_secrets(conn);
+    return COMPLETE;
+}
+
+static void free_conn(Conn *conn) {
+    Context *context = conn->context;
+    SSL_free(conn->ssl);
+    for (int i = 0; i < conn->key_count; i++) discard(&conn->keys[i].identity), discard(&conn->keys[i].session);
+    discard(&conn->sending), discard(&conn->early), discard(&conn->lines);
+    discard(&conn->identities), discard(&conn->offer);
+    free(conn->last);
+    OPENSSL_cleanse(conn, sizeof *conn);
+    free(conn);
+    connection_count--;
+    Py_DECREF(context);
+}
+
+/* Lets a stopped job of this thread end, with an error. */
+static void end_job(Conn *conn) {
+    Conn *before = current;
+    conn->signing.state = REFUSED;
+    current = conn;
+    conn->stopped = 0;
+    stopped_count--;
+    shake_hands(conn);
+    current = before;
+    ERR_clear_error();
+}
+
+/* The connections that other threads have dropped while their hand-shakes were stopped on this one. */
+static long reap_orphans(void) {
+    long freed = 0;
+    Conn **link = &orphans;
+    while (*link != NULL) {
+        Conn *conn = *link;
+        if (conn->thread != this_thread) {
+            link = &conn->next_orphan;
+            continue;
+        }
+        *link = conn->next_orphan;
+        orphan_count--;
+        end_job(conn);
+        free_conn(conn);
+        freed++;
+        link = &orphans; /* freeing a context may have run Python, and that may have changed the list */
+    }
+    return freed;
+}
+
+/* Frees a connection. While its job is stopped only the thread that began it can: it does when it comes by next. */
+static void drop(Conn *conn) {
+    if (conn->stopped) {
+        if (conn->thread != this_thread) {
+            conn->next_orphan = orphans;
+            orphans = conn;
+            orphan_count++;
+            return;
+        }
+        end_job(conn);
+    }
+    free_conn(conn);
+}
+
+/* ------------------------------------------------------------------ Context for Python */
+
+static PyObject *refused(const char *what) {
+    unsigned long error = ERR_get_error();
+    const char *reason = error ? ERR_reason_error_string(error) : NULL;
+    PyErr_Format(PyExc_ValueError, "%s: %s", what, reason ? reason : "OpenSSL gives no reason");
+    ERR_clear_error();
+    return NULL;
+}
+
+static PyObject *Context_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
+    static char *names[] = {NULL};
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "", names)) return NULL;
+    if (library == NULL) {
+        PyErr_SetString(PyExc_ImportError, "load() libssl first");
+        return NULL;
+    }
+    Context *self = (Context *)type->tp_alloc(type, 0);
+    if (self == NULL) return NULL;
+    pthread_mutex_init(&self->tickets_lock, NULL);
+    ERR_clear_error();
+    self->ctx = SSL_CTX_new(TLS_server_method());
+    if (self->ctx == NULL) {
+        Py_DECREF(self);
+        return refused("no context");
+    }
+    SSL_CTX *ctx = self->ctx;
+    SSL_CTX_set_options(ctx, OP_NO_COMPRESSION | OP_NO_RENEGOTIATION | OP_NO_ANTI_REPLAY);
+    SSL_CTX_ctrl(ctx, CTRL_MODE, MODE_RELEASE_BUFFERS | MODE_NO_AUTO_CHAIN, NULL);
+    SSL_CTX_ctrl(ctx, CTRL_SESSION_CACHE_MODE, 0, NULL);
+    SSL_CTX_set_keylog_callback(ctx, note_line);
+    SSL_CTX_set_msg_callback(ctx, note_message);
+    SSL_CTX_set_client_hello_cb(ctx, see_hello, NULL);
+    SSL_CTX_set_psk_find_session_callback(ctx, find_session);
+    SSL_CTX_set_allow_early_data_cb(ctx, allow_early, NULL);
+    SSL_CTX_callback_ctrl(ctx, CTRL_SERVERNAME_CALLBACK, (void (*)(void))switch_name);
+    SSL_CTX_callback_ctrl(ctx, CTRL_STATUS_CALLBACK, (void (*)(void))staple);
+    return (PyObject *)self;
+}
+
+static void Context_dealloc(Context *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    if (self->ctx != NULL) SSL_CTX_free(self->ctx);
+    for (Py_ssize_t i = 0; i < self->name_count; i++) {
+        free(self->names[i].name);
+        Py_XDECREF(self->names[i].context);
+    }
+    free(self->names);
+    for (int i = 0; i < self->staple_count; i++) discard(&self->staples[i].response);
+    free(self->staples);
+    if (library != NULL) {
+        discard(&self->alpn), discard(&self->old_alpn);
+        OPENSSL_cleanse(self->tickets, sizeof self->tickets);
+    }
+    pthread_mutex_destroy(&self->tickets_lock);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static int unused(Context *self) {
+    ERR_clear_error();
+    if (!self->in_use) return 1;
+    PyErr_SetString(PyExc_RuntimeError, "a context that connections use is not changed");
+    return 0;
+}
+
+static int list(SSL_CTX *ctx, int command, const char *names) {
+    return *names == 0 || SSL_CTX_ctrl(ctx, command, 0, (void *)names) == 1;
+}
+
+static PyObject *Context_configure(Context *self, PyObject *args, PyObject *keywords) {
+    static char *names[] = {"minimum", "ciphers", "groups", "signature_algorithms", "session_context", "tickets",
+                            "max_early_data", "ticket_early_data", "finds_keys", "keeps_lines", "alpn", "old_alpn", NULL};
+    const char *ciphers, *groups, *algorithms;
+    Py_buffer session, alpn, old;
+    int minimum, tickets, ticket_early, finds, keeps;
+    unsigned int early;
+    if (!unused(self)) return NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "$isssy*iIpppy*y*:configure", names, &minimum, &ciphers, &groups,
+                                     &algorithms, &session, &tickets, &early, &ticket_early, &finds, &keeps, &alpn, &old))
+        return NULL;
+    SSL_CTX *ctx = self->ctx;
+    PyObject *result = NULL;
+    if (SSL_CTX_ctrl(ctx, CTRL_MINIMUM_VERSION, minimum, NULL) != 1) refused("minimum version");
+    else if (SSL_CTX_set_cipher_list(ctx, ciphers) != 1) refused("ciphers");
+    else if (!list(ctx, CTRL_GROUPS_LIST, groups)) refused("groups");
+    else if (!list(ctx, CTRL_SIGNATURE_ALGORITHMS_LIST, algorithms)) refused("signature algorithms");
+    else if (SSL_CTX_set_session_id_context(ctx, session.buf, (unsigned int)session.len) != 1) refused("session context");
+    else if (!append(&self->alpn, alpn.buf, (size_t)alpn.len) || !append(&self->old_alpn, old.buf, (size_t)old.len))
+        PyErr_NoMemory();
+    else result = Py_NewRef(Py_None);
+    if (result != NULL) {
+        SSL_CTX_set_num_tickets(ctx, (size_t)tickets);
+        if (tickets == 0) SSL_CTX_set_options(ctx, OP_NO_TICKET);
+        SSL_CTX_set_max_early_data(ctx, early);
+        self->max_early_data = early;
+        self->ticket_early_data = (char)ticket_early, self->finds_keys = (char)finds, self->keeps_lines = (char)keeps;
+        if (alpn.len) SSL_CTX_set_alpn_select_cb(ctx, select_alpn, self);
+    }
+    PyBuffer_Release(&session), PyBuffer_Release(&alpn), PyBuffer_Release(&old);
+    return result;
+}
+
+static int add_staple(Context *self, X509 *leaf, const Py_buffer *response) {
+    Staple *staples = realloc(self->staples, sizeof *staples * (size_t)(self->staple_count + 1));
+    if (staples == NULL) return 0;
+    self->staples = staples;
+    Staple *added = &staples[self->staple_count++];
+    memset(added, 0, sizeof *added);
+    added->leaf = leaf;
+    return append(&added->response, response->buf, (size_t)response->len);
+}
+
+static EVP_PKEY *key_elsewhere(Context *self, X509 *leaf, const char *id) {
+    EVP_PKEY *public = X509_get0_pubkey(leaf), *key = NULL;
+    int kind = public ? EVP_PKEY_get_base_id(public) : 0;
+    if (!ASYNC_is_capable()) return NULL;
+    /* Lives as long as the process: a key that is still in use may outlive this context. */
+    char *kept = strdup(id);
+    if (kept == NULL) return NULL;
+    if (kind == KEY_RSA) key = rsa_elsewhere(public, kept);
+    if (kind == KEY_EC) key = ec_elsewhere(public, kept);
+    if (key == NULL) free(kept);
+    else self->signs_elsewhere = 1;
+    return key;
+}
+
+static PyObject *Context_use_certificate(Context *self, PyObject *args) {
+    Py_buffer chain, private, response;
+    const char *id;
+    if (!unused(self) || !PyArg_ParseTuple(args, "y*y*sy*", &chain, &private, &id, &response)) return NULL;
+    PyObject *result = NULL;
+    EVP_PKEY *key = NULL;
+    BIO *bio = BIO_new_mem_buf(chain.buf, (int)chain.len), *key_bio = BIO_new_mem_buf(private.buf, (int)private.len);
+    X509 *leaf = PEM_read_bio_X509(bio, NULL, NULL, NULL), *link;
+    if (leaf == NULL || SSL_CTX_use_certificate(self->ctx, leaf) != 1) {
+        refused("certificate");
+        goto done;
+    }
+    while ((link = PEM_read_bio_X509(bio, NULL, NULL, NULL)) != NULL) {
+        long added = SSL_CTX_ctrl(self->ctx, CTRL_ADD1_CHAIN_CERTIFICATE, 1, link);
+        X509_free(link);
+        if (added != 1) {
+            refused("chain");
+            goto done;
+        }
+    }
+    ERR_clear_error(); /* the end of the PEM */
+    /* An empty passphrase: with none OpenSSL would ask for one on the terminal. */
+    key = private.len ? PEM_read_bio_PrivateKey(key_bio, NULL, NULL, "") : key_elsewhere(self, leaf, id);
+    if (key == NULL || SSL_CTX_use_PrivateKey(self->ctx, key) != 1) refused("private key");
+    else if (!add_staple(self, leaf, &response)) PyErr_NoMemory();
+    else result = Py_NewRef(Py_None);
+done:
+    if (key != NULL) EVP_PKEY_free(key);
+    if (leaf != NULL) X509_free(leaf);
+    BIO_free(bio), BIO_free(key_bio);
+    PyBuffer_Release(&chain), PyBuffer_Release(&private), PyBuffer_Release(&response);
+    return result;
+}
+
+static PyObject *Context_verify_clients(Context *self, PyObject *args) {
+    Py_buffer authorities, lists;
+    int required, good = 1, found = 0;
+    if (!unused(self) || !PyArg_ParseTuple(args, "py*y*", &required, &authorities, &lists)) return NULL;
+    X509_STORE *store = SSL_CTX_get_cert_store(self->ctx);
+    BIO *bio = BIO_new_mem_buf(authorities.buf, (int)authorities.len);
+    for (X509 *one; good && (one = PEM_read_bio_X509(bio, NULL, NULL, NULL)) != NULL; X509_free(one), found++)
+        good = X509_STORE_add_cert(store, one) == 1 && SSL_CTX_add_client_CA(self->ctx, one) == 1;
+    BIO_free(bio);
+    if (good) ERR_clear_error();
+    bio = BIO_new_mem_buf(lists.buf, (int)lists.len);
+    for (X509_CRL *one; good && (one = PEM_read_bio_X509_CRL(bio, NULL, NULL, NULL)) != NULL; X509_CRL_free(one))
+        good = X509_STORE_add_crl(store, one) == 1;
+    BIO_free(bio);
+    if (good) ERR_clear_error();
+    if (lists.len) X509_STORE_set_flags(store, CHECK_REVOCATION);
+    PyBuffer_Release(&authorities), PyBuffer_Release(&lists);
+    if (!good || !found) return refused("authorities of clients");
+    SSL_CTX_set_verify(self->ctx, VERIFY_PEER | (required ? VERIFY_REQUIRE : 0), NULL);
+    Py_RETURN_NONE;
+}
+
+static PyTypeObject *context_type;
+
+static PyObject *Context_set_names(Context *self, PyObject *pairs) {
+    if (!unused(self)) return NULL;
+    PyObject *sequence = PySequence_Fast(pairs, "expected a sequence of names and contexts");
+    if (sequence == NULL) return NULL;
+    Py_ssize_t count = PySequence_Fast_GET_SIZE(sequence);
+    Name *names = self->names ? NULL : calloc((size_t)count + 1, sizeof *names);
+    if (names == NULL) {
+        Py_DECREF(sequence);
+        return self->names ? (PyErr_SetString(PyExc_RuntimeError, "names are set once"), NULL) : PyErr_NoMemory();
+    }
+    self->names = names;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        const char *name;
+        PyObject *context;
+        if (!PyArg_ParseTuple(PySequence_Fast_GET_ITEM(sequence, i), "sO!", &name, context_type, &context)) break;
+        names[i].name = strdup(name);
+        names[i].context = (Context *)Py_NewRef(context);
+        self->name_count = i + 1;
+    }
+    Py_DECREF(sequence);
+    if (PyErr_Occurred()) return NULL;
+    qsort(names, (size_t)count, sizeof *names, compare_names);
+    Py_RETURN_NONE;
+}
+
+static PyObject *Context_set_ticket_keys(Context *self, PyObject *keys) {
+    TicketKey fresh[TICKET_GENERATIONS];
+    PyObject *sequence = PySequence_Fast(keys, "expected a sequence of ticket keys");
+    if (sequence == NULL) return NULL;
+    Py_ssize_t count = PySequence_Fast_GET_SIZE(sequence);
+    if (count < 1 || count > TICKET_GENERATIONS)
+        PyErr_Format(PyExc_ValueError, "expected 1 to %d ticket keys, got %zd", TICKET_GENERATIONS, count);
+    for (Py_ssize_t i = 0; i < count && !PyErr_Occurred(); i++) {
+        const char *name, *aes, *hmac;
+        Py_ssize_t name_size, aes_size, hmac_size;
+        if (!PyArg_ParseTuple(PySequence_Fast_GET_ITEM(sequence, i), "y#y#y#", &name, &name_size, &aes, &aes_size, &hmac,
+                              &hmac_size))
+            break;
+        if (name_size != KEY_NAME || aes_size != 32 || hmac_size != 32) {
+            PyErr_Format(PyExc_ValueError, "expected a ticket key of 16, 32 and 32 bytes, got %zd, %zd and %zd", name_size,
+                         aes_size, hmac_size);
+            break;
+        }
+        memcpy(fresh[i].name, name, KEY_NAME), memcpy(fresh[i].aes, aes, 32), memcpy(fresh[i].hmac, hmac, 32);
+    }
+    Py_DECREF(sequence);
+    if (!PyErr_Occurred()) {
+        pthread_mutex_lock(&self->tickets_lock);
+        int first = self->ticket_count == 0;
+        memcpy(self->tickets, fresh, sizeof *fresh * (size_t)count);
+        self->ticket_count = (int)count;
+        pthread_mutex_unlock(&self->tickets_lock);
+        if (first) SSL_CTX_set_tlsext_ticket_key_evp_cb(self->ctx, ticket_key);
+    }
+    OPENSSL_cleanse(fresh, sizeof fresh);
+    if (PyErr_Occurred()) return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef Context_methods[] = {
+    {"configure", (PyCFunction)(void (*)(void))Context_configure, METH_VARARGS | METH_KEYWORDS, NULL},
+    {"use_certificate", (PyCFunction)Context_use_certificate, METH_VARARGS, NULL},
+    {"verify_clients", (PyCFunction)Context_verify_clients, METH_VARARGS, NULL},
+    {"set_names", (PyCFunction)Context_set_names, METH_O, NULL},
+    {"set_ticket_keys", (PyCFunction)Context_set_ticket_keys, METH_O, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot Context_slots[] = {
+    {Py_tp_new, Context_new},
+    {Py_tp_dealloc, Context_dealloc},
+    {Py_tp_methods, Context_methods},
+    {0, NULL},
+};
+
+static PyType_Spec Context_spec = {"protocols._native.tls_engine.Context", sizeof(Context), 0, Py_TPFLAGS_DEFAULT,
+                                   Context_slots};
+
+/* ------------------------------------------------------------------ Connection for Python */
+
+static PyObject *Connection_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
+    static char *names[] = {"context", "detachable", NULL};
+    PyObject *context;
+    int detachable = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!|p", names, context_type, &context, &detachable)) return NULL;
+    Connection *self = (Connection *)type->tp_alloc(type, 0);
+    Conn *conn = self ? calloc(1, sizeof *conn) : NULL;
+    if (conn == NULL) {
+        Py_XDECREF(self);
+        return PyErr_NoMemory();
+    }
+    self->conn = conn;
+    conn->context = (Context *)Py_NewRef(context);
+    conn->context->in_use = 1;
+    conn->chosen = -1, conn->whole = 1, conn->detachable = (char)detachable, conn->alert = -1;
+    conn->reads_early = conn->context->max_early_data > 0;
+    connection_count++;
+    ERR_clear_error();
+    BIO *in = BIO_new(BIO_s_mem()), *out = BIO_new(BIO_s_mem());
+    conn->ssl = SSL_new(conn->context->ctx);
+    if (conn->ssl == NULL || in == NULL || out == NULL || SSL_set_ex_data(conn->ssl, 0, conn) != 1) {
+        BIO_free(in), BIO_free(out);
+        Py_DECREF(self);
+        return refused("no connection");
+    }
+    SSL_set_bio(conn->ssl, in, out);
+    conn->in = in, conn->out = out;
+    SSL_set_accept_state(conn->ssl);
+    if (conn->context->signs_elsewhere) SSL_ctrl(conn->ssl, CTRL_MODE, MODE_ASYNC, NULL);
+    return (PyObject *)self;
+}
+
+static void Connection_dealloc(Connection *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    if (self->conn != NULL) {
+        thread_number();
+        drop(self->conn);
+    }
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+/* NULL, and an exception, where it cannot be used. */
+static Conn *alive(Connection *self) {
+    if (self->busy) PyErr_SetString(PyExc_RuntimeError, "two threads use one connection");
+    else if (self->conn == NULL) PyErr_SetString(PyExc_RuntimeError, "the connection is detached");
+    else return self->conn;
+    return NULL;
+}
+
+static Conn *running(Connection *self) {
+    Conn *conn = alive(self);
+    if (conn == NULL || !conn->stopped) return conn;
+    PyErr_SetString(PyExc_RuntimeError, "the hand-shake waits for a signature");
+    return NULL;
+}
+
+static PyObject *Connection_feed(Connection *self, PyObject *args) {
+    Py_buffer data;
+    Conn *conn = alive(self);
+    if (conn == NULL || !PyArg_ParseTuple(args, "y*", &data)) return NULL;
+    int good = data.len == 0 || (data.len <= INT32_MAX && BIO_write(conn->in, data.buf, (int)data.len) == (int)data.len);
+    PyBuffer_Release(&data);
+    if (!good) return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
+static PyObject *Connection_step(Connection *self, PyObject *Py_UNUSED(nothing)) {
+    Conn *conn = alive(self);
+    if (conn == NULL) return NULL;
+    unsigned long long thread = thread_number();
+    if (orphans != NULL) reap_orphans();
+    if (conn->failed || conn->complete) return PyLong_FromLong(conn->failed ? FAILED : COMPLETE);
+    if (conn->stopped) {
+        if (conn->signing.state == ASKED) return PyLong_FromLong(WANT_SIGNATURE);
+        if (conn->thread != thread) {
+            PyErr_SetString(PyExc_RuntimeError, "a hand-shake that waits for a signature stays on its thread");
+            return NULL;
+        }
+        conn->stopped = 0;
+        stopped_count--;
+    }
+    conn->thread = thread;
+    self->busy = 1;
+    int result;
+    Py_BEGIN_ALLOW_THREADS
+    current = conn;
+    result = shake_hands(conn);
+    current = NULL;
+    Py_END_ALLOW_THREADS
+    self->busy = 0;
+    if (conn->stopped) {
+        stopped_count++;
+        conn->signing.number = ++last_signature;
+    }
+    return PyLong_FromLong(result);
+}
+
+/* The identities of the ClientHello that may be looked up, in their order. */
+static PyObject *Connection_identities(Connection *self, PyObject *Py_UNUSED(nothing)) {
+    Conn *conn = alive(self);
+    PyObject *found = conn ? PyList_New(0) : NULL;
+    if (found == NULL) return NULL;
+    const unsigned char *data = conn->identities.data;
+    for (size_t at = 0; at + 2 <= conn->identities.size && PyList_GET_SIZE(found) < MAX_LOOKUPS;) {
+        size_t size = (size_t)data[at] << 8 | data[at + 1];
+        if (size + 6 > conn->identities.size - at) break;
+        PyObject *one = PyBytes_FromStringAndSize((const char *)data + at + 2, (Py_ssize_t)size);
+        if (one == NULL || PyList_Append(found, one) < 0) {
+            Py_XDECREF(one), Py_DECREF(found);
+            return NULL;
+        }
+        Py_DECREF(one);
+        at += size + 6;
+    }
+    return found;
+}
+
+static PyObject *Connection_give_key(Connection *self, PyObject *args) {
+    Py_buffer identity, session;
+    int early;
+    Conn *conn = alive(self);
+    if (conn == NULL || !PyArg_ParseTuple(args, "y*y*p", &identity, &session, &early)) return NULL;
+    PyObject *result = NULL;
+    if (conn->key_count >= MAX_LOOKUPS || conn->complete) {
+        PyErr_Format(PyExc_ValueError, "expected at most %d keys, during the hand-shake", MAX_LOOKUPS);
+    } else {
+        Key *key = &conn->keys[conn->key_count++];
+        key->allows_early = (char)early;
+        if (append(&key->identity, identity.buf, (size_t)identity.len) &&
+            append(&key->session, session.buf, (size_t)session.len))
+            result = Py_NewRef(Py_None);
+        else PyErr_NoMemory();
+    }
+    PyBuffer_Release(&identity), PyBuffer_Release(&session);
+    return result;
+}
+
+static PyObject *Connection_refuse_early(Connection *self, PyObject *Py_UNUSED(nothing)) {
+    Conn *conn = alive(self);
+    if (conn == NULL) return NULL;
+    conn->refuses_early = 1;
+    Py_RETURN_NONE;
+}
+
+static PyObject *Connection_pending_signature(Connection *self, PyObject *Py_UNUSED(nothing)) {
+    Conn *conn = alive(self);
+    if (conn == NULL) return NULL;
+    Signing *signing = &conn->signing;
+    if (!conn->stopped || signing->state != ASKED) Py_RETURN_NONE;
+    return Py_BuildValue("Ksiy#", signing->number, signing->key, signing->is_rsa, (const char *)signing->data,
+                         (Py_ssize_t)signing->data_size);
+}
+
+/* Answers the question of that number; an empty signature refuses. False on a thread that cannot go on with the job. */
+static PyObject *Connection_answer(Connection *self, PyObject *args) {
+    unsigned long long number;
+    Py_buffer signature;
+    Conn *conn = alive(self);
+    if (conn == NULL || !PyArg_ParseTuple(args, "Ky*", &number, &signature)) return NULL;
+    Signing *signing = &conn->signing;
+    int asked = conn->stopped && conn->thread == thread_number();
+    if (asked && signing->state == ASKED && signing->number == number) {
+        int fits = signature.len > 0 && signature.len <= signing->room;
+        if (fits) memcpy(signing->signature, signature.buf, (size_t)signature.len);
+        signing->size = (int)signature.len;
+        signing->state = fits ? ANSWERED : REFUSED;
+    }
+    PyBuffer_Release(&signature);
+    return PyBool_FromLong(asked);
+}
+
+static PyObject *Connection_read(Connection *self, PyObject *Py_UNUSED(nothing)) {
+    unsigned char chunk[CHUNK];
+    Bytes data = {NULL, 0, 0};
+    size_t size;
+    int state, result;
+    Conn *conn = running(self);
+    if (conn == NULL) return NULL;
+    if (!conn->complete) {
+        PyErr_SetString(PyExc_RuntimeError, "application data before the hand-shake");
+        return NULL;
+    }
+    forget_secrets(conn);
+    ERR_clear_error();
+    while ((result = SSL_read_ex(conn->ssl, chunk, sizeof chunk, &size)) == 1)
+        if (!append(&data, chunk, size)) {
+            discard(&data);
+            return PyErr_NoMemory();
+        }
+    int error = SSL_get_error(conn->ssl, result);
+    if (error == ERROR_ZERO_RETURN) state = CLOSED;
+    else state = error == ERROR_WANT_READ ? WANT_BYTES : fail(conn);
+    if (!drain(conn)) state = fail(conn);
+    PyObject *plain = taken(&data);
+    return plain ? Py_BuildValue("Ni", plain, state) : NULL;
+}
+
+static PyObject *Connection_write(Connection *self, PyObject *args) {
+    Py_buffer data;
+    Conn *conn = running(self);
+    if (conn == NULL || !PyArg_ParseTuple(args, "y*", &data)) return NULL;
+    size_t at = 0, written = 0;
+    int result = 1;
+    ERR_clear_error();
+    while (result == 1 && at < (size_t)data.len) {
+        const char *rest = (const char *)data.buf + at;
+        size_t size = (size_t)data.len - at;
+        if (conn->complete) result = SSL_write_ex(conn->ssl, rest, size, &written);
+        else result = SSL_write_early_data(conn->ssl, rest, size, &written);
+        if (result == 1) at += written;
+    }
+    PyBuffer_Release(&data);
+    if (result != 1) {
+        fail(conn);
+        PyErr_Format(PyExc_ValueError, "%s", *conn->reason ? conn->reason : "OpenSSL gives no reason");
+        return NULL;
+    }
+    if (!drain(conn)) return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
+static PyObject *Connection_shutdown(Connection *self, PyObject *Py_UNUSED(nothing)) {
+    Conn *conn = running(self);
+    if (conn == NULL) return NULL;
+    ERR_clear_error();
+    if (SSL_shutdown(conn->ssl) < 0) {
+        fail(conn);
+        Py_RETURN_FALSE;
+    }
+    drain(conn);
+    Py_RETURN_TRUE;
+}
+
+static PyObject *Connection_take(Connection *self, PyObject *Py_UNUSED(nothing)) {
+    Conn *conn = alive(self);
+    return conn ? taken(&conn->sending) : NULL;
+}
+
+static PyObject *Connection_early(Connection *self, PyObject *Py_UNUSED(nothing)) {
+    Conn *conn = alive(self);
+    return conn ? taken(&conn->early) : NULL;
+}
+
+static PyObject *Connection_lines(Connection *self, PyObject *Py_UNUSED(nothing)) {
+    Conn *conn = alive(self);
+    return conn ? taken(&conn->lines) : NULL;
+}
+
+static PyObject *Connection_failure(Connection *self, PyObject *Py_UNUSED(nothing)) {
+    Conn *conn = alive(self);
+    if (conn == NULL) return NULL;
+    return Py_BuildValue("isy#", conn->alert, conn->reason, text(conn->offer.data), (Py_ssize_t)conn->offer.size);
+}
+
+static PyObject *der_of(X509 *certificate) {
+    unsigned char *at;
+    int size = i2d_X509(certificate, NULL);
+    PyObject *der = size > 0 ? PyBytes_FromStringAndSize(NULL, size) : NULL;
+    if (der == NULL) return PyErr_Occurred() ? NULL : PyErr_NoMemory();
+    at = (unsigned char *)PyBytes_AS_STRING(der);
+    i2d_X509(certificate, &at);
+    return der;
+}
+
+static PyObject *chain_of(const Conn *conn) {
+    OPENSSL_STACK *stack = SSL_session_reused(conn->ssl) ? NULL : SSL_get0_verified_chain(conn->ssl);
+    int count = stack ? OPENSSL_sk_num(stack) : 0;
+    PyObject *chain = PyTuple_New(count);
+    for (int i = 0; i < count && chain != NULL; i++) {
+        PyObject *der = der_of(OPENSSL_sk_value(stack, i));
+        if (der == NULL) Py_CLEAR(chain);
+        else PyTuple_SET_ITEM(chain, i, der);
+    }
+    return chain;
+}
+
+static PyObject *peer_of(const Conn *conn) {
+    X509 *peer = SSL_get1_peer_certificate(conn->ssl);
+    PyObject *der = peer ? der_of(peer) : PyBytes_FromStringAndSize(NULL, 0);
+    if (peer != NULL) X509_free(peer);
+    return der;
+}
+
+/* What is known of the hand-shake: see native_engine.py for the order. */
+static PyObject *Connection_told(Connection *self, PyObject *Py_UNUSED(nothing)) {
+    Conn *conn = alive(self);
+    if (conn == NULL) return NULL;
+    const unsigned char *alpn = NULL;
+    unsigned int alpn_size = 0;
+    SSL_get0_alpn_selected(conn->ssl, &alpn, &alpn_size);
+    const char *name = SSL_get_servername(conn->ssl, 0), *group = NULL;
+    const SSL_CIPHER *cipher = SSL_get_current_cipher(conn->ssl);
+    long group_id = SSL_ctrl(conn->ssl, CTRL_NEGOTIATED_GROUP, 0, NULL);
+    if (group_id > 0) group = SSL_group_to_name(conn->ssl, (int)group_id);
+    int reused = SSL_session_reused(conn->ssl);
+    const Bytes *chosen = reused && conn->chosen >= 0 ? &conn->keys[conn->chosen].identity : NULL;
+    return Py_BuildValue("y#sssy#NNiy#ii", text(alpn), (Py_ssize_t)alpn_size, SSL_get_version(conn->ssl),
+                         cipher ? SSL_CIPHER_get_name(cipher) : "", text(group), text(name),
+                         (Py_ssize_t)(name ? strlen(name) : 0), peer_of(conn), chain_of(conn), reused,
+                         chosen ? text(chosen->data) : "", (Py_ssize_t)(chosen ? chosen->size : 0),
+                         conn->offers_early, SSL_get_early_data_status(conn->ssl));
+}
+
+static PyObject *Connection_random(Connection *self, PyObject *Py_UNUSED(nothing)) {
+    Conn *conn = alive(self);
+    return conn ? PyBytes_FromStringAndSize((const char *)conn->random, RANDOM) : NULL;
+}
+
+static int proved(const Conn *conn, const Suite *suite) {
+    int needed = 1 << SERVER_HANDSHAKE | 1 << CLIENT_APPLICATION | 1 << SERVER_APPLICATION | 1 << EXPORTER;
+    if (!conn->detachable || !conn->counting || !conn->whole || (conn->known & needed) != needed || conn->last == NULL)
+        return 0;
+    if (conn->counted)
+        return opens(suite, conn->secrets[SERVER_APPLICATION], conn->last, conn->last_size, conn->counted - 1,
+                     conn->counted);
+    /* None yet: then the last record is one of the hand-shake, and none was overlooked. */
+    return opens(suite, conn->secrets[SERVER_HANDSHAKE], conn->last, conn->last_size, 0, MAX_HANDSHAKE_RECORDS);
+}
+
+/* None, or suite, read and write secret, write sequence, unread ciphertext, exporter secret and what is to be sent. */
+static PyObject *Connection_detach(Connection *self, PyObject *Py_UNUSED(nothing)) {
+    Conn *conn = running(self);
+    if (conn == NULL) return NULL;
+    if (!conn->complete || conn->failed || SSL_version(conn->ssl) != TLS_1_3 || SSL_has_pending(conn->ssl)) Py_RETURN_NONE;
+    const Suite *suite = suite_of(SSL_CIPHER_get_protocol_id(SSL_get_current_cipher(conn->ssl)));
+    if (suite == NULL || !drain(conn) || !proved(conn, suite)) Py_RETURN_NONE;
+    Py_ssize_t size = suite->secret_size, waiting = (Py_ssize_t)BIO_ctrl_pending(conn->in);
+    PyObject *unread = PyBytes_FromStringAndSize(NULL, waiting);
+    if (unread == NULL) return NULL;
+    if (waiting && BIO_read(conn->in, PyBytes_AS_STRING(unread), (int)waiting) != (int)waiting) {
+        Py_DECREF(unread);
+        PyErr_SetString(PyExc_RuntimeError, "OpenSSL does not give back what it has not read");
+        return NULL;
+    }
+    PyObject *state = Py_BuildValue(
+        "iy#y#KNy#y#", suite->number, (const char *)conn->secrets[CLIENT_APPLICATION], size,
+        (const char *)conn->secrets[SERVER_APPLICATION], size, conn->counted, unread,
+        (const char *)conn->secrets[EXPORTER], size, text(conn->sending.data), (Py_ssize_t)conn->sending.size);
+    if (state == NULL) return NULL;
+    self->conn = NULL;
+    drop(conn);
+    return state;
+}
+
+static PyMethodDef Connection_methods[] = {
+    {"feed", (PyCFunction)Connection_feed, METH_VARARGS, NULL},
+    {"step", (PyCFunction)Connection_step, METH_NOARGS, NULL},
+    {"identities", (PyCFunction)Connection_identities, METH_NOARGS, NULL},
+    {"give_key", (PyCFunction)Connection_give_key, METH_VARARGS, NULL},
+    {"refuse_early", (PyCFunction)Connection_refuse_early, METH_NOARGS, NULL},
+    {"pending_signature", (PyCFunction)Connection_pending_signature, METH_NOARGS, NULL},
+    {"answer", (PyCFunction)Connection_answer, METH_VARARGS, NULL},
+    {"read", (PyCFunction)Connection_read, METH_NOARGS, NULL},
+    {"write", (PyCFunction)Connection_write, METH_VARARGS, NULL},
+    {"shutdown", (PyCFunction)Connection_shutdown, METH_NOARGS, NULL},
+    {"take", (PyCFunction)Connection_take, METH_NOARGS, NULL},
+    {"early", (PyCFunction)Connection_early, METH_NOARGS, NULL},
+    {"lines", (PyCFunction)Connection_lines, METH_NOARGS, NULL},
+    {"failure", (PyCFunction)Connection_failure, METH_NOARGS, NULL},
+    {"told", (PyCFunction)Connection_told, METH_NOARGS, NULL},
+    {"random", (PyCFunction)Connection_random, METH_NOARGS, NULL},
+    {"detach", (PyCFunction)Connection_detach, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot Connection_slots[] = {
+    {Py_tp_new, Connection_new},
+    {Py_tp_dealloc, Connection_dealloc},
+    {Py_tp_methods, Connection_methods},
+    {0, NULL},
+};
+
+static PyType_Spec Connection_spec = {"protocols._native.tls_engine.Connection", sizeof(Connection), 0, Py_TPFLAGS_DEFAULT,
+                                      Connection_slots};
+
+/* ------------------------------------------------------------------ the module */
+
+static PyObject *load(PyObject *Py_UNUSED(module), PyObject *args) {
+    const char *soname;
+    if (!PyArg_ParseTuple(args, "s", &soname)) return NULL;
+    if (library != NULL) return PyUnicode_FromString(OpenSSL_version(0));
+    void *opened = dlopen(soname, RTLD_NOW | RTLD_LOCAL);
+    if (opened == NULL) {
+        PyErr_Format(PyExc_ImportError, "%s", dlerror());
+        return NULL;
+    }
+    for (int i = 0; i < OPENSSL_SYMBOL_COUNT; i++) {
+        void *symbol = dlsym(opened, OPENSSL_SYMBOLS[i].name);
+        if (symbol == NULL) {
+            PyErr_Format(PyExc_ImportError, "%s has no %s", soname, OPENSSL_SYMBOLS[i].name);
+            dlclose(opened);
+            return NULL;
+        }
+        memcpy(OPENSSL_SYMBOLS[i].place, &symbol, sizeof symbol);
+    }
+    if (OpenSSL_version_num() >> 28 != 3) {
+        PyErr_Format(PyExc_ImportError, "expected OpenSSL 3 in %s, got %s", soname, OpenSSL_version(0));
+        dlclose(opened);
+        return NULL;
+    }
+    if (!make_methods()) {
+        ERR_clear_error();
+        PyErr_SetString(PyExc_ImportError, "OpenSSL makes no methods for private keys");
+        return NULL;
+    }
+    library = opened;
+    return PyUnicode_FromString(OpenSSL_version(0));
+}
+
+static PyObject *reap(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(nothing)) {
+    thread_number();
+    return PyLong_FromLong(reap_orphans());
+}
+
+static PyObject *counts(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(nothing)) {
+    return Py_BuildValue("lll", connection_count, stopped_count, orphan_count);
+}
+
+static PyMethodDef methods[] = {
+    {"load", load, METH_VARARGS, NULL},
+    {"reap", reap, METH_NOARGS, NULL},
+    {"counts", counts, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static int exec(PyObject *module) {
+    context_type = (PyTypeObject *)PyType_FromSpec(&Context_spec);
+    PyObject *connection = PyType_FromSpec(&Connection_spec);
+    int failed = context_type == NULL || connection == NULL ||
+                 PyModule_AddObjectRef(module, "Context", (PyObject *)context_type) < 0 ||
+                 PyModule_AddObjectRef(module, "Connection", connection) < 0 ||
+                 PyModule_AddIntMacro(module, FAILED) < 0 || PyModule_AddIntMacro(module, WANT_BYTES) < 0 ||
+                 PyModule_AddIntMacro(module, COMPLETE) < 0 || PyModule_AddIntMacro(module, WANT_SIGNATURE) < 0 ||
+                 PyModule_AddIntMacro(module, WANT_KEYS) < 0 || PyModule_AddIntMacro(module, CLOSED) < 0;
+    Py_XDECREF(connection);
+    return failed ? -1 : 0;
+}
+
+static PyModuleDef_Slot module_slots[] = {{Py_mod_exec, exec}, {0, NULL}};
+
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "protocols._native.tls_engine", NULL, 0, methods,
+                                        module_slots,           NULL,                           NULL, NULL};
+
+PyMODINIT_FUNC PyInit_tls_engine(void) { return PyModuleDef_Init(&definition); }

@@ -1,0 +1,75 @@
+/* Whether a TLS 1.3 record has the sequence number that it was counted to have: it opens under the traffic secret at
+   that number and no other (RFC 8446 sections 5.2, 5.3, 7.1, 7.3). Nothing of the plaintext is kept. */
+
+#ifndef ACCESSGW_TLS_PROOF_H
+#define ACCESSGW_TLS_PROOF_H
+
+#include <string.h>
+
+#include "openssl3.h"
+
+enum { RECORD_HEADER = 5, RECORD_TAG = 16, RECORD_IV = 12, MAX_SECRET = 48, MAX_RECORD = RECORD_HEADER + (1 << 14) + 256 };
+
+typedef struct {
+    int number, secret_size, key_size;
+} Suite;
+
+static const Suite SUITES[] = {{0x1301, 32, 16}, {0x1302, 48, 32}, {0x1303, 32, 32}};
+
+static const Suite *suite_of(int number) {
+    for (size_t i = 0; i < sizeof SUITES / sizeof *SUITES; i++)
+        if (SUITES[i].number == number) return &SUITES[i];
+    return NULL;
+}
+
+static const EVP_CIPHER *cipher_of(const Suite *suite) {
+    if (suite->number == 0x1301) return EVP_aes_128_gcm();
+    return suite->number == 0x1302 ? EVP_aes_256_gcm() : EVP_chacha20_poly1305();
+}
+
+/* HKDF-Expand-Label without a context, for at most one block of output. */
+static int expand(const Suite *suite, const unsigned char *secret, const char *label, unsigned char *out, int size) {
+    unsigned char info[32], block[64];
+    size_t length = strlen(label), at = 0;
+    unsigned int made = 0;
+    info[at++] = 0, info[at++] = (unsigned char)size, info[at++] = (unsigned char)(6 + length);
+    memcpy(info + at, "tls13 ", 6);
+    memcpy(info + at + 6, label, length);
+    at += 6 + length;
+    info[at++] = 0, info[at++] = 1;
+    const EVP_MD *digest = suite->secret_size == 48 ? EVP_sha384() : EVP_sha256();
+    int done = HMAC(digest, secret, suite->secret_size, info, at, block, &made) != NULL && (int)made >= size;
+    if (done) memcpy(out, block, (size_t)size);
+    OPENSSL_cleanse(block, sizeof block);
+    return done;
+}
+
+/* Whether `record`, of `size` bytes with its header, opens at a sequence number from `first` to before `end`. */
+static int opens(const Suite *suite, const unsigned char *secret, const unsigned char *record, int size,
+                 unsigned long long first, unsigned long long end) {
+    unsigned char key[32], iv[RECORD_IV], nonce[RECORD_IV], plain[MAX_RECORD];
+    int inner = size - RECORD_HEADER - RECORD_TAG, length, found = 0;
+    if (inner < 1 || size > MAX_RECORD) return 0;
+    EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
+    if (ctx == NULL || !expand(suite, secret, "key", key, suite->key_size) || !expand(suite, secret, "iv", iv, RECORD_IV))
+        goto done;
+    if (EVP_CipherInit_ex(ctx, cipher_of(suite), NULL, key, NULL, 0) != 1) goto done;
+    for (unsigned long long at = first; at < end && !found; at++) {
+        memcpy(nonce, iv, RECORD_IV);
+        for (int i = 0; i < 8; i++) nonce[RECORD_IV - 1 - i] ^= (unsigned char)(at >> (8 * i));
+        found = EVP_CipherInit_ex(ctx, NULL, NULL, NULL, nonce, 0) == 1 &&
+                EVP_CipherUpdate(ctx, NULL, &length, record, RECORD_HEADER) == 1 &&
+                EVP_CipherUpdate(ctx, plain, &length, record + RECORD_HEADER, inner) == 1 && length == inner &&
+                EVP_CIPHER_CTX_ctrl(ctx, AEAD_SET_TAG, RECORD_TAG, (void *)(record + RECORD_HEADER + inner)) == 1 &&
+                EVP_CipherFinal_ex(ctx, plain + inner, &length) == 1;
+    }
+    OPENSSL_cleanse(plain, (size_t)inner);
+done:
+    OPENSSL_cleanse(key, sizeof key);
+    OPENSSL_cleanse(iv, sizeof iv);
+    EVP_CIPHER_CTX_free(ctx);
+    ERR_clear_error();
+    return found;
+}
+
+#endif

@@ -1,0 +1,62 @@
+"""Chooses, once at import, what makes the server side of TLS: the engine in C on the system's libssl, or pyOpenSSL.
+
+`ACCESSGW_ACCEL` is `auto` (C where the extension was built and libssl.so.3 loads), `native` (C or an ImportError) or
+`pure` (pyOpenSSL). Clients are always pyOpenSSL's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from protocols.tls.server_context import PROFILES, ServerCertificate, ServerContext, ServerOptions
+
+if TYPE_CHECKING:
+    from protocols.tls.native_context import NativeServerContext
+
+PURE, NATIVE, AUTO = "pure", "native", "auto"
+ENGINES = (AUTO, NATIVE, PURE)
+
+
+def _load(wanted: str) -> tuple[type[NativeServerContext] | None, str]:
+    if wanted == PURE:
+        return None, "ACCESSGW_ACCEL is pure"
+    if wanted not in ENGINES:
+        raise ImportError(f"ACCESSGW_ACCEL: expected auto, native or pure, got {wanted!r}")
+    try:
+        from protocols.tls.native_context import NativeServerContext
+    except ImportError as error:
+        if wanted == NATIVE:
+            raise
+        return None, str(error)
+    return NativeServerContext, ""
+
+
+_native, WHY_NOT_NATIVE = _load(os.environ.get("ACCESSGW_ACCEL", AUTO))
+"""Why there is no engine in C, empty when there is one: for the log at start."""
+
+
+def server_context(options: ServerOptions, engine: str = AUTO) -> ServerContext | NativeServerContext:
+    """The contexts of a listener on the engine `auto`, `native` or `pure`.
+
+    `auto` is pyOpenSSL also for a profile that libssl lacks. Raises ValueError when `native` is wanted and is not
+    there, and when a certificate is signed for elsewhere, which needs it; and what the context raises.
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"expected an engine of {', '.join(ENGINES)}, got {engine}")
+    if engine != PURE and _native is not None and not (engine == AUTO and _needs_pure(options)):
+        return _native(options)
+    if engine == NATIVE:
+        raise ValueError(f"there is no native TLS engine: {WHY_NOT_NATIVE}")
+    if not all(one.key for certificates in _all(options) for one in certificates):
+        raise ValueError(f"private keys elsewhere need the native TLS engine: {WHY_NOT_NATIVE or 'pure is wanted'}")
+    return ServerContext(options)
+
+
+def _needs_pure(options: ServerOptions) -> bool:
+    return options.profile in PROFILES and options.profile != "default"
+
+
+def _all(options: ServerOptions) -> list[Sequence[ServerCertificate]]:
+    return [options.certificates, *options.by_name.values()]

@@ -1,0 +1,117 @@
+"""Server contexts on the system's libssl: the options of server_context, and keys of tickets and signers beside them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from protocols._native import tls_engine
+from protocols.tls.native_engine import NativeEngine
+from protocols.tls.server_context import (
+    OFF,
+    PROFILES,
+    REQUIRE,
+    TLS_1_2_CIPHERS,
+    ServerCertificate,
+    ServerOptions,
+    check_options,
+)
+
+TicketKey = tuple[bytes, bytes, bytes]
+"""Of TLS's own tickets (RFC 5077 section 4): name of 16 bytes, AES-256 key, HMAC-SHA-256 key of 32 bytes."""
+TICKETS = 2
+"""As many as OpenSSL sends of itself after a full hand-shake."""
+_VERSIONS = {"1.2": 0x303, "1.3": 0x304}
+
+
+class NativeServerContext:
+    """The contexts of one listener, as ServerContext; complete from the start and, but for ticket keys, never changed.
+
+    A certificate without a key is signed for elsewhere: see protocols.tls.remote_keys. `tickets` are sent after a full
+    hand-shake, if the options have them at all. Under `ticket_keys`, newest first, tickets of other contexts and
+    processes are taken; without them a context has keys of its own. `revocation_lists` (PEM): then every client
+    certificate needs one of its issuer.
+
+    Raises ValueError for options that contradict each other, or that OpenSSL refuses.
+    """
+
+    def __init__(
+        self,
+        options: ServerOptions,
+        *,
+        ticket_keys: Sequence[TicketKey] = (),
+        tickets: int = TICKETS,
+        revocation_lists: bytes = b"",
+    ) -> None:
+        check_options(options)
+        if options.profile != "default":
+            raise ValueError(f"the native engine has no profile {options.profile}: libssl knows none of its suites")
+        if not 0 < tickets <= 8:
+            raise ValueError(f"expected 1 to 8 tickets, got {tickets}")
+        if not options.tickets:
+            tickets = 0
+        self._options = options
+        self.context = _context(options, options.certificates, tickets, revocation_lists)
+        if options.by_name:
+            self.context.set_names(
+                [
+                    (name, _context(options, certificates, tickets, revocation_lists))
+                    for name, certificates in options.by_name.items()
+                ]
+            )
+        if ticket_keys:
+            self.set_ticket_keys(ticket_keys)
+
+    def set_ticket_keys(self, keys: Sequence[TicketKey]) -> None:
+        """Make tickets with the first of these, and take those of all, from now on. At most three."""
+        self.context.set_ticket_keys(keys)
+
+    def engine(self, *, detachable: bool = False) -> NativeEngine:
+        """The server side of a new connection."""
+        return NativeEngine(self.context, self._options, detachable=detachable)
+
+
+def _context(
+    options: ServerOptions, certificates: Sequence[ServerCertificate], tickets: int, revocation_lists: bytes
+) -> tls_engine.Context:
+    profile = PROFILES[options.profile]
+    context = tls_engine.Context()
+    context.configure(
+        minimum=_VERSIONS[options.minimum],
+        ciphers=TLS_1_2_CIPHERS.decode("ascii"),
+        groups=":".join(options.groups or profile.groups),
+        signature_algorithms=":".join(options.signature_algorithms or profile.signature_algorithms),
+        session_context=hashlib.sha256(options.session_context).digest(),
+        tickets=tickets,
+        max_early_data=options.max_early_data,
+        ticket_early_data=options.ticket_early_data,
+        finds_keys=options.find_psk is not None,
+        keeps_lines=options.key_log is not None,
+        alpn=_wire(options.alpn),
+        old_alpn=_wire([name for name in options.alpn if name in options.alpn_below_1_3]),
+    )
+    for one in certificates:
+        context.use_certificate(one.chain, one.key, "" if one.key else key_id(one.chain), one.ocsp_response)
+    clients = options.clients
+    if clients.mode != OFF:
+        context.verify_clients(clients.mode == REQUIRE, clients.authorities, revocation_lists)
+    return context
+
+
+def key_id(chain: bytes) -> str:
+    """SHA-256 of the public key (SubjectPublicKeyInfo) of the first certificate of a PEM chain, in hexadecimal digits.
+
+    ValueError for a key that is neither RSA nor of an elliptic curve.
+    """
+    key = x509.load_pem_x509_certificate(chain).public_key()
+    if not isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
+        raise ValueError(f"expected a certificate of an RSA or ECDSA key, got {type(key).__name__}")
+    return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+
+
+def _wire(names: Sequence[str]) -> bytes:
+    return b"".join(bytes([len(name)]) + name.encode("ascii") for name in names)

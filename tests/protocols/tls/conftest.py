@@ -1,0 +1,38 @@
+"""Tests of the TLS engine that are for any engine run twice: on pyOpenSSL, and on the system's libssl where it is built.
+
+In the second run the `server` of the test's module, and its SERVER, make native engines.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.protocols.tls.native_links import HAS_NATIVE, native_server
+
+FOR_ANY_ENGINE = {"test_early_data", "test_detach", "test_tls_contexts", "test_openssl_client"}
+OF_PYOPENSSL = {
+    "test_after_a_refusal_what_waited_is_told_in_order": "spoils the count of the engine in Python",
+    "test_a_detached_engine_is_dead_and_openssl_s_object_is_freed": "looks for pyOpenSSL's object",
+    "test_an_engine_that_stays_keeps_no_secrets": "looks at the notes of the engine in Python",
+    "test_a_suite_that_the_record_layer_does_not_know_stays": "takes a suite away from the engine in Python",
+}
+
+
+@pytest.fixture(autouse=True)
+def server_engine(request, monkeypatch):
+    """pure | native."""
+    engine = getattr(request, "param", "pure")
+    if engine == "native":
+        monkeypatch.setattr(request.module, "server", native_server)
+        if hasattr(request.module, "SERVER"):
+            monkeypatch.setattr(request.module, "SERVER", native_server())
+    return engine
+
+
+def pytest_generate_tests(metafunc):
+    if metafunc.module.__name__.rpartition(".")[2] not in FOR_ANY_ENGINE:
+        return
+    engines = ["pure"]
+    if metafunc.function.__name__ not in OF_PYOPENSSL:
+        engines.append(pytest.param("native", marks=pytest.mark.skipif(not HAS_NATIVE, reason="no native engine here")))
+    metafunc.parametrize("server_engine", engines, indirect=True)
