@@ -345,8 +345,9 @@ class RecordLayer:
             raise LocalError("TLS: this connection has no exporter secret")
         return keying_material(self._suite, self._exporter, label, context, size)
 
-    def export_state(self) -> bytes:
-        """The connection for another owner, see record_state; this one's keys are overwritten and it is dead.
+    def export_state(self, unsent: bytes = b"") -> bytes:
+        """The connection for another owner, see record_state; this one's keys are overwritten and it is dead. `unsent` is
+        what to_send() gave before and the transport could not send.
 
         The bytes hold the keys, and cannot be overwritten: hand them over and forget them. LocalError, with nothing
         changed, while events wait, and after the end.
@@ -367,7 +368,7 @@ class RecordLayer:
             write_sequence=writer.sequence,
             unread=bytes(self._unread),
             exporter_secret=bytes(self._exporter),
-            unsent=b"".join(self._out or ()),
+            unsent=b"".join((unsent, *(self._out or ()))),
             fragment=bytes(self._fragment),
             closed=self._closed,
             peer_closed=self._peer_closed,
