@@ -13,8 +13,10 @@ _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_\-.]*[A-Za-z0-9])?\.?")
 _VERSION = re.compile(r"(>=|<=|==|>|<|=)?\d+(\.\d+)*")
 _TOPIC_PLACEHOLDERS = ("{device}", "{user}", "{app}")
 
-ENDPOINT = '"http://address:port" with an IP address (names go into dns) or "unix:/path"'
+ENDPOINT = '"http://address:port" or "https://address:port" with an IP address (names go into dns), or "unix:/path"'
 HOST_PORT = '"host:port"'
+DNS = '"host:port" or "https://host:port"'
+URL = 'an "http://" or "https://" URL'
 OPERATION = 'a name such as "payments.pay", or one that ends in "*"'
 
 
@@ -22,9 +24,10 @@ def is_endpoint(text: str) -> bool:
     """`http://127.0.0.1:7800` or `unix:/run/service.sock`; addresses, not names."""
     if text.startswith("unix:"):
         return text.startswith("unix:/") and len(text) > len("unix:/")
-    if not text.startswith("http://"):
+    scheme, _, authority = text.partition("://")
+    if scheme not in ("http", "https"):
         return False
-    host, port = _host_and_port(text.removeprefix("http://"), 80)
+    host, port = _host_and_port(authority, 80)
     return bool(port) and is_address(host)
 
 
@@ -34,11 +37,19 @@ def is_host_port(text: str) -> bool:
     return bool(port) and (is_address(host) or _HOST.fullmatch(host) is not None)
 
 
+def is_dns(text: str) -> bool:
+    """A name that is looked up: `service.example:8080`, or with https:// before it, and then the port may be missing."""
+    if text.startswith("https://"):
+        host, port = _host_and_port(text.removeprefix("https://"), 443)
+        return bool(port) and _HOST.fullmatch(host) is not None
+    return is_host_port(text)
+
+
 def is_url(text: str) -> bool:
-    """An http:// URL with a host."""
+    """An http:// or https:// URL with a host."""
     try:
         parts = urlsplit(text)
-        return parts.scheme == "http" and bool(parts.hostname) and parts.port != 0
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
 

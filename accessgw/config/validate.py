@@ -12,6 +12,7 @@ from accessgw.config.files import readable
 from accessgw.config.structure import shown
 from accessgw.config.validate_authenticators import check_authenticators
 from accessgw.config.validate_mqtt import check_mqtt
+from accessgw.config.validate_upstream_tls import upstream_tls
 from accessgw.model.listener_settings import CertificateSettings, ListenerSettings
 from accessgw.model.route_settings import ClusterSettings, RouteSettings
 from accessgw.model.settings import ControlSettings, GatewaySettings
@@ -178,8 +179,10 @@ def _cluster(path: str, cluster: ClusterSettings) -> Iterator[Problem]:
     if not cluster.endpoints and not cluster.dns:
         yield Problem(f"{path}.endpoints", "expected at least one endpoint, or dns, got neither")
     yield from _each(f"{path}.endpoints", cluster.endpoints, syntax.is_endpoint, syntax.ENDPOINT)
-    if cluster.dns and not syntax.is_host_port(cluster.dns):
-        yield Problem(f"{path}.dns", f"expected {syntax.HOST_PORT}, got {shown(cluster.dns)}")
+    if cluster.dns and not syntax.is_dns(cluster.dns):
+        yield Problem(f"{path}.dns", f"expected {syntax.DNS}, got {shown(cluster.dns)}")
+    safe = cluster.dns.startswith("https://") or any(one.startswith("https://") for one in cluster.endpoints)
+    yield from upstream_tls(f"{path}.tls", cluster.tls, safe)
     if cluster.health.path and not cluster.health.path.startswith("/"):
         yield Problem(f"{path}.health.path", f'expected a path that begins with "/", got {shown(cluster.health.path)}')
 
@@ -236,7 +239,8 @@ def _addresses(settings: GatewaySettings) -> Iterator[Problem]:
             yield Problem(path, f"expected {syntax.HOST_PORT}, got {shown(value)}")
     yield from _each("alternate_addresses", settings.alternate_addresses, syntax.is_host_port, syntax.HOST_PORT)
     if settings.webhook.url and not syntax.is_url(settings.webhook.url):
-        yield Problem("webhook.url", f'expected an "http://" URL, got {shown(settings.webhook.url)}')
+        yield Problem("webhook.url", f"expected {syntax.URL}, got {shown(settings.webhook.url)}")
+    yield from upstream_tls("webhook.tls", settings.webhook.tls, settings.webhook.url.startswith("https://"))
     demo = settings.demo_upstream
     if demo and not (demo.startswith("http://") and syntax.is_endpoint(demo)):
         yield Problem("demo_upstream", f"expected http://address:port, got {shown(demo)}")

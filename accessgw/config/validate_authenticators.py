@@ -9,6 +9,7 @@ from accessgw.config import syntax
 from accessgw.config.errors import Problem
 from accessgw.config.files import readable
 from accessgw.config.structure import shown
+from accessgw.config.validate_upstream_tls import upstream_tls
 from accessgw.model.settings import AuthenticatorSettings
 
 ALGORITHMS = (
@@ -37,6 +38,7 @@ def check_authenticators(authenticators: Sequence[AuthenticatorSettings]) -> Ite
     for index, one in enumerate(authenticators):
         path = f"authenticators[{index}]"
         yield from _strangers(path, one)
+        yield from upstream_tls(f"{path}.tls", one.tls, one.url.startswith("https://"))
         match one.kind:
             case "static":
                 yield from _static(path, one)
@@ -88,13 +90,9 @@ def _jwt(path: str, one: AuthenticatorSettings) -> Iterator[Problem]:
 
 def _http(path: str, one: AuthenticatorSettings) -> Iterator[Problem]:
     if not one.url:
-        yield Problem(f"{path}.url", 'required for kind http, expected an "http://" URL, got nothing')
-    elif one.url.startswith("https://"):
-        yield Problem(
-            f"{path}.url", 'expected an "http://" URL: services are not reached over TLS yet, put a proxy beside this'
-        )
+        yield Problem(f"{path}.url", 'required for kind http, expected an "http://" or "https://" URL, got nothing')
     elif not syntax.is_url(one.url):
-        yield Problem(f"{path}.url", f'expected an "http://" URL, got {shown(one.url)}')
+        yield Problem(f"{path}.url", f"expected {syntax.URL}, got {shown(one.url)}")
     elif "@" in urlsplit(one.url).netloc:
         yield Problem(f"{path}.url", "expected no user name or password in the URL")
 

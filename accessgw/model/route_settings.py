@@ -69,15 +69,33 @@ class HealthCheckSettings(Settings, frozen=True, kw_only=True):
     """Consecutive failures that take it out."""
 
 
+class UpstreamTlsSettings(Settings, frozen=True, kw_only=True):
+    """TLS toward a service. Its certificate and its name are verified, always. The files are read again when they
+    change."""
+
+    ca: str = ""
+    """PEM file of the CAs that the service's certificate must come from; empty: those of the system."""
+    certificate: str = ""
+    """PEM file of our client certificate, with the CAs between; empty: none is shown."""
+    key: str = ""
+    """PEM file of its private key, not encrypted."""
+    server_name: str = ""
+    """Name (or IP address) that the certificate has to be for; empty: the one that is connected to."""
+    minimum: Literal["1.2", "1.3"] = "1.2"
+    """Lowest TLS version."""
+
+
 class ClusterSettings(Settings, frozen=True, kw_only=True):
     """A set of like servers."""
 
     name: str
     """Name that routes refer to."""
     endpoints: tuple[str, ...] = ()
-    """`http://ADDRESS:PORT` with an IP address, or `unix:/path/to/socket`; a host name goes into `dns`."""
+    """`http://ADDRESS:PORT` or `https://ADDRESS:PORT` with an IP address, or `unix:/path/to/socket`; a host name goes
+    into `dns`."""
     dns: str = ""
-    """`host:port` looked up for A and AAAA records, beside `endpoints`."""
+    """`host:port` looked up for A and AAAA records, beside `endpoints`; `https://host:port` for TLS, and then the
+    certificates must be for this name unless `tls.server_name` says another."""
     dns_interval: Seconds = 10.0
     """Between look-ups."""
     host: str = ""
@@ -100,3 +118,5 @@ class ClusterSettings(Settings, frozen=True, kw_only=True):
     """Largest share of endpoints ejected (at least one may be while others remain)."""
     health: HealthCheckSettings = field(default_factory=HealthCheckSettings)
     """Active checks."""
+    tls: UpstreamTlsSettings = field(default_factory=UpstreamTlsSettings)
+    """TLS, where `endpoints` or `dns` begin with https://."""

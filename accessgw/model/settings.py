@@ -14,7 +14,7 @@ from accessgw.model.dictionary_settings import DictionarySettings
 from accessgw.model.listener_settings import ListenerSettings, TransportLimits
 from accessgw.model.mmtp_settings import HeaderStateSettings, MmtpSettings
 from accessgw.model.mqtt_settings import MqttSettings
-from accessgw.model.route_settings import ClusterSettings, RouteSettings
+from accessgw.model.route_settings import ClusterSettings, RouteSettings, UpstreamTlsSettings
 from accessgw.model.setting_types import (
     Amount,
     Count,
@@ -82,11 +82,13 @@ class AuthenticatorSettings(Settings, frozen=True, kw_only=True):
     """file: lines `user:hash` with argon2 (PHC strings) or mosquitto's PBKDF2 ($7$) and SHA-512 ($6$) hashes; scram:
     lines `user:SCRAM-SHA-256$...`. Read again when it changes or at reload."""
     url: str = ""
-    """http: `http://HOST[:PORT]/PATH` that gets a POST with {"device", "username", "password", "token", "app",
+    """http: `http://HOST[:PORT]/PATH` (or https://) that gets a POST with {"device", "username", "password", "token", "app",
     "app_version", "certificate", "peer"}; 200 with {"result": "allow" | "deny" | "ignore", "user"?, "attributes"?,
     "expires_at"?} decides, anything else means unavailable. `user` is the user name when the answer has none."""
     timeout: Annotated[float, Meta(gt=0, le=4)] = 3.0
     """http: of one request."""
+    tls: UpstreamTlsSettings = field(default_factory=UpstreamTlsSettings)
+    """http: TLS, where `url` begins with https://."""
     cache: SecondsOrZero = 0.0
     """http, file: seconds that a success of the same credentials is remembered; 0: not at all."""
     loopback_only: bool = False
@@ -110,7 +112,9 @@ class WebhookSettings(Settings, frozen=True, kw_only=True):
     """Where connect and disconnect events go."""
 
     url: str = ""
-    """http:// URL that gets one POST per event; empty: none are sent."""
+    """http:// or https:// URL that gets one POST per event; empty: none are sent."""
+    tls: UpstreamTlsSettings = field(default_factory=UpstreamTlsSettings)
+    """TLS, where `url` begins with https://."""
     secret: Secret = ""
     """Key of X-Signature: sha256=HMAC(secret, body)."""
     timeout: Seconds = 5.0

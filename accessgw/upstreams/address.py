@@ -1,8 +1,10 @@
-"""Addresses of endpoints: `http://10.0.0.1:8080`, `http://[::1]:8080`, `unix:/run/service.sock`."""
+"""Addresses of endpoints: `http://10.0.0.1:8080`, `https://[::1]:8443`, `unix:/run/service.sock`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(slots=True, frozen=True)
@@ -12,6 +14,7 @@ class Address:
     host: str = ""
     port: int = 0
     path: str = ""
+    tls: bool = False
 
     @property
     def name(self) -> str:
@@ -25,10 +28,18 @@ def parse_endpoint(text: str) -> Address:
     """The address of an endpoint setting; ValueError says what was expected."""
     if text.startswith("unix:/"):
         return Address(path=text.removeprefix("unix:"))
-    if text.startswith("http://"):
-        host, port = split_host_port(text.removeprefix("http://"), 80)
-        return Address(host, port)
-    raise ValueError(f'expected "http://address:port" or "unix:/path", got "{text}"')
+    scheme, separator, authority = text.partition("://")
+    if separator and scheme in DEFAULT_PORTS:
+        host, port = split_host_port(authority, DEFAULT_PORTS[scheme])
+        return Address(host, port, tls=scheme == "https")
+    raise ValueError(f'expected "http://address:port", "https://address:port" or "unix:/path", got "{text}"')
+
+
+def parse_name(text: str) -> Address:
+    """The name of a `dns` setting: `host:port`, or `https://host[:port]` for TLS. Raises ValueError."""
+    if text.startswith("https://"):
+        return parse_endpoint(text)
+    return Address(*split_host_port(text))
 
 
 def split_host_port(text: str, default: int = 0) -> tuple[str, int]:

@@ -7,9 +7,11 @@ from typing import Any
 
 from accessgw.model.route_settings import HealthCheckSettings
 from accessgw.upstreams.address import Address
-from accessgw.upstreams.connection import UpstreamConnection
+from accessgw.upstreams.connection import ConnectionOwner, UpstreamConnection
 from protocols.errors import LocalError
 from protocols.http.events import HttpEvent, ResponseReceived
+
+NewConnection = Callable[[ConnectionOwner, Address], UpstreamConnection]
 
 
 class Probe:
@@ -23,13 +25,15 @@ class Probe:
         address: Address,
         host: str,
         settings: HealthCheckSettings,
+        *,
+        new_connection: NewConnection,
         done: Callable[[bool, str], None],
     ) -> None:
         self._path = settings.path
         self._host = host
         self._done: Callable[[bool, str], None] | None = done
         self._timeout = reactor.callLater(settings.timeout, self._timed_out, settings.timeout)
-        self._connection = UpstreamConnection(self)
+        self._connection = new_connection(self, address)
         self._connection.connect(reactor, address, settings.timeout)
 
     def stop(self) -> None:
@@ -77,7 +81,8 @@ class Probe:
 class Checker:
     """Checks one endpoint for as long as it runs."""
 
-    __slots__ = ("_address", "_call", "_host", "_probe", "_random", "_reactor", "_result", "_settings")
+    __slots__ = ("_address", "_call", "_host", "_new_connection", "_probe", "_random", "_reactor", "_result",
+                 "_settings")  # fmt: skip
 
     def __init__(
         self,
@@ -86,6 +91,7 @@ class Checker:
         host: str,
         settings: HealthCheckSettings,
         *,
+        new_connection: NewConnection,
         random: Callable[[], float],
         result: Callable[[bool, str], None],
     ) -> None:
@@ -93,6 +99,7 @@ class Checker:
         self._address = address
         self._host = host
         self._settings = settings
+        self._new_connection = new_connection
         self._random = random
         self._result = result
         self._probe: Probe | None = None
@@ -109,7 +116,14 @@ class Checker:
 
     def _check(self) -> None:
         self._call = None
-        self._probe = Probe(self._reactor, self._address, self._host, self._settings, self._checked)
+        self._probe = Probe(
+            self._reactor,
+            self._address,
+            self._host,
+            self._settings,
+            new_connection=self._new_connection,
+            done=self._checked,
+        )
 
     def _checked(self, ok: bool, error: str) -> None:
         self._probe = None

@@ -19,7 +19,7 @@ HOUSEKEEPING = 1.0
 
 
 class HttpUpstreams:
-    """HTTP/1.1 clusters over TCP and Unix sockets.
+    """HTTP/1.1 clusters over TCP, TLS and Unix sockets.
 
     `reactor` needs time, TCP and Unix clients (and `nameResolver` unless `resolve` is given);
     `random` gives numbers in [0, 1); `counters` gets an entry per cluster. `request` works from the
@@ -153,6 +153,7 @@ class HttpUpstreams:
                     endpoint.address,
                     cluster.host_of(endpoint),
                     settings,
+                    new_connection=cluster.new_connection,
                     random=self._random,
                     result=self._result_of(cluster, endpoint),
                 )

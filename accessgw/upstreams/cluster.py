@@ -11,10 +11,13 @@ from accessgw.model.route_settings import ClusterSettings
 from accessgw.policy.balancing import pick
 from accessgw.policy.ejection import Ejector
 from accessgw.policy.retry_budget import RetryBudget
-from accessgw.upstreams.address import Address, join_host_port, parse_endpoint, split_host_port
+from accessgw.upstreams.address import DEFAULT_PORTS, Address, parse_endpoint, parse_name
+from accessgw.upstreams.connection import ConnectionOwner, UpstreamConnection
 from accessgw.upstreams.deadlines import Deadlines
 from accessgw.upstreams.exchange import Exchange
 from accessgw.upstreams.http_pool import Endpoint
+from accessgw.upstreams.tls import ClusterTls
+from accessgw.upstreams.tls_connection import TlsUpstreamConnection
 
 _REFRESH = 1.0
 """Seconds for which the list of endpoints in use is taken as it is, so that none is asked for every request."""
@@ -55,6 +58,7 @@ class Cluster:
         self._budget = RetryBudget(settings.retry_budget)
         self._ejector = Ejector(settings.eject_after, settings.eject_time, settings.max_ejected)
         self._host = ""
+        self._tls = ClusterTls(settings.tls, self.now)
         self._arrange()
 
     # ------------------------------------------------------------------ configuration
@@ -73,6 +77,10 @@ class Cluster:
         if settings.dns != old.dns:
             self.resolving = bool(settings.dns)
             self._resolved = ()
+        if settings.tls != old.tls:
+            self._tls = ClusterTls(settings.tls, self.now)
+            for endpoint in self.endpoints:
+                endpoint.close_idle(float("inf"))
         self._arrange()
         if settings.health != old.health:
             for endpoint in self.endpoints:
@@ -146,8 +154,9 @@ class Cluster:
         self._usable_until = -1.0
         self._host = self.settings.host
         if self.settings.dns:
-            host, port = split_host_port(self.settings.dns)
-            self._host = self._host or (host if port == 80 else join_host_port(host, port))
+            name = parse_name(self.settings.dns)
+            usual = DEFAULT_PORTS["https" if name.tls else "http"]
+            self._host = self._host or (name.host if name.port == usual else name.name)
         for endpoint in known.values():
             endpoint.retire()
             self._retired.append(endpoint)
@@ -197,6 +206,14 @@ class Cluster:
     def host_of(self, endpoint: Endpoint) -> str:
         """Host for a request to `endpoint`."""
         return self._host or (endpoint.name if endpoint.address.host else "localhost")
+
+    def new_connection(self, owner: ConnectionOwner, address: Address) -> UpstreamConnection:
+        """A connection for `address` that does not connect yet."""
+        if not address.tls:
+            return UpstreamConnection(owner)
+        settings = self.settings
+        name = settings.tls.server_name or (parse_name(settings.dns).host if settings.dns else address.host)
+        return TlsUpstreamConnection(owner, self._tls, name)
 
     def try_retry(self) -> bool:
         """Ask the retry budget; counted either way."""

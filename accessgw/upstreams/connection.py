@@ -37,7 +37,8 @@ class ConnectionUser(Protocol):
         """Everything sent so far was handed to the kernel."""
 
     def broken(self, kind: str, message: str) -> None:
-        """There will be no (further) response: kind `reset` or `protocol`. The connection is gone."""
+        """There will be no (further) response: kind `reset` or `protocol`, or `connect` when the server has refused
+        the connection without a look at the request. The connection is gone."""
 
 
 @implementer(IPullProducer)
@@ -82,6 +83,10 @@ class UpstreamConnection(TwistedProtocol):
         self._socket = handle() if handle is not None else None
         if hasattr(transport, "setTcpNoDelay"):
             transport.setTcpNoDelay(True)
+        self._opened()
+
+    def _opened(self) -> None:
+        """There is a transport."""
         self.owner.connected(self)
 
     def connecting_failed(self, message: str) -> None:
@@ -96,13 +101,17 @@ class UpstreamConnection(TwistedProtocol):
             try:
                 if not isinstance(reason.value, ConnectionDone):
                     raise RemoteError(502, f"the connection broke: {reason.getErrorMessage()}")
-                self.http.receive_eof()
+                self._receive_eof()
             except RemoteError as error:
                 self.user = None
                 user.broken("reset", str(error))
             else:
                 user.received(self.http.events())
         self.owner.ended(self)
+
+    def _receive_eof(self) -> None:
+        """The peer ended the connection; RemoteError when something is missing."""
+        self.http.receive_eof()
 
     @property
     def usable(self) -> bool:
@@ -128,7 +137,10 @@ class UpstreamConnection(TwistedProtocol):
             if self._buffering:
                 self._transport.abortConnection()
             else:
-                self._transport.loseConnection()
+                self._end()
+
+    def _end(self) -> None:
+        self._transport.loseConnection()
 
     def abort(self) -> None:
         """End it at once, connected or not; the present user hears nothing more."""
@@ -189,15 +201,17 @@ class UpstreamConnection(TwistedProtocol):
     def _send(self, data: bytes) -> bool:
         if self._transport is None or self._broken:
             return False
+        return self._write(data)
+
+    def _write(self, data: bytes) -> bool:
+        """True when all of it was handed to the kernel."""
         if self._socket is not None and not self._buffering:
             try:
                 sent = self._socket.send(data)
             except BlockingIOError:
                 sent = 0
             except OSError:
-                # The transport would report what is left of the error as an orderly end.
-                self._broken = True
-                self._transport.abortConnection()
+                self._send_failed()
                 return False
             if sent:
                 self.left = True
@@ -212,6 +226,11 @@ class UpstreamConnection(TwistedProtocol):
             self._transport.registerProducer(self, False)
             self._registering = False
         return False
+
+    def _send_failed(self) -> None:
+        # The transport would report what is left of the error as an orderly end.
+        self._broken = True
+        self._transport.abortConnection()
 
     # ------------------------------------------------------------------ IPullProducer
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -10,7 +11,7 @@ from twisted.internet.interfaces import IResolutionReceiver
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from accessgw.upstreams.address import Address, split_host_port
+from accessgw.upstreams.address import Address, parse_name
 
 Resolve = Callable[[str], "Deferred[Sequence[str]]"]
 """Host name to IPv4 and IPv6 addresses; fails, or gives none, when there are none."""
@@ -53,7 +54,7 @@ class NameWatcher:
     `changed` gets the addresses in a stable order, or None when the look-up failed.
     """
 
-    __slots__ = ("_call", "_changed", "_clock", "_host", "_interval", "_port", "_resolve", "_resolved")
+    __slots__ = ("_call", "_changed", "_clock", "_interval", "_name", "_resolve", "_resolved")
 
     def __init__(
         self,
@@ -63,8 +64,8 @@ class NameWatcher:
         interval: float,
         changed: Callable[[list[Address] | None], None],
     ) -> None:
-        """`name` is host:port; ValueError when it is not."""
-        self._host, self._port = split_host_port(name)
+        """`name` is host:port, or https://host[:port]; ValueError when it is not."""
+        self._name = parse_name(name)
         self._clock = clock
         self._resolve = resolve
         self._interval = interval
@@ -81,12 +82,12 @@ class NameWatcher:
 
     def _look_up(self) -> None:
         self._call = None
-        maybeDeferred(self._resolve, self._host).addCallbacks(self._found, self._failed)
+        maybeDeferred(self._resolve, self._name.host).addCallbacks(self._found, self._failed)
 
     def _found(self, hosts: Sequence[str]) -> None:
         if hosts:
             self._resolved = True
-        self._tell([Address(host, self._port) for host in sorted(set(hosts))] or None)
+        self._tell([replace(self._name, host=host) for host in sorted(set(hosts))] or None)
 
     def _failed(self, _failure: Failure) -> None:
         self._tell(None)

@@ -201,6 +201,13 @@ class Exchange:
         self._connection = None
         if connection is None or self._sink is None:
             return
+        if kind == "connect" and self.endpoint is not None:
+            self.endpoint.last_error = message
+            self._cluster.connect_failed(self.endpoint, message)
+            if self._streaming:
+                # What has left of its body is not kept.
+                self.fail(kind, message)
+                return
         self._attempt_failed(kind, message, left=connection.left, stale=kind == "reset" and connection.requests > 1)
 
     # ------------------------------------------------------------------

@@ -9,7 +9,7 @@ from accessgw.model.route_settings import ClusterSettings
 from accessgw.policy.balancing import Load
 from accessgw.policy.health import Health
 from accessgw.upstreams.address import Address
-from accessgw.upstreams.connection import UpstreamConnection
+from accessgw.upstreams.connection import ConnectionOwner, UpstreamConnection
 
 PEEK_AFTER = 0.5
 """Seconds of idleness after which a connection is looked at before it is used again."""
@@ -29,6 +29,9 @@ class PoolCluster(Protocol):
 
     settings: ClusterSettings
     counters: UpstreamCounters
+
+    def new_connection(self, owner: ConnectionOwner, address: Address) -> UpstreamConnection:
+        """One that does not connect yet."""
 
     def connect_failed(self, endpoint: Endpoint, message: str) -> None: ...
 
@@ -160,7 +163,7 @@ class Endpoint:
     # ------------------------------------------------------------------
 
     def _connect(self) -> None:
-        connection = UpstreamConnection(self)
+        connection = self._cluster.new_connection(self, self.address)
         self._connecting.add(connection)
         connection.connect(self._reactor, self.address, self._cluster.settings.connect_timeout)
 

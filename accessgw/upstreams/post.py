@@ -10,27 +10,31 @@ from twisted.internet.defer import Deferred
 from accessgw.core.interfaces.clock import Clock
 from accessgw.core.interfaces.upstreams import UpstreamClient, UpstreamExchange, UpstreamFailure, UpstreamRequest
 from accessgw.model.calls import Headers
-from accessgw.model.route_settings import ClusterSettings
+from accessgw.model.route_settings import ClusterSettings, UpstreamTlsSettings
+from accessgw.upstreams.address import DEFAULT_PORTS
 
 MAX_ANSWER = 64 * 1024
+NO_TLS = UpstreamTlsSettings()
 
 
 class PostFailed(Exception):
     """There was no complete answer."""
 
 
-def cluster_of(url: str, name: str) -> ClusterSettings:
-    """The cluster that serves an http:// URL: its host may be an address or a name to look up. Raises ValueError."""
+def cluster_of(url: str, name: str, tls: UpstreamTlsSettings = NO_TLS) -> ClusterSettings:
+    """The cluster that serves an http:// or https:// URL: its host may be an address or a name to look up. Raises
+    ValueError."""
     parts = urlsplit(url)
-    if parts.scheme != "http" or not parts.hostname:
-        raise ValueError(f"expected a URL http://host[:port]/path, got {url!r}")
-    port = parts.port or 80
+    if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
+        raise ValueError(f"expected a URL http://host[:port]/path or https://host[:port]/path, got {url!r}")
+    port = parts.port or DEFAULT_PORTS[parts.scheme]
     try:
         ip_address(parts.hostname)
     except ValueError:
-        return ClusterSettings(name=name, dns=f"{parts.hostname}:{port}", host=parts.netloc)
+        prefix = "https://" if parts.scheme == "https" else ""
+        return ClusterSettings(name=name, dns=f"{prefix}{parts.hostname}:{port}", host=parts.netloc, tls=tls)
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    return ClusterSettings(name=name, endpoints=(f"http://{host}:{port}",), host=parts.netloc)
+    return ClusterSettings(name=name, endpoints=(f"{parts.scheme}://{host}:{port}",), host=parts.netloc, tls=tls)
 
 
 class Poster:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
@@ -11,12 +12,13 @@ from accessgw.core.interfaces.clock import Clock
 from accessgw.core.interfaces.upstreams import UpstreamClient
 from accessgw.model.route_settings import ClusterSettings
 from accessgw.model.settings import AuthenticatorSettings
+from accessgw.upstreams.address import DEFAULT_PORTS
 from accessgw.upstreams.post import Poster, cluster_of
 
 
 def clusters_of_questions(settings: Sequence[AuthenticatorSettings]) -> list[ClusterSettings]:
     """A cluster per host that authenticators ask. Its name has a colon, so that no route can name it."""
-    clusters = [cluster_of(one.url, _name(one.url)) for one in settings if one.kind == "http"]
+    clusters = [cluster_of(one.url, _name(one), one.tls) for one in settings if one.kind == "http"]
     return list({cluster.name: cluster for cluster in clusters}.values())
 
 
@@ -29,11 +31,15 @@ class Questions:
 
     def __call__(self, settings: AuthenticatorSettings, body: bytes) -> Deferred[tuple[int, bytes]]:
         """Asking twice is as good as asking once: a connection that broke is no failure yet."""
-        poster = Poster(self._upstreams, _name(settings.url), self._clock)
+        poster = Poster(self._upstreams, _name(settings), self._clock)
         headers = [("content-type", "application/json"), ("accept", "application/json")]
         return poster.ask(settings.url, headers, body, settings.timeout, retries=1)
 
 
-def _name(url: str) -> str:
-    parts = urlsplit(url)
-    return f"authenticator:{parts.hostname}:{parts.port or 80}"
+def _name(settings: AuthenticatorSettings) -> str:
+    parts = urlsplit(settings.url)
+    name = f"authenticator:{parts.hostname}:{parts.port or DEFAULT_PORTS.get(parts.scheme, 80)}"
+    if parts.scheme == "https":
+        # Two may reach one host with certificates of their own.
+        name += f":tls-{hashlib.sha256(repr(settings.tls).encode()).hexdigest()[:8]}"
+    return name

@@ -40,7 +40,9 @@ FUNCTIONS = (
     "SSL_CTX_use_PrivateKey",
     "SSL_TLSEXT_ERR_ALERT_FATAL",
     "SSL_TLSEXT_ERR_OK",
+    "SSL_get_verify_result",
     "SSL_pending",
+    "X509_verify_cert_error_string",
 )
 """What is taken from the library itself."""
 ATTRIBUTES: tuple[tuple[type, str], ...] = (
@@ -142,6 +144,14 @@ def answer_callbacks(context: SSL.Context, traits: ContextTraits, *, server: boo
 
 
 # ------------------------------------------------------------------ connections
+
+
+def verify_failure(connection: SSL.Connection) -> str:
+    """Why the peer's certificate was refused, in OpenSSL's words; empty when it was not."""
+    result = lib.SSL_get_verify_result(connection._ssl)
+    if result == 0:  # X509_V_OK, also when nothing was verified
+        return ""
+    return bytes(ffi.string(lib.X509_verify_cert_error_string(result))).decode("ascii", "replace")
 
 
 def session_reused(connection: SSL.Connection) -> bool:

@@ -11,7 +11,7 @@ from OpenSSL import SSL, crypto
 from protocols.tls import binding
 from protocols.tls.handshake_notes import ContextTraits, KeyLog
 from protocols.tls.psk import ExternalPsk
-from protocols.tls.pyopenssl_engine import PyOpenSSLEngine
+from protocols.tls.pyopenssl_engine import PyOpenSSLEngine, Session
 from protocols.tls.server_context import PROFILES, TLS_1_2_CIPHERS, VERSIONS
 
 SUITES = b"TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256:TLS_AES_256_GCM_SHA384"
@@ -80,14 +80,22 @@ class ClientContext:
         self._options = options
 
     def engine(
-        self, server_name: str = "", *, psk: ExternalPsk | None = None, detachable: bool = False
+        self,
+        server_name: str = "",
+        *,
+        psk: ExternalPsk | None = None,
+        session: Session | None = None,
+        detachable: bool = False,
     ) -> PyOpenSSLEngine:
         """The client side of a new connection. With `psk` it may take early(); a server that does not choose the key
-        shows a certificate, which is verified as ever. ValueError when the key is for a protocol that is not offered.
+        shows a certificate, which is verified as ever. `session` is what session() of an earlier engine of this
+        context gave. ValueError when the key is for a protocol that is not offered.
         """
         if psk is not None and psk.alpn and psk.alpn not in self._options.alpn:
             raise ValueError(f"expected a key for one of {', '.join(self._options.alpn)}, got one for {psk.alpn}")
-        return PyOpenSSLEngine(self.context, server=False, server_name=server_name, psk=psk, detachable=detachable)
+        return PyOpenSSLEngine(
+            self.context, server=False, server_name=server_name, psk=psk, session=session, detachable=detachable
+        )
 
 
 def _trust(context: SSL.Context, authorities: bytes | None) -> None:

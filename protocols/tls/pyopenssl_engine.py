@@ -29,14 +29,17 @@ from protocols.tls.psk import ExternalPsk
 from protocols.tls.record_state import DetachedState
 
 _CHUNK = 65536
+Session = SSL.Session
+"""What a client resumes with; holds secrets."""
 
 
 class PyOpenSSLEngine:
     """One TLS connection, server or client side. See protocols.tls.engine.TlsEngine.
 
     `context` is an OpenSSL.SSL.Context, never changed here; server_context and client_context make those that
-    take early data and pre-shared keys. As a client, `server_name` goes into SNI, and `psk` is offered; checking
-    the certificate against the name is for whoever made the context. `detachable` is explained at detach().
+    take early data and pre-shared keys. As a client, `server_name` goes into SNI, and `psk` is offered, or `session`
+    resumed; checking the certificate against the name is for whoever made the context. `detachable` is explained at
+    detach().
     """
 
     __slots__ = (
@@ -68,6 +71,7 @@ class PyOpenSSLEngine:
         server: bool,
         server_name: str = "",
         psk: ExternalPsk | None = None,
+        session: Session | None = None,
         detachable: bool = False,
     ) -> None:
         traits = context.get_app_data()
@@ -101,6 +105,8 @@ class PyOpenSSLEngine:
             if server_name and not _is_address(server_name):
                 self._connection.set_tlsext_host_name(server_name.encode("idna"))
             self._connection.set_connect_state()
+            if session is not None:
+                self._connection.set_session(session)
 
     # ------------------------------------------------------------------ in
 
@@ -226,6 +232,14 @@ class PyOpenSSLEngine:
         self._notes = HandshakeNotes(NO_TRAITS, None)
         return state
 
+    def session(self) -> Session | None:
+        """Client side: what another connection may resume with. Over TLS 1.3 it is of use once a ticket has come, with
+        or before the first answer. None before the hand-shake and after detach()."""
+        if self._is_server or not self.handshaken or self._connection is None:
+            return None
+        session: Session | None = self._connection.get_session()
+        return session
+
     # ------------------------------------------------------------------ the hand-shake
 
     def _read_hello(self, reader: HelloReader, data: bytes) -> bool:
@@ -265,7 +279,8 @@ class PyOpenSSLEngine:
             defect = self._notes.defect
             if isinstance(defect, RemoteError):
                 self._fail(defect.code, str(defect))
-            self._fail(None, f"hand-shake: {_text(error)}", defect or error)
+            why = binding.verify_failure(connection)
+            self._fail(None, f"hand-shake: {_text(error)}{why and f': {why}'}", defect or error)
         if self._notes.defect is not None:
             self._fail(None, "hand-shake: a callback failed", self._notes.defect)
         self.handshaken = True

@@ -64,9 +64,9 @@ def test_a_gateway_needs_a_listener() -> None:
         ('[[clusters]]\nname = "x"', "clusters[0].endpoints: expected at least one endpoint, or dns, got neither"),
         (CLUSTER + CLUSTER, 'clusters[1].name: "demo" is the name of clusters[0] already'),
         (CLUSTER.replace("127.0.0.1", "example.com"),
-         'clusters[0].endpoints[0]: expected "http://address:port" with an IP address (names go into dns)'
-         ' or "unix:/path", got "http://example.com:1"'),
-        ('[[clusters]]\nname = "x"\ndns = "example.com"', 'clusters[0].dns: expected "host:port", got "example.com"'),
+         'clusters[0].endpoints[0]: expected "http://address:port" or "https://address:port" with an IP'
+         ' address (names go into dns), or "unix:/path", got "http://example.com:1"'),
+        ('[[clusters]]\nname = "x"\ndns = "example.com"', 'clusters[0].dns: expected "host:port" or "https://host:port", got "example.com"'),
         (CLUSTER + 'health = {path = "ok"}', 'clusters[0].health.path: expected a path that begins with "/", got "ok"'),
         ('[[routes]]\noperation = "a"\ncluster = "x"', 'routes[0].cluster: unknown cluster "x"'),
         (CLUSTER + '[[routes]]\noperation = "a"\ncluster = "demmo"', 'routes[0].cluster: unknown cluster "demmo", did you mean "demo"?'),
@@ -88,7 +88,11 @@ def test_a_gateway_needs_a_listener() -> None:
          "routes[0].when.os: unknown condition, expected app, app_version, user, header:NAME or attribute:NAME"),
         (CLUSTER + '[[routes]]\noperation = "a"\nwhen = {app_version = "new"}\ncluster = "demo"',
          'routes[0].when.app_version: expected a version such as >=2.1, got "new"'),
-        ('[webhook]\nurl = "https://x"', 'webhook.url: expected an "http://" URL, got "https://x"'),
+        ('[webhook]\nurl = "ftp://x"', 'webhook.url: expected an "http://" or "https://" URL, got "ftp://x"'),
+        ('[webhook]\nurl = "http://x"\ntls = {ca = "/x"}', "webhook.tls: says nothing without https://"),
+        ('[webhook]\nurl = "https://x"\ntls = {key = "/no/such"}', 'webhook.tls.key: cannot read "/no/such": No such file or directory'),
+        (CLUSTER.replace("http", "https") + 'tls = {ca = "/dev/null"}', "clusters[0].tls.ca: expected PEM certificates of CAs,"
+         " OpenSSL says: NO_CERTIFICATE_OR_CRL_FOUND"),
         ('[limits]\nidle_timeout = 3', "limits.idle_timeout: expected more than mmtp.heartbeat_hint (240), got 3"),
         ('[limits]\nhello_timeout = 360', "limits.idle_timeout: expected more than limits.hello_timeout (360), got 360"),
         ('[calls]\nclaim_horizon = 3', "calls.claim_horizon: expected at least calls.answer_horizon (60), got 3"),
@@ -140,7 +144,7 @@ def test_endpoints(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "127.0.0.1:1", "https://127.0.0.1:1", "http://127.0.0.1:0", "http://127.0.0.1:99999", "http://127.0.0.1:1/x",
+    ["", "127.0.0.1:1", "https://127.0.0.1:0", "https://localhost:1", "ftp://127.0.0.1:1", "http://127.0.0.1:0", "http://127.0.0.1:99999", "http://127.0.0.1:1/x",
      "unix:", "unix:relative", "http://[::1", "http://:80", "http://127.0.0.1:²"],
 )  # fmt: skip
 def test_no_endpoints(text: str) -> None:

@@ -1,0 +1,245 @@
+"""TLS toward services: contexts of a cluster, which follow their files, and the client side of one connection."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from cryptography import x509
+from OpenSSL import SSL, crypto
+from service_identity import VerificationError
+from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
+from service_identity.exceptions import CertificateError
+from twisted.logger import Logger
+
+from accessgw.model.route_settings import UpstreamTlsSettings
+from protocols.errors import RemoteError
+from protocols.tls.alerts import BAD_CERTIFICATE
+from protocols.tls.client_context import ClientContext, ClientOptions
+from protocols.tls.engine import CloseNotifyReceived, HandshakeCompleted, PlaintextReceived, TlsEvent
+from protocols.tls.pyopenssl_engine import PyOpenSSLEngine, Session
+
+ALPN = ("http/1.1",)
+LOOK_AFTER = 1.0
+"""Seconds for which the files are taken to be as they were."""
+MAX_SESSIONS = 1024
+"""Servers of a cluster whose last session is kept."""
+
+log = Logger()
+
+
+class TlsUnavailable(Exception):
+    """No connection can be made: a file is missing or wrong. The message names it."""
+
+
+@dataclass(slots=True, frozen=True)
+class _Kept:
+    """A session for resumption, and when the certificate that it stands for ends (wall clock)."""
+
+    session: Session
+    not_after: float
+
+
+class ClusterTls:
+    """TLS of one cluster. Certificate, key and CAs are read again when they change; until the new ones can be
+    used, the old ones stay. `now` is any clock in seconds."""
+
+    def __init__(
+        self, settings: UpstreamTlsSettings, now: Callable[[], float], wall: Callable[[], float] = time.time
+    ) -> None:
+        self.settings = settings
+        self._now = now
+        self._wall = wall
+        self._context: ClientContext | None = None
+        self._stamps: tuple[object, ...] = ()
+        self._refused: tuple[object, ...] = ()
+        """Stamps of files that could not be used: they are not tried, nor logged, again."""
+        self._looked = float("-inf")
+        self._sessions: dict[tuple[str, str], _Kept] = {}
+
+    def open(self, endpoint: str, server_name: str) -> ClientTls:
+        """The client side of a new connection to `endpoint`, which must prove to be `server_name` (a DNS name or an
+        address). Raises TlsUnavailable."""
+        context = self._present()
+        place = (endpoint, server_name)
+        kept = self._sessions.pop(place, None)
+        if kept is not None and kept.not_after <= self._wall():
+            kept = None
+        engine = context.engine(server_name, session=None if kept is None else kept.session)
+        return ClientTls(engine, server_name, lambda session, ends: self._keep(context, place, _Kept(session, ends)))
+
+    def _keep(self, context: ClientContext, place: tuple[str, str], kept: _Kept) -> None:
+        if context is self._context:
+            self._sessions.pop(place, None)
+            self._sessions[place] = kept
+            if len(self._sessions) > MAX_SESSIONS:
+                del self._sessions[next(iter(self._sessions))]
+
+    def _present(self) -> ClientContext:
+        context, now = self._context, self._now()
+        if context is not None and now - self._looked < LOOK_AFTER:
+            return context
+        self._looked = now
+        stamps = tuple(map(_stamp, (self.settings.ca, self.settings.certificate, self.settings.key)))
+        if context is not None and stamps in (self._stamps, self._refused):
+            return context
+        try:
+            made = self._make()
+        except TlsUnavailable as error:
+            if context is None:
+                raise
+            self._refused = stamps
+            log.error("TLS of an upstream: {why}; the files loaded before stay in force", why=str(error))
+            return context
+        if context is not None:
+            log.info("TLS of an upstream: loaded {certificate} {ca} again", certificate=self.settings.certificate,
+                     ca=self.settings.ca)  # fmt: skip
+        self._context, self._stamps = made, stamps
+        self._refused = ()
+        # a session proves what the old files proved
+        self._sessions.clear()
+        return made
+
+    def _make(self) -> ClientContext:
+        settings = self.settings
+        options = ClientOptions(
+            authorities=_read(settings.ca) if settings.ca else None,
+            alpn=ALPN,
+            minimum=settings.minimum,
+            chain=_read(settings.certificate) if settings.certificate else b"",
+            key=_read(settings.key) if settings.certificate else b"",
+        )
+        try:
+            return ClientContext(options)
+        except (ValueError, SSL.Error, crypto.Error) as error:
+            files = ", ".join(filter(None, (settings.ca, settings.certificate, settings.key)))
+            raise TlsUnavailable(f"{files}: not usable for TLS: {error}") from error
+
+
+class ClientTls:
+    """The client side of one connection: bytes in, bytes out. RemoteError carries a TLS alert."""
+
+    __slots__ = ("_engine", "_heard", "_keep", "_not_after", "_server_name", "closed", "failure", "ready",
+                 "resumed")  # fmt: skip
+
+    def __init__(self, engine: PyOpenSSLEngine, server_name: str, keep: Callable[[Session, float], None]) -> None:
+        self._engine = engine
+        self._server_name = server_name
+        self._keep = keep
+        self._heard = False
+        self._not_after = 0.0
+        self.ready = False
+        """The server has proved who it is: requests may go."""
+        self.resumed = False
+        self.failure: RemoteError | None = None
+        """How TLS ended, if it did not end well."""
+        self.closed = False
+        """The server has ended the connection in order."""
+
+    def start(self) -> bytes:
+        """The first flight."""
+        self._engine.start()
+        return self._engine.to_send()
+
+    def receive(self, data: bytes) -> list[bytes]:
+        """Plaintext in `data`; an error behind it waits in `failure`. Raises RemoteError for the server's name."""
+        try:
+            self._engine.feed(data)
+        except RemoteError as error:
+            self.failure = error
+        plaintext = [part for event in self._engine.events() if (part := self._met(event))]
+        if plaintext and not self._heard:
+            self._heard = True
+            self._save()
+        return plaintext
+
+    def to_send(self) -> bytes:
+        return self._engine.to_send()
+
+    def encrypt(self, data: bytes) -> bytes:
+        """Records of `data`. LocalError after the end of the connection."""
+        self._engine.encrypt(data)
+        return self._engine.to_send()
+
+    def close(self) -> bytes:
+        """The farewell."""
+        self._engine.close()
+        return self._engine.to_send()
+
+    def feed_eof(self) -> None:
+        """The server's FIN: RemoteError when it had not said before that nothing more comes."""
+        self._engine.feed_eof()
+
+    def refuses_us(self, error: RemoteError) -> bool:
+        """Whether the server refuses our certificate, or the want of one. Over TLS 1.3 we learn of it after our
+        hand-shake is complete and a request may have been sent; the server has read none of it."""
+        said = str(error)
+        about_us = ("certificate", "unknown ca", "access denied")
+        return not self._heard and "alert" in said and any(words in said for words in about_us)
+
+    def _met(self, event: TlsEvent) -> bytes:
+        if type(event) is PlaintextReceived:
+            return event.data
+        if type(event) is HandshakeCompleted:
+            self._verify(event)
+            self.resumed = event.resumed
+            self.ready = True
+            if event.version != "TLSv1.3":
+                self._save()
+        elif type(event) is CloseNotifyReceived:
+            self.closed = True
+        return b""
+
+    def _verify(self, event: HandshakeCompleted) -> None:
+        """OpenSSL has verified the chain; here is the name (RFC 6125, RFC 9525). Raises RemoteError."""
+        certificate = x509.load_der_x509_certificate(event.peer_certificate)
+        self._not_after = certificate.not_valid_after_utc.timestamp()
+        check = verify_certificate_ip_address if _is_address(self._server_name) else verify_certificate_hostname
+        try:
+            check(certificate, self._server_name)
+        except (VerificationError, CertificateError, ValueError) as error:
+            raise RemoteError(
+                BAD_CERTIFICATE, f"the certificate is not for {self._server_name}: it names {_names(certificate)}"
+            ) from error
+
+    def _save(self) -> None:
+        """Over TLS 1.3 a session can be resumed once its ticket has come, and tickets come before the answer."""
+        session = self._engine.session()
+        if session is not None:
+            self._keep(session, self._not_after)
+
+
+def _names(certificate: x509.Certificate) -> str:
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return "nobody (it has no subject alternative names)"
+    return ", ".join(str(name.value) for name in list(names)[:8]) or "nobody"
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise TlsUnavailable(f"{path}: {error.strerror or error}") from error
+
+
+def _stamp(path: str) -> object:
+    """What differs when the file does; None when there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino, status.st_size

@@ -1,0 +1,147 @@
+"""A connection to an endpoint over TLS: the owner has it once the server has proved who it is."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, cast
+
+from twisted.python.failure import Failure
+
+from accessgw.upstreams.address import Address
+from accessgw.upstreams.connection import ConnectionOwner, UpstreamConnection
+from accessgw.upstreams.tls import ClientTls, ClusterTls, TlsUnavailable
+from protocols.errors import RemoteError
+
+_LAST_WORDS = 65536
+"""Bytes; an alert has far fewer."""
+
+
+class TlsUpstreamConnection(UpstreamConnection):
+    """An UpstreamConnection whose HTTP travels in TLS records.
+
+    The hand-shake is made on the reactor's thread: connections are kept, so there are few, and sessions are resumed.
+    """
+
+    def __init__(self, owner: ConnectionOwner, tls: ClusterTls, server_name: str) -> None:
+        super().__init__(owner)
+        self._cluster_tls = tls
+        self._server_name = server_name
+        self._tls: ClientTls | None = None
+        self._timer: Any = None
+        self._handed_over = False
+        """The owner has heard of the outcome."""
+
+    @property
+    def resumed(self) -> bool:
+        """The hand-shake was spared the certificates."""
+        return self._tls is not None and self._tls.resumed
+
+    def connect(self, reactor: Any, address: Address, timeout: float) -> None:
+        """`timeout` is for TCP and TLS together."""
+        try:
+            self._tls = self._cluster_tls.open(address.name, self._server_name)
+        except TlsUnavailable as error:
+            self._timer = reactor.callLater(0, self.connecting_failed, f"TLS: {error}")
+            return
+        self._timer = reactor.callLater(timeout, self._took_too_long, timeout)
+        super().connect(reactor, address, timeout)
+
+    def connecting_failed(self, message: str) -> None:
+        self._stop_timer()
+        if not self._handed_over:
+            self._handed_over = True
+            super().connecting_failed(message)
+
+    def connectionLost(self, reason: Failure = cast(Failure, None)) -> None:
+        tls = self._tls
+        if tls is not None and tls.ready:
+            if tls.failure is not None:
+                self._tell(tls, tls.failure)
+            super().connectionLost(reason)
+            return
+        self._transport = None
+        self.connecting_failed(f"TLS: the connection ended in the hand-shake: {reason.getErrorMessage()}")
+
+    def dataReceived(self, data: bytes) -> None:
+        tls = self._tls
+        if tls is None or self._broken:
+            return
+        established = tls.ready
+        try:
+            plaintext = tls.receive(data)
+        except RemoteError as error:
+            tls.failure, plaintext = error, []
+        answer = tls.to_send()
+        if answer:
+            self._write(answer)
+        if not established:
+            if tls.failure is not None:
+                self.connecting_failed(f"TLS: {tls.failure}")
+                self._end()
+                return
+            if not tls.ready:
+                return
+            self._stop_timer()
+            self._handed_over = True
+            self.owner.connected(self)
+        for part in plaintext:
+            if self._transport is None or self._broken:
+                return
+            super().dataReceived(part)
+        if tls.failure is not None:
+            self._failed(tls, tls.failure)
+        elif tls.closed and self._transport is not None:
+            self._end()
+            self._broken = True
+
+    def _opened(self) -> None:
+        if self._tls is not None:
+            self._write(self._tls.start())
+
+    def _send(self, data: bytes) -> bool:
+        if self._transport is None or self._broken or self._tls is None:
+            return False
+        return self._write(self._tls.encrypt(data))
+
+    def _end(self) -> None:
+        if self._tls is not None and not self._broken:
+            farewell = self._tls.close()
+            if farewell:
+                self._transport.write(farewell)
+        super()._end()
+
+    def _receive_eof(self) -> None:
+        if self._tls is not None and not self._tls.closed:
+            # Without close_notify somebody may have cut the answer short.
+            self._tls.feed_eof()
+        super()._receive_eof()
+
+    def _send_failed(self) -> None:
+        # What the server said before it closed may say why.
+        if self._tls is not None and self._socket is not None:
+            with contextlib.suppress(OSError, RemoteError):
+                self._tls.receive(self._socket.recv(_LAST_WORDS))
+        super()._send_failed()
+
+    def _failed(self, tls: ClientTls, error: RemoteError) -> None:
+        self._broken = True
+        self._tell(tls, error)
+        self.abort()
+
+    def _tell(self, tls: ClientTls, error: RemoteError) -> None:
+        user, self.user = self.user, None
+        if user is not None:
+            if tls.refuses_us(error):
+                self.left = False
+                user.broken("connect", f"TLS: the server does not accept our certificate: {error}")
+            else:
+                user.broken("reset", str(error))
+
+    def _took_too_long(self, timeout: float) -> None:
+        self.connecting_failed(f"TLS: no hand-shake within {timeout:g} s")
+        self.abort()
+
+    def _stop_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None and timer.active():
+            timer.cancel()
