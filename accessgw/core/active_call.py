@@ -164,6 +164,10 @@ class ActiveCall:
         if answer is not None:
             self._answer(answer)
         elif self.call.operation.startswith("gw."):
+            if self.call.early:
+                # Some of them change what a device gets, and none is worth telling apart.
+                self._answer(Answer(Status.EARLY_DATA_REFUSED))
+                return
             self._phase = Phase.COLLECTING
             self._watch(self.call.deadline)
             self._consumed(self._bytes_in)

@@ -15,11 +15,13 @@ from accessgw.core.interfaces.connections import Connection
 from accessgw.core.introductions import cursors_of
 from accessgw.core.link_codings import OF_CODINGS, LinkCodings, agreed
 from accessgw.core.mmtp_call import MmtpCall
+from accessgw.core.mmtp_early import EarlyCalls
 from accessgw.core.mmtp_handshake import Handshake, refusal_of
 from accessgw.core.mmtp_link import MmtpLink
 from accessgw.core.mmtp_room import MmtpRoom
 from accessgw.core.registry import DeviceSession
 from accessgw.model.calls import Call
+from accessgw.model.identity import Identity
 from accessgw.model.reasons import CloseReason
 from accessgw.policy.dictionary_life import witness_of
 from protocols.errors import LocalError, RemoteError
@@ -75,6 +77,22 @@ class MmtpBinding(MmtpLink):
                 return
         self._run_batch(lambda now: self.wire.receive(data, now))
 
+    def early_data_received(self, data: bytes, replayed: bool) -> None:
+        if self._closed:
+            return
+        if self._early is None:
+            self._early = EarlyCalls(self, self._services, replayed=replayed)
+        self._run_batch(lambda now: self.wire.receive(data, now))
+
+    def handshake_completed(self) -> None:
+        early, self._early = self._early, None
+        if early is None or self._closed:
+            return
+        early.over()
+        hello = early.hello
+        if hello is not None:
+            self._run_batch(lambda now: self._introduced(hello, early.held))
+
     def drained(self) -> None:
         for call in list(self._calls.values()):
             call.drained()
@@ -105,6 +123,9 @@ class MmtpBinding(MmtpLink):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        early, self._early = self._early, None
+        if early is not None:
+            early.over()
         handshake, self._handshake = self._handshake, None
         if handshake is not None:
             handshake.lost(reason)
@@ -177,23 +198,26 @@ class MmtpBinding(MmtpLink):
         """True when it was more than an acknowledgement or a heartbeat."""
         if self._closed:
             return False
+        if self._early is not None:
+            self._early.handle(event)
+            return False
         if isinstance(event, events.HelloReceived):
-            self._introduced(event.hello)
+            self._introduced(event.hello, [])
             return True
         if self.session is None:
             if self._handshake is not None:
                 self._handshake.hold(event)
             return False
         if isinstance(event, events.RequestReceived):
-            self._request(event, self.session)
+            self.request(event, self.session.identity)
             return True
         if isinstance(event, events.DataReceived):
-            self._data(event)
+            self.data(event)
             return True
         if isinstance(event, events.PushesAcked):
             self._services.pushes.acked(self.session, event.tokens)
         elif isinstance(event, events.CallReset):
-            self._reset(event)
+            self.cancel(event)
         elif isinstance(event, events.CallDrained):
             call = self._calls.get(event.call)
             if call is not None:
@@ -208,7 +232,7 @@ class MmtpBinding(MmtpLink):
 
     # ---------------------------------------------------------------- hand-shake
 
-    def _introduced(self, hello: Hello) -> None:
+    def _introduced(self, hello: Hello, held: list[events.Event]) -> None:
         # Its time ends here; authenticators and filters have time-outs of their own.
         self.connection.established()
         self.info.protocol = "mmtp 1"
@@ -217,7 +241,7 @@ class MmtpBinding(MmtpLink):
             if self._trace is not None:
                 self._trace(traces.connected(self.info))
                 self._trace({"kind": "frame", "direction": "in", "frame": "hello"})
-        self._handshake = Handshake(self, self._services, hello)
+        self._handshake = Handshake(self, self._services, hello, held)
         self._handshake.begin(self.connection)
 
     def welcome(self, handshake: Handshake, session: DeviceSession, found: FoundStates) -> None:
@@ -230,7 +254,7 @@ class MmtpBinding(MmtpLink):
         self.info.device, self.info.user = session.identity.device, session.identity.user
         if self._trace is not None or services.tracing.watched:
             self.retrace()
-        welcome = services.welcome(session, hello)
+        welcome = services.welcome(session, hello, self.info, handshake.proof)
         self._zstd = session.zstd
         if services.codings is None:
             self.wire.send_welcome(welcome)
@@ -271,7 +295,8 @@ class MmtpBinding(MmtpLink):
 
     # ---------------------------------------------------------------- calls
 
-    def _request(self, event: events.RequestReceived, session: DeviceSession) -> None:
+    def request(self, event: events.RequestReceived, identity: Identity, *, early: bool = False) -> None:
+        """Start a call; `early`: it came in early data, from a device that is not admitted yet."""
         services = self._services
         now = services.clock.seconds()
         responder = MmtpCall(self, event.call)
@@ -285,7 +310,7 @@ class MmtpBinding(MmtpLink):
             self.wire.consumed(event.call, event.wire_size)
         call = Call(
             operation=event.operation,
-            identity=session.identity,
+            identity=identity,
             call_id=event.call_id,
             headers=event.headers,
             body=event.body,
@@ -293,6 +318,7 @@ class MmtpBinding(MmtpLink):
             deadline=None if event.timeout is None else now + event.timeout,
             resent=event.resent,
             age=event.age,
+            early=early,
             binding="mmtp",
             connection=self.info,
             received_at=now,
@@ -300,14 +326,20 @@ class MmtpBinding(MmtpLink):
         responder.call = call
         responder.upload = services.calls.start(call, responder)
 
-    def _data(self, event: events.DataReceived) -> None:
+    def has_call(self, number: int) -> bool:
+        """Whether the call was started and is not over."""
+        return number in self._calls
+
+    def data(self, event: events.DataReceived) -> None:
+        """A part of a request's body."""
         call = self._calls.get(event.call)
         if call is None or call.upload is None:
             return
         call.received(len(event.data), event.wire_size)
         call.upload.data(event.data, event.more)
 
-    def _reset(self, event: events.CallReset) -> None:
+    def cancel(self, event: events.CallReset) -> None:
+        """The device wants no answer any more."""
         call = self._calls.get(event.call)
         if call is not None:
             if call.upload is not None:

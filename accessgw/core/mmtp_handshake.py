@@ -13,6 +13,7 @@ from accessgw.core.authentication import AdmissionRefused
 from accessgw.core.interfaces.connections import Connection
 from accessgw.core.introductions import introduction_of
 from accessgw.core.mmtp_room import MmtpRoom
+from accessgw.core.mmtp_tickets import TicketProof
 from accessgw.core.registry import DeviceSession
 from accessgw.model.reasons import CloseReason
 from protocols.mmtp import events
@@ -33,20 +34,27 @@ class Handshake:
     """Made at HELLO, gone with WELCOME or a refusal. The session is in force from its admission on: another connection
     of the device may take it over while the store is read."""
 
-    __slots__ = ("_admission", "_binding", "_services", "held", "hello", "session")
+    __slots__ = ("_admission", "_binding", "_services", "held", "hello", "proof", "session")
 
-    def __init__(self, binding: MmtpBinding, services: MmtpRoom, hello: Hello) -> None:
+    def __init__(self, binding: MmtpBinding, services: MmtpRoom, hello: Hello, held: list[events.Event]) -> None:
+        """`held`: what came with HELLO in early data and waits for WELCOME."""
         self._binding = binding
         self._services = services
         self.hello = hello
         self.session: DeviceSession | None = None
-        self.held: list[events.Event] = []
+        self.proof: TicketProof | None = None
+        self.held = held
         """What came before WELCOME; nothing of it runs before the device is known."""
         self._admission: Deferred[DeviceSession] | None = None
 
     def begin(self, connection: Connection) -> None:
         """Ask whether the device may come in; the binding's `welcome` or `refuse` follows, or nothing when the
         connection is lost first."""
+        try:
+            self.proof = self._services.check_ticket(connection.info, self.hello)
+        except AdmissionRefused as error:
+            self._binding.refuse(error)
+            return
         admission = self._services.sessions.admit(introduction_of(self.hello, connection.info), self._binding)
         self._admission = admission
         admission.addCallbacks(self._admitted, self._refused)

@@ -24,6 +24,7 @@ from protocols.mmtp.nothing import NOTHING
 
 if TYPE_CHECKING:
     from accessgw.core.mmtp_call import MmtpCall
+    from accessgw.core.mmtp_early import EarlyCalls
     from accessgw.core.mmtp_handshake import Handshake
 
 log = Logger()
@@ -38,6 +39,7 @@ class MmtpLink:
         "_closed",
         "_codings",
         "_dirty",
+        "_early",
         "_handshake",
         "_histories",
         "_in_batch",
@@ -62,6 +64,8 @@ class MmtpLink:
         self.session: DeviceSession | None = None
         self._handshake: Handshake | None = None
         """Between HELLO and WELCOME."""
+        self._early: EarlyCalls | None = None
+        """From the first early data to the end of the TLS hand-shake."""
         self._codings: LinkCodings | None = None
         self._histories = False
         """Some stream may have been introduced with a history."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 
 from accessgw.core import tracing as traces
 from accessgw.core.codings import Codings
 from accessgw.core.interfaces.calls import CallService
 from accessgw.core.interfaces.clock import Clock, Timers
 from accessgw.core.interfaces.pushes import PushService
+from accessgw.core.mmtp_tickets import TicketOffice, TicketProof
 from accessgw.core.registry import DeviceSession
 from accessgw.core.sessions import SessionManager
 from accessgw.core.turns import TurnFlusher
+from accessgw.model.identity import ConnectionInfo
 from accessgw.model.mmtp_settings import MmtpSettings
 from protocols.mmtp.bodies import ZSTD_CAPABILITY
 from protocols.mmtp.handshake import Hello, Welcome
@@ -61,9 +63,22 @@ class MmtpRoom:
     """Whether bodies of an operation or biz travel raw."""
     leave_spread: float = 0.0
     """Seconds over which those devices should spread their return."""
+    tickets: Mapping[str, TicketOffice] = field(default_factory=dict)
+    """By the name of the listener; without one it gives no tickets, and takes no early data."""
 
-    def welcome(self, session: DeviceSession, hello: Hello) -> Welcome:
+    def takes_early_data(self, info: ConnectionInfo) -> bool:
+        """See EarlyBindingFactory: calls are for who has a ticket of ours, which is a device."""
+        office = self.tickets.get(info.listener)
+        return office is not None and office.max_early_data > 0 and bool(info.ticket)
+
+    def check_ticket(self, info: ConnectionInfo, hello: Hello) -> TicketProof | None:
+        """See TicketOffice.check."""
+        office = self.tickets.get(info.listener)
+        return None if office is None else office.check(info, hello)
+
+    def welcome(self, session: DeviceSession, hello: Hello, info: ConnectionInfo, proof: TicketProof | None) -> Welcome:
         """What a device is told when it was admitted; the session remembers which codings it takes."""
+        office = self.tickets.get(info.listener)
         capabilities = hello.capabilities & {ZSTD_CAPABILITY}
         session.zstd = ZSTD_CAPABILITY in capabilities
         return Welcome(
@@ -76,4 +91,5 @@ class MmtpRoom:
             zone=self.zone,
             addresses=list(self.addresses),
             addresses_valid=self.addresses_valid if self.addresses else 0.0,
+            tickets=None if office is None else office.grant(proof, hello.tickets),
         )

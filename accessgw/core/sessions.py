@@ -91,6 +91,10 @@ class SessionManager:
             return self._enter(introduction, identity, link)
         return begun(self._admit(introduction, link.info, link, identity))
 
+    def identify(self, introduction: Introduction, info: ConnectionInfo) -> Deferred[Identity]:
+        """As admit, but only who it is, and that it may come in: nothing is taken over, and there is no session."""
+        return Deferred.fromCoroutine(self._identify(introduction, info))
+
     def admit_short(self, introduction: Introduction, info: ConnectionInfo) -> Deferred[DeviceSession]:
         """As admit, for a short connection: there is no link, and a live one of the same identity stays."""
         return Deferred.fromCoroutine(self._admit(introduction, info, None))
@@ -103,6 +107,14 @@ class SessionManager:
         asked: Identity | Deferred[Identity | None] | None = None,
     ) -> DeviceSession:
         """`asked`: what was heard of the authenticators already."""
+        return self._enter(introduction, await self._identify(introduction, info, asked), link)
+
+    async def _identify(
+        self,
+        introduction: Introduction,
+        info: ConnectionInfo,
+        asked: Identity | Deferred[Identity | None] | None = None,
+    ) -> Identity:
         _check(introduction)
         if isinstance(asked, Identity):
             identity = asked
@@ -115,7 +127,7 @@ class SessionManager:
         except Refused as error:
             reason = CloseReason.INTERNAL if error.status == Status.INTERNAL else CloseReason.FORBIDDEN
             raise AdmissionRefused(error.status, reason, str(error)) from None
-        return self._enter(introduction, identity, link)
+        return identity
 
     def _enter(self, introduction: Introduction, identity: Identity, link: Link | None) -> DeviceSession:
         """The session of who was admitted. Raises AdmissionRefused."""

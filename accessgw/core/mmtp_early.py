@@ -1,0 +1,105 @@
+"""HELLO and calls in TLS early data (specification, section 6.5): answered before the device is admitted.
+
+What comes here may have been sent before by the device itself, or be shown to us again by somebody else. So nothing
+of it takes anything over: HELLO says whose the calls are, and only calls of idempotent routes are executed. What is
+left when the hand-shake is complete goes through the admission as if it had come then.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from accessgw.core.authentication import AdmissionRefused
+from accessgw.core.introductions import introduction_of
+from accessgw.core.mmtp_room import MmtpRoom
+from accessgw.model.identity import Identity
+from protocols.errors import LocalError
+from protocols.mmtp import events
+from protocols.mmtp.handshake import Hello
+from protocols.mmtp.statuses import Status
+
+if TYPE_CHECKING:
+    from accessgw.core.mmtp_binding import MmtpBinding
+
+log = Logger()
+
+
+class EarlyCalls:
+    """Made at the first early data, gone when the hand-shake is complete."""
+
+    __slots__ = ("_asked", "_binding", "_identity", "_refusing", "_services", "held", "hello")
+
+    def __init__(self, binding: MmtpBinding, services: MmtpRoom, *, replayed: bool) -> None:
+        self._binding = binding
+        self._services = services
+        self._refusing = replayed
+        """Calls are refused: they may have been executed before."""
+        self._identity: Identity | None = None
+        self._asked: Deferred[Identity] | None = None
+        self.hello: Hello | None = None
+        self.held: list[events.Event] = []
+        """For after the hand-shake; the limit of early data bounds it."""
+
+    def handle(self, event: events.Event) -> None:
+        """An event of the wire."""
+        match event:
+            case events.HelloReceived():
+                self._introduced(event.hello)
+            case events.RequestReceived() if self._refusing:
+                with suppress(LocalError):
+                    self._binding.wire.reset(event.call, Status.EARLY_DATA_REFUSED)
+            case events.RequestReceived() if self._identity is not None:
+                self._binding.request(event, self._identity, early=True)
+            case events.DataReceived() if self._binding.has_call(event.call):
+                self._binding.data(event)
+            case events.CallReset() if self._binding.has_call(event.call):
+                self._binding.cancel(event)
+            case events.PingReceived():
+                pass
+            case _:
+                self.held.append(event)
+
+    def over(self) -> None:
+        """The hand-shake is complete, or the connection is gone."""
+        asked, self._asked = self._asked, None
+        if asked is not None:
+            asked.cancel()
+
+    def _introduced(self, hello: Hello) -> None:
+        self.hello = hello
+        info = self._binding.info
+        office = self._services.tickets.get(info.listener)
+        if office is None:
+            self._refusing = True
+            return
+        if not self._refusing and not office.timely(hello):
+            office.refuse_early("clock")
+            self._refusing = True
+        if self._refusing:
+            return
+        try:
+            office.check(info, hello)
+        except AdmissionRefused:
+            # The admission says so, to whom can hear it; whoever replays cannot.
+            office.refuse_early("ticket")
+            return
+        asked = self._asked = self._services.sessions.identify(introduction_of(hello, info), info)
+        asked.addCallbacks(self._identified, self._unknown)
+        asked.addErrback(self._binding.defect)
+
+    def _identified(self, identity: Identity) -> None:
+        self._asked = None
+        self._identity = identity
+        held, self.held = self.held, []
+        for event in held:
+            self.handle(event)
+
+    def _unknown(self, failure: Failure) -> None:
+        self._asked = None
+        if failure.check(CancelledError, AdmissionRefused) is None:
+            log.failure("early data of {device}", failure=failure, device=self.hello and self.hello.device)

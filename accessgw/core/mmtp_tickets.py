@@ -1,0 +1,112 @@
+"""Tickets as MMTP gives and takes them (specification, section 4.5): for whom one is, and how many a WELCOME brings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+
+from accessgw.core.authentication import AdmissionRefused
+from accessgw.core.interfaces.tls import Revocations, TicketBinding, TicketKeys
+from accessgw.model.counters import TlsCounters
+from accessgw.model.identity import ConnectionInfo
+from accessgw.model.reasons import CloseReason
+from protocols.mmtp.handshake import Hello
+from protocols.mmtp.statuses import Status
+from protocols.mmtp.tickets import DeviceTicket, GrantedTickets
+
+
+@dataclass(slots=True, frozen=True)
+class TicketProof:
+    """Whom the next tickets are for, as TLS and HELLO together proved it."""
+
+    binding: TicketBinding
+    days: int
+    """Since the last full TLS hand-shake."""
+
+
+@dataclass(slots=True)
+class TicketOffice:
+    """Of one listener."""
+
+    keys: TicketKeys
+    count: int
+    """Most tickets of a WELCOME."""
+    lifetime: float
+    """Seconds that a ticket lives."""
+    max_early_data: int
+    """Bytes of early data under one; 0: none is taken."""
+    replay_window: float
+    """Seconds by which the time in HELLO may be off where calls in early data are executed."""
+    wall: Callable[[], float]
+    counters: TlsCounters
+    end_of: Callable[[bytes], float]
+    """Wall-clock second of notAfter of a certificate (DER)."""
+    revocations: Revocations | None = None
+
+    def check(self, info: ConnectionInfo, hello: Hello) -> TicketProof | None:
+        """Hold the connection's ticket, if it came with one, against HELLO; None: no ticket may be given on it.
+
+        After a ticket of a client certificate `info.certificate_identity` is what that named. AdmissionRefused (AUTH):
+        the device has to connect in full.
+        """
+        if info.ticket:
+            return self._check_ticket(info, hello)
+        if info.resumed or bool(info.certificate) != bool(info.certificate_identity):
+            # OpenSSL's own tickets do not say since when; and a certificate that names nobody proves no device.
+            return None
+        if info.certificate:
+            end = int(self.end_of(info.certificate))
+            binding = TicketBinding(hello.device, "certificate", sha256(info.certificate).digest(), end)
+        else:
+            binding = TicketBinding(hello.device)
+        return TicketProof(binding, 0)
+
+    def _check_ticket(self, info: ConnectionInfo, hello: Hello) -> TicketProof:
+        now = self.wall()
+        opened = self.keys.open(info.ticket, now)
+        shown = hello.certificate
+        if shown is None:
+            binding = TicketBinding(hello.device)
+        else:
+            binding = TicketBinding(hello.device, "certificate", shown.fingerprint, shown.not_after)
+        if opened is None or not self.keys.matches(opened, binding):
+            raise self._refused(info, "other_device", "the ticket is not for this device")
+        if shown is not None and shown.not_after <= now:
+            raise self._refused(info, "expired", "the certificate of the ticket has ended")
+        if self.revocations is not None and self.revocations.is_revoked(binding, opened.issued):
+            raise self._refused(info, "revoked", "the ticket was revoked")
+        if shown is not None:
+            info.certificate_identity = hello.device
+        return TicketProof(binding, opened.days_at(now))
+
+    def timely(self, hello: Hello) -> bool:
+        """Whether the device's idea of the time says that its first flight is new."""
+        return hello.time is not None and abs(hello.time - self.wall()) <= self.replay_window
+
+    def grant(self, proof: TicketProof | None, wanted: int) -> GrantedTickets | None:
+        """Tickets for WELCOME; None where there are none to give."""
+        count = min(wanted, self.count)
+        if proof is None or count <= 0 or proof.days >= self.keys.full_authentication_days:
+            return None
+        now, binding = self.wall(), proof.binding
+        lifetime = self.lifetime
+        if binding.not_after:
+            lifetime = min(lifetime, binding.not_after - now)
+        if lifetime < 1:
+            return None
+        self.counters.tickets_minted += count
+        minted = [self.keys.mint(now, binding, proof.days) for _ in range(count)]
+        tickets = tuple(DeviceTicket(ticket.identity, ticket.key) for ticket in minted)
+        return GrantedTickets(int(lifetime), self.max_early_data, tickets)
+
+    def refuse_early(self, reason: str) -> None:
+        """Early data reached MMTP, and its calls are not executed now."""
+        refused = self.counters.early_refused
+        refused[reason] = refused.get(reason, 0) + 1
+
+    def _refused(self, info: ConnectionInfo, reason: str, why: str) -> AdmissionRefused:
+        if not info.early:  # of early data it is said again at the admission
+            refused = self.counters.psk_refused
+            refused[reason] = refused.get(reason, 0) + 1
+        return AdmissionRefused(Status.AUTH, CloseReason.AUTH_FAILED, why)

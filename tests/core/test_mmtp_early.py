@@ -1,0 +1,378 @@
+"""Tickets and early data at the MMTP binding, with the device's real side of the wire and real ticket keys."""
+
+from __future__ import annotations
+
+import os
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from accessgw.core.interfaces.tls import TicketBinding
+from accessgw.core.mmtp_tickets import TicketOffice
+from accessgw.crypto.key_store import KeyStore
+from accessgw.crypto.ticket_keys import EpochTickets
+from accessgw.model.counters import TlsCounters
+from accessgw.model.identity import Strength
+from accessgw.model.reasons import CloseReason
+from accessgw.model.route_settings import RouteSettings
+from protocols.mmtp import HeaderMemory, Hello, events
+from protocols.mmtp.statuses import Status
+from protocols.mmtp.tickets import ShownCertificate
+from tests.core.gateway_fakes import WALL, Device, FakeConnection, Gateway
+
+DAY = 86_400
+CERTIFICATE = b"a certificate in DER"
+END = int(WALL) + 1000
+ROUTES = (
+    RouteSettings(operation="balance", cluster="c", idempotent=True),
+    RouteSettings(operation="*", cluster="c"),
+)
+
+
+class Revoked:
+    """Revocations of which a test says what they answer."""
+
+    def __init__(self) -> None:
+        self.answer = False
+
+    def is_revoked(self, binding: TicketBinding, issued: float) -> bool:
+        return self.answer
+
+    def serial_is_revoked(self, certificate: bytes) -> bool:
+        return False
+
+    def on_change(self, listener: Any) -> None: ...
+
+
+class Place:
+    """A gateway whose listener gives tickets."""
+
+    def __init__(self, directory: Path, **more: Any) -> None:
+        self.gateway = gateway = Gateway(*ROUTES, **more)
+        self.store = KeyStore(directory / "keys", gateway.wall(), rotation=20_000, random_bytes=os.urandom)
+        self.keys = EpochTickets(
+            self.store,
+            zone="z",
+            listener="t",
+            transport="tls",
+            lifetime=DAY,
+            full_authentication_days=7,
+            random_bytes=os.urandom,
+        )
+        self.counters = TlsCounters()
+        self.revoked = Revoked()
+        self.office = TicketOffice(
+            self.keys,
+            count=3,
+            lifetime=DAY,
+            max_early_data=16384,
+            replay_window=10,
+            wall=gateway.wall,
+            counters=self.counters,
+            end_of=lambda certificate: float(END),
+            revocations=self.revoked,
+        )
+        gateway.services.tickets = {"t": self.office}
+
+    def ticket(self, device: str = "d1", days: int = 0, **more: Any) -> bytes:
+        return self.keys.mint(self.gateway.wall(), TicketBinding(device, **more), days).identity
+
+    def device(self, **info: Any) -> EarlyDevice:
+        return EarlyDevice(self, **info)
+
+
+class EarlyDevice(Device):
+    """Its TLS hand-shake is complete when `complete` says so."""
+
+    def __init__(self, place: Place, *, replayed: bool = False, **info: Any) -> None:
+        super().__init__(place.gateway)
+        self.connection = FakeConnection(resumed="ticket" in info, early=bool(info.get("ticket")), **info)
+        self.binding = place.gateway.services(self.connection)
+        self.replayed = replayed
+
+    def send(self) -> None:
+        data = self.wire.to_send(self.gateway.clock.seconds())
+        if data and self.connection.info.early:
+            self.binding.early_data_received(data, self.replayed)
+        elif data:
+            self.binding.data_received(data)
+        self.listen()
+
+    def hello(self, device: str = "d1", token: str = "ok", **more: Any) -> EarlyDevice:
+        super().hello(device, token, **{"time": self.gateway.wall(), "tickets": 3, "call_base": 100, **more})
+        return self
+
+    def complete(self) -> EarlyDevice:
+        self.connection.info.early = False
+        self.binding.handshake_completed()
+        self.listen()
+        return self
+
+    def welcome(self) -> Any:
+        (event,) = self.take(events.WelcomeReceived)
+        return event.welcome
+
+    def refusals(self) -> list[int]:
+        return [event.status for event in self.take(events.CallReset)] + [
+            event.status for event in self.take(events.ResponseReceived) if event.status
+        ]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+# --- tickets
+
+
+def test_welcome_brings_as_many_tickets_as_are_wanted_up_to_three(place: Place) -> None:
+    for generation, (wanted, given) in enumerate([(1, 1), (3, 3), (99, 3)], 1):
+        granted = place.device().hello(tickets=wanted, generation=(1, generation)).welcome().tickets
+        assert len(granted.tickets) == given
+        assert (granted.lifetime, granted.max_early_data) == (DAY, 16384)
+        for ticket in granted.tickets:
+            opened = place.keys.open(ticket.identity, place.gateway.wall())
+            assert opened is not None
+            assert (opened.key, opened.days) == (ticket.key, 0)
+            assert place.keys.matches(opened, TicketBinding("d1"))
+    assert place.counters.tickets_minted == 7
+
+
+def test_nobody_gets_tickets_unasked_nor_where_none_are_given(place: Place) -> None:
+    assert place.device().hello(tickets=0).welcome().tickets is None
+    # resumed by a ticket of OpenSSL's: nobody knows since when
+    assert place.device(ticket=b"").hello(generation=(1, 2)).complete().welcome().tickets is None
+    place.gateway.services.tickets = {}
+    assert place.device().hello(generation=(1, 3)).welcome().tickets is None
+
+
+def test_days_since_the_last_full_hand_shake_go_on_over_tickets_until_there_are_none(place: Place) -> None:
+    gateway = place.gateway
+    identity, days = place.ticket(), []
+    for generation in range(1, 40):
+        gateway.clock.advance(DAY // 4)
+        place.store.maintain(gateway.wall())
+        granted = place.device(ticket=identity).hello(generation=(1, generation)).complete().welcome().tickets
+        if granted is None:
+            break
+        opened = place.keys.open(granted.tickets[0].identity, gateway.wall())
+        assert opened is not None
+        days.append(opened.days)
+        identity = granted.tickets[0].identity
+    assert days == sorted(days)
+    assert days[-1] == 6
+    assert len(days) in range(24, 29)
+
+
+def test_a_ticket_of_a_certificate_stands_for_it_until_it_ends(place: Place) -> None:
+    gateway = place.gateway
+    full = place.device(certificate=CERTIFICATE, certificate_identity="d1").hello(tickets=1)
+    granted = full.welcome().tickets
+    assert granted.lifetime == int(END - gateway.wall())
+    shown = ShownCertificate(sha256(CERTIFICATE).digest(), END)
+    resumed = place.device(ticket=granted.tickets[0].identity).hello(certificate=shown, generation=(1, 2)).complete()
+    again = resumed.welcome().tickets
+    assert resumed.binding.session is not None
+    assert resumed.binding.session.identity.strength is Strength.CERTIFICATE
+    # a day later it has ended, the ticket has not
+    gateway.clock.advance(END - gateway.wall() + 1)
+    late = place.device(ticket=again.tickets[0].identity).hello(certificate=shown, generation=(1, 3)).complete()
+    assert late.welcome().result == Status.AUTH
+    assert place.counters.psk_refused == {"expired": 1}
+
+
+def test_a_certificate_that_names_nobody_gets_no_ticket(place: Place) -> None:
+    assert place.device(certificate=CERTIFICATE).hello().welcome().tickets is None
+
+
+@pytest.mark.parametrize(
+    ("hello", "ticket"),
+    [
+        ({"device": "other"}, {}),
+        ({"certificate": ShownCertificate(b"f" * 32, END)}, {}),
+        ({}, {"kind": "certificate", "fingerprint": b"f" * 32, "not_after": END}),
+        ({"certificate": ShownCertificate(b"g" * 32, END)}, {"kind": "certificate", "fingerprint": b"f" * 32}),
+    ],
+)
+def test_a_ticket_of_another_device_or_certificate_is_refused(
+    place: Place, hello: dict[str, Any], ticket: dict[str, Any]
+) -> None:
+    device = place.device(ticket=place.ticket(**ticket)).hello(**hello)
+    device.call("balance")
+    assert not place.gateway.upstreams.exchanges
+    device.complete()
+    assert device.welcome().result == Status.AUTH
+    assert device.connection.closed is CloseReason.AUTH_FAILED
+    assert not place.gateway.upstreams.exchanges
+    assert place.counters.psk_refused == {"other_device": 1}
+    assert place.counters.early_refused == {"ticket": 1}
+
+
+def test_a_revoked_ticket_is_refused(place: Place) -> None:
+    place.revoked.answer = True
+    device = place.device(ticket=place.ticket()).hello()
+    device.call("balance")
+    assert device.complete().welcome().result == Status.AUTH
+    assert not place.gateway.upstreams.exchanges
+    assert place.counters.psk_refused == {"revoked": 1}
+
+
+# --- early data
+
+
+def test_an_early_call_is_answered_before_welcome(place: Place) -> None:
+    device = place.device(ticket=place.ticket()).hello()
+    number = device.call("balance", b"q", headers=[("x-note", "n")])
+    exchange = place.gateway.upstreams.last
+    assert dict(exchange.request.headers)["early-data"] == "1"
+    assert dict(exchange.request.headers)["x-call-id"] == f"{100:016x}"
+    exchange.answer(200, b"12", [("content-type", "text/plain")])
+    (response,) = device.take(events.ResponseReceived)
+    assert (response.call, response.status, response.body) == (number, 0, b"12")
+    assert not device.take(events.WelcomeReceived)
+    assert device.binding.session is None
+    assert not place.gateway.presence.log
+    device.complete()
+    assert len(device.welcome().tickets.tickets) == 3
+    assert place.gateway.presence.log == [("connect", "d1", "")]
+    device.call("pay")
+    place.gateway.upstreams.last.answer(200, b"paid")
+    assert [event.body for event in device.take(events.ResponseReceived)] == [b"paid"]
+
+
+def test_an_early_call_that_takes_long_is_answered_after_welcome(place: Place) -> None:
+    device = place.device(ticket=place.ticket()).hello()
+    device.call("balance")
+    device.complete()
+    assert device.take(events.WelcomeReceived)
+    place.gateway.upstreams.last.answer(200, b"12")
+    assert [event.body for event in device.take(events.ResponseReceived)] == [b"12"]
+    assert len(place.gateway.upstreams.exchanges) == 1
+
+
+def test_early_calls_with_an_effect_are_refused_and_executed_when_repeated(place: Place) -> None:
+    device = place.device(ticket=place.ticket()).hello()
+    device.call("pay")
+    device.call("gw.subscribe", b'{"topics":["t"]}')
+    assert device.refusals() == [Status.EARLY_DATA_REFUSED] * 2
+    assert not place.gateway.upstreams.exchanges
+    device.complete()
+    device.call("pay", call_id=100)
+    place.gateway.upstreams.last.answer(200, b"paid")
+    assert [event.body for event in device.take(events.ResponseReceived)] == [b"paid"]
+
+
+@pytest.mark.parametrize("off", [None, -11.0, 11.0])
+def test_a_clock_that_is_off_gets_early_calls_refused(place: Place, off: float | None) -> None:
+    time = None if off is None else place.gateway.wall() + off
+    device = place.device(ticket=place.ticket()).hello(time=time)
+    device.call("balance")
+    assert device.refusals() == [Status.EARLY_DATA_REFUSED]
+    assert not place.gateway.upstreams.exchanges
+    assert place.counters.early_refused == {"clock": 1}
+    assert device.complete().welcome().result == 0
+
+
+def test_a_clock_that_is_off_a_little_does_not_matter(place: Place) -> None:
+    device = place.device(ticket=place.ticket()).hello(time=place.gateway.wall() + 9.0)
+    device.call("balance")
+    assert len(place.gateway.upstreams.exchanges) == 1
+
+
+def test_a_replay_has_no_effect_and_leaves_the_live_session_alone(place: Place) -> None:
+    gateway, ticket = place.gateway, place.ticket()
+    live = place.device(ticket=ticket).hello(generation=(1, 5))
+    live.call("balance")
+    live.complete()
+    session = live.binding.session
+    assert session is not None
+    before = (session.link, session.generation, list(gateway.pushes.log), list(gateway.presence.log))
+    for replayed in (True, False):  # whether the register notices it or not
+        for generation in ((1, 5), (9, 9)):
+            copy = place.device(ticket=ticket, replayed=replayed).hello(generation=generation)
+            copy.call("pay")
+            copy.lose()
+    assert len(gateway.upstreams.exchanges) == 1
+    assert (session.link, session.generation, list(gateway.pushes.log), list(gateway.presence.log)) == before
+    assert live.connection.closed is None
+    live.call("balance")
+    assert len(gateway.upstreams.exchanges) == 2
+
+
+def test_early_calls_wait_for_an_authenticator_that_must_ask(place: Place) -> None:
+    gateway = place.gateway
+    gateway.authenticator.hold = True
+    device = place.device(ticket=place.ticket()).hello()
+    device.call("balance")
+    device.call("balance")
+    assert not gateway.upstreams.exchanges
+    gateway.authenticator.let_go()
+    assert len(gateway.upstreams.exchanges) == 2
+    # and where the hand-shake is complete first, they run as other calls
+    slow = place.device(ticket=place.ticket("d2")).hello("d2")
+    slow.call("balance")
+    gateway.authenticator.hold = False
+    slow.complete()
+    assert slow.take(events.WelcomeReceived)
+    assert len(gateway.upstreams.exchanges) == 3
+    assert "early-data" not in dict(gateway.upstreams.last.request.headers)
+
+
+def test_an_unknown_token_in_early_data_is_refused_after_the_hand_shake(place: Place) -> None:
+    device = place.device(ticket=place.ticket()).hello(token="wrong")
+    device.call("balance")
+    assert not place.gateway.upstreams.exchanges
+    assert not device.connection.written
+    assert device.complete().welcome().result == Status.AUTH
+
+
+def test_a_hello_that_is_split_by_the_end_of_early_data(place: Place) -> None:
+    device = place.device(ticket=place.ticket())
+    device.wire.send_hello(_hello(place))
+    device.wire.request("pay", [], b"")
+    data = device.wire.to_send(0.0)
+    device.binding.early_data_received(data[:10], replayed=False)
+    device.complete()
+    device.binding.data_received(data[10:])
+    assert device.welcome().result == 0
+    assert len(place.gateway.upstreams.exchanges) == 1
+
+
+def test_early_uploads_and_cancels_reach_their_call(place: Place) -> None:
+    device = place.device(ticket=place.ticket()).hello()
+    number = device.call("balance", b"a", more=True)
+    device.wire.send_data(number, b"b", False)
+    device.send()
+    assert b"".join(place.gateway.upstreams.last.uploaded) == b"ab"
+    cancelled = device.call("balance")
+    device.wire.reset(cancelled, Status.CANCELLED)
+    device.send()
+    assert place.gateway.upstreams.last.cancelled
+
+
+def test_calls_that_need_header_states_wait_for_welcome(place: Place) -> None:
+    device = place.device(ticket=place.ticket())
+    hello = _hello(place)
+    hello.capabilities = frozenset(("template",))
+    device.wire.send_hello(hello, HeaderMemory())
+    device.call("balance")
+    assert not place.gateway.upstreams.exchanges
+    device.complete()
+    assert device.take(events.WelcomeReceived)
+
+
+def _hello(place: Place) -> Any:
+    return Hello(device="d1", token="ok", time=place.gateway.wall(), boot=1, counter=1, call_base=100)
+
+
+def test_only_tickets_of_ours_bring_early_data(place: Place) -> None:
+    services, info = place.gateway.services, FakeConnection(ticket=b"x").info
+    assert services.takes_early_data(info)
+    info.ticket = b""
+    assert not services.takes_early_data(info)
+    info.ticket = b"x"
+    place.office.max_early_data = 0
+    assert not services.takes_early_data(info)
