@@ -18,7 +18,6 @@ from accessgw.config.diff import applicable, diff
 from accessgw.config.errors import ConfigError
 from accessgw.config.load import load
 from accessgw.core.interfaces.control import ControlError
-from accessgw.crypto.contexts import ENGINE
 from accessgw.crypto.pem import CertificateError
 from accessgw.model.settings import GatewaySettings
 from accessgw.prepared import Prepared
@@ -69,6 +68,7 @@ class Gateway(Service):
         rooms.ticks.start()
         rooms.collector.start()
         sys.setswitchinterval(SWITCH_INTERVAL)
+        rooms.tls.start()
         rooms.upstreams.start()
         if rooms.webhook is not None and rooms.hooks is not None:
             rooms.hooks.start()
@@ -105,7 +105,9 @@ class Gateway(Service):
     def _greeting(self) -> list[str]:
         rooms = self.rooms
         settings = self.settings
-        codecs = f"HTTP parser {http_backend}, HPACK {hpack_backend}, TLS {ENGINE}, TLS records {records_backend}"
+        codecs = (
+            f"HTTP parser {http_backend}, HPACK {hpack_backend}, TLS {rooms.tls.engine}, TLS records {records_backend}"
+        )
         lines = [f"accessgw {rooms.version}, {codecs}, pid {os.getpid()}"]
         for row in rooms.listener_rows():
             lines.append(f"  {row['name']}: {row['address']} ({row['transport']}: {', '.join(row['protocols'])})")
@@ -178,7 +180,7 @@ class Gateway(Service):
         try:
             wanted = load(self.config_path)
             prepared = Prepared.of(wanted)
-            swaps = [contexts.prepare() for contexts in self.rooms.contexts.values()]
+            swaps = [contexts.prepare() for contexts in self.rooms.tls.contexts.values()]
         except ConfigError as error:
             raise ControlError(422, "invalid_config", str(error), error.path) from None
         except CertificateError as error:
@@ -214,7 +216,7 @@ class Gateway(Service):
         await rooms.control_listener.stop()
         rooms.control_api.close()
         rooms.password_workers.stop()
-        rooms.handshakes.stop()
+        rooms.tls.stop()
         rooms.mmtp.stop()
         await rooms.dictionaries.stop()
         for connection in rooms.control_transports.table.snapshot():

@@ -44,10 +44,7 @@ from accessgw.core.top import TopTalkers
 from accessgw.core.tracing import Tracing
 from accessgw.core.turns import TurnFlusher
 from accessgw.core.webhook import Webhook
-from accessgw.crypto.client_certificates import ClientCertificates
-from accessgw.crypto.contexts import ENGINE, ContextOptions, ServerContexts
 from accessgw.crypto.decoy_key import DecoyKey
-from accessgw.crypto.development import ensure_development_certificate
 from accessgw.crypto.services import AuthenticatorServices
 from accessgw.crypto.workers import Workers
 from accessgw.mmtp_rooms import MmtpRooms
@@ -66,7 +63,7 @@ from accessgw.model.counters import (
     UpstreamCounters,
     WebhookCounters,
 )
-from accessgw.model.listener_settings import CertificateSettings, ListenerSettings
+from accessgw.model.listener_settings import ListenerSettings
 from accessgw.model.route_settings import ClusterSettings
 from accessgw.model.settings import GatewaySettings
 from accessgw.mqtt_rooms import MqttRooms
@@ -77,8 +74,8 @@ from accessgw.ops.counters_view import GatewayCounters, families, summary
 from accessgw.ops.reactor_ticks import ReactorTicks
 from accessgw.prepared import Prepared
 from accessgw.store_rooms import StoreRooms
+from accessgw.tls_rooms import TlsRooms
 from accessgw.transports.build import build_listener
-from accessgw.transports.handshakes import HandshakePool
 from accessgw.transports.http import HttpBindingFactory
 from accessgw.transports.services import TransportServices
 from accessgw.transports.websocket import WebSocketEndpoint
@@ -102,14 +99,13 @@ class Rooms:
         reactor: Any,
         reload: Callable[[], Deferred[dict[str, Any]]],
     ) -> None:
-        """`reload` is what the control API calls. Raises OSError, CertificateError."""
+        """`reload` is what the control API calls. Raises OSError, CertificateError, SharedFileError."""
         self.settings = settings
         """In force; replaced by `reconfigure`."""
         self.reactor = reactor
         self.reload = reload
         self.node = settings.node or socket.gethostname()
         self.version = _version()
-        self.contexts: dict[str, ServerContexts] = {}
         self.listeners: list[Listener] = []
         Path(settings.state_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
         self._build_foundations()
@@ -170,6 +166,10 @@ class Rooms:
             reactor, _clusters(settings), random=random.random, counters=self.upstream_counters
         )
         self.password_workers = Workers(reactor.callFromThread)
+        assert counters.tls is not None
+        self.tls = TlsRooms(
+            settings, reactor=reactor, timers=self.timers, run=self.password_workers.run, counters=counters.tls
+        )
         self.authenticator_services = AuthenticatorServices(
             reactor.seconds,
             self.password_workers.run,
@@ -347,12 +347,6 @@ class Rooms:
         """Everything that accepts connections of devices."""
         settings, reactor = self.settings, self.reactor
         assert self.counters.tls is not None
-        self.handshakes = HandshakePool(
-            self.counters.tls,
-            threads=settings.tls.handshake_threads,
-            waiting=settings.tls.handshake_queue,
-            call_from_thread=reactor.callFromThread,
-        )
         self.transports = TransportServices(
             reactor,
             self.timers,
@@ -362,7 +356,8 @@ class Rooms:
             on_open=self.access_log.opened,
             on_close=self.access_log.closed,
             tls=self.counters.tls,
-            handshakes=self.handshakes,
+            handshakes=self.tls.handshakes,
+            replays=self.tls.replays,
         )
         factories: dict[str, BindingFactory] = {
             "mmtp/1": self.mmtp.services,
@@ -370,10 +365,8 @@ class Rooms:
             "http/1.1": self.http,
         }
         for listener in settings.listeners:
-            if listener.transport == "tls":
-                self.contexts[listener.name] = self._contexts(listener)
             self.listeners.append(
-                build_listener(listener, self.transports, factories, self.contexts.get(listener.name))
+                build_listener(listener, self.transports, factories, self.tls.contexts.get(listener.name))
             )
         self.draining = Draining(reactor, self.transports.table, self._announce_leaving)
 
@@ -415,6 +408,7 @@ class Rooms:
             reactor,
             mqtt=self.mqtt.control,
             dictionaries=self.dictionaries,
+            keys=self.tls.keys,
             describe=self._describe,
         )
         self.control_listener = build_listener(
@@ -424,30 +418,6 @@ class Rooms:
             self.control_transports,
             {"http/1.1": HttpBindingFactory(self.control_api, settings.limits)},
         )
-
-    def _contexts(self, listener: ListenerSettings) -> ServerContexts:
-        clients = ClientCertificates(listener.client_certificates, listener.client_ca, listener.certificate_identity)
-        options = ContextOptions(
-            name=listener.name,
-            minimum=listener.tls_minimum,
-            groups=listener.groups,
-            signature_algorithms=listener.signature_algorithms,
-            profile=listener.profile,
-            early_data=listener.early_data,
-        )
-        return ServerContexts(
-            self._certificates(listener),
-            listener.protocols,
-            clients=clients,
-            options=options,
-            counters=self.counters.tls,
-        )
-
-    def _certificates(self, listener: ListenerSettings) -> tuple[CertificateSettings, ...]:
-        if listener.certificates:
-            return listener.certificates
-        files = ensure_development_certificate(self.settings.state_dir, time.time())
-        return (CertificateSettings(chain=files.chain, key=files.key),)
 
     # ---------------------------------------------------------------- reloading
 
@@ -516,7 +486,7 @@ class Rooms:
             "backends": {
                 "http": http_backend,
                 "hpack": hpack_backend,
-                "tls": ENGINE,
+                "tls": self.tls.engine,
                 "tls-records": records_backend,
                 "store": self.settings.store.kind,
             },

@@ -10,6 +10,8 @@ from twisted.python import usage
 from accessgw.config.errors import ConfigError
 from accessgw.config.load import load
 from accessgw.config.render import render
+from accessgw.crypto.pem import CertificateError
+from accessgw.crypto.shared_file import SharedFileError
 from accessgw.gateway import Gateway
 from accessgw.model.settings import GatewaySettings
 from accessgw.prepared import Prepared
@@ -50,4 +52,8 @@ def makeService(options: Options) -> Gateway:  # the name that twistd looks for
             install()
     from twisted.internet import reactor
 
-    return Gateway(options.settings, options["config"], reactor)
+    try:
+        return Gateway(options.settings, options["config"], reactor)
+    except (CertificateError, SharedFileError, OSError) as error:
+        print(f"accessgw: {error}", file=sys.stderr)
+        raise SystemExit(1) from None

@@ -216,7 +216,9 @@ def test_the_codecs_can_be_chosen(
     gateway = make_gateway(upstream=upstream.url)
     gateway.environment["ACCESSGW_ACCEL"] = wanted
     gateway.start()
-    assert f"HTTP parser {parser}, HPACK {hpack}, TLS records {records}, " in gateway.said()
+    said = gateway.said()
+    assert f"HTTP parser {parser}, HPACK {hpack}, TLS pyopenssl (OpenSSL " in said
+    assert f"), TLS records {records}, " in said
     backends = gateway.http("GET", "/v1/config", token="t-read")[1]["backends"]
     assert (backends["http"], backends["hpack"], backends["tls-records"]) == (parser, hpack, records)
     assert Device(gateway.plain).welcomed().call("echo").status == Status.OK

@@ -1,0 +1,132 @@
+"""The composition of TLS: keys of tickets, the register of replays, contexts of listeners, the threads of hand-shakes;
+part of the composition root."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from twisted.logger import Logger
+
+from accessgw.core.interfaces.clock import Timers
+from accessgw.crypto.client_certificates import ClientCertificates
+from accessgw.crypto.contexts import ENGINE, TICKET_PROTOCOL, ContextOptions, ServerContexts
+from accessgw.crypto.development import ensure_development_certificate
+from accessgw.crypto.key_control import Keys
+from accessgw.crypto.key_log import KeyLogFile
+from accessgw.crypto.key_store import KeyStore
+from accessgw.crypto.replay_register import ReplayRegister
+from accessgw.crypto.revocations import RevocationStore
+from accessgw.crypto.services import Run
+from accessgw.crypto.ticket_keys import EpochTickets
+from accessgw.model.counters import TlsCounters
+from accessgw.model.listener_settings import CertificateSettings, ListenerSettings
+from accessgw.model.settings import GatewaySettings
+from accessgw.transports.handshakes import HandshakePool
+
+log = Logger()
+
+REPLAYS = "replays"
+"""Name of the register's file in the key store."""
+
+
+class TlsRooms:
+    """Everything of TLS towards devices in one worker, built and wired, not started."""
+
+    def __init__(
+        self, settings: GatewaySettings, *, reactor: Any, timers: Timers, run: Run, counters: TlsCounters
+    ) -> None:
+        """`run` does what waits for the disk. Raises OSError, CertificateError, SharedFileError."""
+        self._settings = settings
+        self._counters = counters
+        self.engine = ENGINE
+        """What makes hand-shakes, for the operator."""
+        self.handshakes = HandshakePool(
+            counters,
+            threads=settings.tls.handshake_threads,
+            waiting=settings.tls.handshake_queue,
+            call_from_thread=reactor.callFromThread,
+        )
+        self.tickets: dict[str, EpochTickets] = {}
+        """By name of the listener."""
+        self.contexts: dict[str, ServerContexts] = {}
+        """By name of the listener."""
+        self.replays: ReplayRegister | None = None
+        self.revocations: RevocationStore | None = None
+        self.keys: Keys | None = None
+        self._key_log = KeyLogFile(settings.tls.key_log) if settings.tls.key_log else None
+        listeners = [listener for listener in settings.listeners if listener.transport == "tls"]
+        if listeners:
+            self._build_keys(listeners, timers, run)
+        for listener in listeners:
+            self.contexts[listener.name] = self._contexts(listener)
+
+    def start(self) -> None:
+        """Begin what repeats."""
+        if self.keys is not None:
+            self.keys.start()
+        if self._key_log is not None:
+            log.critical(
+                "THE SECRETS OF ALL TLS CONNECTIONS ARE WRITTEN TO {path} (tls.key_log): for development only",
+                path=self._settings.tls.key_log,
+            )
+
+    def stop(self) -> None:
+        """No connection is left."""
+        self.handshakes.stop()
+        if self.replays is not None:
+            self.replays.close()
+        if self._key_log is not None:
+            self._key_log.close()
+
+    def _build_keys(self, listeners: list[ListenerSettings], timers: Timers, run: Run) -> None:
+        settings, tls, now = self._settings, self._settings.tls, time.time()
+        directory = Path(settings.state_dir) / tls.key_store
+        store = KeyStore(directory, now, rotation=tls.ticket_rotation, random_bytes=os.urandom)
+        self.revocations = RevocationStore(directory)
+        self.keys = Keys(store, self.revocations, run=run, timers=timers, wall=time.time)
+        for listener in listeners:
+            if listener.tickets and TICKET_PROTOCOL in listener.protocols:
+                self.tickets[listener.name] = EpochTickets(
+                    store,
+                    zone=settings.zone,
+                    listener=listener.name,
+                    transport=listener.transport,
+                    lifetime=tls.ticket_lifetime,
+                    full_authentication_days=tls.full_authentication_days,
+                    random_bytes=os.urandom,
+                )
+        if any(listener.early_data for listener in listeners):
+            self.replays = ReplayRegister(
+                directory / REPLAYS,
+                now,
+                window=tls.replay_window,
+                entries=tls.replay_entries,
+                random_bytes=os.urandom,
+            )
+
+    def _contexts(self, listener: ListenerSettings) -> ServerContexts:
+        return ServerContexts(
+            self._certificates(listener),
+            listener.protocols,
+            clients=ClientCertificates(listener.client_certificates, listener.client_ca, listener.certificate_identity),
+            options=ContextOptions(
+                name=listener.name,
+                minimum=listener.tls_minimum,
+                groups=listener.groups,
+                signature_algorithms=listener.signature_algorithms,
+                profile=listener.profile,
+                early_data=listener.early_data,
+                key_log=self._key_log,
+                tickets=self.tickets.get(listener.name),
+            ),
+            counters=self._counters,
+        )
+
+    def _certificates(self, listener: ListenerSettings) -> tuple[CertificateSettings, ...]:
+        if listener.certificates:
+            return listener.certificates
+        files = ensure_development_certificate(self._settings.state_dir, time.time())
+        return (CertificateSettings(chain=files.chain, key=files.key),)
