@@ -254,7 +254,8 @@ class MmtpBinding(MmtpLink):
         self.info.device, self.info.user = session.identity.device, session.identity.user
         if self._trace is not None or services.tracing.watched:
             self.retrace()
-        welcome = services.welcome(session, hello, self.info, handshake.proof)
+        welcome = services.welcome(session, hello)
+        welcome.tickets = services.grant_tickets(self.info, handshake.proof, hello.tickets)
         self._zstd = session.zstd
         if services.codings is None:
             self.wire.send_welcome(welcome)

@@ -19,6 +19,7 @@ from accessgw.model.mmtp_settings import MmtpSettings
 from protocols.mmtp.bodies import ZSTD_CAPABILITY
 from protocols.mmtp.handshake import Hello, Welcome
 from protocols.mmtp.settings import Limits
+from protocols.mmtp.tickets import GrantedTickets
 
 
 def wire_limits(settings: MmtpSettings, hello_timeout: float) -> Limits:
@@ -76,9 +77,13 @@ class MmtpRoom:
         office = self.tickets.get(info.listener)
         return None if office is None else office.check(info, hello)
 
-    def welcome(self, session: DeviceSession, hello: Hello, info: ConnectionInfo, proof: TicketProof | None) -> Welcome:
-        """What a device is told when it was admitted; the session remembers which codings it takes."""
+    def grant_tickets(self, info: ConnectionInfo, proof: TicketProof | None, wanted: int) -> GrantedTickets | None:
+        """See TicketOffice.grant."""
         office = self.tickets.get(info.listener)
+        return None if office is None else office.grant(proof, wanted)
+
+    def welcome(self, session: DeviceSession, hello: Hello) -> Welcome:
+        """What a device is told when it was admitted; the session remembers which codings it takes."""
         capabilities = hello.capabilities & {ZSTD_CAPABILITY}
         session.zstd = ZSTD_CAPABILITY in capabilities
         return Welcome(
@@ -91,5 +96,4 @@ class MmtpRoom:
             zone=self.zone,
             addresses=list(self.addresses),
             addresses_valid=self.addresses_valid if self.addresses else 0.0,
-            tickets=None if office is None else office.grant(proof, hello.tickets),
         )
