@@ -3,11 +3,12 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
+from typing import cast
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from twisted.logger import globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 
 from accessgw.crypto import shared_file
 from accessgw.crypto.key_store import GENERATIONS, LEAD, LONGEST_LIFE, NAME, KeyStore
@@ -63,6 +64,7 @@ def test_who_comes_while_another_one_writes_leaves_it_to_that_one(tmp_path: Path
     assert store.maintain(NOW + ROTATION)
 
 
+@settings(deadline=None)
 @given(st.floats(60, ROTATION), st.integers(1, 40))
 def test_secrets_live_three_generations_and_never_more_than_a_day(
     tmp_path_factory: pytest.TempPathFactory, rotation: float, steps: int
@@ -169,6 +171,7 @@ def test_a_lost_store_is_made_anew(tmp_path: Path) -> None:
     assert opened(tmp_path, NOW + 2).current(NOW + 2) == new
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_damaged_store_is_refused_by_name(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     tmp_path = tmp_path_factory.mktemp("damaged")
@@ -198,8 +201,11 @@ def test_a_store_damaged_meanwhile_leaves_its_secrets_in_force_and_says_so(tmp_p
     path = tmp_path / "keys" / NAME
     path.write_bytes(b"nothing")
     told: list[str] = []
-    observer = lambda event: told.append(str(event.get("why", "")))  # noqa: E731 - removed by identity below
-    globalLogPublisher.addObserver(observer)
+
+    def observer(event: LogEvent) -> None:
+        told.append(str(event.get("why", "")))
+
+    globalLogPublisher.addObserver(cast(ILogObserver, observer))
     try:
         for seconds in range(1, 10):
             assert store.current(NOW + seconds) == epoch
@@ -208,7 +214,7 @@ def test_a_store_damaged_meanwhile_leaves_its_secrets_in_force_and_says_so(tmp_p
         assert not store.maintain(NOW + ROTATION)
         assert len(told) == 2
     finally:
-        globalLogPublisher.removeObserver(observer)
+        globalLogPublisher.removeObserver(cast(ILogObserver, observer))
     with pytest.raises(SharedFileError):
         store.rotate(NOW + 10)
 

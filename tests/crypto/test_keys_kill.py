@@ -55,11 +55,11 @@ def test_no_flight_is_taken_twice(tmp_path: Path) -> None:
     directory = tmp_path / "keys"
     ReplayRegister(directory / "seen", NOW, window=WINDOW, entries=ENTRIES, random_bytes=os.urandom).close()
     began = time.time()
-    storms = [Storm("strike", directory, began) for _ in range(2)]
+    storms = [Storm("strike", directory, began) for _ in range(3)]
     try:
-        for turn in range(ROUNDS):
-            storm = storms[turn % 2]
-            storm.read(random.randrange(1, 400))
+        for turn in range(2 * ROUNDS):
+            storm = storms[turn % 3]
+            storm.read(random.randrange(1, 800))
             storm.again()
         for storm in storms:
             storm.read(50)
