@@ -89,6 +89,20 @@ class SignatureRefused:
 SigningEvent = KeysOffered | GatewayGreeted | SignatureRequested | SignatureMade | SignatureRefused
 
 
+def check_request(key: str, algorithm: int, data: bytes) -> bytes:
+    """The key in bytes. LocalError for what no signer takes."""
+    try:
+        digits = bytes.fromhex(key)
+    except ValueError:
+        digits = b""
+    if len(digits) != 32 or algorithm not in ALGORITHMS or not 0 < len(data) <= MAX_DATA:
+        raise LocalError(
+            f"expected a key of 32 bytes, an algorithm of {sorted(ALGORITHMS)} and 1 to {MAX_DATA} bytes of data,"
+            f" got {len(digits)}, {algorithm} and {len(data)}"
+        )
+    return digits
+
+
 class SigningConnection:
     """One side of a connection, sans-IO. RemoteError, with MALFORMED or WRONG_VERSION, ends it."""
 
@@ -119,12 +133,7 @@ class SigningConnection:
         """Ask for a signature. LocalError for what no signer takes."""
         if self._is_signer or not self._said_hello:
             raise LocalError("requests are for a gateway that has said HELLO")
-        digits = bytes.fromhex(key)
-        if len(digits) != 32 or algorithm not in ALGORITHMS or not 0 < len(data) <= MAX_DATA:
-            raise LocalError(
-                f"expected a key of 32 bytes, an algorithm of {sorted(ALGORITHMS)} and 1 to {MAX_DATA} bytes of data,"
-                f" got {len(digits)}, {algorithm} and {len(data)}"
-            )
+        digits = check_request(key, algorithm, data)
         self._frame(_REQUEST, _REQUEST_HEAD.pack(id, digits, algorithm) + data)
 
     def signature(self, id: int, signature: bytes) -> None:

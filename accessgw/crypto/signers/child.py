@@ -1,0 +1,78 @@
+"""A signer process of the gateway's own: started with it, started again when it dies, ended with it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.internet.protocol import ProcessProtocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+_log = Logger()
+
+FIRST_RESTART, LONGEST_RESTART = 0.1, 5.0
+"""Seconds before a signer that died is started again; doubled each time, until one has lived for LIVED."""
+LIVED = 10.0
+
+
+class SignerChild:
+    """`python -m accessgw.crypto.signers.main` with these options, kept alive."""
+
+    def __init__(self, arguments: Sequence[str], reactor: Any) -> None:
+        self._command = [sys.executable, "-m", "accessgw.crypto.signers.main", *arguments, "--until-stdin-ends"]
+        self._reactor = reactor
+        self._wait = FIRST_RESTART
+        self._restarting: Any = None
+        self._transport: Any = None
+        self._started = 0.0
+        self._stopped = False
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process that runs now."""
+        return self._transport.pid if self._transport is not None else None
+
+    def start(self) -> None:
+        """Start it, and see to it that one runs until stop()."""
+        self._restarting = None
+        self._started = self._reactor.seconds()
+        # Its standard input ends when we do, however that happens; what it says stands beside what we say.
+        self._transport = self._reactor.spawnProcess(
+            _Watch(self._ended), self._command[0], self._command, env=dict(os.environ), childFDs={0: "w", 1: 1, 2: 2}
+        )
+
+    def reload(self) -> None:
+        """Have it load its keys again."""
+        self._signal("HUP")
+
+    def stop(self) -> None:
+        """Let it answer what it has, and end."""
+        self._stopped = True
+        if self._restarting is not None:
+            self._restarting.cancel()
+        self._signal("TERM")
+
+    def _signal(self, name: str) -> None:
+        if self._transport is not None and self._transport.pid is not None:
+            self._transport.signalProcess(name)
+
+    def _ended(self, reason: str) -> None:
+        self._transport = None
+        if self._stopped:
+            return
+        if self._reactor.seconds() - self._started > LIVED:
+            self._wait = FIRST_RESTART
+        _log.error("the signer has ended ({reason}), starting it again in {wait} s", reason=reason, wait=self._wait)
+        self._restarting = self._reactor.callLater(self._wait, self.start)
+        self._wait = min(2 * self._wait, LONGEST_RESTART)
+
+
+class _Watch(ProcessProtocol):
+    def __init__(self, ended: Callable[[str], None]) -> None:
+        self._tell = ended
+
+    def processEnded(self, reason: Failure) -> None:
+        self._tell(reason.getErrorMessage())

@@ -1,0 +1,177 @@
+"""Private keys in the system's libcrypto (OpenSSL 3), by ctypes: raw signatures, and keys that a provider holds.
+
+The package cryptography pads and hashes itself; a hand-shake of the native engine has done that already. Calls
+release the interpreter's lock.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+from functools import cache
+from typing import Any
+
+_LIBRARY = "libcrypto.so.3"
+_NO_PADDING = 3
+_STORE_PRIVATE_KEY = 4
+_KINDS = {b"RSA": "rsa", b"EC": "ec"}
+_OPAQUE = ctypes.c_void_p
+_SIZE = ctypes.POINTER(ctypes.c_size_t)
+
+# name -> (result, arguments)
+_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
+    "BIO_new_mem_buf": (_OPAQUE, [ctypes.c_char_p, ctypes.c_int]),
+    "BIO_free": (ctypes.c_int, [_OPAQUE]),
+    "PEM_read_bio_PrivateKey": (_OPAQUE, [_OPAQUE, _OPAQUE, _OPAQUE, ctypes.c_char_p]),
+    "EVP_PKEY_free": (None, [_OPAQUE]),
+    "EVP_PKEY_get_size": (ctypes.c_int, [_OPAQUE]),
+    "EVP_PKEY_is_a": (ctypes.c_int, [_OPAQUE, ctypes.c_char_p]),
+    "i2d_PUBKEY": (ctypes.c_int, [_OPAQUE, ctypes.POINTER(ctypes.POINTER(ctypes.c_ubyte))]),
+    "EVP_PKEY_CTX_new_from_pkey": (_OPAQUE, [_OPAQUE, _OPAQUE, ctypes.c_char_p]),
+    "EVP_PKEY_CTX_free": (None, [_OPAQUE]),
+    "EVP_PKEY_sign_init": (ctypes.c_int, [_OPAQUE]),
+    "EVP_PKEY_CTX_set_rsa_padding": (ctypes.c_int, [_OPAQUE, ctypes.c_int]),
+    "EVP_PKEY_sign": (ctypes.c_int, [_OPAQUE, ctypes.c_char_p, _SIZE, ctypes.c_char_p, ctypes.c_size_t]),
+    "ERR_get_error": (ctypes.c_ulong, []),
+    "ERR_clear_error": (None, []),
+    "ERR_error_string_n": (None, [ctypes.c_ulong, ctypes.c_char_p, ctypes.c_size_t]),
+    "OSSL_PROVIDER_load": (_OPAQUE, [_OPAQUE, ctypes.c_char_p]),
+    "OSSL_STORE_open": (_OPAQUE, [ctypes.c_char_p, _OPAQUE, _OPAQUE, _OPAQUE, _OPAQUE]),
+    "OSSL_STORE_load": (_OPAQUE, [_OPAQUE]),
+    "OSSL_STORE_eof": (ctypes.c_int, [_OPAQUE]),
+    "OSSL_STORE_close": (ctypes.c_int, [_OPAQUE]),
+    "OSSL_STORE_INFO_get_type": (ctypes.c_int, [_OPAQUE]),
+    "OSSL_STORE_INFO_get1_PKEY": (_OPAQUE, [_OPAQUE]),
+    "OSSL_STORE_INFO_free": (None, [_OPAQUE]),
+    "CRYPTO_free": (None, [_OPAQUE, ctypes.c_char_p, ctypes.c_int]),
+}
+
+
+class LibcryptoError(Exception):
+    """The library is absent or refused; the message has its own words."""
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    try:
+        library = ctypes.CDLL(_LIBRARY)
+        for name, (result, arguments) in _FUNCTIONS.items():
+            function = getattr(library, name)
+            function.restype, function.argtypes = result, arguments
+    except (OSError, AttributeError) as error:
+        raise LibcryptoError(f"signers need the system's {_LIBRARY} (OpenSSL 3): {error}") from error
+    return library
+
+
+def _failure(what: str) -> LibcryptoError:
+    """With the last word of OpenSSL's queue of errors, which is emptied."""
+    library = _library()
+    code = library.ERR_get_error()
+    text = ctypes.create_string_buffer(256)
+    if code:
+        library.ERR_error_string_n(code, text, len(text))
+        library.ERR_clear_error()
+    return LibcryptoError(f"{what}: {text.value.decode('utf-8', 'replace') or 'no reason given'}")
+
+
+@cache
+def load_provider(name: str) -> None:
+    """Have a provider of OpenSSL loaded (provider(7)), beside the default one. Raises LibcryptoError."""
+    library = _library()
+    # A first provider that is loaded by hand keeps the default one from loading by itself.
+    for each in ("default", name):
+        if not library.OSSL_PROVIDER_load(None, each.encode()):
+            raise _failure(f"the OpenSSL provider {each} does not load")
+
+
+class PrivateKey:
+    """An RSA or EC key. Any number of threads may sign with it."""
+
+    def __init__(self, handle: int, origin: str) -> None:
+        """Owns `handle` (EVP_PKEY). Raises LibcryptoError for a key of another kind."""
+        self._handle = handle
+        self._library = _library()
+        """Kept, so that it is there when the interpreter ends."""
+        kinds = (kind for name, kind in _KINDS.items() if self._library.EVP_PKEY_is_a(handle, name) == 1)
+        self.kind = next(kinds, "")
+        """rsa | ec."""
+        if not self.kind:
+            raise LibcryptoError(f"{origin}: expected an RSA or EC key")
+        self.size: int = self._library.EVP_PKEY_get_size(handle)
+        """Bytes of the longest signature; of an RSA key, of the modulus."""
+        self.public = self._public(origin)
+        """SubjectPublicKeyInfo in DER."""
+        self.id = hashlib.sha256(self.public).hexdigest()
+
+    @classmethod
+    def from_pem(cls, pem: bytes, origin: str) -> PrivateKey:
+        """An unencrypted key; `origin` is for messages. Raises LibcryptoError."""
+        library = _library()
+        bio = library.BIO_new_mem_buf(pem, len(pem))
+        try:
+            # An empty password, so that OpenSSL does not ask the terminal.
+            handle = library.PEM_read_bio_PrivateKey(bio, None, None, b"")
+        finally:
+            library.BIO_free(bio)
+        if not handle:
+            raise _failure(f"{origin}: expected an unencrypted private key in PEM")
+        return cls(handle, origin)
+
+    @classmethod
+    def from_store(cls, uri: str) -> list[PrivateKey]:
+        """Every private key that the URI names (ossl_store(7)): file:, or of a provider's scheme, such as pkcs11:.
+
+        Raises LibcryptoError, also when there is none.
+        """
+        library = _library()
+        shown = uri.partition("?")[0]
+        store = library.OSSL_STORE_open(uri.encode(), None, None, None, None)
+        if not store:
+            raise _failure(f"{shown} does not open")
+        found: list[PrivateKey] = []
+        try:
+            while not library.OSSL_STORE_eof(store):
+                info = library.OSSL_STORE_load(store)
+                if not info:
+                    break
+                try:
+                    if library.OSSL_STORE_INFO_get_type(info) == _STORE_PRIVATE_KEY:
+                        found.append(cls(library.OSSL_STORE_INFO_get1_PKEY(info), shown))
+                finally:
+                    library.OSSL_STORE_INFO_free(info)
+        finally:
+            library.OSSL_STORE_close(store)
+        if not found:
+            raise _failure(f"{shown}: no private key in it")
+        library.ERR_clear_error()
+        return found
+
+    def sign(self, data: bytes) -> bytes:
+        """The private operation on a padded block, or ECDSA in DER over a digest. Raises LibcryptoError."""
+        library = self._library
+        context = library.EVP_PKEY_CTX_new_from_pkey(None, self._handle, None)
+        try:
+            size = ctypes.c_size_t(self.size)
+            out = ctypes.create_string_buffer(self.size)
+            good = library.EVP_PKEY_sign_init(context) == 1
+            if good and self.kind == "rsa":
+                good = library.EVP_PKEY_CTX_set_rsa_padding(context, _NO_PADDING) == 1
+            if not good or library.EVP_PKEY_sign(context, out, ctypes.byref(size), data, len(data)) != 1:
+                raise _failure("OpenSSL does not sign")
+            return out.raw[: size.value]
+        finally:
+            library.EVP_PKEY_CTX_free(context)
+
+    def _public(self, origin: str) -> bytes:
+        der = ctypes.POINTER(ctypes.c_ubyte)()
+        size = self._library.i2d_PUBKEY(self._handle, ctypes.byref(der))
+        if size <= 0:
+            raise _failure(f"{origin}: the key does not tell its public half")
+        public = ctypes.string_at(der, size)
+        self._library.CRYPTO_free(der, None, 0)
+        return public
+
+    def __del__(self) -> None:
+        # Not set when the library is absent; a batch that still runs holds a reference.
+        if handle := getattr(self, "_handle", 0):
+            self._library.EVP_PKEY_free(handle)

@@ -1,0 +1,119 @@
+"""Keys in a PKCS#11 token (extra `pkcs11`): hardware modules, or SoftHSM2 as the tests use it."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Sequence
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import pkcs11
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_der_public_key,
+)
+from pkcs11.util.ec import encode_ec_public_key
+
+from accessgw.crypto.signers.backend import Job, Refused, unfit
+from protocols.signing import FAILED
+
+
+class TokenUnavailable(Exception):
+    """The module or the token cannot be used; the message says why, without the PIN."""
+
+
+class Pkcs11Backend:
+    """Raw RSA (CKM_RSA_X_509) and ECDSA (CKM_ECDSA) by a token, in a session for each thread that signs.
+
+    Keys are found by the token's private keys that may sign: an EC key needs its public half in the token as well, with
+    the same CKA_ID. A session that fails is dropped, and the next request opens another.
+    """
+
+    name = "pkcs11"
+    batch = 1
+    linger = 0.0
+
+    def __init__(self, module: str, token: str, pin: str) -> None:
+        """`module`: path of the vendor's library. Raises TokenUnavailable."""
+        self._pin = pin
+        self._label = token
+        self._idle: SimpleQueue[_TokenSession] = SimpleQueue()
+        self._lock = threading.Lock()
+        try:
+            self._library = pkcs11.lib(module)
+            session = self._open()
+        except (pkcs11.PKCS11Error, RuntimeError) as error:
+            raise TokenUnavailable(f"{module}, token {token}: {_reason(error)}") from error
+        self._keys = frozenset(session.keys)
+        self._idle.put(session)
+
+    def keys(self) -> frozenset[str]:
+        return self._keys
+
+    def sign(self, jobs: Sequence[Job]) -> list[bytes | Refused]:
+        return [self._sign(job) for job in jobs]
+
+    def _sign(self, job: Job) -> bytes | Refused:
+        try:
+            try:
+                session = self._idle.get_nowait()
+            except Empty:
+                session = self._open()
+            result = session.sign(job)
+        except (pkcs11.PKCS11Error, RuntimeError) as error:
+            return Refused(FAILED, f"token {self._label}: {_reason(error)}")
+        self._idle.put(session)
+        return result
+
+    def _open(self) -> _TokenSession:
+        # A login is of the process, not of the session: two at once disagree on who is first.
+        with self._lock:
+            return _TokenSession(self._library.get_token(token_label=self._label).open(user_pin=self._pin))
+
+
+class _TokenSession:
+    """One session and its keys; one thread at a time."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self.keys: dict[str, tuple[Any, str, int]] = {}
+        """Key object, kind, size in bytes."""
+        publics = {
+            key.id: key
+            for key in session.get_objects(
+                {pkcs11.Attribute.CLASS: pkcs11.ObjectClass.PUBLIC_KEY, pkcs11.Attribute.KEY_TYPE: pkcs11.KeyType.EC}
+            )
+        }
+        wanted = {pkcs11.Attribute.CLASS: pkcs11.ObjectClass.PRIVATE_KEY, pkcs11.Attribute.SIGN: True}
+        for key in session.get_objects(wanted):
+            if key.key_type == pkcs11.KeyType.RSA:
+                modulus = int.from_bytes(key[pkcs11.Attribute.MODULUS], "big")
+                exponent = int.from_bytes(key[pkcs11.Attribute.PUBLIC_EXPONENT], "big")
+                numbers = rsa.RSAPublicNumbers(exponent, modulus)
+                self.keys[_id_of(numbers.public_key())] = key, "rsa", (modulus.bit_length() + 7) // 8
+            elif key.key_type == pkcs11.KeyType.EC and key.id in publics:
+                public = load_der_public_key(encode_ec_public_key(publics[key.id]))
+                self.keys[_id_of(public)] = key, "ec", 0
+
+    def sign(self, job: Job) -> bytes | Refused:
+        key, kind, size = self.keys.get(job.key, (None, "", 0))
+        refused = unfit(job, kind, size)
+        if refused is not None:
+            return refused
+        if kind == "rsa":
+            return bytes(key.sign(job.data, mechanism=pkcs11.Mechanism.RSA_X_509))
+        raw = bytes(key.sign(job.data, mechanism=pkcs11.Mechanism.ECDSA))
+        half = len(raw) // 2
+        return encode_dss_signature(int.from_bytes(raw[:half], "big"), int.from_bytes(raw[half:], "big"))
+
+
+def _id_of(public: Any) -> str:
+    return hashlib.sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__

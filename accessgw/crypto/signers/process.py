@@ -1,0 +1,282 @@
+"""The gateway's side of a signer process: asks over its socket, and asks again when the process has been replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.interfaces import IAddress
+from twisted.internet.protocol import ClientFactory, Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from accessgw.core.interfaces.tls import SigningFailed
+from accessgw.model.counters import TlsCounters
+from protocols.errors import LocalError, RemoteError
+from protocols.signing import (
+    KeysOffered,
+    SignatureMade,
+    SignatureRefused,
+    SigningConnection,
+    SigningEvent,
+    check_request,
+)
+
+_log = Logger()
+
+NAME = "process"
+FIRST_RETRY, LONGEST_RETRY = 0.05, 1.0
+"""Seconds between attempts to connect; doubled after each."""
+PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
+
+
+@dataclass(slots=True)
+class _Request:
+    key: str
+    algorithm: int
+    data: bytes
+    deadline: float
+    deferred: Deferred[bytes]
+
+
+class ProcessSigner:
+    """A Signer by a signer process at a Unix socket.
+
+    Requests outlive its connection: those that are not answered are sent again once it is back, until their time is
+    over. Signatures of RSA are verified, which is cheap, and keeps a fault of the signer from giving the key away;
+    those of ECDSA are as long as they should be, and the client's to verify.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        keys: Mapping[str, PublicKey],
+        counters: TlsCounters,
+        reactor: Any,
+        *,
+        timeout: float,
+        waiting: int = 4096,
+    ) -> None:
+        """`keys`: those that will be asked for, by id. `timeout`: seconds for a signature."""
+        self._path = path
+        self._keys = keys
+        self._counters = counters
+        self._reactor = reactor
+        self._timeout = timeout
+        self._bound = waiting
+        self._requests: dict[int, _Request] = {}
+        """By id; the oldest first, so the first is over first."""
+        self._last = 0
+        self._link: _Link | None = None
+        """Once greeted."""
+        self._connector: Any = None
+        self._retry = FIRST_RETRY
+        self._retrying: Any = None
+        self._sweep: Any = None
+        self._flushing = False
+        self._stopped = False
+        self._told = ""
+        """The last trouble in the log: not every attempt is a line."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether the process can be asked now."""
+        return self._link is not None
+
+    def start(self) -> None:
+        """Connect, now and whenever the connection is lost."""
+        self._connect()
+
+    def stop(self) -> None:
+        """Let go; what is outstanding fails."""
+        self._stopped = True
+        for call in (self._retrying, self._sweep):
+            if call is not None and call.active():
+                call.cancel()
+        if self._connector is not None:
+            self._connector.disconnect()
+        for id in list(self._requests):
+            self._fail(id, "the gateway is stopping")
+
+    def replace_keys(self, keys: Mapping[str, PublicKey]) -> None:
+        """Those of the certificates in force from now on."""
+        self._keys = keys
+
+    def sign(self, key: str, algorithm: int, data: bytes) -> Deferred[bytes]:
+        """See core.interfaces.tls.Signer."""
+        if self._stopped or len(self._requests) >= self._bound:
+            self._counters.signer_failures += 1
+            return fail(SigningFailed("the gateway is stopping" if self._stopped else "too many signatures wait"))
+        try:
+            check_request(key, algorithm, data)
+        except LocalError as error:
+            self._counters.signer_failures += 1
+            return fail(SigningFailed(str(error)))
+        self._last = id = (self._last + 1) & 0xFFFFFFFF
+        deferred: Deferred[bytes] = Deferred(_forget)
+        request = _Request(key, algorithm, data, self._reactor.seconds() + self._timeout, deferred)
+        if self._link is not None:
+            self._link.wire.request(id, key, algorithm, data)
+            self._flush_soon()
+        self._requests[id] = request
+        self._counters.signer_waiting += 1
+        if self._sweep is None:
+            self._sweep = self._reactor.callLater(self._timeout, self._expire)
+        return deferred
+
+    # ---------------------------------------------------------------- requests
+
+    def _flush_soon(self) -> None:
+        """At the end of this turn: requests of one turn travel together."""
+        if not self._flushing:
+            self._flushing = True
+            self._reactor.callLater(0, self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if self._link is not None:
+            self._link.flush()
+
+    def _expire(self) -> None:
+        self._sweep = None
+        now = self._reactor.seconds()
+        for id, request in list(self._requests.items()):
+            if request.deadline > now:
+                self._sweep = self._reactor.callLater(request.deadline - now, self._expire)
+                return
+            self._fail(id, f"no signature within {self._timeout:g} s from {self._path}")
+
+    def _take(self, id: int) -> _Request | None:
+        request = self._requests.pop(id, None)
+        if request is not None:
+            self._counters.signer_waiting -= 1
+        return request
+
+    def _fail(self, id: int, reason: str) -> None:
+        request = self._take(id)
+        if request is None:
+            return
+        self._counters.signer_failures += 1
+        if not request.deferred.called:
+            request.deferred.errback(SigningFailed(reason))
+
+    def _made(self, id: int, signature: bytes) -> None:
+        request = self._requests.get(id)
+        if request is None:
+            return  # it came too late
+        if not _is_right(self._keys.get(request.key), signature, request.data):
+            _log.error("the signer at {path} made a wrong signature with key {key}", path=self._path, key=request.key)
+            self._fail(id, "the signer made a wrong signature")
+            return
+        self._take(id)
+        self._counters.signatures[NAME] = self._counters.signatures.get(NAME, 0) + 1
+        if not request.deferred.called:
+            request.deferred.callback(signature)
+
+    # ---------------------------------------------------------------- the connection
+
+    def _connect(self) -> None:
+        self._retrying = None
+        self._connector = self._reactor.connectUNIX(self._path, _Factory(self), timeout=self._timeout)
+
+    def greeted(self, link: _Link) -> None:
+        """The signer has said HELLO on `link`: ask for all that is outstanding."""
+        self._retry = FIRST_RETRY
+        self._link = link
+        for id, request in self._requests.items():
+            if not request.deferred.called:
+                link.wire.request(id, request.key, request.algorithm, request.data)
+        link.flush()
+        if self._told:
+            self._told = ""
+            _log.info("the signer at {path} is there again", path=self._path)
+
+    def happened(self, event: SigningEvent) -> None:
+        """An event of the connection."""
+        if isinstance(event, SignatureMade):
+            self._made(event.id, event.signature)
+        elif isinstance(event, SignatureRefused):
+            self._fail(event.id, f"the signer refuses: {event.message}")
+        elif isinstance(event, KeysOffered):
+            for key in self._keys.keys() - event.keys:
+                _log.error("the signer at {path} has no key {key} of our certificates", path=self._path, key=key)
+
+    def lost(self, reason: str) -> None:
+        """There is no connection, or none any more."""
+        self._link = None
+        if self._stopped:
+            return
+        if reason != self._told:
+            self._told = reason
+            _log.warn("no signer at {path}, trying again: {reason}", path=self._path, reason=reason)
+        self._retrying = self._reactor.callLater(self._retry, self._connect)
+        self._retry = min(2 * self._retry, LONGEST_RETRY)
+
+
+class _Link(Protocol):
+    transport: Any
+
+    def __init__(self, signer: ProcessSigner) -> None:
+        self._signer = signer
+        self._greeted = False
+        self._trouble = ""
+        self.wire = SigningConnection(signer=False)
+
+    def connectionMade(self) -> None:
+        self.wire.hello()
+        self.flush()
+
+    def flush(self) -> None:
+        data = self.wire.to_send()
+        if data:
+            self.transport.write(data)
+
+    def dataReceived(self, data: bytes) -> None:
+        try:
+            events = self.wire.receive(data)
+        except RemoteError as error:
+            self._trouble = f"it does not speak our protocol: {error}"
+            self.transport.abortConnection()
+            return
+        for event in events:
+            if not self._greeted:
+                self._greeted = True
+                self._signer.greeted(self)
+            self._signer.happened(event)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._signer.lost(self._trouble or reason.getErrorMessage())
+
+
+class _Factory(ClientFactory):
+    noisy = False
+
+    def __init__(self, signer: ProcessSigner) -> None:
+        self._signer = signer
+
+    def buildProtocol(self, addr: IAddress | None) -> _Link:
+        return _Link(self._signer)
+
+    def clientConnectionFailed(self, connector: Any, reason: Failure) -> None:
+        self._signer.lost(reason.getErrorMessage())
+
+
+def _is_right(key: PublicKey | None, signature: bytes, data: bytes) -> bool:
+    """Exact for RSA; of ECDSA only the form is looked at. A key that is not known any more is not our matter."""
+    if isinstance(key, rsa.RSAPublicKey):
+        numbers = key.public_numbers()
+        opened = pow(int.from_bytes(signature, "big"), numbers.e, numbers.n)
+        return len(signature) == len(data) and opened == int.from_bytes(data, "big")
+    try:
+        decode_dss_signature(signature)
+    except ValueError:
+        return False
+    return True
+
+
+def _forget(_: Deferred[bytes]) -> None:
+    """Cancelled: the signature is dropped when it comes."""
