@@ -4,6 +4,7 @@ root."""
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from accessgw.core.app_tables import AppTables
@@ -16,6 +17,7 @@ from accessgw.core.interfaces.pushes import PushService
 from accessgw.core.interfaces.stores import HeaderStateStore
 from accessgw.core.mmtp_binding import MmtpServices
 from accessgw.core.mmtp_room import wire_limits
+from accessgw.core.mmtp_tickets import TicketOffice
 from accessgw.core.rollout import Packs, Rollout
 from accessgw.core.sessions import SessionManager
 from accessgw.core.tracing import Tracing
@@ -44,6 +46,7 @@ class MmtpRooms:
         tracing: Tracing,
         headers: HeaderCounters,
         counters: CodingCounters,
+        tickets: Mapping[str, TicketOffice],
     ) -> None:
         self._header_states = HeaderStates(settings.header_states, store, timers, time.time, headers)
         self._packers = Workers(reactor.callFromThread, threads=1)
@@ -77,6 +80,7 @@ class MmtpRooms:
             push_buffer=settings.limits.write_buffer // 2,
             codings=self._codings,
             is_secret=dictionaries.is_secret,
+            tickets=tickets,
         )
 
     def start(self) -> None:

@@ -291,6 +291,7 @@ class Rooms:
             tracing=self.tracing,
             headers=self.counters.headers,
             counters=self.counters.codings,
+            tickets=self.tls.tickets,
         )
         assert self.counters.mqtt is not None
         self.mqtt = MqttRooms(

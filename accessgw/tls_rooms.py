@@ -11,7 +11,8 @@ from typing import Any
 from twisted.logger import Logger
 
 from accessgw.core.interfaces.clock import Timers
-from accessgw.crypto.client_certificates import ClientCertificates
+from accessgw.core.mmtp_tickets import TicketOffice
+from accessgw.crypto.client_certificates import ClientCertificates, end_of
 from accessgw.crypto.contexts import ENGINE, TICKET_PROTOCOL, ContextOptions, ServerContexts
 from accessgw.crypto.development import ensure_development_certificate
 from accessgw.crypto.key_control import Keys
@@ -49,8 +50,8 @@ class TlsRooms:
             waiting=settings.tls.handshake_queue,
             call_from_thread=reactor.callFromThread,
         )
-        self.tickets: dict[str, EpochTickets] = {}
-        """By name of the listener."""
+        self.tickets: dict[str, TicketOffice] = {}
+        """By name of the listener, for those that give tickets."""
         self.contexts: dict[str, ServerContexts] = {}
         """By name of the listener."""
         self.replays: ReplayRegister | None = None
@@ -89,15 +90,7 @@ class TlsRooms:
         self.keys = Keys(store, self.revocations, run=run, timers=timers, wall=time.time)
         for listener in listeners:
             if listener.tickets and TICKET_PROTOCOL in listener.protocols:
-                self.tickets[listener.name] = EpochTickets(
-                    store,
-                    zone=settings.zone,
-                    listener=listener.name,
-                    transport=listener.transport,
-                    lifetime=tls.ticket_lifetime,
-                    full_authentication_days=tls.full_authentication_days,
-                    random_bytes=os.urandom,
-                )
+                self.tickets[listener.name] = self._office(listener, store, self.revocations)
         if any(listener.early_data for listener in listeners):
             self.replays = ReplayRegister(
                 directory / REPLAYS,
@@ -107,7 +100,31 @@ class TlsRooms:
                 random_bytes=os.urandom,
             )
 
+    def _office(self, listener: ListenerSettings, store: KeyStore, revocations: RevocationStore) -> TicketOffice:
+        tls = self._settings.tls
+        keys = EpochTickets(
+            store,
+            zone=self._settings.zone,
+            listener=listener.name,
+            transport=listener.transport,
+            lifetime=tls.ticket_lifetime,
+            full_authentication_days=tls.full_authentication_days,
+            random_bytes=os.urandom,
+        )
+        return TicketOffice(
+            keys,
+            listener.tickets,
+            tls.ticket_lifetime,
+            listener.early_data,
+            tls.replay_window,
+            time.time,
+            self._counters,
+            end_of,
+            revocations,
+        )
+
     def _contexts(self, listener: ListenerSettings) -> ServerContexts:
+        office = self.tickets.get(listener.name)
         return ServerContexts(
             self._certificates(listener),
             listener.protocols,
@@ -120,7 +137,7 @@ class TlsRooms:
                 profile=listener.profile,
                 early_data=listener.early_data,
                 key_log=self._key_log,
-                tickets=self.tickets.get(listener.name),
+                tickets=office.keys if office is not None else None,
             ),
             counters=self._counters,
         )

@@ -29,6 +29,8 @@ log = Logger()
 DESCRIPTION_PATH = "/.well-known/accessgw"
 _REFUSED_METHODS = frozenset({"CONNECT", "TRACE"})
 """CONNECT asks for a tunnel, TRACE would echo headers that the gateway added (RFC 9110, 9.3.6 and 9.3.8)."""
+_SAFE_EARLY = frozenset({"GET", "HEAD"})
+"""Methods of requests in 0-RTT data (RFC 8470 section 4); and of those only what a route calls idempotent is done."""
 
 
 class HttpRoutes:
@@ -54,6 +56,8 @@ class HttpRoutes:
     def __call__(self, exchange: HttpExchange) -> HttpUpload:
         request = exchange.request
         path = request.path
+        if request.early and request.method not in _SAFE_EARLY:
+            return _refuse(exchange, 425, "too_early", "try again after the TLS hand-shake")
         if path == SHORT_PATH:
             if request.method == "POST":
                 return self._short(exchange)
@@ -95,6 +99,7 @@ class HttpRoutes:
             connection=request.connection,
             http_method=request.method,
             http_target=request.target,
+            early=request.early,
             received_at=received_at,
         )
         coding = self._dictionaries.coding_for(call) if self._dictionaries is not None else None

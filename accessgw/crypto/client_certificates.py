@@ -60,3 +60,8 @@ def identity_in(certificate: bytes, rule: str) -> str:
     except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
         return ""
     return names[0] if names and names[0].isprintable() and len(names[0]) <= MAX_IDENTITY else ""
+
+
+def end_of(certificate: bytes) -> float:
+    """Wall-clock second of notAfter of a certificate (DER)."""
+    return x509.load_der_x509_certificate(certificate).not_valid_after_utc.timestamp()

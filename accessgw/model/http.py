@@ -22,6 +22,8 @@ class HttpRequest:
     headers: Headers
     connection: ConnectionInfo
     version: str = "1.1"
+    early: bool = False
+    """It came in TLS 0-RTT data, which may be a replay (RFC 8470): only what is idempotent may be done for it."""
 
     @property
     def path(self) -> str:

@@ -13,6 +13,7 @@ from accessgw.core.interfaces.connections import Connection
 from accessgw.core.interfaces.http import HttpHandler, HttpUpload
 from accessgw.model.calls import Headers
 from accessgw.model.http import HttpRequest
+from accessgw.model.identity import ConnectionInfo
 from accessgw.model.listener_settings import TransportLimits
 from accessgw.model.reasons import CloseReason
 from accessgw.transports.websocket import WebSocketConnection, WebSocketEndpoint
@@ -58,6 +59,10 @@ class HttpBindingFactory:
         """Use these for connections from now on."""
         self._limits = limits
 
+    def takes_early_data(self, info: ConnectionInfo) -> bool:
+        """Each request of it is looked at by itself."""
+        return True
+
     def __call__(self, connection: Connection) -> HttpBinding:
         return HttpBinding(
             connection,
@@ -73,7 +78,8 @@ class HttpBinding:
     """One HTTP connection: at most one exchange at a time, pipelined requests wait."""
 
     __slots__ = ("_backlog", "_backlog_size", "_connection", "_ending", "_exchange", "_handler", "_http",
-                 "_in_head", "_limits", "_origins", "_paused", "_pumping", "_upload", "_websockets")  # fmt: skip
+                 "_in_head", "_limits", "_origins", "_paused", "_pumping", "_replayed", "_upload",
+                 "_websockets")  # fmt: skip
 
     def __init__(  # noqa: PLR0917  # made by its factory alone
         self,
@@ -98,6 +104,8 @@ class HttpBinding:
         """hello_timeout is running."""
         self._paused = False
         self._pumping = False
+        self._replayed = False
+        """What comes before the end of the hand-shake may have been served already."""
         self._ending: tuple[CloseReason, str] | None = None
         """Close with this once the backlog is empty; nothing is read any more. After an upgrade just the latter."""
 
@@ -112,6 +120,13 @@ class HttpBinding:
             self._refuse(error)
             return
         self._pump()
+
+    def early_data_received(self, data: bytes, replayed: bool) -> None:
+        self._replayed = replayed
+        self.data_received(data)
+
+    def handshake_completed(self) -> None:
+        """A request that is begun and not whole is served as one that came after."""
 
     def drained(self) -> None:
         self._feed()
@@ -184,14 +199,19 @@ class HttpBinding:
 
     def _start(self, head: RequestReceived) -> None:
         self._in_head = False
-        if head.method == "GET" and self._websockets:
-            endpoint = self._websockets.get(head.target.partition("?")[0])
-            if endpoint is not None:
-                self._upgrade(head, endpoint)
-                return
+        info = self._connection.info
+        endpoint = self._websockets.get(head.target.partition("?")[0]) if head.method == "GET" else None
+        too_early = info.early and (self._replayed or endpoint is not None)
+        if endpoint is not None and not too_early:
+            self._upgrade(head, endpoint)
+            return
         self._connection.set_idle(self._limits.http_idle_timeout)
-        request = HttpRequest(head.method, head.target, head.headers, self._connection.info, head.version)
+        request = HttpRequest(head.method, head.target, head.headers, info, head.version, info.early)
         self._exchange = exchange = Exchange(self, request)
+        if too_early:
+            body = error_body(425, "try again after the TLS hand-shake")
+            exchange.respond(425, [("content-type", "application/json")], body)
+            return
         upload = self._handler(exchange)
         if self._exchange is exchange:
             self._upload = upload
@@ -240,10 +260,8 @@ class HttpBinding:
 
     def _answer_error(self, status: int, message: str, headers: Headers | None = None) -> None:
         self._http.stop_keep_alive()
-        code = HTTPStatus(status).phrase.lower().replace(" ", "_").replace("-", "_")
-        body = json.dumps({"error": {"code": code, "message": message}}).encode()
         fields = [("content-type", "application/json"), *(headers or [])]
-        self._write(self._http.send_response(status, fields, body))
+        self._write(self._http.send_response(status, fields, error_body(status, message)))
 
     def _drop_exchange(self) -> None:
         exchange, upload = self._exchange, self._upload
@@ -349,6 +367,12 @@ class HttpBinding:
             self._connection.pause()
         else:
             self._connection.resume()
+
+
+def error_body(status: int, message: str) -> bytes:
+    """JSON of an error that the gateway itself answers."""
+    code = HTTPStatus(status).phrase.lower().replace(" ", "_").replace("-", "_")
+    return json.dumps({"error": {"code": code, "message": message}}).encode()
 
 
 class Exchange:
