@@ -30,8 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         users = {os.getuid(), 0, *(_user(name) for name in options.allow_user)}
+        # The keys first: who cannot sign must not look as if it could.
+        backend = make_backend(options)
         server = SignerServer(
             listen(options.listen, options.socket_mode),
+            backend,
             lambda: make_backend(options),
             threads=options.threads,
             waiting=options.waiting,

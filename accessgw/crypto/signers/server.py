@@ -72,6 +72,7 @@ class SignerServer:
     def __init__(
         self,
         listening: socket.socket,
+        backend: Backend,
         load: Callable[[], Backend],
         *,
         threads: int,
@@ -80,15 +81,15 @@ class SignerServer:
         log: Callable[[str], None],
         until: int = -1,
     ) -> None:
-        """`load` may raise; at SIGHUP it is called again. `users`: those whose processes are served. `until`: end when
-        this descriptor does."""
+        """`load` makes another back end at SIGHUP, and may raise. `users`: those whose processes are served. `until`:
+        end when this descriptor does."""
         self._listening = listening
         self._load = load
         self._users = frozenset(users)
         self._log = log
         self._until = until
         self._threads: SigningThreads[tuple[_Gateway, int]] = SigningThreads(
-            load(), self._done, threads=threads, waiting=waiting
+            backend, self._done, threads=threads, waiting=waiting
         )
         self._finished: deque[Results[tuple[_Gateway, int]]] = deque()
         self._at_work = 0
