@@ -880,7 +880,7 @@ static void Connection_dealloc(Connection *self) {
 /* NULL, and an exception, where it cannot be used. */
 static Conn *alive(Connection *self) {
     if (self->busy) PyErr_SetString(PyExc_RuntimeError, "two threads use one connection");
-    else if (self->conn == NULL) PyErr_SetString(PyExc_RuntimeError, "the connection is detached");
+    else if (self->conn == NULL) PyErr_SetString(PyExc_RuntimeError, "the connection is detached or freed");
     else return self->conn;
     return NULL;
 }
@@ -1180,6 +1180,15 @@ static PyObject *Connection_detach(Connection *self, PyObject *Py_UNUSED(nothing
     return state;
 }
 
+static PyObject *Connection_free(Connection *self, PyObject *Py_UNUSED(nothing)) {
+    Conn *conn = alive(self);
+    if (conn == NULL) return NULL;
+    thread_number();
+    self->conn = NULL;
+    drop(conn);
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef Connection_methods[] = {
     {"feed", (PyCFunction)Connection_feed, METH_VARARGS, NULL},
     {"step", (PyCFunction)Connection_step, METH_NOARGS, NULL},
@@ -1197,6 +1206,7 @@ static PyMethodDef Connection_methods[] = {
     {"failure", (PyCFunction)Connection_failure, METH_NOARGS, NULL},
     {"told", (PyCFunction)Connection_told, METH_NOARGS, NULL},
     {"random", (PyCFunction)Connection_random, METH_NOARGS, NULL},
+    {"free", (PyCFunction)Connection_free, METH_NOARGS, NULL},
     {"detach", (PyCFunction)Connection_detach, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

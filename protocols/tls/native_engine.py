@@ -77,7 +77,7 @@ class NativeEngine:
         self._early_received = False
         self._identity: bytes | None = None
         self._rest = b""
-        """What was to be sent when the connection was detached or dropped."""
+        """What was to be sent when OpenSSL's object was freed."""
         self._wanted: SigningNeeded | None = None
 
     # ------------------------------------------------------------------ in
@@ -169,6 +169,7 @@ class NativeEngine:
         if self.handshaken and connection is not None and not connection.shutdown():
             # Only a connection that has already failed inside OpenSSL refuses; there is nothing to say then.
             alert, reason, _ = connection.failure()
+            self._end()
             self._failure = RemoteError(alert if alert >= 0 else INTERNAL_ERROR, f"TLS: {reason}")
 
     def detach(self) -> DetachedState | None:
@@ -201,7 +202,7 @@ class NativeEngine:
 
     def _alive(self) -> tls_engine.Connection:
         if self._connection is None:
-            raise LocalError("the engine is detached")
+            raise LocalError("the engine is detached, or its connection has failed")
         return self._connection
 
     def _shake_hands(self, connection: tls_engine.Connection, reason: str = "") -> None:
@@ -312,8 +313,17 @@ class NativeEngine:
                 reason = f"hand-shake: {reason}"
         self._fail(alert if alert >= 0 else alert_for_words(words), reason)
 
+    def _end(self) -> None:
+        """Free OpenSSL's object: the error that is kept has frames which have this engine, so it may stay for a while."""
+        if self._connection is not None:
+            self._rest += self._connection.take()
+            self._connection.free()
+            self._connection = None
+        self._wanted = None
+
     def _fail(self, code: int, message: str, error: Exception | None = None) -> NoReturn:
         """Raise RemoteError now and for ever; the alert, if OpenSSL made one, is left for to_send()."""
+        self._end()
         self._failure = RemoteError(code, f"TLS {message}")
         raise self._failure from error
 
