@@ -96,6 +96,7 @@ class TlsRooms:
                 directory / REPLAYS,
                 now,
                 window=tls.replay_window,
+                delay=settings.limits.handshake_timeout,
                 entries=tls.replay_entries,
                 random_bytes=os.urandom,
             )

@@ -1,8 +1,9 @@
 """Which first flights with early data have been seen: one mapped file for all processes of a node.
 
-Two generations of a hash table. Each is written for at least twice the window and read for as long again. A flight is
-taken while the device's estimate of the time is off by at most the window, so a replay comes within twice the window of
-the first, where the register knows it, or later, where its time gives it away (MMTP's HELLO; no table lasts so long).
+Two generations of a hash table: each is written for the `life` of an entry, and read for as long again. A flight is
+taken while the device's estimate of the time (MMTP's HELLO) is off by at most the window, and HELLO may come some time
+after the strike. So a replay comes within twice the window and that time, where the register knows it; or later, where
+its time gives it away. Of OpenSSL's own tickets the age gives it away.
 
 One process writes at a time, under a lock of the kernel's that ends with the process. What a kill leaves half done is an
 entry that was never answered for, or a state that does not count: the state is written in turn to two places, each with
@@ -34,6 +35,8 @@ log = Logger()
 
 TOLERANCE = 1.0
 """Seconds by which the clock may go back, or two processes' readings of it be out of order."""
+TICKET_AGE = 11.0
+"""Seconds by which OpenSSL lets the age of its own tickets be off (10, and one of rounding) for early data."""
 PATIENCE = 0.005
 """Seconds for which a strike waits for another process; a stopped one must not stop the others."""
 TELL_EVERY = 60.0
@@ -92,14 +95,20 @@ class ReplayRegister:
         now: float,
         *,
         window: float,
+        delay: float,
         entries: int,
         random_bytes: Callable[[int], bytes],
         boot: bytes | None = None,
     ) -> None:
         """Joins the register that is there if it is of this run of the machine (`boot`) and of this size; else makes a
-        new one, which refuses at first. `window`: seconds; `entries`: of a generation. Raises SharedFileError."""
+        new one, which refuses early data until what another one knew is stale: twice the window.
+
+        `window`: seconds; `delay`: seconds in which the time of a flight is judged after its strike (the time-out of
+        the hand-shake: who holds back the end of a HELLO must gain nothing); `entries`: of a generation. Raises
+        SharedFileError."""
         self._file = SharedFile(path, 0)
-        self._life = 2 * window + TOLERANCE
+        self._wait = max(2 * window, TICKET_AGE) + TOLERANCE
+        self._life = self._wait + delay
         self._entries = entries
         self._random_bytes = random_bytes
         self._boot = (boot_id() if boot is None else boot).ljust(36, b"\0")
@@ -120,7 +129,7 @@ class ReplayRegister:
         return not self.problem(now)
 
     def problem(self, now: float) -> str:
-        """Why early data is refused now: new (for `life` after the file was made) | clock (it has gone back) | full |
+        """Why early data is refused now: new (the file was made a moment ago) | clock (it has gone back) | full |
         unusable; empty when it is not."""
         with _one_writer:
             try:
@@ -185,7 +194,7 @@ class ReplayRegister:
             return "unusable"
         if now < max(state.latest, header.made) - TOLERANCE:
             return "clock"
-        if now < header.made + header.life:
+        if now < header.made + self._wait:
             return "new"
         return "full" if state.used >= header.entries and now - state.started < header.life else ""
 

@@ -15,6 +15,7 @@ from accessgw.crypto.revocations import RevocationStore
 
 NOW = 1_800_000_000.0
 WINDOW = 10.0
+DELAY = 3.0
 READY = NOW + 2 * WINDOW + 1
 ENTRIES = 8192
 FLIGHTS_PER_SECOND = 50
@@ -30,7 +31,9 @@ def strike(directory: Path, began: float) -> None:
     def clock() -> float:
         return READY + 25 * (time.time() - began)
 
-    register = ReplayRegister(directory / "seen", clock(), window=WINDOW, entries=ENTRIES, random_bytes=os.urandom)
+    register = ReplayRegister(
+        directory / "seen", clock(), window=WINDOW, delay=DELAY, entries=ENTRIES, random_bytes=os.urandom
+    )
     while True:
         now = clock()
         # half of the time the latest one, for which the others reach at the same moment
@@ -61,7 +64,9 @@ def revoke(directory: Path, began: float) -> None:
 
 def hold(directory: Path, began: float) -> None:
     """Stop in the middle of a strike."""
-    register = ReplayRegister(directory / "seen", READY, window=WINDOW, entries=ENTRIES, random_bytes=os.urandom)
+    register = ReplayRegister(
+        directory / "seen", READY, window=WINDOW, delay=DELAY, entries=ENTRIES, random_bytes=os.urandom
+    )
     with register._locked():
         tell("held")
         time.sleep(3600)

@@ -49,7 +49,9 @@ def main() -> None:
         cost("mint", lambda turn: tickets.mint(now, binding, 0))
         cost("open", lambda turn: tickets.open(ticket.identity, now))
         cost("match", lambda turn: tickets.matches(opened, binding))
-        register = ReplayRegister(directory / "seen", now, window=10.0, entries=1 << 20, random_bytes=os.urandom)
+        register = ReplayRegister(
+            directory / "seen", now, window=10.0, delay=10.0, entries=1 << 20, random_bytes=os.urandom
+        )
         later = now + 21
         cost("strike", lambda turn: register.strike(ticket.identity, turn.to_bytes(32, "big"), later))
         cost("strike, a replay", lambda turn: register.strike(ticket.identity, turn.to_bytes(32, "big"), later))

@@ -14,7 +14,7 @@ from accessgw.crypto.key_store import GENERATIONS, NAME, KeyStore
 from accessgw.crypto.replay_register import ReplayRegister
 from accessgw.crypto.revocations import RevocationStore
 from accessgw.crypto.shared_file import SharedFile
-from tests.crypto.keys_storm import ENTRIES, NOW, READY, WINDOW
+from tests.crypto.keys_storm import DELAY, ENTRIES, NOW, READY, WINDOW
 
 ROUNDS = 6
 
@@ -53,7 +53,9 @@ class Storm:
 
 def test_no_flight_is_taken_twice(tmp_path: Path) -> None:
     directory = tmp_path / "keys"
-    ReplayRegister(directory / "seen", NOW, window=WINDOW, entries=ENTRIES, random_bytes=os.urandom).close()
+    ReplayRegister(
+        directory / "seen", NOW, window=WINDOW, delay=DELAY, entries=ENTRIES, random_bytes=os.urandom
+    ).close()
     began = time.time()
     storms = [Storm("strike", directory, began) for _ in range(3)]
     try:
@@ -73,7 +75,9 @@ def test_no_flight_is_taken_twice(tmp_path: Path) -> None:
 
 def test_a_process_that_stopped_in_a_strike_delays_the_others_and_its_end_frees_them(tmp_path: Path) -> None:
     directory = tmp_path / "keys"
-    register = ReplayRegister(directory / "seen", NOW, window=WINDOW, entries=ENTRIES, random_bytes=os.urandom)
+    register = ReplayRegister(
+        directory / "seen", NOW, window=WINDOW, delay=DELAY, entries=ENTRIES, random_bytes=os.urandom
+    )
     storm = Storm("hold", directory, 0)
     try:
         storm.read(1)

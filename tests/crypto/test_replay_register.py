@@ -11,13 +11,15 @@ from hypothesis import strategies as st
 
 from accessgw.core.interfaces.tls import ReplayGuard
 from accessgw.crypto import replay_register
-from accessgw.crypto.replay_register import TOLERANCE, ReplayRegister, boot_id
+from accessgw.crypto.replay_register import TICKET_AGE, TOLERANCE, ReplayRegister, boot_id
 from accessgw.crypto.shared_file import SharedFileError
 
 NOW = 1_800_000_000.0
 WINDOW = 10.0
-LIFE = 2 * WINDOW + TOLERANCE
-READY = NOW + LIFE
+DELAY = 3.0
+LIFE = 2 * WINDOW + DELAY + TOLERANCE
+WAIT = 2 * WINDOW + TOLERANCE
+READY = NOW + WAIT
 TICKET = b"\x01" + bytes(16)
 Open = Callable[..., ReplayRegister]
 
@@ -28,7 +30,13 @@ def register(tmp_path: Path) -> Open:
         now: float = NOW, entries: int = 1024, boot: bytes = b"this run", window: float = WINDOW, name: str = "seen"
     ) -> ReplayRegister:
         return ReplayRegister(
-            tmp_path / "keys" / name, now, window=window, entries=entries, random_bytes=os.urandom, boot=boot
+            tmp_path / "keys" / name,
+            now,
+            window=window,
+            delay=DELAY,
+            entries=entries,
+            random_bytes=os.urandom,
+            boot=boot,
         )
 
     return register
@@ -101,16 +109,37 @@ def test_a_flight_is_known_for_twice_the_window(tmp_path_factory: pytest.TempPat
     path.unlink(missing_ok=True)
     path.parent.mkdir(exist_ok=True)
     path.parent.chmod(0o700)
-    seen = ReplayRegister(path, NOW, window=WINDOW, entries=1024, random_bytes=os.urandom)
+    seen = ReplayRegister(path, NOW, window=WINDOW, delay=DELAY, entries=1024, random_bytes=os.urandom)
     now, taken = READY, {}
     for number, step in enumerate(steps):
         now += step
         assert seen.strike(TICKET, flight(number), now)
         taken[number] = now
         for earlier, at in taken.items():
-            if now - at <= 2 * WINDOW:
+            if now - at <= 2 * WINDOW + DELAY:
                 assert not seen.strike(TICKET, flight(earlier), now)
     seen.close()
+
+
+def test_a_short_window_still_covers_the_age_of_openssls_tickets(register: Open) -> None:
+    seen = register(window=1.0)
+    at = NOW + TICKET_AGE + TOLERANCE
+    assert (seen.problem(at - 0.01), seen.problem(at)) == ("new", "")
+    assert seen.strike(TICKET, flight(1), at)
+    assert not seen.strike(TICKET, flight(1), at + TICKET_AGE)
+
+
+def test_a_hello_that_is_held_back_does_not_outlast_the_register(register: Open) -> None:
+    """A device whose clock is ahead by more than the window sends at READY; its HELLO is held back until it is timely,
+    and the flight is shown again for as long as that lasts."""
+    estimate = READY + WINDOW + DELAY
+    seen = register()
+    assert seen.strike(TICKET, flight(1), READY)
+    step = 0
+    while abs(estimate - (READY + step / 4)) <= WINDOW or step / 4 <= DELAY:
+        assert not seen.strike(TICKET, flight(1), READY + step / 4)
+        step += 1
+    assert step / 4 > 2 * WINDOW
 
 
 def test_a_flight_is_forgotten_after_both_generations(register: Open) -> None:
@@ -190,7 +219,7 @@ def test_a_lost_register_is_made_anew_and_refuses_at_first(register: Open, tmp_p
         path.unlink()
     assert not one.strike(TICKET, flight(1), READY + 1)
     assert other.problem(READY + 1) == "new"
-    later = READY + 1 + LIFE
+    later = READY + 1 + WAIT
     assert one.strike(TICKET, flight(3), later)
     assert not other.strike(TICKET, flight(3), later)
 
@@ -199,7 +228,7 @@ def test_a_process_with_another_setting_draws_the_others_after_it(register: Open
     one = register()
     other = register(READY, entries=2048)
     assert not one.strike(TICKET, flight(1), READY)
-    later = READY + LIFE
+    later = READY + WAIT
     assert one.strike(TICKET, flight(2), later)
     assert not other.strike(TICKET, flight(2), later)
 
@@ -218,13 +247,13 @@ def test_a_damaged_head_makes_a_new_register_or_loses_nothing(
     tmp_path_factory: pytest.TempPathFactory, place: int, change: int
 ) -> None:
     path = tmp_path_factory.mktemp("head") / "keys" / "seen"
-    seen = ReplayRegister(path, NOW, window=WINDOW, entries=1024, random_bytes=os.urandom)
+    seen = ReplayRegister(path, NOW, window=WINDOW, delay=DELAY, entries=1024, random_bytes=os.urandom)
     assert seen.strike(TICKET, flight(1), READY)
     seen.close()
     content = bytearray(path.read_bytes())
     content[place] ^= change
     path.write_bytes(content)
-    again = ReplayRegister(path, READY, window=WINDOW, entries=1024, random_bytes=os.urandom)
+    again = ReplayRegister(path, READY, window=WINDOW, delay=DELAY, entries=1024, random_bytes=os.urandom)
     assert not again.strike(TICKET, flight(1), READY)
     again.close()
 
