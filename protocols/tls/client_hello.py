@@ -26,6 +26,9 @@ class ClientHello:
     """The first identity of pre_shared_key, which is the one that early data is under; empty without early data."""
 
 
+MAX_RECORD = 1 << 14
+"""Bytes of a plaintext record (RFC 8446 section 5.1)."""
+
 NOTHING_OFFERED = ClientHello(b"", False, b"")
 """Stands for a ClientHello that could not be read: OpenSSL will say what is wrong with it."""
 
@@ -57,8 +60,13 @@ class HelloReader:
         while at < len(data):
             if data[at] != HANDSHAKE:
                 raise ValueError("expected a record of type handshake")
-            end = at + 5 + int.from_bytes(data[at + 3 : at + 5], "big")
-            if len(data) < at + 5 or len(data) < end:
+            if len(data) < at + 5:
+                break
+            length = data[at + 3] << 8 | data[at + 4]
+            if length > MAX_RECORD:
+                raise ValueError("expected a record of at most 2**14 bytes")
+            end = at + 5 + length
+            if len(data) < end:
                 break
             message += data[at + 5 : end]
             at = end

@@ -1,13 +1,15 @@
-"""Pieces of transport tests: services with a recording hook, an echo binding, blocking clients in threads."""
+"""Pieces of transport tests: a reactor by hand, services with a recording hook, an echo binding, blocking clients in threads."""
 
 from __future__ import annotations
 
 import random
+import select
 import socket
 import traceback
 from dataclasses import dataclass, field
 
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 
 from accessgw.core.timers import TimingWheel
@@ -81,6 +83,32 @@ class Echo:
 
     def connection_lost(self, reason, detail):
         self.calls.append(("lost", str(reason)))
+
+
+class HandReactor(Clock):
+    """Descriptors are served when a test says so."""
+
+    def __init__(self):
+        super().__init__()
+        self.readers = set()
+        self.writers = set()
+        self.addReader, self.removeReader = self.readers.add, self.readers.discard
+        self.addWriter, self.removeWriter = self.writers.add, self.writers.discard
+
+    def turn(self):
+        """One look at all descriptors, then what is due."""
+        readable, writable, _ = select.select(list(self.readers), list(self.writers), [], 0)
+        for descriptor in readable:
+            if descriptor in self.readers:
+                descriptor.doRead()
+        for descriptor in writable:
+            if descriptor in self.writers:
+                descriptor.doWrite()
+        self.advance(0)
+
+    def wait(self, seconds, step=0.25):
+        for _ in range(round(seconds / step)):
+            self.advance(step)
 
 
 def make_services(reactor, journal=None, **limits) -> TransportServices:

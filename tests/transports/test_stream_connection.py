@@ -9,40 +9,13 @@ import socket
 
 import pytest
 from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 
 from accessgw.model.identity import ConnectionInfo
 from accessgw.model.reasons import CloseReason
 from accessgw.transports.stream import StreamConnection
-from tests.transports.support import Echo, Journal, make_services
-
-
-class HandReactor(Clock):
-    """Descriptors are served when a test says so."""
-
-    def __init__(self):
-        super().__init__()
-        self.readers = set()
-        self.writers = set()
-        self.addReader, self.removeReader = self.readers.add, self.readers.discard
-        self.addWriter, self.removeWriter = self.writers.add, self.writers.discard
-
-    def turn(self):
-        """One look at all descriptors, then what is due."""
-        readable, writable, _ = select.select(list(self.readers), list(self.writers), [], 0)
-        for descriptor in readable:
-            if descriptor in self.readers:
-                descriptor.doRead()
-        for descriptor in writable:
-            if descriptor in self.writers:
-                descriptor.doWrite()
-        self.advance(0)
-
-    def wait(self, seconds, step=0.25):
-        for _ in range(round(seconds / step)):
-            self.advance(step)
+from tests.transports.support import Echo, HandReactor, Journal, make_services
 
 
 class Setup:

@@ -71,12 +71,18 @@ def test_other_bytes_are_nothing(flight):
 
 def test_a_hello_without_an_end_is_given_up():
     reader = HelloReader()
-    assert reader.feed(b"\x16\x03\x01\xff\xff\x01\xff\xff\xff") is None
+    record = b"\x16\x03\x01\x03\xe8"
+    assert reader.feed(record + b"\x01\xff\xff\xff" + bytes(996)) is None
     fed = 0
-    while (seen := reader.feed(bytes(1000))) is None:
+    while (seen := reader.feed(record + bytes(1000))) is None:
         fed += 1000
         assert fed <= MAX_HELLO
     assert seen is NOTHING_OFFERED
+
+
+def test_a_record_that_is_too_long_is_not_waited_for():
+    assert HelloReader().feed(b"\x16\x03\x01\x40\x00\x01") is None
+    assert HelloReader().feed(b"\x16\x03\x01\x40\x01\x01") is NOTHING_OFFERED
 
 
 def test_a_hello_that_is_cut_inside_is_nothing():

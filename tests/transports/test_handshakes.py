@@ -1,0 +1,140 @@
+"""The pool of hand-shakes: what runs first, how the reactor is woken, what is left at the end."""
+
+from __future__ import annotations
+
+import threading
+from queue import Queue
+
+from accessgw.model.counters import TlsCounters
+from accessgw.transports.handshakes import DELIVERED_PER_TURN, HandshakePool
+
+
+class Note:
+    """A step that notes who ran it."""
+
+    def __init__(self, name, log, gate=None):
+        self.name, self.log, self.gate = name, log, gate
+
+    def run(self):
+        if self.gate is not None:
+            self.gate.wait(10)
+        self.log.append(("run", self.name, threading.current_thread() is threading.main_thread()))
+
+    def done(self):
+        self.log.append(("done", self.name, threading.current_thread() is threading.main_thread()))
+
+
+def names(log, what):
+    return [name for kind, name, _ in log if kind == what]
+
+
+def deliver(calls, log, count):
+    """Be the reactor until `count` steps were told; how often it was woken."""
+    woken = 0
+    while len(names(log, "done")) < count:
+        calls.get(timeout=10)()
+        woken += 1
+    return woken
+
+
+def test_without_threads_a_step_runs_at_once():
+    log = []
+    pool = HandshakePool(TlsCounters())
+    pool.submit(Note("a", log), False)
+    assert log == [("run", "a", True), ("done", "a", True)]
+    assert not pool.full
+
+
+def test_steps_run_on_threads_and_are_told_on_the_reactors():
+    log, calls, counters = [], Queue(), TlsCounters()
+    pool = HandshakePool(counters, threads=2, waiting=100, call_from_thread=calls.put)
+    for number in range(10):
+        pool.submit(Note(number, log), False)
+    assert counters.pool_waiting == 10
+    deliver(calls, log, 10)
+    assert sorted(names(log, "run")) == list(range(10))
+    assert {main for kind, _, main in log if kind == "run"} == {False}
+    assert {main for kind, _, main in log if kind == "done"} == {True}
+    assert counters.pool_waiting == 0
+    pool.stop()
+
+
+def test_what_has_begun_goes_first():
+    log, calls, gate = [], Queue(), threading.Event()
+    pool = HandshakePool(TlsCounters(), threads=1, waiting=100, call_from_thread=calls.put)
+    pool.submit(Note("blocks", log, gate), False)
+    for name, begun in (("new 1", False), ("new 2", False), ("begun 1", True), ("begun 2", True)):
+        pool.submit(Note(name, log), begun)
+    gate.set()
+    deliver(calls, log, 5)
+    ran = names(log, "run")
+    # the thread may have taken the first one before or after the others came
+    ran.remove("blocks")
+    assert ran == ["begun 1", "begun 2", "new 1", "new 2"]
+    pool.stop()
+
+
+def test_it_is_full_when_as_many_wait_as_may():
+    log, calls, gate = [], Queue(), threading.Event()
+    pool = HandshakePool(TlsCounters(), threads=1, waiting=3, call_from_thread=calls.put)
+    for number in range(3):
+        assert not pool.full
+        pool.submit(Note(number, log, gate), False)
+    assert pool.full
+    gate.set()
+    deliver(calls, log, 3)
+    assert not pool.full
+    pool.stop()
+
+
+def test_completions_are_told_in_batches_and_in_slices():
+    log, calls, gate = [], Queue(), threading.Event()
+    count = 5 * DELIVERED_PER_TURN
+    pool = HandshakePool(TlsCounters(), threads=1, waiting=count + 1, call_from_thread=calls.put)
+    for number in range(count):
+        pool.submit(Note(number, log, gate), False)
+    gate.set()
+    while len(pool._finished) < count:
+        threading.Event().wait(0.001)
+    # all are done, and the reactor has been asked once
+    told = []
+    while not calls.empty():
+        calls.get()()
+        told.append(len(names(log, "done")))
+    assert told[-1] == count
+    assert len(told) == 5
+    assert max(b - a for a, b in zip([0, *told], told, strict=False)) == DELIVERED_PER_TURN
+    pool.stop()
+
+
+def test_a_step_that_cannot_be_told_harms_no_other():
+    class Broken(Note):
+        def done(self):
+            super().done()
+            raise ValueError("as asked")
+
+    log, calls = [], Queue()
+    pool = HandshakePool(TlsCounters(), threads=1, waiting=10, call_from_thread=calls.put)
+    pool.submit(Broken("bad", log), False)
+    pool.submit(Note("good", log), False)
+    deliver(calls, log, 2)
+    assert names(log, "done") == ["bad", "good"]
+    pool.stop()
+
+
+def test_stop_drops_what_waits_and_ends_the_threads():
+    log, calls, gate = [], Queue(), threading.Event()
+    before = threading.active_count()
+    pool = HandshakePool(TlsCounters(), threads=2, waiting=10, call_from_thread=calls.put)
+    for number in range(6):
+        pool.submit(Note(number, log, gate), False)
+    assert threading.active_count() == before + 2
+    threading.Timer(0.05, gate.set).start()
+    pool.stop()
+    assert len(names(log, "run")) <= 2
+    pool.submit(Note("late", log), False)
+    while not calls.empty():
+        calls.get()()
+    assert names(log, "done") == []
+    assert "late" not in names(log, "run")
+    assert not [t for t in threading.enumerate() if t.name.startswith("accessgw-handshakes")]
