@@ -20,18 +20,21 @@ class TlsSettings(Settings, frozen=True, kw_only=True):
     handshake_queue: Count = 4096
     """Hand-shakes that may wait for a thread; more connections are refused and counted."""
     key_store: str = "keys"
-    """Directory of ticket secrets, relative to `state_dir`; processes of a node share it."""
-    ticket_lifetime: Annotated[float, Meta(ge=60, le=604_800)] = 86_400.0
-    """Seconds for which a ticket may be used."""
-    ticket_rotation: Annotated[float, Meta(ge=60, le=86_400)] = 28_800.0
-    """Seconds after which a new secret makes tickets; three generations open them."""
+    """Directory of ticket secrets, revocations and the register of replays, relative to `state_dir`; processes of a
+    node share it. It and its files must be for their user alone."""
+    ticket_lifetime: Annotated[float, Meta(ge=60, le=86_400)] = 86_400.0
+    """Seconds for which a ticket may be used, if its secret lives so long."""
+    ticket_rotation: Annotated[float, Meta(ge=60, le=28_800)] = 28_800.0
+    """Seconds after which a new secret makes tickets. Three generations open them, so no secret lives longer than a
+    day, and a ticket lives between two and three of these."""
     full_authentication_days: Annotated[int, Meta(ge=1, le=200)] = 7
     """Days after which a device must prove itself in full again, tickets or not."""
     replay_window: Annotated[float, Meta(ge=1, le=60)] = 10.0
-    """Seconds by which a device's estimate of the time may be off for its early data to be taken. After a start early
-    data is refused for so long."""
+    """Seconds by which a device's estimate of the time may be off for its early data to be taken. When the register of
+    replays is new (first start, other size, reboot), early data is refused for twice as long, at least 12 s."""
     replay_entries: Annotated[int, Meta(ge=1024, le=1 << 26)] = 1 << 20
-    """First flights with early data that are remembered per window; when it is full, early data is refused."""
+    """First flights with early data that are remembered of twice the window and `limits.handshake_timeout`; when the
+    register is full, early data is refused. Each takes 48 bytes of the key store's disk."""
     signer: str = "threads"
     """Who signs: `threads` (private keys in this process), or `unix:PATH` of an accessgw-signer."""
     signer_timeout: Seconds = 2.0
