@@ -130,7 +130,7 @@ typedef struct Conn {
     unsigned char random[RANDOM];
     char reason[MAX_REASON];
     int alert;
-    char complete, failed, reads_early, offers_early, hello_seen, keys_given, detachable, stopped, refuses_early, no_memory;
+    char complete, failed, reads_early, offers_early, hello_seen, detachable, stopped, refuses_early, no_memory;
     /* The count of records under our application secret. */
     char counting, whole;
     unsigned long long counted;
@@ -431,7 +431,7 @@ static int drain(Conn *conn) {
         size_t last_size = 0;
         for (size_t at = 0; conn->detachable && at < more; at += last_size) {
             last = place + at;
-            last_size = more - at < RECORD_HEADER ? more : RECORD_HEADER + ((size_t)last[3] << 8 | last[4]);
+            last_size = more - at < RECORD_HEADER ? more + 1 : RECORD_HEADER + ((size_t)last[3] << 8 | last[4]);
             if (last_size > more - at || last_size > MAX_RECORD) {
                 conn->whole = 0, last = NULL;
                 break;
@@ -472,8 +472,9 @@ static int wait_or_fail(Conn *conn, int result) {
         return WANT_KEYS;
     case ERROR_WANT_ASYNC:
         if (conn->signing.state == ASKED) {
+            /* What is made so far may end within a record, and leaves with the rest of the flight. */
             conn->stopped = 1;
-            return drain(conn) ? WANT_SIGNATURE : fail(conn);
+            return WANT_SIGNATURE;
         }
         /* fall through */
     default:
@@ -506,7 +507,7 @@ static int shake_hands(Conn *conn) {
     conn->complete = 1;
     SSL_ctrl(conn->ssl, CTRL_CLEAR_MODE, MODE_ASYNC, NULL);
     for (int i = 0; i < conn->key_count; i++) discard(&conn->keys[i].session);
-    discard(&conn->identities);
+    if (conn->early.size == 0) discard(&conn->identities);
     if (!conn->detachable) forget_secrets(conn);
     return COMPLETE;
 }

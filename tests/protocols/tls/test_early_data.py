@@ -88,6 +88,20 @@ def test_early_data_a_byte_at_a_time(size):
     assert completed(both.gateway_events).early == "accepted"
 
 
+def test_early_data_that_comes_with_the_last_flight():
+    both = link(data=b"a call")
+    both.device.start()
+    flight = both.device.to_send()
+    hello = records(flight)[0]
+    both.gateway.feed(hello)
+    assert both.gateway.events() == []
+    both.device.feed(both.gateway.to_send())
+    both.gateway.feed(flight[len(hello) :] + both.device.to_send())
+    told, seen = both.gateway.events()
+    assert (told.data, told.identity) == (b"a call", IDENTITY)
+    assert (seen.early, seen.psk_identity) == ("accepted", IDENTITY)
+
+
 def test_an_answer_to_early_data_of_many_records():
     both = link(data=b"much, please")
     both.device.start()

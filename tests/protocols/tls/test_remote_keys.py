@@ -22,7 +22,7 @@ if not HAS_NATIVE:
 from protocols._native import tls_engine
 from protocols.tls.engines import server_context
 from protocols.tls.native_context import key_id
-from protocols.tls.server_context import ServerOptions
+from protocols.tls.server_context import ServerCertificate, ServerOptions
 
 KINDS = ["ec", "rsa"]
 INTERNAL_ERROR = 80
@@ -91,6 +91,23 @@ def test_tls_1_2_too(kind):
     assert completed(link.gateway_events).version == "TLSv1.2"
 
 
+def test_a_chain_that_fills_openssl_s_buffer_goes_out_whole():
+    certificate = localhost("ec")
+    long = ServerCertificate(certificate.chain + issuer().pem * 40, b"")
+    gateway = native_server(certificates=[long])
+    link = Link(client().engine("localhost"), gateway.engine(detachable=True), moving=("gateway",))
+    link.device.start()
+    link.to_gateway()
+    wanted = link.gateway.pending_signature()
+    assert link.gateway.to_send() == b""
+    link.gateway.signed(wanted.number, make_signature(certificate, wanted))
+    link.run_on()
+    assert len(link.down) > 16000
+    link.gateway.encrypt(b"hello")
+    link.run_on()
+    assert plaintext(link.device_events) == b"hello"
+
+
 def test_the_key_says_nothing_when_it_is_shown():
     _, wanted = stopped()
     assert repr(wanted.data) not in repr(wanted)
@@ -112,7 +129,6 @@ def curve_certificate(curve):
     from cryptography import x509
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-    from protocols.tls.server_context import ServerCertificate
     from tests.protocols.tls import tls_links
 
     key = ec.generate_private_key(curve)
@@ -313,7 +329,6 @@ def test_keys_of_other_kinds_cannot_be_elsewhere():
     from cryptography.hazmat.primitives.asymmetric import ed25519
     from cryptography.hazmat.primitives.serialization import Encoding
 
-    from protocols.tls.server_context import ServerCertificate
     from tests.protocols.tls import tls_links
 
     chain = tls_links.Issuer._sign(x509.Name([]), ed25519.Ed25519PrivateKey.generate(), issuer()).public_bytes(
