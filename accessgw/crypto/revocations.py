@@ -65,6 +65,8 @@ class RevocationStore:
         """Reading the file, or writing it, and taking over what it says are one."""
         self._content = self._told = self._load()
         self._serials: dict[str, Set[Serial]] = {}
+        self._digests: dict[str, str] = {}
+        """Of the lists in `_serials`."""
         self._seen: dict[bytes, Serial] = {}
         self._lists_changed = max((known.changed for known in self._content.lists.values()), default=0.0)
         self._listeners: list[Callable[[], None]] = []
@@ -145,14 +147,16 @@ class RevocationStore:
             digest.update(struct.pack(">II", len(issuer), size) + issuer + number.to_bytes(size, "big", signed=True))
         with self._file.locked(), self._lock:
             content = self._load()
-            known = content.lists.get(name)
-            if known is None or known.digest != digest.hexdigest():
-                lists = {**content.lists, name: _List(digest.hexdigest(), now)}
+            known, told = content.lists.get(name), digest.hexdigest()
+            # Another process may have read it before this one, which went on giving tickets until now.
+            if known is None or known.digest != told or self._digests.get(name, told) != told:
+                lists = {**content.lists, name: _List(told, now)}
                 content = msgspec.structs.replace(content, lists=lists)
                 self._file.replace(msgspec.json.encode(content))
             # before the time of the change: who asks in between is refused, not let in
             self._lists_changed = max(self._lists_changed, content.lists[name].changed)
             self._serials = {**self._serials, name: frozenset(serials)}
+            self._digests[name] = told
             self._content = content
 
     # ---------------------------------------------------------------- inside

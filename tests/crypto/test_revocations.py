@@ -176,6 +176,19 @@ def test_tickets_of_unseen_certificates_are_void_after_a_change_of_a_list(direct
     assert store.is_revoked(binding, NOW + 1)
 
 
+def test_tickets_of_a_process_that_read_the_list_later_are_void_too(directory: Path) -> None:
+    one, other = RevocationStore(directory), RevocationStore(directory)
+    for store in (one, other):
+        store.use_list("ca.crl", set(), NOW)
+    serials = {(name("ca").public_bytes(), 7)}
+    one.use_list("ca.crl", serials, NOW + 100)
+    # meanwhile the other one let the device in, and gave it tickets
+    other.use_list("ca.crl", serials, NOW + 102)
+    one.poll(NOW + 103)
+    assert one.is_revoked(bound(certificate(7)), NOW + 101)
+    assert not one.is_revoked(bound(certificate(7)), NOW + 103)
+
+
 def test_a_changed_list_is_told_of(directory: Path) -> None:
     store = RevocationStore(directory)
     told: list[int] = []
