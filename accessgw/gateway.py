@@ -187,6 +187,7 @@ class Gateway(Service):
             raise ControlError(422, "invalid_config", str(error), error.path) from None
         for swap in swaps:
             swap()
+        self.rooms.tls.reload_lists()
         changes = diff(self.settings, wanted)
         settings = self.settings = applicable(self.settings, wanted)
         self.rooms.reconfigure(settings, prepared)

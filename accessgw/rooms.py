@@ -36,6 +36,7 @@ from accessgw.core.interfaces.sessions import PresenceSink
 from accessgw.core.presence import NoPresence, Presence
 from accessgw.core.push_samples import PushSamples
 from accessgw.core.pushes import Pushes
+from accessgw.core.revoked_connections import RevokedConnections
 from accessgw.core.sessions import SessionManager
 from accessgw.core.short import ShortConnections
 from accessgw.core.stream_retention import Retention
@@ -370,6 +371,9 @@ class Rooms:
                 build_listener(listener, self.transports, factories, self.tls.contexts.get(listener.name))
             )
         self.draining = Draining(reactor, self.transports.table, self._announce_leaving)
+        if self.tls.revocations is not None:
+            RevokedConnections(reactor, self.transports.table, self.tls.revocations, self.counters.tls)
+        self.counters.expires_at = self.tls.expires_at
 
     def _build_control(self) -> None:
         """What operators may do, and their door."""

@@ -5,20 +5,23 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
 from twisted.logger import Logger
 
 from accessgw.core.interfaces.clock import Timers
 from accessgw.core.mmtp_tickets import TicketOffice
-from accessgw.crypto.client_certificates import ClientCertificates, end_of
+from accessgw.crypto.client_certificates import ClientCertificates, authorities_of, end_of
 from accessgw.crypto.contexts import ENGINE, TICKET_PROTOCOL, ContextOptions, ServerContexts
 from accessgw.crypto.development import ensure_development_certificate
 from accessgw.crypto.key_control import Keys
 from accessgw.crypto.key_log import KeyLogFile
 from accessgw.crypto.key_store import KeyStore
 from accessgw.crypto.replay_register import ReplayRegister
+from accessgw.crypto.revocation_lists import RevocationLists
 from accessgw.crypto.revocations import RevocationStore
 from accessgw.crypto.services import Run
 from accessgw.crypto.ticket_keys import EpochTickets
@@ -29,6 +32,8 @@ from accessgw.transports.handshakes import HandshakePool
 
 log = Logger()
 
+LOOK_INTERVAL = 1.0
+"""Seconds between two looks whether files of certificates and revocation lists were replaced."""
 REPLAYS = "replays"
 """Name of the register's file in the key store."""
 
@@ -42,6 +47,7 @@ class TlsRooms:
         """`run` does what waits for the disk. Raises OSError, CertificateError, SharedFileError."""
         self._settings = settings
         self._counters = counters
+        self._timers = timers
         self.engine = ENGINE
         """What makes hand-shakes, for the operator."""
         self.handshakes = HandshakePool(
@@ -63,11 +69,13 @@ class TlsRooms:
             self._build_keys(listeners, timers, run)
         for listener in listeners:
             self.contexts[listener.name] = self._contexts(listener)
+        self.lists = self._revocation_lists(listeners, run)
 
     def start(self) -> None:
         """Begin what repeats."""
         if self.keys is not None:
             self.keys.start()
+            self._look_at_files()
         if self._key_log is not None:
             log.critical(
                 "THE SECRETS OF ALL TLS CONNECTIONS ARE WRITTEN TO {path} (tls.key_log): for development only",
@@ -139,12 +147,55 @@ class TlsRooms:
                 early_data=listener.early_data,
                 key_log=self._key_log,
                 tickets=office.keys if office is not None else None,
+                revocations=self.revocations,
             ),
             counters=self._counters,
         )
+
+    def expires_at(self) -> dict[tuple[str, str], float]:
+        """Listener and file -> wall-clock second at which the first certificate, OCSP response or list in it ends."""
+        ends = {(name, path): end for name, one in self.contexts.items() for path, end in one.expires_at().items()}
+        for listener in self._settings.listeners:
+            for one in self.lists:
+                if listener.client_crl == one.path and one.expires_at < float("inf"):
+                    ends[listener.name, one.path] = one.expires_at
+        return ends
+
+    def reload_lists(self) -> None:
+        """The CAs may have changed: read the revocation lists again."""
+        for one in self.lists:
+            one.reload(time.time())
+
+    def _revocation_lists(self, listeners: list[ListenerSettings], run: Run) -> list[RevocationLists]:
+        store = self.revocations
+        found: dict[str, set[str]] = {}
+        for listener in listeners:
+            if listener.client_crl and store is not None:
+                found.setdefault(listener.client_crl, set()).add(listener.client_ca)
+        return [
+            RevocationLists(path, partial(_authorities, sorted(cas)), store, run=run, now=time.time())
+            for path, cas in found.items()
+            if store is not None
+        ]
+
+    def _look_at_files(self) -> None:
+        now = time.time()
+        for contexts in self.contexts.values():
+            contexts.poll(now)
+        for one in self.lists:
+            one.poll(now)
+        self._timers.schedule(LOOK_INTERVAL, self._look_at_files)
 
     def _certificates(self, listener: ListenerSettings) -> tuple[CertificateSettings, ...]:
         if listener.certificates:
             return listener.certificates
         files = ensure_development_certificate(self._settings.state_dir, time.time())
         return (CertificateSettings(chain=files.chain, key=files.key),)
+
+
+def _authorities(files: list[str]) -> list[x509.Certificate]:
+    return [
+        one
+        for file in files
+        for one in x509.load_pem_x509_certificates(authorities_of(ClientCertificates("request", file)))
+    ]

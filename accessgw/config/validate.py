@@ -99,8 +99,9 @@ def _listener(path: str, listener: ListenerSettings) -> Iterator[Problem]:
 def _clients(path: str, listener: ListenerSettings) -> Iterator[Problem]:
     """Client certificates."""
     if listener.client_certificates == "off":
-        if listener.client_ca:
-            yield Problem(f"{path}.client_ca", 'is used with client_certificates "request" or "require" only')
+        for name in ("client_ca", "client_crl"):
+            if getattr(listener, name):
+                yield Problem(f"{path}.{name}", 'is used with client_certificates "request" or "require" only')
         return
     if listener.transport != "tls":
         got = listener.transport
@@ -111,6 +112,8 @@ def _clients(path: str, listener: ListenerSettings) -> Iterator[Problem]:
             f"{path}.client_ca", f'required for client_certificates "{mode}", expected a PEM file, got nothing'
         )
         return
+    if listener.client_crl:
+        yield from readable(f"{path}.client_crl", listener.client_crl)
     unreadable = list(readable(f"{path}.client_ca", listener.client_ca))
     yield from unreadable
     if not unreadable:

@@ -76,8 +76,10 @@ class TicketOffice:
             raise self._refused(info, "expired", "the certificate of the ticket has ended")
         if self.revocations is not None and self.revocations.is_revoked(binding, opened.issued):
             raise self._refused(info, "revoked", "the ticket was revoked")
+        info.proved_at = opened.issued
         if shown is not None:
             info.certificate_identity = hello.device
+            info.fingerprint = shown.fingerprint
         return TicketProof(binding, opened.days_at(now))
 
     def timely(self, hello: Hello) -> bool:

@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from OpenSSL import SSL, crypto
+from twisted.logger import Logger
 
-from accessgw.core.interfaces.tls import TicketKeys
+from accessgw.core.interfaces.tls import Revocations, TicketBinding, TicketKeys
 from accessgw.crypto.client_certificates import NO_CLIENT_CERTIFICATES, ClientCertificates, authorities_of, identity_in
+from accessgw.crypto.ocsp import OcspError, response_end
 from accessgw.crypto.pem import CertificateError, read_file
+from accessgw.crypto.watched_files import Stamps, WatchedFiles
 from accessgw.model.counters import TlsCounters
 from accessgw.model.listener_settings import CertificateSettings
 from protocols.errors import RemoteError
-from protocols.tls.alerts import BAD_CERTIFICATE
+from protocols.tls.alerts import BAD_CERTIFICATE, CERTIFICATE_REVOKED
 from protocols.tls.engine import TlsEngine
+from protocols.tls.engines import PURE, server_context
 from protocols.tls.handshake_notes import KeyLog
 from protocols.tls.psk import ExternalPsk
 from protocols.tls.server_context import ClientVerification, ServerCertificate, ServerContext, ServerOptions
+
+if TYPE_CHECKING:
+    from protocols.tls.native_context import NativeServerContext
+
+log = Logger()
 
 ALLOWED_BELOW_1_3 = frozenset({"http/1.1", "mqtt"})
 """Protocols whose clients may be too old for TLS 1.3."""
@@ -31,6 +42,9 @@ TICKET_PROTOCOL = "mmtp/1"
 """Of the tickets that we mint: they are given to devices in WELCOME."""
 TICKET_IDENTITY = 17
 """Bytes; what is longer is a ticket of OpenSSL's."""
+
+SM = "sm"
+"""The profile whose keys are SM2."""
 
 ENGINE = "pyopenssl (" + " ".join(SSL.OpenSSL_version(SSL.OPENSSL_VERSION).decode().split()[:2]) + ")"
 """What makes hand-shakes, for the operator."""
@@ -52,6 +66,12 @@ class ContextOptions:
     key_log: KeyLog | None = None
     tickets: TicketKeys | None = None
     """Without them nobody resumes by a ticket of ours."""
+    revocations: Revocations | None = None
+    """Asked for every client certificate."""
+    engine: str = PURE
+    """See protocols.tls.engines."""
+    signs_elsewhere: bool = False
+    """Private keys are not read: a Signer has them. Needs the native engine."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -63,6 +83,8 @@ class _Certificate:
     kind: type
     """Of the key: of two certificates for a name, the client's signature algorithms choose by it."""
     pem: ServerCertificate
+    staple_end: float
+    """Wall-clock second at which the stapled response ends."""
 
     @property
     def names(self) -> list[str]:
@@ -74,6 +96,16 @@ class _Certificate:
         except x509.ExtensionNotFound:
             return []
         return [name.lower() for name in extension.value.get_values_for_type(x509.DNSName)]
+
+
+@dataclass(slots=True, frozen=True)
+class _Built:
+    """Contexts of files as they were at one moment."""
+
+    context: ServerContext | NativeServerContext
+    expiry: dict[str, float]
+    staples_end: float
+    stamps: Stamps
 
 
 class ServerContexts:
@@ -106,10 +138,18 @@ class ServerContexts:
         self._counters = counters or TlsCounters()
         self._wall = wall
         self._lock = threading.Lock()
-        self._current, self._expiry = self._build()
+        files = [path for one in self._settings for path in (one.chain, one.ocsp) if path]
+        if not options.signs_elsewhere:
+            files += [one.key for one in self._settings]
+        self._watched = WatchedFiles([*files, clients.ca] if clients.mode != "off" else files)
+        self._use(self._build())
 
-    def context(self) -> SSL.Context:
-        """Where connections begin."""
+    def _use(self, built: _Built) -> None:
+        self._current, self._expiry, self._staples_end = built.context, built.expiry, built.staples_end
+        self._watched.take(built.stamps)
+
+    def context(self) -> Any:
+        """Where connections begin: a SSL.Context, or that of the native engine."""
         return self._current.context
 
     def engine(self) -> TlsEngine:
@@ -120,7 +160,7 @@ class ServerContexts:
         built = self._build()
 
         def swap() -> None:
-            self._current, self._expiry = built
+            self._use(built)
 
         return swap
 
@@ -130,21 +170,54 @@ class ServerContexts:
     def knows_ticket(self, identity: bytes) -> bool:
         return self._find(identity) is not None
 
-    def identify(self, certificate: bytes) -> str:
+    def identify(self, certificate: bytes, chain: Sequence[bytes] = ()) -> str:
+        self._refuse_revoked(certificate, chain)
         identity = identity_in(certificate, self._clients.identity)
         if not identity and self._clients.mode == "require":
             raise RemoteError(BAD_CERTIFICATE, f"the client certificate has no usable {self._clients.identity}")
         return identity
 
-    def _build(self) -> tuple[ServerContext, dict[str, float]]:
-        loaded = [_load(settings) for settings in self._settings]
+    def poll(self, now: float) -> bool:
+        """Whether other files have come into force: they changed, or a stapled response ended at `now` (wall clock). On
+        the reactor's thread, every second. Files that cannot be used are logged, once, and the old ones stay."""
+        stamps = self._watched.changed()
+        if stamps is None and now < self._staples_end:
+            return False
+        names = ", ".join(settings.chain for settings in self._settings)
+        try:
+            self.prepare()()
+        except CertificateError as error:
+            self._watched.take(stamps or self._watched.stamps())
+            self._staples_end = float("inf")
+            log.error("CERTIFICATE REFUSED, those loaded before stay in force: {why}", why=str(error))
+            return False
+        log.info("listener {name}: loaded {names} again", name=self._options.name, names=names)
+        return True
+
+    def _refuse_revoked(self, certificate: bytes, chain: Sequence[bytes]) -> None:
+        revocations = self._options.revocations
+        if revocations is None:
+            return
+        try:
+            listed = any(map(revocations.serial_is_revoked, (certificate, *chain[1:-1])))
+        except ValueError as error:
+            raise RemoteError(BAD_CERTIFICATE, f"the client certificate cannot be read: {error}") from error
+        binding = TicketBinding("", "certificate", hashlib.sha256(certificate).digest())
+        if listed or revocations.is_revoked(binding, self._wall()):
+            raise RemoteError(CERTIFICATE_REVOKED, "the client certificate, or a CA above it, was revoked")
+
+    def _build(self) -> _Built:
+        stamps = self._watched.stamps()
         options, clients = self._options, self._clients
+        now = self._wall()
+        loaded = [_load(settings, options.profile, now, options.signs_elsewhere) for settings in self._settings]
         old = options.minimum == "1.2" and options.profile == "default" and ALLOWED_BELOW_1_3 & set(self._protocols)
         # A ticket of OpenSSL's would carry the certificate of an earlier connection past expiry and revocation.
         tickets = clients.mode == "off"
         default, by_name = _by_name(loaded)
+        authorities = authorities_of(clients)
         try:
-            context = ServerContext(
+            context = server_context(
                 ServerOptions(
                     default,
                     by_name,
@@ -153,7 +226,7 @@ class ServerContexts:
                     minimum="1.2" if old else "1.3",
                     groups=options.groups,
                     signature_algorithms=options.signature_algorithms,
-                    clients=ClientVerification(clients.mode, authorities_of(clients)),
+                    clients=ClientVerification(clients.mode, authorities),
                     session_context=options.name.encode(),
                     tickets=tickets,
                     find_psk=self._find_and_count if options.tickets is not None else None,
@@ -161,7 +234,8 @@ class ServerContexts:
                     ticket_early_data=tickets and options.early_data > 0,
                     key_log=options.key_log,
                     profile=options.profile,
-                )
+                ),
+                options.engine,
             )
         except (SSL.Error, crypto.Error) as error:
             shown = ", ".join(settings.chain for settings in self._settings)
@@ -170,7 +244,11 @@ class ServerContexts:
             certificate.settings.chain: min(link.not_valid_after_utc.timestamp() for link in certificate.chain)
             for certificate in loaded
         }
-        return context, expiry
+        if authorities:
+            links = x509.load_pem_x509_certificates(authorities)
+            expiry[clients.ca] = min(link.not_valid_after_utc.timestamp() for link in links)
+        staples = {one.settings.ocsp: one.staple_end for one in loaded if one.pem.ocsp_response}
+        return _Built(context, {**expiry, **staples}, min(staples.values(), default=float("inf")), stamps)
 
     # ---------------------------------------------------------------- on the threads of hand-shakes
 
@@ -206,12 +284,19 @@ def _by_name(
     return list(default.values()), {name: list(kinds.values()) for name, kinds in chosen.items()}
 
 
-def _load(settings: CertificateSettings) -> _Certificate:
-    chain_pem, key_pem = read_file(settings.chain), read_file(settings.key)
+def _load(settings: CertificateSettings, profile: str, now: float, signs_elsewhere: bool) -> _Certificate:
+    chain_pem, key_pem = read_file(settings.chain), b"" if signs_elsewhere else read_file(settings.key)
     try:
         chain = x509.load_pem_x509_certificates(chain_pem)
     except ValueError as error:
         raise CertificateError(settings.chain, "expected a PEM certificate chain, leaf first") from error
+    staple, end = _staple(settings, chain, now)
+    pem = ServerCertificate(chain_pem, key_pem, staple)
+    if signs_elsewhere:
+        return _Certificate(settings, chain, type(chain[0].public_key()), pem, end)
+    if profile == SM:
+        # cryptography knows no SM2 keys; OpenSSL compares the two when it takes them.
+        return _Certificate(settings, chain, object, pem, end)
     try:
         key = load_pem_private_key(key_pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -220,7 +305,20 @@ def _load(settings: CertificateSettings) -> _Certificate:
         raise CertificateError(settings.key, f"expected an EC, RSA or EdDSA key, got {type(key).__name__}")
     if _public(key) != _public(chain[0]):
         raise CertificateError(settings.key, f"is not the key of {settings.chain}")
-    return _Certificate(settings, chain, type(key), ServerCertificate(chain_pem, key_pem))
+    return _Certificate(settings, chain, type(key), pem, end)
+
+
+def _staple(settings: CertificateSettings, chain: Sequence[x509.Certificate], now: float) -> tuple[bytes, float]:
+    """What is stapled and when it ends; nothing rather than what clients would refuse."""
+    if not settings.ocsp:
+        return b"", float("inf")
+    try:
+        response = read_file(settings.ocsp)
+        return response, response_end(response, chain, now)
+    except (CertificateError, OcspError) as error:
+        shown = "" if isinstance(error, CertificateError) else f"{settings.ocsp}: "
+        log.error("NO OCSP RESPONSE IS STAPLED for {chain}: {why}", chain=settings.chain, why=f"{shown}{error}")
+        return b"", float("inf")
 
 
 def _public(holder: _PrivateKey | x509.Certificate) -> bytes:

@@ -88,6 +88,10 @@ class ConnectionInfo(Struct, gc=False):
     certificate_identity: str = ""
     certificate: bytes = b""
     """The peer's verified certificate in DER, empty when it showed none."""
+    fingerprint: bytes = b""
+    """SHA-256 of the certificate that it stands on, shown now or when its ticket's chain began; empty without one."""
+    proved_at: float = 0.0
+    """Wall-clock second at which its ticket was issued; 0 without one."""
     resumed: bool = False
     """The hand-shake was completed by a ticket: no certificate was shown."""
     ticket: bytes = b""

@@ -6,7 +6,7 @@ value can fall are gauges. Names are `accessgw_*`, in base units, and stay: dash
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -254,6 +254,8 @@ class GatewayCounters:
     codings: CodingCounters | None = None
     dictionaries: DictionaryCounters | None = None
     tls: TlsCounters | None = None
+    expires_at: Callable[[], Mapping[tuple[str, str], float]] = dict
+    """Listener and file -> wall-clock second at which a certificate, OCSP response or revocation list in it ends."""
 
 
 def families(counters: GatewayCounters) -> list[MetricFamily]:
@@ -278,6 +280,9 @@ def families(counters: GatewayCounters) -> list[MetricFamily]:
             found += _rows(table, slots, {})
     for name, upstream in bounded_labels(counters.upstreams).items():
         found += _rows(UPSTREAM, upstream, {"cluster": name})
+    ends = counters.expires_at()
+    if ends:
+        found.append(_ends(ends))
     if counters.calls is not None:
         found.append(_durations(counters.calls))
     if counters.ticks is not None:
@@ -346,6 +351,12 @@ def _samples(slot: str, value: Any, labels: dict[str, str]) -> Iterable[tuple[st
             by_name[status_name(status)] = by_name.get(status_name(status), 0) + count
         value = by_name
     return [("", {**labels, LABELS[slot]: key}, count) for key, count in bounded_labels(value).items()]
+
+
+def _ends(ends: Mapping[tuple[str, str], float]) -> MetricFamily:
+    help_ = "Unix time at which the first certificate, stapled OCSP response or revocation list of a file ends."
+    found = [("", {"listener": listener, "file": file}, end) for (listener, file), end in ends.items()]
+    return MetricFamily("accessgw_certificate_expires_seconds", "gauge", help_, found)
 
 
 def _durations(calls: CallCounters) -> MetricFamily:

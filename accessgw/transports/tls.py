@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping
+from hashlib import sha256
 
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -231,8 +232,9 @@ class TlsConnection(StreamConnection):
             info.ticket = event.psk_identity
         if event.peer_certificate:
             info.certificate = event.peer_certificate
+            info.fingerprint = sha256(event.peer_certificate).digest()
             try:
-                info.certificate_identity = self._contexts.identify(event.peer_certificate)
+                info.certificate_identity = self._contexts.identify(event.peer_certificate, event.peer_chain)
             except RemoteError as error:
                 self._refuse_handshake(error.code, str(error))
                 return

@@ -23,6 +23,8 @@ TLS_1_2_CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
 DEFAULT_GROUPS = ("X25519", "P-256", "P-384")
 """Pinned, because OpenSSL would take X25519MLKEM768 first, whose shares are 2.3 KB larger."""
 VERSIONS = {"1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}
+MAX_CHAIN = 4
+"""CAs between a client's certificate and a trusted one."""
 OFF, REQUEST, REQUIRE = "off", "request", "require"
 
 
@@ -219,6 +221,7 @@ def _verify_clients(context: SSL.Context, clients: ClientVerification) -> None:
     for authority in x509.load_pem_x509_certificates(clients.authorities):
         store.add_cert(crypto.X509.from_cryptography(authority))
         context.add_client_ca(authority)
+    context.set_verify_depth(MAX_CHAIN)
     context.set_verify(SSL.VERIFY_PEER | (SSL.VERIFY_FAIL_IF_NO_PEER_CERT if clients.mode == REQUIRE else 0))
 
 

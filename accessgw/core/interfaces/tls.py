@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -27,9 +27,9 @@ class TlsContexts(Protocol):
     def knows_ticket(self, identity: bytes) -> bool:
         """Whether it is that of a ticket of ours (TicketKeys.open)."""
 
-    def identify(self, certificate: bytes) -> str:
-        """Who a verified client certificate (DER) names, by the listener's rule; empty when it names nobody.
-        RemoteError (a TLS alert) where that is not allowed."""
+    def identify(self, certificate: bytes, chain: Sequence[bytes] = ()) -> str:
+        """Who a verified client certificate (DER) names, by the listener's rule; empty when it names nobody. `chain` is
+        what was verified, leaf first. RemoteError (a TLS alert) where that is not allowed, and for one that was revoked."""
 
 
 @dataclass(slots=True, frozen=True)
