@@ -86,7 +86,7 @@ def test_a_changed_identity_never_gives_the_key(store: KeyStore, place: int, cha
     opened = tickets.open(bytes(changed), NOW)
     if place == 0:
         assert opened is None
-    # one of 400,000 foreign blocks looks like a ticket; its key is another, and so is whom it is for
+    # hardly one of a million foreign blocks looks like a ticket; its key is another, and so is whom it is for
     elif opened is not None:
         assert opened.key != ticket.key and not tickets.matches(opened, BINDING)
 
