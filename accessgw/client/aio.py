@@ -15,13 +15,13 @@ from accessgw.client.base import BaseClient
 from accessgw.client.commands import Post
 from accessgw.client.exchange import PostExchange
 from accessgw.client.iteration import Pushes
+from accessgw.client.long_stream import LongStream
 from accessgw.client.model import CallFailed, CannotConnect, Note, Push, Reply, State
 from accessgw.client.payloads import topic_list
 from accessgw.client.rtt import TCP_INFO_SIZE
 from accessgw.client.streaming import Chunks, StreamReply
 from protocols.errors import RemoteError
 
-ALPN_LONG = "mmtp/1"
 ALPN_SHORT = "http/1.1"
 CLOSE_TIMEOUT = 2.0
 """Seconds for the last bytes of connections that are closed."""
@@ -38,11 +38,11 @@ class Client(BaseClient):
     def __init__(self, url: str | Sequence[str], device: str, token: str = "", **options: Any) -> None:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: float | None = None
-        self._transports: dict[int, asyncio.Transport] = {}
+        self._transports: dict[int, _LongProtocol] = {}
         self._opening: dict[int, asyncio.Task[None]] = {}
         self._posting: dict[int, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._contexts: dict[str, ssl.SSLContext] = {}
+        self._short_context: ssl.SSLContext | None = None
         self._all_over: asyncio.Future[None] | None = None
         super().__init__(url, device, token, **options)
 
@@ -125,14 +125,14 @@ class Client(BaseClient):
             try:
                 await asyncio.wait_for(self._all_over, CLOSE_TIMEOUT)
             except TimeoutError:
-                for transport in list(self._transports.values()):
-                    transport.abort()
+                for protocol in list(self._transports.values()):
+                    protocol.transport.abort()
         while self._tasks:  # what was changed while it was being stored is stored once more
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _ended(self, attempt: int, reason: str) -> None:
+    def _ended(self, attempt: int, reason: str, *, tls_failed: bool) -> None:
         self._transports.pop(attempt, None)
-        self._lost(attempt, reason)
+        self._lost(attempt, reason, tls_failed=tls_failed)
         if self._all_over is not None and not self._transports and not self._all_over.done():
             self._all_over.set_result(None)
 
@@ -207,16 +207,10 @@ class Client(BaseClient):
     # ------------------------------------------------------------------ transports
 
     def _open(self, attempt: int, address: Address) -> None:
-        alpn = ALPN_SHORT if address.websocket else ALPN_LONG
-
         async def connect() -> None:
             try:
                 await asyncio.get_running_loop().create_connection(
-                    lambda: _LongProtocol(self, attempt, alpn if address.secure else ""),
-                    address.host,
-                    address.port,
-                    ssl=self._context(alpn) if address.secure else None,
-                    server_hostname=address.name if address.secure else None,
+                    lambda: _LongProtocol(self, attempt, address), address.host, address.port
                 )
             except (OSError, ValueError) as error:
                 self._lost(attempt, str(error) or type(error).__name__)
@@ -226,24 +220,24 @@ class Client(BaseClient):
         self._opening[attempt] = self._start(connect())
 
     def _write(self, attempt: int, data: bytes) -> None:
-        transport = self._transports.get(attempt)
-        if transport is not None:
-            transport.write(data)
+        protocol = self._transports.get(attempt)
+        if protocol is not None:
+            protocol.stream.send(data)
 
     def _close(self, attempt: int, abort: bool) -> None:
         opening = self._opening.pop(attempt, None)
-        transport = self._transports.get(attempt)
-        if transport is None:
+        protocol = self._transports.get(attempt)
+        if protocol is None:
             if opening is not None:
                 opening.cancel()
         elif abort:
-            transport.abort()
+            protocol.transport.abort()
         else:
-            transport.close()
+            protocol.end()
 
     def _tcp_info(self, attempt: int) -> bytes:
-        transport = self._transports.get(attempt)
-        handle = None if transport is None else transport.get_extra_info("socket")
+        protocol = self._transports.get(attempt)
+        handle = None if protocol is None else protocol.transport.get_extra_info("socket")
         if handle is None:
             return b""
         try:
@@ -271,7 +265,7 @@ class Client(BaseClient):
         reader, writer = await asyncio.open_connection(
             address.host,
             address.port,
-            ssl=self._context(ALPN_SHORT) if address.secure else None,
+            ssl=self._context() if address.secure else None,
             server_hostname=address.name if address.secure else None,
         )
         try:
@@ -293,45 +287,50 @@ class Client(BaseClient):
         if task is not None:
             task.cancel()
 
-    def _context(self, alpn: str) -> ssl.SSLContext:
-        """TLS 1.3 for long connections, 1.2 or newer for short ones; OSError for files that cannot be read."""
-        context = self._contexts.get(alpn)
+    def _context(self) -> ssl.SSLContext:
+        """Of short connections; OSError for files that cannot be read."""
+        context = self._short_context
         if context is None:
             context = ssl.create_default_context(cafile=None if self._ca is None else os.fspath(self._ca))
-            context.minimum_version = ssl.TLSVersion.TLSv1_3 if alpn == ALPN_LONG else ssl.TLSVersion.TLSv1_2
-            context.set_alpn_protocols([alpn])
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+            context.set_alpn_protocols([ALPN_SHORT])
             if self._insecure:
                 context.check_hostname = False
                 context.verify_mode = ssl.CERT_NONE
             if self._cert is not None:
                 context.load_cert_chain(self._cert, self._key)
-            self._contexts[alpn] = context
+            self._short_context = context
         return context
 
 
 class _LongProtocol(asyncio.Protocol):
-    """The bytes of one long connection."""
+    """A long connection on a transport."""
 
-    def __init__(self, client: Client, attempt: int, alpn: str) -> None:
-        """`alpn` is what TLS must agree on; empty without TLS."""
+    transport: asyncio.Transport
+
+    def __init__(self, client: Client, attempt: int, address: Address) -> None:
         self._client = client
         self._attempt = attempt
-        self._alpn = alpn
-        self._refusal = ""
+        self.stream = LongStream(client, attempt, address)
+        self._aborter: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
-        self._client._transports[self._attempt] = transport
-        if self._alpn:
-            chosen = transport.get_extra_info("ssl_object").selected_alpn_protocol()
-            if chosen != self._alpn:
-                self._refusal = f"expected ALPN {self._alpn}, the server chose {chosen!r}"
-                transport.abort()
-                return
-        self._client._opened(self._attempt)
+        self.transport = transport
+        self._client._transports[self._attempt] = self
+        self.stream.made(transport.write, transport.close, transport.abort)
 
     def data_received(self, data: bytes) -> None:
-        self._client._received(self._attempt, data)
+        self.stream.received(data)
+
+    def end(self) -> None:
+        """The core is done with it."""
+        self.stream.end()
+        self._aborter = asyncio.get_running_loop().call_later(CLOSE_TIMEOUT, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._client._ended(self._attempt, self._refusal or str(exc or "the peer closed the connection"))
+        if self._aborter is not None:
+            self._aborter.cancel()
+        stream = self.stream
+        why = stream.refusal or str(exc or "the peer closed the connection")
+        self._client._ended(self._attempt, why, tls_failed=stream.tls_failed)

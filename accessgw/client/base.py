@@ -9,6 +9,7 @@ from functools import partial
 from random import SystemRandom
 from typing import Any
 
+from accessgw.client.addresses import Address
 from accessgw.client.cache import MAX_BYTES, WireCache
 from accessgw.client.commands import (
     AskToken,
@@ -38,6 +39,9 @@ from accessgw.client.payloads import encode_payload, header_list
 from accessgw.client.rtt import unacknowledged
 from accessgw.client.settings import ClientSettings, addresses_of
 from accessgw.client.streaming import Chunks, StreamReply
+from accessgw.client.ticket_file import TicketFile
+from accessgw.client.tickets import Handshaken
+from accessgw.client.tls import ClientTls, TlsConnection
 from protocols.mmtp.statuses import Status
 
 TokenSource = Callable[[], "str | Awaitable[str | None] | None"]
@@ -75,7 +79,7 @@ class BaseClient(Face):
         HTTP gets through; `ws://` without TLS) or `https://host:port` (short connections only); a list
         is raced. `ca`: PEM file of the only authorities to trust (the system's otherwise); `insecure=True` trusts
         anybody. `state_dir`: directory for cursors, which makes an acknowledgement mean "stored", and for header
-        states, tables and dictionaries, which make the next connection's bytes fewer (without it, they are kept as long
+        states, tables, dictionaries and tickets, which make the next connection's bytes fewer (without it, they are kept as long
         as the client lives). `on_token` is asked for another token when the gateway refuses the present one.
         `bounds`: fields of ClientSettings. ValueError says what is wrong with an argument.
         """
@@ -83,6 +87,7 @@ class BaseClient(Face):
             raise ValueError("key: expected together with cert")
         urls = [url] if isinstance(url, str) else list(url)
         long, short = addresses_of(urls, short_url)
+        self._tls = ClientTls(ca=ca, cert=cert, key=key if key is not None else cert, insecure=insecure)
         self._ca = ca
         self._cert = cert
         self._key = key if key is not None else cert
@@ -102,10 +107,14 @@ class BaseClient(Face):
             **bounds,
         )
         self._cache = None
+        self._ticket_file = None
+        gateway = " ".join(sorted({address.authority for address in long}))
+        if state_dir is not None and any(address.secure for address in long):
+            self._ticket_file = TicketFile(state_dir, gateway=gateway, device=device)
         if state_dir is not None and long:
             self._cache = WireCache(
                 state_dir,
-                gateway=" ".join(sorted({address.authority for address in long})),
+                gateway=gateway,
                 app=app,
                 device=device,
                 user=user,
@@ -119,6 +128,7 @@ class BaseClient(Face):
             now=self._now(),
             memory=Memory() if self._state_file is None else self._state_file.load(),
             wire_memory=None if self._cache is None else self._cache.load(),
+            tickets=None if self._ticket_file is None else self._ticket_file.load(),
         )
         self.on_note = on_note
         self.on_state = on_state
@@ -273,6 +283,7 @@ class BaseClient(Face):
             self._running = False
             for attempt in list(self._leaving):
                 self._leave(attempt)
+            self._store_tickets()
         self._arm(self.core.next_timer())
 
     def _asked(self) -> None:
@@ -415,12 +426,29 @@ class BaseClient(Face):
         self.core.received(attempt, data, self._now())
         self._run()
 
-    def _lost(self, attempt: int, reason: str) -> None:
-        self.core.lost(attempt, reason, self._now())
+    def _lost(self, attempt: int, reason: str, *, tls_failed: bool = False) -> None:
+        self.core.lost(attempt, reason, self._now(), tls_failed=tls_failed)
         self._run()
 
-    def _opened(self, attempt: int) -> None:
-        self.core.connected(attempt, self._now())
+    def _secure(self, attempt: int, address: Address) -> TlsConnection:
+        """The TLS of a long connection whose transport is there. Raises OSError and ValueError."""
+        flight = self.core.reached(attempt, self._now())
+        self._store_tickets()
+        connection = self._tls.connection(address, flight)
+        self._run()
+        return connection
+
+    def _store_tickets(self) -> None:
+        """At once, since what is about to be used must be gone from the disk."""
+        memory = self.core.ticket_memory()
+        if memory is not None and self._ticket_file is not None:
+            try:
+                self._ticket_file.store(memory)
+            except OSError as error:
+                self._guard(self.on_note, Note("ticket_failed", str(error)))
+
+    def _opened(self, attempt: int, tls: Handshaken) -> None:
+        self.core.connected(attempt, self._now(), tls)
         self._run()
 
     def _posted(self, post: int, outcome: tuple[int, bytes] | BaseException) -> None:

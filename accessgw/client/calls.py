@@ -202,6 +202,31 @@ class CallTable:
         """The call of next_waiting() was sent."""
         self.waiting.popleft()
 
+    def early(self) -> list[OpenCall]:
+        """Those that wait and may be sent in early data, in order: who reads it later learns nothing that was said to be
+        secret, and who sends it again changes nothing."""
+        found = (self._calls.get(key) for key in self.waiting)
+        return [
+            call
+            for call in found
+            if call is not None
+            and call.link is None
+            and call.idempotent
+            and not (call.streaming or call.secret or call.operation.startswith("gw."))
+        ]
+
+    def unsend(self, calls: list[OpenCall]) -> None:
+        """They were sent as early data, which TLS refused: nobody has seen them. They are the next to be sent."""
+        for call in reversed(calls):
+            call.link = None
+            call.attempts -= 1
+            if not call.attempts and call.call_id is not None:
+                del self._by_id[call.call_id]
+                call.call_id = None
+            if call.key in self.waiting:
+                self.waiting.remove(call.key)
+            self.waiting.appendleft(call.key)
+
     def postpone(self, call: OpenCall, at: float) -> None:
         """The gateway named the time of the next attempt."""
         heapq.heappush(self._postponed, (at, call.key))

@@ -27,6 +27,7 @@ from accessgw.client.pushing import PushDesk
 from accessgw.client.retry import Verdict, judge
 from accessgw.client.rtt import RoundTrip
 from accessgw.client.settings import ClientSettings
+from accessgw.client.tickets import NOT_TLS, Flight, Handshaken, TicketMemory, Tickets
 from accessgw.client.wirememory import WireMemory
 from accessgw.client.wirestate import WireState
 from protocols.mmtp import events as wire
@@ -49,6 +50,7 @@ class ClientCore:
         now: float,
         memory: Memory | None = None,
         wire_memory: WireMemory | None = None,
+        tickets: TicketMemory | None = None,
     ) -> None:
         self.settings = settings
         self.state = State.IDLE
@@ -69,7 +71,10 @@ class ClientCore:
             rtt=self.rtt,
             heartbeat=Heartbeat(*self._memory.heartbeats.get(settings.network, (Heartbeat.FLOOR, 0.0))),
             make_connection=make_connection,
+            tickets=Tickets(() if tickets is None else tickets.tickets),
         )
+        skew = 0.0 if tickets is None else tickets.skew
+        self._local_offset = wall_clock - now
         self.wire = WireState(settings, wire_memory or WireMemory(), persistent=settings.persistent, emit=self.emit)
         self._long = LongCalls(
             settings, self.calls, emit=self.emit, ended=self._ended, finish=self._finish, missed=self._missed
@@ -80,7 +85,7 @@ class ClientCore:
             random,
             emit=self.emit,
             ended=self._ended,
-            still_open=lambda call: call.link in self._connections.links,
+            still_open=self._still_open,
         )
         self._pushes = PushDesk(
             self._memory,
@@ -89,7 +94,7 @@ class ClientCore:
             acknowledge=self._connections.acknowledge,
         )
         self._greeting = Greeting(
-            settings, boot=self._memory.boot, clock_offset=wall_clock - now, cursors=self._pushes.hello_cursors
+            settings, boot=self._memory.boot, clock_offset=wall_clock - now + skew, cursors=self._pushes.hello_cursors
         )
 
     # ------------------------------------------------------------------ for the face
@@ -259,9 +264,21 @@ class ClientCore:
 
     # ------------------------------------------------------------------ news of transports and of the disk
 
-    def connected(self, attempt: int, now: float) -> None:
-        """The transport of an attempt is ready."""
-        self._connections.connected(attempt, now)
+    def reached(self, attempt: int, now: float) -> Flight:
+        """The transport of an attempt is about to begin TLS: with which ticket, and which early data."""
+        return self._connections.reached(attempt, now)
+
+    def ticket_memory(self) -> TicketMemory | None:
+        """What there is to store, if it has changed since it was asked for: before what `reached` gave leaves."""
+        held = self._connections.tickets
+        if not held.changed:
+            return None
+        held.changed = False
+        return TicketMemory(held.held, round(self._greeting.clock_offset - self._local_offset, 3))
+
+    def connected(self, attempt: int, now: float, tls: Handshaken = NOT_TLS) -> None:
+        """The transport of an attempt is ready, its hand-shake complete."""
+        self._connections.connected(attempt, now, tls)
         self.settle(now)
 
     def received(self, attempt: int, data: bytes, now: float) -> None:
@@ -269,9 +286,9 @@ class ClientCore:
         self._connections.received(attempt, data, now)
         self.settle(now)
 
-    def lost(self, attempt: int, reason: str, now: float) -> None:
-        """The transport ended, or could not be opened."""
-        self._connections.lost(attempt, reason, now)
+    def lost(self, attempt: int, reason: str, now: float, *, tls_failed: bool = False) -> None:
+        """The transport ended, or could not be opened; `tls_failed`: one side found the other's TLS wrong."""
+        self._connections.lost(attempt, reason, now, tls_failed=tls_failed)
         self.settle(now)
 
     def inspected(self, attempt: int, unacknowledged: bool, now: float) -> None:
@@ -309,13 +326,38 @@ class ClientCore:
 
     # ------------------------------------------------------------------ connections.Owner
 
-    def say_hello(self, link: Link, now: float, last_close: int) -> None:
-        """A transport is ready: begin its hand-shake."""
-        headers, bundle = self.wire.named()
+    def say_hello(self, link: Link, now: float, last_close: int, *, early: bool = False) -> None:
+        """A transport is ready: begin its hand-shake. What the gateway would have to find first is not named `early`:
+        calls would wait for it."""
+        headers, bundle = (None, None) if early else self.wire.named()
         self.wire.bound(link.connection)
         link.named_headers = headers
-        hello = self._greeting.hello(now, self.wire.capabilities, call_base=link.call_base, last_close=last_close)
+        hello = self._greeting.hello(
+            now,
+            self.wire.capabilities,
+            call_base=link.call_base,
+            last_close=last_close,
+            tickets=self._connections.tickets.wanted(self.wall(now)) if link.address.secure else 0,
+            certificate=link.certificate if link.ticketed else None,
+        )
         link.connection.send_hello(hello, headers, bundle)
+
+    def send_early(self, link: Link, room: int, now: float) -> bool:
+        """See LongCalls."""
+        return self._long.send_early(link, room, now)
+
+    def unsend(self, link: Link) -> bool:
+        """See LongCalls."""
+        return self._long.unsend(link)
+
+    @property
+    def has_early(self) -> bool:
+        """Some call may be sent in early data."""
+        return bool(self.calls.early())
+
+    def wall(self, now: float) -> float:
+        """The gateway's wall clock, as far as we know it."""
+        return now + self._greeting.clock_offset
 
     def welcomed(self, link: Link, welcome: Welcome) -> None:
         """A hand-shake is complete."""
@@ -436,6 +478,10 @@ class ClientCore:
         self.calls.remove(call)
         self._fallback.finished(call)
         self.emit(Finish(call.key, outcome))
+
+    def _still_open(self, call: OpenCall) -> bool:
+        early = self._connections.early
+        return call.link in self._connections.links or (early is not None and call.link == early.attempt)
 
     # ------------------------------------------------------------------ common
 

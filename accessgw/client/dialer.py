@@ -80,6 +80,23 @@ class Dialer:
         self.stop()
         return won.address
 
+    def runs(self, attempt: int) -> bool:
+        """Whether the attempt is in the race."""
+        return attempt in self._attempts
+
+    def address_of(self, attempt: int) -> Address | None:
+        """Where the attempt goes, while it is in the race."""
+        found = self._attempts.get(attempt)
+        return None if found is None else found.address
+
+    def again(self, attempt: int, now: float) -> bool:
+        """Replace an attempt by another one to the same address at once. False when it is not in the race."""
+        lost = self._attempts.pop(attempt, None)
+        if lost is None:
+            return False
+        self._start(lost.address, now)
+        return True
+
     def failed(self, attempt: int, reason: str, now: float) -> bool:
         """The transport could not be opened. False when it is not an attempt of ours."""
         lost = self._attempts.pop(attempt, None)
@@ -113,7 +130,10 @@ class Dialer:
 
     def _start_next(self, now: float) -> None:
         address = self._pending.pop(0)
+        self._next_start = now + self._stagger if self._pending else None
+        self._start(address, now)
+
+    def _start(self, address: Address, now: float) -> None:
         self._last_attempt += 1
         self._attempts[self._last_attempt] = _Attempt(address, now + self._timeout)
-        self._next_start = now + self._stagger if self._pending else None
         self._emit(Connect(self._last_attempt, address))

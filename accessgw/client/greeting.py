@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from accessgw.client.settings import ClientSettings
 from protocols.mmtp.handshake import Hello, StreamCursor
+from protocols.mmtp.tickets import ShownCertificate
 
 
 class Greeting:
@@ -25,7 +26,16 @@ class Greeting:
         self._counter = 0
         self._cursors = cursors
 
-    def hello(self, now: float, capabilities: frozenset[str], *, call_base: int = 0, last_close: int = 0) -> Hello:
+    def hello(
+        self,
+        now: float,
+        capabilities: frozenset[str],
+        *,
+        call_base: int = 0,
+        last_close: int = 0,
+        tickets: int = 0,
+        certificate: ShownCertificate | None = None,
+    ) -> Hello:
         """The next one."""
         settings = self._settings
         attributes = dict(settings.attributes)
@@ -46,4 +56,6 @@ class Greeting:
             network=settings.network,
             last_close=last_close,
             attributes=attributes,
+            tickets=tickets,
+            certificate=certificate,
         )

@@ -10,6 +10,7 @@ from accessgw.client.streams import Arrival
 from accessgw.client.tunnel import Tunnel
 from protocols.mmtp.connection import Connection
 from protocols.mmtp.device_exchange import HeaderMemory
+from protocols.mmtp.tickets import ShownCertificate
 
 
 class Link:
@@ -31,6 +32,7 @@ class Link:
         "attempt",
         "call_base",
         "calls",
+        "certificate",
         "connection",
         "heartbeat_out",
         "hello_deadline",
@@ -40,6 +42,7 @@ class Link:
         "missed",
         "named_headers",
         "suspect",
+        "ticketed",
         "tunnel",
         "welcomed",
     )
@@ -52,6 +55,10 @@ class Link:
         self.connection = connection
         self.tunnel: Tunnel | None = None
         """Around the connection's bytes, where they ride in WebSocket."""
+        self.ticketed = False
+        """TLS was resumed by a ticket."""
+        self.certificate: ShownCertificate | None = None
+        """Ours: which the ticket stands for, else which TLS may have shown."""
         self.hello_sent = now
         self.hello_deadline: float | None = None
         self.call_base = 0

@@ -15,6 +15,8 @@ from protocols.mmtp.statuses import Status
 
 MISSES = frozenset((Status.STATE_MISS, Status.DICTIONARY_MISS))
 """The gateway could not read the request, so it was not executed."""
+_CALL_OVERHEAD = 64
+"""Bytes of a REQUEST around its names, values and body, and more than them."""
 MAX_MISSES = 4
 """Of one call, before a miss is judged like any other status."""
 
@@ -74,6 +76,38 @@ class LongCalls:
             call.short_at = now if link.suspect else None
             if call.more:
                 self._emit(CallRoom(call.key))
+
+    def send_early(self, link: Link, room: int, now: float) -> bool:
+        """Send calls as early data of at most `room` bytes. Whether there is one."""
+        for call in self._calls.early():
+            room -= len(call.body) + _CALL_OVERHEAD
+            room -= len(call.operation.encode()) + sum(len(n.encode()) + len(v.encode()) + 8 for n, v in call.headers)
+            if room < 0 or len(link.calls) >= self._settings.max_open:
+                break
+            try:
+                number = link.connection.request(
+                    call.operation,
+                    call.headers,
+                    call.body,
+                    call_id=call.call_id,
+                    timeout=max(0.001, call.deadline - now),
+                    age=now - call.created,
+                )
+            except LocalError:
+                break  # said when it is sent on the connection
+            self._calls.waiting.remove(call.key)
+            self._calls.sent(call, (link.call_base + number) % 2**64)
+            call.link = link.attempt
+            call.number = number
+            link.calls[number] = call.key
+        return bool(link.calls)
+
+    def unsend(self, link: Link) -> bool:
+        """TLS refused the early data of the link. Whether all of its calls are to be sent again."""
+        calls = [self._calls.get(key) for key in link.calls.values()]
+        there = [call for call in calls if call is not None and call.link == link.attempt]
+        self._calls.unsend(there)
+        return len(there) == len(calls)
 
     def upload(self, link: Link, call: OpenCall, data: bytes, more: bool, now: float) -> None:
         """The next part of a streaming request body."""

@@ -130,7 +130,9 @@ class Note:
     answer), `save_failed` (cursors could not be stored, nothing is acknowledged until they can), `cache_failed` (header
     states and dictionaries could not be stored, the next start begins without), `state_miss` and `dictionary_miss`
     (`count` calls were sent again in full, since the gateway did not have what they were coded with),
-    `protocol_error`.
+    `protocol_error`, `early_data` (calls were sent with the first flight of TLS: `accepted` or `refused`),
+    `ticket_refused` (TLS made a full hand-shake although there was a ticket), `ticket_failed` (tickets could not be
+    stored).
     """
 
     kind: str

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.protocol import Factory
 from twisted.python import log
 from twisted.python.failure import Failure
@@ -21,7 +22,7 @@ from accessgw.client.model import Reply
 from accessgw.client.payloads import topic_list
 from accessgw.client.rtt import TCP_INFO_SIZE
 from accessgw.client.streaming import Chunks, StreamReply
-from accessgw.client.twisted_transports import ALPN_LONG, ALPN_SHORT, Endpoints, LongProtocol, PostProtocol
+from accessgw.client.twisted_transports import ALPN_SHORT, Endpoints, LongProtocol, PostProtocol
 
 _failure: Any = Failure  # carries no annotations
 _log_error: Any = log.err
@@ -186,23 +187,29 @@ class Client(BaseClient):
 
     # ------------------------------------------------------------------ transports
 
-    def _connect_to(self, address: Address, alpn: bytes, protocol: Callable[[], Any]) -> Deferred[Any]:
+    def _connect_short(self, address: Address, protocol: Callable[[], Any]) -> Deferred[Any]:
         if self._endpoints is None:
             self._endpoints = Endpoints(
                 self.reactor, ca=self._ca, cert=self._cert, key=self._key, insecure=self._insecure
             )
         try:
-            connecting: Deferred[Any] = self._endpoints.endpoint(address, alpn).connect(Factory.forProtocol(protocol))
+            connecting: Deferred[Any] = self._endpoints.endpoint(address, ALPN_SHORT).connect(
+                Factory.forProtocol(protocol)
+            )
         except Exception as error:  # a certificate file that is not there, a host that is no name
             connecting = Deferred()
             connecting.errback(_failure(error))
         return connecting
 
     def _open(self, attempt: int, address: Address) -> None:
-        alpn = ALPN_SHORT if address.websocket else ALPN_LONG
-        opening = self._connect_to(
-            address, alpn, lambda: LongProtocol(self, attempt, alpn if address.secure else b"", self.reactor)
-        )
+        try:
+            endpoint: Any = HostnameEndpoint(self.reactor, address.host, address.port)
+            opening: Deferred[Any] = endpoint.connect(
+                Factory.forProtocol(lambda: LongProtocol(self, attempt, address, self.reactor))
+            )
+        except Exception as error:  # a host that is no name
+            opening = Deferred()
+            opening.errback(_failure(error))
         self._opening[attempt] = opening
 
         def failed(failure: Failure) -> None:
@@ -214,15 +221,15 @@ class Client(BaseClient):
     def _made(self, attempt: int, protocol: LongProtocol) -> None:
         self._transports[attempt] = protocol
 
-    def _ended(self, attempt: int, reason: str) -> None:
+    def _ended(self, attempt: int, reason: str, *, tls_failed: bool) -> None:
         self._transports.pop(attempt, None)
-        self._lost(attempt, reason)
+        self._lost(attempt, reason, tls_failed=tls_failed)
         self._perhaps_over()
 
     def _write(self, attempt: int, data: bytes) -> None:
         protocol = self._transports.get(attempt)
         if protocol is not None:
-            protocol.transport.write(data)
+            protocol.stream.send(data)
 
     def _close(self, attempt: int, abort: bool) -> None:
         opening = self._opening.pop(attempt, None)
@@ -244,7 +251,7 @@ class Client(BaseClient):
             return b""
 
     def _post(self, post: Post) -> None:
-        connecting = self._connect_to(post.address, ALPN_SHORT, lambda: PostProtocol(PostExchange(post)))
+        connecting = self._connect_short(post.address, lambda: PostProtocol(PostExchange(post)))
         answer: Deferred[Any] = connecting.addCallback(lambda protocol: protocol.done)
         answer.addTimeout(post.timeout, self.reactor)
         self._posts[post.post] = answer

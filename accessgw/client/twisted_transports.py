@@ -1,4 +1,4 @@
-"""Twisted's side of connections: endpoints with TLS, the long and the short protocol."""
+"""Twisted's side of connections: endpoints with its TLS for short ones, the long and the short protocol."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Protocol as Interface
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.protocol import Protocol
 from twisted.internet.ssl import (
     AcceptableCiphers,
@@ -22,15 +21,13 @@ from twisted.internet.ssl import (
     trustRootFromCertificates,
 )
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from accessgw.client.addresses import Address
 from accessgw.client.exchange import PostExchange
+from accessgw.client.long_stream import LongStream, StreamOwner
 from protocols.errors import RemoteError
 
-ALPN_LONG = b"mmtp/1"
 ALPN_SHORT = b"http/1.1"
-"""Also of long connections in WebSocket."""
 CLOSE_TIMEOUT = 2.0
 """Seconds for the last bytes of a connection that is closed."""
 
@@ -70,22 +67,21 @@ class Endpoints:
         self._made: dict[tuple[str, bytes], Any] = {}
 
     def endpoint(self, address: Address, alpn: bytes) -> Any:
-        """Where to connect; TLS 1.3 for long connections, 1.2 or newer for short ones.
+        """Where to connect, TLS 1.2 or newer.
 
         Raises OSError and ValueError for certificate files that cannot be used.
         """
         plain: Any = HostnameEndpoint(self._reactor, address.host, address.port)
         if not address.secure:
             return plain
-        minimum = TLSVersion.TLSv1_3 if alpn == ALPN_LONG else TLSVersion.TLSv1_2
         options = self._made.get((address.name, alpn))
         if options is None:
-            options = self._made[address.name, alpn] = self._options(address.name, alpn, minimum)
+            options = self._made[address.name, alpn] = self._options(address.name, alpn)
         return wrapClientTLS(options, plain)
 
-    def _options(self, name: str, alpn: bytes, minimum: TLSVersion) -> Any:
+    def _options(self, name: str, alpn: bytes) -> Any:
         trust, own = self._certificates()
-        common: dict[str, Any] = {"raiseMinimumTo": minimum, "acceptableCiphers": CIPHERS}
+        common: dict[str, Any] = {"raiseMinimumTo": TLSVersion.TLSv1_2, "acceptableCiphers": CIPHERS}
         if self._insecure:
             if own is not None:
                 common.update(privateKey=own.privateKey.original, certificate=own.original)
@@ -118,63 +114,49 @@ def _certificates_in(path: str | os.PathLike[str]) -> list[Any]:
     return found
 
 
-class LongOwner(Interface):
+class LongOwner(StreamOwner, Interface):
     """Whom a long connection tells what happens."""
 
     def _made(self, attempt: int, protocol: LongProtocol) -> None: ...
 
-    def _opened(self, attempt: int) -> None: ...
-
-    def _received(self, attempt: int, data: bytes) -> None: ...
-
-    def _ended(self, attempt: int, reason: str) -> None: ...
+    def _ended(self, attempt: int, reason: str, *, tls_failed: bool) -> None: ...
 
 
-@implementer(IHandshakeListener)
 class LongProtocol(Protocol):
-    """The bytes of one long connection."""
+    """A long connection on a transport."""
 
     transport: Any
 
-    def __init__(self, owner: LongOwner, attempt: int, alpn: bytes, clock: Any) -> None:
-        """`alpn` is what TLS must agree on; empty without TLS."""
+    def __init__(self, owner: LongOwner, attempt: int, address: Address, clock: Any) -> None:
         self._owner = owner
         self._clock = clock
         self._aborter: Any = None
         self._attempt = attempt
-        self._alpn = alpn
-        self._refusal = ""
+        self.stream = LongStream(owner, attempt, address)
 
     def connectionMade(self) -> None:
         self._owner._made(self._attempt, self)
         if hasattr(self.transport, "setTcpNoDelay"):
             self.transport.setTcpNoDelay(True)
-        if not self._alpn:
-            self._owner._opened(self._attempt)
-
-    def handshakeCompleted(self) -> None:
-        chosen = self.transport.negotiatedProtocol
-        if chosen != self._alpn:
-            self._refusal = f"expected ALPN {self._alpn.decode()}, the server chose {chosen!r}"
-            self.transport.abortConnection()
-        else:
-            self._owner._opened(self._attempt)
+        self.stream.made(self.transport.write, self.transport.loseConnection, self.transport.abortConnection)
 
     def dataReceived(self, data: bytes) -> None:
-        self._owner._received(self._attempt, data)
+        self.stream.received(data)
 
     def end(self, abort: bool) -> None:
         """The core is done with it."""
         if abort:
             self.transport.abortConnection()
         else:
-            self.transport.loseConnection()
+            self.stream.end()
             self._aborter = self._clock.callLater(CLOSE_TIMEOUT, self.transport.abortConnection)
 
     def connectionLost(self, reason: Failure = _LOST) -> None:
         if self._aborter is not None and self._aborter.active():
             self._aborter.cancel()
-        self._owner._ended(self._attempt, self._refusal or reason.getErrorMessage())
+        stream = self.stream
+        why = stream.refusal or reason.getErrorMessage()
+        self._owner._ended(self._attempt, why, tls_failed=stream.tls_failed)
 
 
 class PostProtocol(Protocol):
