@@ -188,6 +188,7 @@ class Gateway(Service):
         for swap in swaps:
             swap()
         self.rooms.tls.reload_lists()
+        self.rooms.tls.reload_signer()
         changes = diff(self.settings, wanted)
         settings = self.settings = applicable(self.settings, wanted)
         self.rooms.reconfigure(settings, prepared)

@@ -12,6 +12,7 @@ from accessgw.config.load import load
 from accessgw.config.render import render
 from accessgw.crypto.pem import CertificateError
 from accessgw.crypto.shared_file import SharedFileError
+from accessgw.crypto.signers.build import SignerUnusable
 from accessgw.gateway import Gateway
 from accessgw.model.settings import GatewaySettings
 from accessgw.prepared import Prepared
@@ -54,6 +55,6 @@ def makeService(options: Options) -> Gateway:  # the name that twistd looks for
 
     try:
         return Gateway(options.settings, options["config"], reactor)
-    except (CertificateError, SharedFileError, OSError) as error:
+    except (CertificateError, SharedFileError, SignerUnusable, OSError) as error:
         print(f"accessgw: {error}", file=sys.stderr)
         raise SystemExit(1) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,13 @@ from accessgw.crypto.replay_register import ReplayRegister
 from accessgw.crypto.revocation_lists import RevocationLists
 from accessgw.crypto.revocations import RevocationStore
 from accessgw.crypto.services import Run
+from accessgw.crypto.signers.build import Signing
 from accessgw.crypto.ticket_keys import EpochTickets
 from accessgw.model.counters import TlsCounters
 from accessgw.model.listener_settings import CertificateSettings, ListenerSettings
 from accessgw.model.settings import GatewaySettings
-from accessgw.transports.handshakes import HandshakePool
+from accessgw.transports.handshakes import HandshakePool, PinnedHandshakes
+from protocols.tls.engines import PURE, WHY_NOT_NATIVE, native_version
 
 log = Logger()
 
@@ -44,18 +47,24 @@ class TlsRooms:
     def __init__(
         self, settings: GatewaySettings, *, reactor: Any, timers: Timers, run: Run, counters: TlsCounters
     ) -> None:
-        """`run` does what waits for the disk. Raises OSError, CertificateError, SharedFileError."""
+        """`run` does what waits for the disk. Raises OSError, CertificateError, SharedFileError, SignerUnusable."""
         self._settings = settings
         self._counters = counters
         self._timers = timers
-        self.engine = ENGINE
+        self.engine = ENGINE if settings.tls.engine == PURE or WHY_NOT_NATIVE else f"native ({native_version()})"
         """What makes hand-shakes, for the operator."""
-        self.handshakes = HandshakePool(
-            counters,
-            threads=settings.tls.handshake_threads,
-            waiting=settings.tls.handshake_queue,
-            call_from_thread=reactor.callFromThread,
-        )
+        listeners = [listener for listener in settings.listeners if listener.transport == "tls"]
+        self.signing: Signing | None = None
+        """Where the private keys are elsewhere."""
+        if settings.tls.signs_elsewhere and listeners:
+            self.signing = Signing(
+                settings.tls,
+                [one for listener in listeners for one in self._certificates(listener)],
+                state_dir=settings.state_dir,
+                reactor=reactor,
+                counters=counters,
+            )
+        self.handshakes = self._pool(reactor.callFromThread)
         self.tickets: dict[str, TicketOffice] = {}
         """By name of the listener, for those that give tickets."""
         self.contexts: dict[str, ServerContexts] = {}
@@ -64,7 +73,6 @@ class TlsRooms:
         self.revocations: RevocationStore | None = None
         self.keys: Keys | None = None
         self._key_log = KeyLogFile(settings.tls.key_log) if settings.tls.key_log else None
-        listeners = [listener for listener in settings.listeners if listener.transport == "tls"]
         if listeners:
             self._build_keys(listeners, timers, run)
         for listener in listeners:
@@ -73,6 +81,8 @@ class TlsRooms:
 
     def start(self) -> None:
         """Begin what repeats."""
+        if self.signing is not None:
+            self.signing.start()
         if self.keys is not None:
             self.keys.start()
             self._look_at_files()
@@ -85,10 +95,21 @@ class TlsRooms:
     def stop(self) -> None:
         """No connection is left."""
         self.handshakes.stop()
+        if self.signing is not None:
+            self.signing.stop()
         if self.replays is not None:
             self.replays.close()
         if self._key_log is not None:
             self._key_log.close()
+
+    def _pool(self, call_from_thread: Callable[[Callable[[], None]], object]) -> HandshakePool | PinnedHandshakes:
+        tls = self._settings.tls
+        threads, waiting = tls.handshake_threads, tls.handshake_queue
+        if self.signing is None:
+            return HandshakePool(self._counters, threads=threads, waiting=waiting, call_from_thread=call_from_thread)
+        return PinnedHandshakes(
+            self._counters, self.signing.signer, threads=threads, waiting=waiting, call_from_thread=call_from_thread
+        )
 
     def _build_keys(self, listeners: list[ListenerSettings], timers: Timers, run: Run) -> None:
         settings, tls, now = self._settings, self._settings.tls, time.time()
@@ -144,6 +165,8 @@ class TlsRooms:
                 groups=listener.groups,
                 signature_algorithms=listener.signature_algorithms,
                 profile=listener.profile,
+                engine=self._settings.tls.engine,
+                signs_elsewhere=self.signing is not None,
                 early_data=listener.early_data,
                 key_log=self._key_log,
                 tickets=office.keys if office is not None else None,
@@ -160,6 +183,11 @@ class TlsRooms:
                 if listener.client_crl == one.path and one.expires_at < float("inf"):
                     ends[listener.name, one.path] = one.expires_at
         return ends
+
+    def reload_signer(self) -> None:
+        """Certificates were loaded again: their keys may be other ones."""
+        if self.signing is not None:
+            self.signing.reload()
 
     def reload_lists(self) -> None:
         """The CAs may have changed: read the revocation lists again."""
@@ -180,8 +208,9 @@ class TlsRooms:
 
     def _look_at_files(self) -> None:
         now = time.time()
-        for contexts in self.contexts.values():
-            contexts.poll(now)
+        changed = [contexts.poll(now) for contexts in self.contexts.values()]
+        if any(changed):
+            self.reload_signer()
         for one in self.lists:
             one.poll(now)
         self._timers.schedule(LOOK_INTERVAL, self._look_at_files)

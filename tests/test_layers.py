@@ -59,6 +59,8 @@ RULES: dict[str, set[str]] = {
     },
     "accessgw.transports": ADAPTER | {"accessgw.transports"},
     "accessgw.crypto": ADAPTER | {"accessgw.crypto", "OpenSSL", "cryptography", "jwt", "service_identity", "argon2"},
+    # the only one that speaks to tokens
+    "accessgw.crypto.signers.pkcs11": ADAPTER | {"accessgw.crypto", "cryptography", "pkcs11"},
     "accessgw.upstreams": ADAPTER | {"accessgw.upstreams"},
     # makes contexts, and verifies names
     "accessgw.upstreams.tls": ADAPTER | {"accessgw.upstreams", "OpenSSL", "cryptography", "service_identity"},

@@ -12,10 +12,12 @@ from accessgw.config.files import readable
 from accessgw.config.structure import shown
 from accessgw.config.validate_authenticators import check_authenticators
 from accessgw.config.validate_mqtt import check_mqtt
+from accessgw.config.validate_tls import certificate_problems, check_tls
 from accessgw.config.validate_upstream_tls import upstream_tls
-from accessgw.model.listener_settings import CertificateSettings, ListenerSettings
+from accessgw.model.listener_settings import ListenerSettings
 from accessgw.model.route_settings import ClusterSettings, RouteSettings
 from accessgw.model.settings import ControlSettings, GatewaySettings
+from accessgw.model.tls_settings import TlsSettings
 
 PROTOCOLS = ("mmtp/1", "mqtt", "http/1.1")
 """What a listener can serve."""
@@ -30,7 +32,8 @@ def validate(settings: GatewaySettings) -> list[Problem]:
         problems.append(Problem("listeners", "expected at least one listener, got none"))
     problems += _unique("listeners", [listener.name for listener in settings.listeners])
     for index, listener in enumerate(settings.listeners):
-        problems += _listener(f"listeners[{index}]", listener)
+        problems += _listener(f"listeners[{index}]", listener, settings.tls)
+    problems += check_tls(settings.tls, settings.listeners)
     problems += _same_address(settings.listeners, settings.control)
     problems += check_authenticators(settings.authenticators)
     problems += _unique("clusters", [cluster.name for cluster in settings.clusters])
@@ -66,7 +69,7 @@ def _each(path: str, values: Iterable[str], good: Callable[[str], bool], expecte
 # ------------------------------------------------------------------ listeners
 
 
-def _listener(path: str, listener: ListenerSettings) -> Iterator[Problem]:
+def _listener(path: str, listener: ListenerSettings, tls: TlsSettings) -> Iterator[Problem]:
     unix = listener.transport == "unix"
     if unix and not listener.path:
         yield Problem(f"{path}.path", "required for transport unix, expected a path, got nothing")
@@ -88,7 +91,10 @@ def _listener(path: str, listener: ListenerSettings) -> Iterator[Problem]:
         yield Problem(f"{path}.certificates", f"only transport tls has certificates, this is {listener.transport}")
     else:
         for index, certificate in enumerate(listener.certificates):
-            yield from _certificate(f"{path}.certificates[{index}]", certificate, index)
+            yield from certificate_problems(f"{path}.certificates[{index}]", certificate, tls)
+            if index and not certificate.names:
+                expected = "expected at least one server name (only the first certificate may have none)"
+                yield Problem(f"{path}.certificates[{index}].names", expected)
     yield from _clients(path, listener)
     expected = 'an origin such as "https://app.example.com", without a path'
     yield from _each(f"{path}.websocket_origins", listener.websocket_origins, syntax.is_origin, expected)
@@ -122,24 +128,6 @@ def _clients(path: str, listener: ListenerSettings) -> Iterator[Problem]:
         except (ssl.SSLError, ValueError) as error:
             reason = getattr(error, "reason", None) or str(error)
             yield Problem(f"{path}.client_ca", f"expected PEM certificates of CAs, OpenSSL says: {reason}")
-
-
-def _certificate(path: str, certificate: CertificateSettings, index: int) -> Iterator[Problem]:
-    unreadable = [*readable(f"{path}.chain", certificate.chain), *readable(f"{path}.key", certificate.key)]
-    yield from unreadable
-    if not unreadable:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        try:
-            context.load_cert_chain(certificate.chain, certificate.key, password=_no_password)
-        except (ssl.SSLError, ValueError) as error:
-            reason = getattr(error, "reason", None) or str(error)
-            yield Problem(path, f"expected a PEM certificate chain and its unencrypted key, OpenSSL says: {reason}")
-    if index and not certificate.names:
-        yield Problem(f"{path}.names", "expected at least one server name (only the first certificate may have none)")
-
-
-def _no_password() -> str:
-    raise ValueError("the key is encrypted")
 
 
 def _same_address(listeners: tuple[ListenerSettings, ...], control: ControlSettings) -> Iterator[Problem]:

@@ -69,8 +69,9 @@ class CertificateSettings(Settings, frozen=True, kw_only=True):
 
     chain: str
     """PEM file, leaf first."""
-    key: str
-    """PEM file of the private key."""
+    key: str = ""
+    """PEM file of the private key. With tls.signer it is the signer's to read: `process` gets its path, `unix:PATH` does
+    without."""
     ocsp: str = ""
     """DER file of an OCSP response to staple; read again when it changes."""
     names: tuple[str, ...] = ()

@@ -36,9 +36,18 @@ class TlsSettings(Settings, frozen=True, kw_only=True):
     """First flights with early data that are remembered of twice the window and `limits.handshake_timeout`; when the
     register is full, early data is refused. Each takes 48 bytes of the key store's disk."""
     signer: str = "threads"
-    """Who signs: `threads` (private keys in this process), or `unix:PATH` of an accessgw-signer."""
+    """Who signs: `threads` (private keys in this process); `process`: an accessgw-signer that this one starts; or
+    `unix:PATH` of one that runs already. With the latter two this process holds no private key."""
     signer_timeout: Seconds = 2.0
     """A signature that takes longer fails its hand-shake."""
+    signer_fallback: bool = False
+    """Read the private keys here, too, and sign with them where the signer does not: a hand-shake rather survives
+    than waits, and the keys are no better kept than with `threads`."""
     key_log: str = ""
     """Development only: file that gets the secrets of every connection in the format of NSS; whoever reads it reads
     all traffic. Announced at every start."""
+
+    @property
+    def signs_elsewhere(self) -> bool:
+        """Whether hand-shakes wait for a signer outside of this process."""
+        return self.signer != "threads"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Protocol
 
 from twisted.logger import Logger
 
+from accessgw.core.interfaces.tls import Signer
 from accessgw.model.counters import TlsCounters
 
 _log = Logger()
@@ -44,8 +46,11 @@ class HandshakePool:
         threads: int = 0,
         waiting: int = 0,
         call_from_thread: Callable[[Callable[[], None]], object] = lambda function: function(),
+        signer: Signer | None = None,
     ) -> None:
-        """`waiting`: steps in the queue beyond which it is full. `call_from_thread` is the reactor's."""
+        """`waiting`: steps in the queue beyond which it is full. `call_from_thread` is the reactor's. `signer` makes the
+        signatures that engines with their private keys elsewhere stop for."""
+        self.signer = signer
         self._counters = counters
         self._size = threads
         self._bound = waiting
@@ -59,6 +64,10 @@ class HandshakePool:
         self._woken = False
         """The reactor has been asked to look at `_finished`."""
         self._stopped = False
+
+    def lane(self) -> HandshakePool:
+        """Where all steps of a new hand-shake are to run."""
+        return self
 
     @property
     def full(self) -> bool:
@@ -132,3 +141,40 @@ class HandshakePool:
         if finished and not self._woken:
             self._woken = True
             self._call_from_thread(self._deliver)
+
+
+class PinnedHandshakes:
+    """A HandshakePool whose hand-shakes each stay on one thread, as those have to that stop for a signature: OpenSSL
+    goes on with a stopped job on the thread that began it only."""
+
+    def __init__(
+        self,
+        counters: TlsCounters,
+        signer: Signer,
+        *,
+        threads: int,
+        waiting: int,
+        call_from_thread: Callable[[Callable[[], None]], object],
+    ) -> None:
+        """See HandshakePool."""
+        self._pools = [
+            HandshakePool(
+                counters, threads=min(threads, 1), waiting=waiting, call_from_thread=call_from_thread, signer=signer
+            )
+            for _ in range(max(threads, 1))
+        ]
+        self._turns = itertools.cycle(self._pools)
+
+    def lane(self) -> HandshakePool:
+        """Where all steps of a new hand-shake are to run. In turns: without signatures they are all as long."""
+        return next(self._turns)
+
+    @property
+    def full(self) -> bool:
+        """Too many wait: do not begin another."""
+        return self._pools[0].full
+
+    def stop(self) -> None:
+        """Drop what waits, and end when what runs is over."""
+        for pool in self._pools:
+            pool.stop()

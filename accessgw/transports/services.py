@@ -17,7 +17,7 @@ from accessgw.model.identity import ConnectionInfo
 from accessgw.model.listener_settings import TransportLimits
 from accessgw.model.reasons import CloseReason
 from accessgw.transports.addresses import AddressLimits
-from accessgw.transports.handshakes import HandshakePool
+from accessgw.transports.handshakes import HandshakePool, PinnedHandshakes
 
 log = Logger()
 
@@ -81,7 +81,7 @@ class TransportServices:
     on_close: CloseHook = _no_close
     """Any accepted connection has ended, whether on_open was called or not."""
     tls: TlsCounters = field(default_factory=TlsCounters)
-    handshakes: HandshakePool = field(default_factory=_no_threads)
+    handshakes: HandshakePool | PinnedHandshakes = field(default_factory=_no_threads)
     """Where TLS hand-shakes are made; without threads, on the reactor's."""
     replays: ReplayGuard | None = None
     """The register of first flights with early data; without one all of it counts as replayed."""

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, cast
 
-from accessgw.transports.handshakes import HandshakePool
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from accessgw.core.interfaces.tls import SigningFailed
+from accessgw.transports.handshakes import HandshakePool, PinnedHandshakes
 from protocols.errors import LocalError, RemoteError
 from protocols.tls.engine import TlsEngine, TlsEvent, TlsRecords
 from protocols.tls.record_state import DetachedState
 from protocols.tls.records import RecordLayer
+from protocols.tls.remote_keys import SigningEngine, SigningNeeded
+
+_log = Logger()
 
 HELD = 64 * 1024
 """Bytes of ciphertext that may wait while a step runs; above, the connection is not read."""
@@ -24,23 +33,32 @@ class TlsHandshake:
     One thread at a time has the engine: while `busy` what comes waits here. It is made with the first whole record, so
     that a peer that says little costs little. Of a TLS 1.3 connection the records go over to a RecordLayer as soon
     as the hand-shake is complete; where the engine does not let go it goes on itself, on the reactor's thread.
+    Where its private key is elsewhere the engine stops for a signature, and is `busy` until the step after that.
     """
 
     __slots__ = (
-        "_abandoned", "_engine", "_inbox", "_make", "_pending", "_pool", "_told", "_work",
+        "_abandoned", "_asked", "_engine", "_inbox", "_make", "_pending", "_pool", "_signed", "_told", "_wanted", "_work",
         "answer", "busy", "defect", "detached", "events", "failure", "held", "records",
     )  # fmt: skip
 
-    def __init__(self, make: Callable[[], TlsEngine], pool: HandshakePool, told: Callable[[], None]) -> None:
+    def __init__(
+        self, make: Callable[[], TlsEngine], pool: HandshakePool | PinnedHandshakes, told: Callable[[], None]
+    ) -> None:
         """`make` is called on a thread of the pool; `told` on the reactor's, after each step."""
         self._make = make
-        self._pool = pool
+        self._pool = pool.lane()
         self._told = told
         self._engine: TlsEngine | None = None
         self._inbox: list[bytes] = []
         self._work = b""
         self._pending: list[bytes] = []
         self._abandoned = False
+        self._wanted: SigningNeeded | None = None
+        """What the last step stopped for."""
+        self._asked: Deferred[Any] | None = None
+        """While the signer is at it."""
+        self._signed: tuple[int, bytes | SigningFailed] | None = None
+        """What it gave, for the next step: the number of the question, and signature or reason."""
         self.held = 0
         """Bytes in the inbox."""
         self.busy = False
@@ -106,15 +124,40 @@ class TlsHandshake:
         self._inbox.clear()
         self._pending.clear()
         self._told = _nobody
+        if self._asked is not None:
+            self._asked.cancel()
+            self.busy = False
         if not self.busy:
             self._engine = None
 
     def done(self) -> None:
-        self.busy = False
-        if self._abandoned:
-            self._engine = self.records = None
-        else:
+        wanted, self._wanted = self._wanted, None
+        self.busy = wanted is not None and not self._abandoned
+        if not self._abandoned:
             self._told()
+        if self._abandoned:
+            self.busy = False
+            self._engine = self.records = None
+        elif wanted is not None:
+            self._ask(wanted)
+
+    def _ask(self, wanted: SigningNeeded) -> None:
+        signer = self._pool.signer
+        assert signer is not None
+
+        def failed(failure: Failure) -> SigningFailed:
+            failure.trap(SigningFailed, CancelledError)
+            return SigningFailed(failure.getErrorMessage())
+
+        def answered(result: bytes | SigningFailed) -> None:
+            self._asked = None
+            if not self._abandoned:
+                self._signed = wanted.number, result
+                self._pool.submit(self, True)
+
+        asked = signer.sign(wanted.key, wanted.algorithm, wanted.data).addErrback(failed)
+        self._asked = asked
+        asked.addCallback(answered).addErrback(_unexpected)
 
     def _is_whole(self) -> bool:
         """Whether the first record is here, or something that is none."""
@@ -142,9 +185,14 @@ class TlsHandshake:
         if engine is None:
             engine = self._engine = self._make()
         try:
-            engine.feed(data)
+            if self._signed is None:
+                engine.feed(data)
+            else:
+                self._go_on_signed(cast("SigningEngine", engine), *self._signed)
         except RemoteError as error:
             self.failure = error
+        if self._pool.signer is not None and self.failure is None:
+            self._wanted = cast("SigningEngine", engine).pending_signature()
         self.answer = engine.to_send()
         self.events = engine.events()
         if not engine.handshaken or self.failure is not None:
@@ -157,6 +205,13 @@ class TlsHandshake:
         self.events += engine.events()
         self.answer += engine.to_send()
 
+    def _go_on_signed(self, engine: SigningEngine, number: int, result: bytes | SigningFailed) -> None:
+        self._signed = None
+        if isinstance(result, SigningFailed):
+            engine.sign_failed(number, str(result))
+        else:
+            engine.signed(number, result)
+
     def _detach(self, engine: TlsEngine, state: DetachedState) -> None:
         self.detached = True
         self.answer += engine.to_send()
@@ -168,6 +223,10 @@ class TlsHandshake:
             self.failure = error
         self.events += layer.events()
         self.answer += layer.to_send()
+
+
+def _unexpected(failure: Failure) -> None:
+    _log.failure("A step of a TLS hand-shake could not be begun", failure)
 
 
 def _nobody() -> None:

@@ -37,6 +37,13 @@ _native, WHY_NOT_NATIVE = _load(os.environ.get("ACCESSGW_ACCEL", AUTO))
 """Why there is no engine in C, empty when there is one: for the log at start."""
 
 
+def native_version() -> str:
+    """Of the system's OpenSSL, in its own words, where there is an engine in C."""
+    from protocols.tls.native_engine import VERSION
+
+    return VERSION
+
+
 def server_context(options: ServerOptions, engine: str = AUTO) -> ServerContext | NativeServerContext:
     """The contexts of a listener on the engine `auto`, `native` or `pure`.
 

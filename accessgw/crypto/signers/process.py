@@ -18,6 +18,7 @@ from accessgw.core.interfaces.tls import SigningFailed
 from accessgw.model.counters import TlsCounters
 from protocols.errors import LocalError, RemoteError
 from protocols.signing import (
+    UNKNOWN_KEY,
     KeysOffered,
     SignatureMade,
     SignatureRefused,
@@ -41,6 +42,8 @@ class _Request:
     data: bytes
     deadline: float
     deferred: Deferred[bytes]
+    parked: bool = False
+    """The signer does not have the key yet: its files are replaced a moment after ours."""
 
 
 class ProcessSigner:
@@ -60,14 +63,17 @@ class ProcessSigner:
         *,
         timeout: float,
         waiting: int = 4096,
+        patient: bool = True,
     ) -> None:
-        """`keys`: those that will be asked for, by id. `timeout`: seconds for a signature."""
+        """`keys`: those that will be asked for, by id. `timeout`: seconds for a signature. `patient`: what is asked while
+        there is no connection waits for one; otherwise it fails at once."""
         self._path = path
         self._keys = keys
         self._counters = counters
         self._reactor = reactor
         self._timeout = timeout
         self._bound = waiting
+        self._patient = patient
         self._requests: dict[int, _Request] = {}
         """By id; the oldest first, so the first is over first."""
         self._last = 0
@@ -108,14 +114,10 @@ class ProcessSigner:
 
     def sign(self, key: str, algorithm: int, data: bytes) -> Deferred[bytes]:
         """See core.interfaces.tls.Signer."""
-        if self._stopped or len(self._requests) >= self._bound:
+        reason = self._unready(key, algorithm, data)
+        if reason:
             self._counters.signer_failures += 1
-            return fail(SigningFailed("the gateway is stopping" if self._stopped else "too many signatures wait"))
-        try:
-            check_request(key, algorithm, data)
-        except LocalError as error:
-            self._counters.signer_failures += 1
-            return fail(SigningFailed(str(error)))
+            return fail(SigningFailed(reason))
         self._last = id = (self._last + 1) & 0xFFFFFFFF
         deferred: Deferred[bytes] = Deferred(_forget)
         request = _Request(key, algorithm, data, self._reactor.seconds() + self._timeout, deferred)
@@ -129,6 +131,20 @@ class ProcessSigner:
         return deferred
 
     # ---------------------------------------------------------------- requests
+
+    def _unready(self, key: str, algorithm: int, data: bytes) -> str:
+        """Why a request cannot be taken; empty when it can."""
+        if self._stopped:
+            return "the gateway is stopping"
+        if len(self._requests) >= self._bound:
+            return "too many signatures wait"
+        if self._link is None and not self._patient:
+            return f"no signer at {self._path}"
+        try:
+            check_request(key, algorithm, data)
+        except LocalError as error:
+            return str(error)
+        return ""
 
     def _flush_soon(self) -> None:
         """At the end of this turn: requests of one turn travel together."""
@@ -188,6 +204,7 @@ class ProcessSigner:
         self._retry = FIRST_RETRY
         self._link = link
         for id, request in self._requests.items():
+            request.parked = False
             if not request.deferred.called:
                 link.wire.request(id, request.key, request.algorithm, request.data)
         link.flush()
@@ -200,10 +217,22 @@ class ProcessSigner:
         if isinstance(event, SignatureMade):
             self._made(event.id, event.signature)
         elif isinstance(event, SignatureRefused):
-            self._fail(event.id, f"the signer refuses: {event.message}")
+            request = self._requests.get(event.id)
+            if request is not None and event.code == UNKNOWN_KEY and request.key in self._keys:
+                request.parked = True
+            else:
+                self._fail(event.id, f"the signer refuses: {event.message}")
         elif isinstance(event, KeysOffered):
-            for key in self._keys.keys() - event.keys:
-                _log.error("the signer at {path} has no key {key} of our certificates", path=self._path, key=key)
+            self._offered(event.keys)
+
+    def _offered(self, keys: frozenset[str]) -> None:
+        for key in self._keys.keys() - keys:
+            _log.error("the signer at {path} has no key {key} of our certificates", path=self._path, key=key)
+        for id, request in self._requests.items():
+            if request.parked and request.key in keys and self._link is not None:
+                request.parked = False
+                self._link.wire.request(id, request.key, request.algorithm, request.data)
+        self._flush()
 
     def lost(self, reason: str) -> None:
         """There is no connection, or none any more."""

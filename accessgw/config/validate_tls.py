@@ -1,0 +1,51 @@
+"""What settings of TLS must say beyond their types: certificates, and who signs with their keys."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator, Sequence
+
+from accessgw.config.errors import Problem
+from accessgw.config.files import readable
+from accessgw.config.structure import shown
+from accessgw.model.listener_settings import CertificateSettings, ListenerSettings
+from accessgw.model.tls_settings import TlsSettings
+
+SIGNERS = '"threads", "process" or "unix:" and a path'
+
+
+def check_tls(tls: TlsSettings, listeners: Sequence[ListenerSettings]) -> Iterator[Problem]:
+    """Problems of [tls]."""
+    if tls.signer not in ("threads", "process") and not tls.signer.removeprefix("unix:").startswith("/"):
+        yield Problem("tls.signer", f"expected {SIGNERS} that begins with /, got {shown(tls.signer)}")
+    if not tls.signs_elsewhere:
+        if tls.signer_fallback:
+            yield Problem("tls.signer_fallback", 'is used with signer "process" or "unix:..." only')
+        return
+    if tls.engine == "pure":
+        yield Problem("tls.engine", f'signer {shown(tls.signer)} needs the native engine, this is "pure"')
+    for index, listener in enumerate(listeners):
+        if listener.profile == "sm":
+            yield Problem(f"listeners[{index}].profile", 'signers have no SM2 keys: "sm" needs tls.signer = "threads"')
+
+
+def certificate_problems(path: str, certificate: CertificateSettings, tls: TlsSettings) -> Iterator[Problem]:
+    """A chain and its key must be there and fit; a key that is the signer's is not looked at."""
+    reads_key = not tls.signs_elsewhere or tls.signer_fallback
+    unreadable = list(readable(f"{path}.chain", certificate.chain))
+    if not certificate.key and (reads_key or tls.signer == "process"):
+        unreadable.append(Problem(f"{path}.key", "expected the PEM file of the private key, got nothing"))
+    elif reads_key:
+        unreadable += readable(f"{path}.key", certificate.key)
+    yield from unreadable
+    if not unreadable and reads_key:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            context.load_cert_chain(certificate.chain, certificate.key, password=_no_password)
+        except (ssl.SSLError, ValueError) as error:
+            reason = getattr(error, "reason", None) or str(error)
+            yield Problem(path, f"expected a PEM certificate chain and its unencrypted key, OpenSSL says: {reason}")
+
+
+def _no_password() -> str:
+    raise ValueError("the key is encrypted")

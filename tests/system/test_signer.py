@@ -1,0 +1,207 @@
+"""A gateway whose private keys are in another process: hand-shakes while that is killed, replaced, reloaded."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from protocols.tls.engines import WHY_NOT_NATIVE
+from tests.crypto.certificates import self_signed
+from tests.crypto.signer_process import SignerProcess
+from tests.system.gateway_process import Gateway
+
+if WHY_NOT_NATIVE:
+    pytest.skip(f"no native engine: {WHY_NOT_NATIVE}", allow_module_level=True)
+
+CERTIFICATES = """
+[[listeners.certificates]]
+chain = "{chain}"
+key = "{key}"
+"""
+
+
+def shake_hands(port: int) -> str:
+    """The name in the certificate, after a full hand-shake and an answer over it."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["http/1.1"])
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=20) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as sock,
+    ):
+        sock.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        assert sock.recv(100).startswith(b"HTTP/1.1 ")
+        certificate = sock.getpeercert(binary_form=True)
+        assert certificate is not None
+        return certificate.hex()
+
+
+class Load:
+    """Hand-shakes without end on a few threads; every one must succeed."""
+
+    def __init__(self, port: int, threads: int = 3) -> None:
+        self._port = port
+        self._ending = threading.Event()
+        self._lock = threading.Condition()
+        self.done = 0
+        self.errors: list[str] = []
+        self._threads = [threading.Thread(target=self._run) for _ in range(threads)]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self) -> None:
+        while not self._ending.is_set():
+            try:
+                shake_hands(self._port)
+            except OSError as error:
+                self.errors.append(repr(error))
+                return
+            with self._lock:
+                self.done += 1
+                self._lock.notify_all()
+
+    def more(self, count: int) -> None:
+        """Wait for as many to be done from now on."""
+        with self._lock:
+            until = self.done + count
+            assert self._lock.wait_for(lambda: self.done >= until or self.errors, timeout=60)
+        assert not self.errors
+
+    def stop(self) -> None:
+        self._ending.set()
+        for thread in self._threads:
+            thread.join(60)
+        assert not self.errors
+
+
+@pytest.fixture
+def load() -> Iterator[Callable[[int], Load]]:
+    made: list[Load] = []
+
+    def make(port: int) -> Load:
+        made.append(Load(port))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.stop()
+
+
+def signing_gateway(
+    make_gateway: Callable[..., Gateway], signer: str, certificate: str = "", more: str = ""
+) -> Gateway:
+    gateway = make_gateway(extra=f'\n[tls]\nsigner = "{signer}"\nsigner_timeout = 20.0\n{more}')
+    text = gateway.config.read_text()
+    # the certificate belongs to the first listener
+    gateway.config.write_text(
+        text.replace('\n[[listeners]]\nname = "plain"', certificate + '\n[[listeners]]\nname = "plain"')
+    )
+    return gateway
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def signatures(gateway: Gateway) -> float:
+    _, body = gateway.http("GET", "/metrics", token="t-read")
+    found = re.search(r'accessgw_tls_signatures_total\{signer="process"\} (\S+)', str(body))
+    return float(found[1]) if found else 0.0
+
+
+def test_a_signer_of_the_gateways_own_is_killed_under_load_and_nobody_notices(make_gateway, load) -> None:
+    gateway = signing_gateway(make_gateway, "process").start()
+    assert gateway.process is not None
+    (first,) = children(gateway.process.pid)
+    running = load(gateway.tls)
+    running.more(20)
+    os.kill(first, signal.SIGKILL)
+    running.more(20)
+    (second,) = children(gateway.process.pid)
+    assert second != first
+    os.kill(second, signal.SIGTERM)
+    running.more(20)
+    running.stop()
+    gateway.close()
+    assert not Path(f"/proc/{second}").exists()
+
+
+def test_openssl_as_a_client_sees_the_delay_only(make_gateway, tmp_path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl")
+    certificate = self_signed(tmp_path, "localhost")
+    path = tmp_path / "signer.sock"
+    signer = SignerProcess(path, "--key", certificate.key)
+    # The gateway could not read the key if it wanted to.
+    lines = CERTIFICATES.format(chain=certificate.chain, key="")
+    gateway = signing_gateway(make_gateway, f"unix:{path}", lines).start()
+    command = ["openssl", "s_client", "-connect", f"127.0.0.1:{gateway.tls}", "-alpn", "http/1.1", "-no_ign_eof"]
+    waiting = [
+        subprocess.Popen([*command, *version], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for version in (["-tls1_3"], ["-tls1_3"], ["-tls1_2"])
+    ]
+    # They are shaking hands with a gateway whose signer does not run yet.
+    signer.start()
+    for client in waiting:
+        out, _ = client.communicate(b"Q\n", timeout=30)
+        assert b"CN = localhost" in out
+        assert b"Verification error: self-signed certificate" in out or b"self-signed" in out
+        assert re.search(rb"New, TLSv1.[23], Cipher is [A-Z]", out), out
+    assert shake_hands(gateway.tls)
+    signer.end()
+    assert "no signer at" in gateway.log.read_text()
+
+
+def test_keys_are_replaced_hot_in_both_processes(make_gateway, load, tmp_path) -> None:
+    certificate = self_signed(tmp_path, "localhost")
+    gateway = signing_gateway(
+        make_gateway, "process", CERTIFICATES.format(chain=certificate.chain, key=certificate.key)
+    ).start()
+    before = shake_hands(gateway.tls)
+    (tmp_path / "new").mkdir()
+    new = self_signed(tmp_path / "new", "localhost")
+    os.replace(new.key, certificate.key)
+    os.replace(new.chain, certificate.chain)
+    assert gateway.process is not None
+    gateway.process.send_signal(signal.SIGHUP)
+    gateway.wait_until(lambda: shake_hands(gateway.tls) != before)
+    running = load(gateway.tls)
+    running.more(10)
+    running.stop()
+
+
+def test_with_a_fallback_the_gateway_signs_itself_while_there_is_no_signer(make_gateway, tmp_path) -> None:
+    certificate = self_signed(tmp_path, "localhost")
+    lines = CERTIFICATES.format(chain=certificate.chain, key=certificate.key)
+    gateway = signing_gateway(
+        make_gateway, f"unix:{tmp_path / 'nobody.sock'}", lines, "signer_fallback = true\n"
+    ).start()
+    assert shake_hands(gateway.tls)
+    _, body = gateway.http("GET", "/metrics", token="t-read")
+    assert re.search(r"accessgw_tls_signer_fallbacks_total 1(\.0)?\n", str(body)), body
+
+
+def test_without_the_native_engine_the_start_says_why_it_cannot_be(make_gateway) -> None:
+    gateway = signing_gateway(make_gateway, "process")
+    gateway.environment["ACCESSGW_ACCEL"] = "pure"
+    with pytest.raises(AssertionError):
+        gateway.start()
+    said = 'tls.signer: "process" needs the native TLS engine, which is not available: ACCESSGW_ACCEL is pure'
+    assert said in gateway.log.read_text()
+
+
+def test_the_metrics_count_signatures(make_gateway) -> None:
+    gateway = signing_gateway(make_gateway, "process").start()
+    shake_hands(gateway.tls)
+    assert signatures(gateway) == 1.0
