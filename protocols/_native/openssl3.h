@@ -30,6 +30,7 @@ typedef struct evp_md_st EVP_MD;
 typedef struct evp_cipher_st EVP_CIPHER;
 typedef struct evp_cipher_ctx_st EVP_CIPHER_CTX;
 typedef struct evp_mac_ctx_st EVP_MAC_CTX;
+typedef struct hmac_ctx_st HMAC_CTX;
 
 typedef struct {
     const char *key;
@@ -111,14 +112,13 @@ typedef void (*MessageCallback)(int, int, int, const void *, size_t, SSL *, void
     F(EC_KEY_METHOD *, EC_KEY_METHOD_new, (const EC_KEY_METHOD *))                                                     \
     F(void, EC_KEY_METHOD_set_sign, (EC_KEY_METHOD *, EcSign, void *, void *))                                         \
     F(int, ECDSA_size, (const EC_KEY *))                                                                               \
-    F(unsigned char *, HMAC, (const EVP_MD *, const void *, int, const unsigned char *, size_t, unsigned char *,       \
-                              unsigned int *))                                                                         \
-    F(const EVP_MD *, EVP_sha256, (void))                                                                              \
-    F(const EVP_MD *, EVP_sha384, (void))                                                                              \
-    F(const EVP_CIPHER *, EVP_aes_128_gcm, (void))                                                                     \
-    F(const EVP_CIPHER *, EVP_aes_256_gcm, (void))                                                                     \
-    F(const EVP_CIPHER *, EVP_chacha20_poly1305, (void))                                                               \
-    F(const EVP_CIPHER *, EVP_aes_256_cbc, (void))                                                                     \
+    F(HMAC_CTX *, HMAC_CTX_new, (void))                                                                                \
+    F(void, HMAC_CTX_free, (HMAC_CTX *))                                                                               \
+    F(int, HMAC_Init_ex, (HMAC_CTX *, const void *, int, const EVP_MD *, void *))                                      \
+    F(int, HMAC_Update, (HMAC_CTX *, const unsigned char *, size_t))                                                   \
+    F(int, HMAC_Final, (HMAC_CTX *, unsigned char *, unsigned int *))                                                  \
+    F(EVP_MD *, EVP_MD_fetch, (void *, const char *, const char *))                                                    \
+    F(EVP_CIPHER *, EVP_CIPHER_fetch, (void *, const char *, const char *))                                            \
     F(EVP_CIPHER_CTX *, EVP_CIPHER_CTX_new, (void))                                                                    \
     F(void, EVP_CIPHER_CTX_free, (EVP_CIPHER_CTX *))                                                                   \
     F(int, EVP_CIPHER_CTX_ctrl, (EVP_CIPHER_CTX *, int, int, void *))                                                  \
@@ -133,10 +133,7 @@ typedef void (*MessageCallback)(int, int, int, const void *, size_t, SSL *, void
     F(long, SSL_CTX_ctrl, (SSL_CTX *, int, long, void *))                                                              \
     F(long, SSL_CTX_callback_ctrl, (SSL_CTX *, int, void (*)(void)))                                                   \
     F(uint64_t, SSL_CTX_set_options, (SSL_CTX *, uint64_t))                                                            \
-    F(int, SSL_CTX_set_ex_data, (SSL_CTX *, int, void *))                                                              \
-    F(void *, SSL_CTX_get_ex_data, (const SSL_CTX *, int))                                                             \
     F(int, SSL_CTX_set_cipher_list, (SSL_CTX *, const char *))                                                         \
-    F(int, SSL_CTX_set_ciphersuites, (SSL_CTX *, const char *))                                                        \
     F(int, SSL_CTX_set_session_id_context, (SSL_CTX *, const unsigned char *, unsigned int))                           \
     F(int, SSL_CTX_set_max_early_data, (SSL_CTX *, uint32_t))                                                          \
     F(int, SSL_CTX_set_num_tickets, (SSL_CTX *, size_t))                                                               \
@@ -210,11 +207,9 @@ enum {
     CTRL_GROUPS_LIST = 92,
     CTRL_SIGNATURE_ALGORITHMS_LIST = 98,
     CTRL_MINIMUM_VERSION = 123,
-    CTRL_MAXIMUM_VERSION = 124,
     CTRL_NEGOTIATED_GROUP = 134
 };
-enum { MODE_PARTIAL_WRITE = 1, MODE_MOVING_BUFFER = 2, MODE_NO_AUTO_CHAIN = 8, MODE_RELEASE_BUFFERS = 16,
-       MODE_ASYNC = 0x100 };
+enum { MODE_NO_AUTO_CHAIN = 8, MODE_RELEASE_BUFFERS = 16, MODE_ASYNC = 0x100 };
 #define OP_NO_TICKET ((uint64_t)1 << 14)
 #define OP_NO_COMPRESSION ((uint64_t)1 << 17)
 #define OP_NO_ANTI_REPLAY ((uint64_t)1 << 24)

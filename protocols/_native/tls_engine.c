@@ -16,7 +16,7 @@
 #include "openssl3.h"
 #include "tls_proof.h"
 
-enum { MAX_LOOKUPS = 8, MAX_IDENTITY = 256, MAX_REASON = 256, CHUNK = 1 << 14, RANDOM = 32, KEY_NAME = 16, KEY_ID = 64 };
+enum { MAX_LOOKUPS = 8, MAX_REASON = 256, CHUNK = 1 << 14, RANDOM = 32, KEY_NAME = 16 };
 enum { TICKET_GENERATIONS = 3, MAX_HANDSHAKE_RECORDS = 64, MAX_OFFER = 512 };
 /* What step() and read() come back with. */
 enum { FAILED = -1, WANT_BYTES = 0, COMPLETE = 1, WANT_SIGNATURE = 2, WANT_KEYS = 3, CLOSED = 4 };
@@ -24,6 +24,7 @@ enum { FAILED = -1, WANT_BYTES = 0, COMPLETE = 1, WANT_SIGNATURE = 2, WANT_KEYS 
 static void *library;
 static RSA_METHOD *rsa_method;
 static EC_KEY_METHOD *ec_method;
+static EVP_CIPHER *ticket_cipher;
 
 /* ------------------------------------------------------------------ bytes */
 
@@ -208,7 +209,8 @@ static int see_hello(SSL *ssl, int *alert, void *argument) {
     if (SSL_client_hello_get0_random(ssl, &extension) == RANDOM) memcpy(conn->random, extension, RANDOM);
     conn->offers_early = (char)SSL_client_hello_get0_ext(ssl, EXTENSION_EARLY_DATA, &extension, &size);
     int wanted = context->finds_keys || (conn->offers_early && context->max_early_data);
-    if (!wanted || SSL_client_hello_get0_ext(ssl, EXTENSION_PSK, &extension, &size) != 1 || size < 2) return HELLO_GO_ON;
+    if (!wanted || SSL_client_hello_get0_ext(ssl, EXTENSION_PSK, &extension, &size) != 1 || size < 2)
+        return HELLO_GO_ON;
     size_t length = (size_t)extension[0] << 8 | extension[1];
     if (length > size - 2) return HELLO_GO_ON;
     if (!append(&conn->identities, extension + 2, length)) conn->no_memory = 1;
@@ -221,7 +223,7 @@ static int find_session(SSL *ssl, const unsigned char *identity, size_t size, SS
     conn->chosen = -1;
     for (int i = 0; i < conn->key_count; i++) {
         Key *key = &conn->keys[i];
-        if (key->identity.size != size || memcmp(key->identity.data, identity, size) || key->session.size == 0) continue;
+        if (key->identity.size != size || memcmp(key->identity.data, identity, size)) continue;
         const unsigned char *der = key->session.data;
         *session = d2i_SSL_SESSION(NULL, &der, (long)key->session.size);
         if (*session == NULL) return 0;
@@ -301,7 +303,7 @@ static int staple(SSL *ssl, void *argument) {
     return EXT_NONE;
 }
 
-/* Key of a ticket: 1 found and the newest, 2 found and the ticket is to be made anew, 0 unknown (RFC 5077 section 4). */
+/* The key of a ticket: 1 it is the newest, 2 it is older, and a new ticket is wanted, 0 unknown (RFC 5077 section 4). */
 static int ticket_key(SSL *ssl, unsigned char *name, unsigned char *iv, EVP_CIPHER_CTX *cipher, EVP_MAC_CTX *mac,
                       int making) {
     Context *context = context_of(ssl);
@@ -319,7 +321,7 @@ static int ticket_key(SSL *ssl, unsigned char *name, unsigned char *iv, EVP_CIPH
         if (RAND_bytes(iv, 16) != 1) result = -1;
     }
     OSSL_PARAM parameters[] = {{"digest", PARAM_TEXT, "SHA256", 6, (size_t)-1}, {NULL, 0, NULL, 0, 0}};
-    if (result > 0 && (EVP_CipherInit_ex(cipher, EVP_aes_256_cbc(), NULL, key.aes, iv, making) != 1 ||
+    if (result > 0 && (EVP_CipherInit_ex(cipher, ticket_cipher, NULL, key.aes, iv, making) != 1 ||
                        EVP_MAC_init(mac, key.hmac, sizeof key.hmac, parameters) != 1))
         result = -1;
     OPENSSL_cleanse(&key, sizeof key);
@@ -329,7 +331,8 @@ static int ticket_key(SSL *ssl, unsigned char *name, unsigned char *iv, EVP_CIPH
 /* ------------------------------------------------------------------ signatures made elsewhere */
 
 /* Stops the job until there is an answer: the size of the signature, 0 when there will be none. */
-static int ask(const char *key, int is_rsa, const unsigned char *data, int data_size, unsigned char *signature, int room) {
+static int ask(const char *key, int is_rsa, const unsigned char *data, int data_size, unsigned char *signature,
+               int room) {
     Conn *conn = current;
     if (conn == NULL || key == NULL || conn->signing.state == REFUSED || ASYNC_get_current_job() == NULL) return 0;
     Signing *signing = &conn->signing;
@@ -643,14 +646,16 @@ static int list(SSL_CTX *ctx, int command, const char *names) {
 
 static PyObject *Context_configure(Context *self, PyObject *args, PyObject *keywords) {
     static char *names[] = {"minimum", "ciphers", "groups", "signature_algorithms", "session_context", "tickets",
-                            "max_early_data", "ticket_early_data", "finds_keys", "keeps_lines", "alpn", "old_alpn", NULL};
+                            "max_early_data", "ticket_early_data", "finds_keys", "keeps_lines", "alpn", "old_alpn",
+                            NULL};
     const char *ciphers, *groups, *algorithms;
     Py_buffer session, alpn, old;
     int minimum, tickets, ticket_early, finds, keeps;
     unsigned int early;
     if (!unused(self)) return NULL;
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "$isssy*iIpppy*y*:configure", names, &minimum, &ciphers, &groups,
-                                     &algorithms, &session, &tickets, &early, &ticket_early, &finds, &keeps, &alpn, &old))
+                                     &algorithms, &session, &tickets, &early, &ticket_early, &finds, &keeps, &alpn,
+                                     &old))
         return NULL;
     SSL_CTX *ctx = self->ctx;
     PyObject *result = NULL;
@@ -658,7 +663,8 @@ static PyObject *Context_configure(Context *self, PyObject *args, PyObject *keyw
     else if (SSL_CTX_set_cipher_list(ctx, ciphers) != 1) refused("ciphers");
     else if (!list(ctx, CTRL_GROUPS_LIST, groups)) refused("groups");
     else if (!list(ctx, CTRL_SIGNATURE_ALGORITHMS_LIST, algorithms)) refused("signature algorithms");
-    else if (SSL_CTX_set_session_id_context(ctx, session.buf, (unsigned int)session.len) != 1) refused("session context");
+    else if (SSL_CTX_set_session_id_context(ctx, session.buf, (unsigned int)session.len) != 1)
+        refused("session context");
     else if (!append(&self->alpn, alpn.buf, (size_t)alpn.len) || !append(&self->old_alpn, old.buf, (size_t)old.len))
         PyErr_NoMemory();
     else result = Py_NewRef(Py_None);
@@ -791,12 +797,12 @@ static PyObject *Context_set_ticket_keys(Context *self, PyObject *keys) {
     for (Py_ssize_t i = 0; i < count && !PyErr_Occurred(); i++) {
         const char *name, *aes, *hmac;
         Py_ssize_t name_size, aes_size, hmac_size;
-        if (!PyArg_ParseTuple(PySequence_Fast_GET_ITEM(sequence, i), "y#y#y#", &name, &name_size, &aes, &aes_size, &hmac,
-                              &hmac_size))
+        if (!PyArg_ParseTuple(PySequence_Fast_GET_ITEM(sequence, i), "y#y#y#", &name, &name_size, &aes, &aes_size,
+                              &hmac, &hmac_size))
             break;
         if (name_size != KEY_NAME || aes_size != 32 || hmac_size != 32) {
-            PyErr_Format(PyExc_ValueError, "expected a ticket key of 16, 32 and 32 bytes, got %zd, %zd and %zd", name_size,
-                         aes_size, hmac_size);
+            PyErr_Format(PyExc_ValueError, "expected a ticket key of 16, 32 and 32 bytes, got %zd, %zd and %zd",
+                         name_size, aes_size, hmac_size);
             break;
         }
         memcpy(fresh[i].name, name, KEY_NAME), memcpy(fresh[i].aes, aes, 32), memcpy(fresh[i].hmac, hmac, 32);
@@ -897,7 +903,8 @@ static PyObject *Connection_feed(Connection *self, PyObject *args) {
     Py_buffer data;
     Conn *conn = alive(self);
     if (conn == NULL || !PyArg_ParseTuple(args, "y*", &data)) return NULL;
-    int good = data.len == 0 || (data.len <= INT32_MAX && BIO_write(conn->in, data.buf, (int)data.len) == (int)data.len);
+    int size = data.len <= INT32_MAX ? (int)data.len : -1;
+    int good = size == 0 || (size > 0 && BIO_write(conn->in, data.buf, size) == size);
     PyBuffer_Release(&data);
     if (!good) return PyErr_NoMemory();
     Py_RETURN_NONE;
@@ -1160,7 +1167,8 @@ static int proved(const Conn *conn, const Suite *suite) {
 static PyObject *Connection_detach(Connection *self, PyObject *Py_UNUSED(nothing)) {
     Conn *conn = running(self);
     if (conn == NULL) return NULL;
-    if (!conn->complete || conn->failed || SSL_version(conn->ssl) != TLS_1_3 || SSL_has_pending(conn->ssl)) Py_RETURN_NONE;
+    if (!conn->complete || conn->failed || SSL_version(conn->ssl) != TLS_1_3) Py_RETURN_NONE;
+    if (SSL_has_pending(conn->ssl)) Py_RETURN_NONE;
     const Suite *suite = suite_of(SSL_CIPHER_get_protocol_id(SSL_get_current_cipher(conn->ssl)));
     if (suite == NULL || !drain(conn) || !proved(conn, suite)) Py_RETURN_NONE;
     Py_ssize_t size = suite->secret_size, waiting = (Py_ssize_t)BIO_ctrl_pending(conn->in);
@@ -1219,8 +1227,8 @@ static PyType_Slot Connection_slots[] = {
     {0, NULL},
 };
 
-static PyType_Spec Connection_spec = {"protocols._native.tls_engine.Connection", sizeof(Connection), 0, Py_TPFLAGS_DEFAULT,
-                                      Connection_slots};
+static PyType_Spec Connection_spec = {"protocols._native.tls_engine.Connection", sizeof(Connection), 0,
+                                      Py_TPFLAGS_DEFAULT, Connection_slots};
 
 /* ------------------------------------------------------------------ the module */
 
@@ -1247,9 +1255,13 @@ static PyObject *load(PyObject *Py_UNUSED(module), PyObject *args) {
         dlclose(opened);
         return NULL;
     }
-    if (!make_methods()) {
+    const char *missing = fetch_suites();
+    ticket_cipher = EVP_CIPHER_fetch(NULL, "AES-256-CBC", NULL);
+    if (missing == NULL && ticket_cipher == NULL) missing = "AES-256-CBC";
+    if (missing == NULL && !make_methods()) missing = "methods of private keys";
+    if (missing != NULL) {
         ERR_clear_error();
-        PyErr_SetString(PyExc_ImportError, "OpenSSL makes no methods for private keys");
+        PyErr_Format(PyExc_ImportError, "%s does not offer %s", soname, missing);
         return NULL;
     }
     library = opened;

@@ -8,23 +8,36 @@
 
 #include "openssl3.h"
 
-enum { RECORD_HEADER = 5, RECORD_TAG = 16, RECORD_IV = 12, MAX_SECRET = 48, MAX_RECORD = RECORD_HEADER + (1 << 14) + 256 };
+enum { RECORD_HEADER = 5, RECORD_TAG = 16, RECORD_IV = 12, MAX_SECRET = 48 };
+enum { MAX_RECORD = RECORD_HEADER + (1 << 14) + 256 };
 
 typedef struct {
     int number, secret_size, key_size;
+    const char *cipher_name, *digest_name;
+    EVP_CIPHER *cipher; /* looked up once: that costs as much as what is done with it */
+    EVP_MD *digest;
 } Suite;
 
-static const Suite SUITES[] = {{0x1301, 32, 16}, {0x1302, 48, 32}, {0x1303, 32, 32}};
+static Suite SUITES[] = {
+    {0x1301, 32, 16, "AES-128-GCM", "SHA256", NULL, NULL},
+    {0x1302, 48, 32, "AES-256-GCM", "SHA384", NULL, NULL},
+    {0x1303, 32, 32, "ChaCha20-Poly1305", "SHA256", NULL, NULL},
+};
+
+/* The name of what OpenSSL does not have, NULL when all is there. */
+static const char *fetch_suites(void) {
+    for (size_t i = 0; i < sizeof SUITES / sizeof *SUITES; i++) {
+        Suite *suite = &SUITES[i];
+        if ((suite->cipher = EVP_CIPHER_fetch(NULL, suite->cipher_name, NULL)) == NULL) return suite->cipher_name;
+        if ((suite->digest = EVP_MD_fetch(NULL, suite->digest_name, NULL)) == NULL) return suite->digest_name;
+    }
+    return NULL;
+}
 
 static const Suite *suite_of(int number) {
     for (size_t i = 0; i < sizeof SUITES / sizeof *SUITES; i++)
         if (SUITES[i].number == number) return &SUITES[i];
     return NULL;
-}
-
-static const EVP_CIPHER *cipher_of(const Suite *suite) {
-    if (suite->number == 0x1301) return EVP_aes_128_gcm();
-    return suite->number == 0x1302 ? EVP_aes_256_gcm() : EVP_chacha20_poly1305();
 }
 
 /* HKDF-Expand-Label without a context, for at most one block of output. */
@@ -37,8 +50,10 @@ static int expand(const Suite *suite, const unsigned char *secret, const char *l
     memcpy(info + at + 6, label, length);
     at += 6 + length;
     info[at++] = 0, info[at++] = 1;
-    const EVP_MD *digest = suite->secret_size == 48 ? EVP_sha384() : EVP_sha256();
-    int done = HMAC(digest, secret, suite->secret_size, info, at, block, &made) != NULL && (int)made >= size;
+    HMAC_CTX *hmac = HMAC_CTX_new();
+    int done = hmac != NULL && HMAC_Init_ex(hmac, secret, suite->secret_size, suite->digest, NULL) == 1 &&
+               HMAC_Update(hmac, info, at) == 1 && HMAC_Final(hmac, block, &made) == 1 && (int)made >= size;
+    HMAC_CTX_free(hmac);
     if (done) memcpy(out, block, (size_t)size);
     OPENSSL_cleanse(block, sizeof block);
     return done;
@@ -51,9 +66,10 @@ static int opens(const Suite *suite, const unsigned char *secret, const unsigned
     int inner = size - RECORD_HEADER - RECORD_TAG, length, found = 0;
     if (inner < 1 || size > MAX_RECORD) return 0;
     EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
-    if (ctx == NULL || !expand(suite, secret, "key", key, suite->key_size) || !expand(suite, secret, "iv", iv, RECORD_IV))
+    if (ctx == NULL || !expand(suite, secret, "key", key, suite->key_size) ||
+        !expand(suite, secret, "iv", iv, RECORD_IV))
         goto done;
-    if (EVP_CipherInit_ex(ctx, cipher_of(suite), NULL, key, NULL, 0) != 1) goto done;
+    if (EVP_CipherInit_ex(ctx, suite->cipher, NULL, key, NULL, 0) != 1) goto done;
     for (unsigned long long at = first; at < end && !found; at++) {
         memcpy(nonce, iv, RECORD_IV);
         for (int i = 0; i < 8; i++) nonce[RECORD_IV - 1 - i] ^= (unsigned char)(at >> (8 * i));
