@@ -89,7 +89,7 @@ def everything() -> GatewayCounters:
         {"tls": transport, 'pl"ain': slots.TransportCounters()}, sessions, calls, slots.PushCounters(),
         {"demo": slots.UpstreamCounters()}, slots.StoreCounters(), slots.WebhookCounters(), AccessLog(LogSettings()), ticks,
         slots.MqttCounters(), slots.HeaderCounters(), slots.CodingCounters(), slots.DictionaryCounters(),
-        slots.TlsCounters(),
+        slots.TlsCounters(), lambda: {("tls", "/etc/accessgw/chain.pem"): 1.8e9},
     )  # fmt: skip
 
 
@@ -105,6 +105,12 @@ def test_the_whole_page_is_well_formed() -> None:
     assert durations[2][0] == ("_bucket", {"le": "0.001"}, 3)
     assert durations[2][-3:] == [("_bucket", {"le": "+Inf"}, 4), ("_sum", {}, 20.5), ("_count", {}, 4)]
     assert ("_bucket", {"le": "0.005"}, 1) in page["accessgw_reactor_lateness_seconds"][2]
+
+
+def test_ends_of_certificates_are_shown_by_file() -> None:
+    page = parse(render(families(everything())))
+    ends = page["accessgw_certificate_expires_seconds"]
+    assert ends[2] == [("", {"listener": "tls", "file": "/etc/accessgw/chain.pem"}, 1.8e9)]
 
 
 def test_every_name_keeps_the_promise() -> None:

@@ -1,0 +1,267 @@
+"""Revocation lists: which are believed, what changes while the gateway runs, and what stays in force."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+from twisted.internet.defer import Deferred, fail, maybeDeferred
+from twisted.logger import LogLevel, formatEvent, globalLogPublisher
+
+from accessgw.core.interfaces.tls import TicketBinding
+from accessgw.crypto.pem import CertificateError
+from accessgw.crypto.revocation_lists import RevocationLists, load_lists
+from accessgw.crypto.revocations import RevocationStore
+from accessgw.crypto.services import AuthenticationUnavailable
+from tests.crypto.authority import Authority
+from tests.crypto.revoking import crl, write
+
+
+@pytest.fixture
+def authority(tmp_path):
+    return Authority(tmp_path, "ca")
+
+
+@pytest.fixture
+def logged():
+    """Errors so far, one line each."""
+    lines = []
+
+    def observe(event):
+        if event["log_level"] is LogLevel.error:
+            lines.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(observe)
+    yield lambda: list(lines)
+    globalLogPublisher.removeObserver(observe)
+
+
+class House:
+    """Lists of one file, over a real store."""
+
+    def __init__(self, directory, authority, content):
+        self.path = write(directory / "crl.pem", content)
+        self.authorities = [authority.certificate]
+        self.store = RevocationStore(directory / "keys")
+        self.changes = 0
+        self.store.on_change(self.changed)
+        self.now = time.time()
+        self.lists = RevocationLists(self.path, lambda: self.authorities, self.store, run=self.run, now=self.now)
+        self.busy = False
+        self.store.poll(self.now)
+        self.changes = 0
+
+    def changed(self):
+        self.changes += 1
+
+    def run(self, work):
+        return fail(AuthenticationUnavailable("busy")) if self.busy else maybeDeferred(work)
+
+    def second(self):
+        """One second passes."""
+        self.now += 1.0
+        self.lists.poll(self.now)
+        self.store.poll(self.now)
+
+    def replace(self, content):
+        write(self.path, content)
+
+
+def test_every_list_of_the_file_counts(tmp_path, authority):
+    other = authority.intermediate("factory")
+    one, two, free = authority.issue("one"), other.issue("two"), authority.issue("free")
+    path = write(tmp_path / "crl.pem", crl(authority, one.der, days=2.0) + crl(other, two.der, days=1.0))
+    loaded = load_lists(path, [authority.certificate, other.certificate])
+    serials = {serial for _, serial in loaded.serials}
+    assert serials == {x509.load_der_x509_certificate(der).serial_number for der in (one.der, two.der)}
+    assert abs(loaded.expires_at - time.time() - 86_400) < 60
+    store = RevocationStore(tmp_path / "keys")
+    store.use_list(path, loaded.serials, time.time())
+    assert [store.serial_is_revoked(issued.der) for issued in (one, two, free)] == [True, True, False]
+
+
+def test_the_same_number_of_another_ca_is_another_certificate(tmp_path, authority):
+    stranger = Authority(tmp_path, "stranger")
+    issued = authority.issue("one")
+    path = write(tmp_path / "crl.pem", crl(stranger, issued.der))
+    store = RevocationStore(tmp_path / "keys")
+    store.use_list(path, load_lists(path, [stranger.certificate]).serials, time.time())
+    assert not store.serial_is_revoked(issued.der)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda ca, other: b"", "expected PEM revocation lists, got none"),
+        (lambda ca, other: b"-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n", "list 1 cannot be read"),
+        (lambda ca, other: crl(other), "expected lists signed by the CAs of clients, that of CN=other is not"),
+        (lambda ca, other: crl(ca, key=other.key), "that of CN=ca is not"),
+        (lambda ca, other: crl(ca) + crl(other), "that of CN=other is not"),
+        (
+            lambda ca, other: crl(ca, extensions=[x509.DeltaCRLIndicator(1)]),
+            "complete lists, that of CN=ca has a critical",
+        ),
+    ],
+)
+def test_lists_that_are_not_believed(tmp_path, authority, make, words):
+    path = write(tmp_path / "crl.pem", make(authority, Authority(tmp_path, "other")))
+    with pytest.raises(CertificateError, match=words):
+        load_lists(path, [authority.certificate])
+    with pytest.raises(CertificateError, match=words):  # a start refuses them, too
+        House(tmp_path, authority, Path(path).read_bytes())
+
+
+def test_a_flipped_bit_is_found(tmp_path, authority):
+    der = bytearray(x509.load_pem_x509_crl(crl(authority, authority.issue("one").der)).public_bytes(Encoding.DER))
+    for at in range(len(der) // 3, len(der), 7):
+        damaged = bytearray(der)
+        damaged[at] ^= 1
+        path = write(tmp_path / "crl.pem", _pem(bytes(damaged)))
+        with pytest.raises(CertificateError):
+            load_lists(path, [authority.certificate])
+
+
+def test_a_ca_that_may_not_sign_lists_does_not(tmp_path, authority):
+    usage = x509.KeyUsage(
+        digital_signature=True, key_cert_sign=True, crl_sign=False, content_commitment=False, key_encipherment=False,
+        data_encipherment=False, key_agreement=False, encipher_only=False, decipher_only=False,
+    )  # fmt: skip
+    now = datetime.now(UTC)
+    restricted = (
+        x509.CertificateBuilder().subject_name(authority.subject).issuer_name(authority.subject)
+        .public_key(authority.key.public_key()).serial_number(1).not_valid_before(now)
+        .not_valid_after(now + timedelta(days=1)).add_extension(usage, critical=True).sign(authority.key, hashes.SHA256())
+    )  # fmt: skip
+    path = write(tmp_path / "crl.pem", crl(authority))
+    with pytest.raises(CertificateError, match="expected lists signed by"):
+        load_lists(path, [restricted])
+    load_lists(path, [restricted, authority.certificate])
+
+
+def test_a_change_is_in_force_within_two_seconds(tmp_path, authority):
+    one, two = authority.issue("one"), authority.issue("two")
+    house = House(tmp_path, authority, crl(authority, one.der))
+    assert house.store.serial_is_revoked(one.der) and not house.store.serial_is_revoked(two.der)
+    house.second()
+    assert house.changes == 0
+    house.replace(crl(authority, two.der))
+    house.second()
+    house.second()
+    assert house.changes == 1
+    assert not house.store.serial_is_revoked(one.der) and house.store.serial_is_revoked(two.der)
+    # a ticket of the certificate is void as well
+    binding = TicketBinding("d", "certificate", hashlib.sha256(two.der).digest())
+    assert house.store.is_revoked(binding, house.now - 10.0)
+
+
+def test_a_file_that_is_being_written_is_waited_for(tmp_path, authority, logged):
+    one = authority.issue("one")
+    house = House(tmp_path, authority, crl(authority))
+    content = crl(authority, one.der)
+    for end in range(100, len(content), 100):
+        Path(house.path).write_bytes(content[:end])
+        house.second()
+    assert logged() == []
+    Path(house.path).write_bytes(content)
+    house.second()
+    house.second()
+    assert house.store.serial_is_revoked(one.der) and logged() == []
+
+
+def test_what_cannot_be_used_changes_nothing_and_is_said_once(tmp_path, authority, logged):
+    one, stranger = authority.issue("one"), Authority(tmp_path, "stranger")
+    house = House(tmp_path, authority, crl(authority, one.der))
+    for content, words in (
+        (crl(stranger), "REVOCATION LIST REFUSED, the one read before stays in force"),
+        (crl(authority, days=-0.5), "expired at"),
+        (b"damaged", "got none"),
+    ):
+        house.replace(content)
+        before = len(logged())
+        for _ in range(5):
+            house.second()
+        (line,) = logged()[before:]
+        assert words in line and house.path in line
+        assert house.store.serial_is_revoked(one.der) and house.changes == 0
+    Path(house.path).unlink()
+    for _ in range(3):
+        house.second()
+    assert "No such file" in logged()[-1] and house.store.serial_is_revoked(one.der)
+    house.replace(crl(authority))
+    house.second()
+    house.second()
+    assert not house.store.serial_is_revoked(one.der)
+
+
+def test_an_expired_list_is_used_at_a_start_and_said_to_be_every_hour(tmp_path, authority, logged):
+    one = authority.issue("one")
+    house = House(tmp_path, authority, crl(authority, one.der, days=-0.5))
+    assert house.store.serial_is_revoked(one.der)
+    (line,) = logged()
+    assert line.startswith("REVOCATION LIST EXPIRED: ")
+    house.second()
+    assert len(logged()) == 1
+    house.now += 3600.0
+    house.second()
+    assert len(logged()) == 2
+
+
+def test_one_that_expires_while_it_is_in_force_stays(tmp_path, authority, logged):
+    one = authority.issue("one")
+    house = House(tmp_path, authority, crl(authority, one.der))
+    house.now += 90_000.0
+    house.second()
+    assert len(logged()) == 1 and "EXPIRED" in logged()[0]
+    assert house.store.serial_is_revoked(one.der)
+
+
+def test_a_busy_moment_is_tried_again(tmp_path, authority):
+    one = authority.issue("one")
+    house = House(tmp_path, authority, crl(authority))
+    house.replace(crl(authority, one.der))
+    house.busy = True
+    house.second()
+    house.second()
+    assert not house.store.serial_is_revoked(one.der)
+    house.busy = False
+    house.second()
+    assert house.store.serial_is_revoked(one.der)
+
+
+def test_a_reload_reads_it_under_the_cas_of_the_present(tmp_path, authority):
+    other = Authority(tmp_path, "other")
+    one = other.issue("one")
+    house = House(tmp_path, authority, crl(authority))
+    house.replace(crl(authority) + crl(other, one.der))
+    house.second()
+    house.second()
+    assert not house.store.serial_is_revoked(one.der)
+    house.authorities.append(other.certificate)
+    house.lists.reload(house.now)
+    assert house.store.serial_is_revoked(one.der)
+
+
+def test_it_is_loaded_once_at_a_time(tmp_path, authority):
+    house = House(tmp_path, authority, crl(authority))
+    waiting = []
+
+    def run(work):
+        waiting.append(work)
+        return Deferred()
+
+    house.lists._run = run
+    house.replace(crl(authority, authority.issue("one").der))
+    for _ in range(5):
+        house.second()
+    assert len(waiting) == 1 and house.lists.reload(house.now) is None
+
+
+def _pem(der: bytes) -> bytes:
+    return b"-----BEGIN X509 CRL-----\n" + base64.encodebytes(der) + b"-----END X509 CRL-----\n"
