@@ -1,0 +1,305 @@
+"""The gateway's side of a signer process: resending, deadlines, wrong signatures, fallback, on a Clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+from twisted.internet.error import ConnectionDone
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.python.failure import Failure
+
+from accessgw.core.interfaces.tls import SigningFailed
+from accessgw.crypto.signers.card import SimulatedCard
+from accessgw.crypto.signers.fallback import FallbackSigner
+from accessgw.crypto.signers.process import FIRST_RETRY, LONGEST_RETRY, ProcessSigner
+from accessgw.model.counters import TlsCounters
+from protocols.signing import (
+    FAILED,
+    UNKNOWN_KEY,
+    SignatureRequested,
+    SigningConnection,
+)
+from tests.crypto.signing_keys import ec_key, rsa_key
+
+PATH = "/run/accessgw/signer.sock"
+PUBLIC = {key.id: key.private.public_key() for key in (rsa_key(), ec_key())}
+
+
+@dataclass
+class World:
+    """A ProcessSigner on a reactor in memory, and the signer that a test plays."""
+
+    timeout: float = 2.0
+    waiting: int = 4
+    patient: bool = True
+    results: list[object] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.reactor = MemoryReactorClock()
+        self.counters = TlsCounters()
+        self.signer = ProcessSigner(
+            PATH,
+            PUBLIC,
+            self.counters,
+            self.reactor,
+            timeout=self.timeout,
+            waiting=self.waiting,
+            patient=self.patient,
+        )
+        self.signer.start()
+
+    @property
+    def attempts(self) -> int:
+        return len(self.reactor.unixClients)
+
+    def accept(self, *keys: str) -> None:
+        """The signer takes the latest connection, and greets."""
+        factory = self.reactor.unixClients[-1][1]
+        self.link = factory.buildProtocol(None)
+        self.transport = StringTransport()
+        self.far = SigningConnection(signer=True)
+        self.link.makeConnection(self.transport)
+        self.say(lambda: self.far.hello(frozenset(keys or PUBLIC)))
+
+    def say(self, what: Callable[[], None]) -> None:
+        what()
+        self.link.dataReceived(self.far.to_send())
+
+    def lose(self) -> None:
+        self.link.connectionLost(Failure(ConnectionDone()))
+
+    def asked(self) -> list[SignatureRequested]:
+        """What has come to the signer since the last call."""
+        self.reactor.advance(0)
+        data = self.transport.value()
+        self.transport.clear()
+        return [event for event in self.far.receive(data) if isinstance(event, SignatureRequested)]
+
+    def sign(self, key=ec_key(), seed: int = 0) -> None:
+        deferred = self.signer.sign(key.id, key.algorithm, key.data(seed))
+        deferred.addBoth(lambda result: self.results.append(result.value if isinstance(result, Failure) else result))
+
+
+def ec_signature(seed: int = 0) -> bytes:
+    from accessgw.crypto.signers.libcrypto import PrivateKey
+
+    return PrivateKey.from_pem(ec_key().pem, "key").sign(ec_key().data(seed))
+
+
+def test_requests_of_a_turn_travel_together_and_their_answers_in_any_order() -> None:
+    world = World()
+    world.accept()
+    assert world.asked() == []
+    world.sign(seed=1)
+    world.sign(seed=2)
+    assert world.transport.value() == b""
+    first, second = world.asked()
+    assert (first.data, second.data) == (ec_key().data(1), ec_key().data(2))
+    assert world.counters.signer_waiting == 2
+    world.say(lambda: world.far.signature(second.id, ec_signature(2)))
+    world.say(lambda: world.far.signature(first.id, ec_signature(1)))
+    for seed, signature in zip((2, 1), world.results, strict=True):
+        ec_key().verify(signature, ec_key().data(seed))
+    assert (world.counters.signer_waiting, world.counters.signatures) == (0, {"process": 2})
+
+
+def test_what_was_asked_before_and_during_an_outage_is_asked_when_it_is_over() -> None:
+    world = World()
+    world.sign(seed=1)
+    world.accept()
+    (first,) = world.asked()
+    world.lose()
+    world.sign(seed=2)
+    world.reactor.advance(FIRST_RETRY)
+    assert world.attempts == 2
+    world.accept()
+    again = world.asked()
+    assert [request.data for request in again] == [first.data, ec_key().data(2)]
+    for request in again:
+        world.say(lambda request=request: world.far.signature(request.id, ec_signature()))
+    assert len(world.results) == 2
+    assert not any(isinstance(result, Exception) for result in world.results)
+
+
+def test_attempts_to_connect_become_rarer() -> None:
+    world = World()
+    times = []
+    for _ in range(8):
+        factory = world.reactor.unixClients[-1][1]
+        factory.clientConnectionFailed(None, Failure(ConnectionRefusedError("refused")))
+        (retry,) = world.reactor.getDelayedCalls()
+        times.append(round(retry.getTime() - world.reactor.seconds(), 6))
+        world.reactor.advance(times[-1])
+    assert times[:3] == [0.05, 0.1, 0.2]
+    assert times[-1] == LONGEST_RETRY
+
+
+def test_a_slow_signer_fails_its_own_requests_and_its_late_answers_are_dropped() -> None:
+    world = World()
+    world.accept()
+    world.sign(seed=1)
+    world.reactor.advance(1.5)
+    world.sign(seed=2)
+    first, second = world.asked()
+    world.reactor.advance(0.5)
+    assert isinstance(world.results[0], SigningFailed)
+    assert "2 s" in str(world.results[0])
+    world.say(lambda: world.far.signature(first.id, ec_signature(1)))
+    world.say(lambda: world.far.signature(second.id, ec_signature(2)))
+    assert len(world.results) == 2
+    ec_key().verify(world.results[1], ec_key().data(2))
+    assert (world.counters.signer_failures, world.counters.signer_waiting) == (1, 0)
+
+
+@pytest.mark.parametrize("lie", ["bit", "short", "other"])
+def test_a_wrong_signature_of_rsa_never_leaves(lie) -> None:
+    world = World()
+    world.accept()
+    world.sign(rsa_key())
+    (request,) = world.asked()
+    data = int.from_bytes(request.data, "big")
+    numbers = rsa_key().private.private_numbers()
+    right = pow(data, numbers.d, numbers.public_numbers.n).to_bytes(256, "big")
+    wrong = {"bit": right[:-1] + bytes([right[-1] ^ 1]), "short": right[:-1], "other": bytes(256)}[lie]
+    world.say(lambda: world.far.signature(request.id, wrong))
+    assert isinstance(world.results[0], SigningFailed)
+    assert world.counters.signatures == {}
+    world.sign(rsa_key())
+    (request,) = world.asked()
+    world.say(lambda: world.far.signature(request.id, right))
+    assert world.results[1] == right
+
+
+def test_what_is_not_even_the_form_of_an_ecdsa_signature_is_refused() -> None:
+    world = World()
+    world.accept()
+    world.sign()
+    (request,) = world.asked()
+    world.say(lambda: world.far.signature(request.id, b"nothing like it"))
+    assert isinstance(world.results[0], SigningFailed)
+
+
+def test_a_refusal_is_passed_on_and_a_key_that_is_about_to_come_is_waited_for() -> None:
+    world = World()
+    world.accept(rsa_key().id)
+    world.sign(seed=1)
+    world.sign(seed=2)
+    first, second = world.asked()
+    world.say(lambda: world.far.refuse(first.id, FAILED, "the token is gone"))
+    assert "the token is gone" in str(world.results[0])
+    world.say(lambda: world.far.refuse(second.id, UNKNOWN_KEY, "no such key"))
+    assert len(world.results) == 1
+    world.say(lambda: world.far.hello(frozenset(PUBLIC)))
+    (again,) = world.asked()
+    assert again.data == second.data
+    world.say(lambda: world.far.signature(again.id, ec_signature(2)))
+    assert len(world.results) == 2
+
+
+def test_too_many_that_wait_unknown_algorithms_and_the_end_fail_at_once() -> None:
+    world = World(waiting=1)
+    world.signer.sign("ab" * 32, 9, b"x").addErrback(lambda failure: world.results.append(failure.value))
+    world.sign(seed=1)
+    world.sign(seed=2)
+    assert ["algorithm" in str(world.results[0]), "too many" in str(world.results[1])] == [True, True]
+    world.signer.stop()
+    assert "stopping" in str(world.results[2])
+    world.sign(seed=3)
+    assert len(world.results) == 4
+    assert all(isinstance(result, SigningFailed) for result in world.results)
+    assert world.reactor.getDelayedCalls() == []
+    assert world.counters.signer_waiting == 0
+
+
+def test_a_signer_that_speaks_something_else_is_left_and_tried_again() -> None:
+    world = World()
+    world.accept()
+    world.link.dataReceived(b"\x00\x01\x09")
+    assert world.transport.disconnected
+    world.lose()
+    world.reactor.advance(FIRST_RETRY)
+    assert world.attempts == 2
+
+
+# ---------------------------------------------------------------- a card, and what is behind it
+
+
+class Instant:
+    """A back end whose signatures are their data."""
+
+    name = "instant"
+    batch = 1
+    linger = 0.0
+
+    def keys(self) -> frozenset[str]:
+        return frozenset()
+
+    def sign(self, jobs):
+        return [job.data for job in jobs]
+
+
+def card(**options) -> tuple[MemoryReactorClock, TlsCounters, SimulatedCard]:
+    clock, counters = MemoryReactorClock(), TlsCounters()
+    return clock, counters, SimulatedCard(Instant(), counters, clock, **options)
+
+
+def test_the_throughput_of_a_card_is_depth_by_latency() -> None:
+    clock, counters, signer = card(latency=0.005, depth=64, waiting=100_000)
+    done: list[float] = []
+    for _ in range(64 * 40):
+        signer.sign("key", 2, b"data").addCallback(lambda _: done.append(clock.seconds()))
+    for _ in range(39):
+        clock.advance(0.005)
+    assert len(done) == 64 * 39
+    clock.advance(0.005)
+    assert done[-1] == pytest.approx(0.2)
+    assert len(done) / done[-1] == pytest.approx(64 / 0.005)
+    assert counters.signatures == {"card": 64 * 40}
+    assert counters.signer_waiting == 0
+
+
+def test_a_card_that_breaks_falls_back_to_software_and_is_counted() -> None:
+    clock, counters, first = card(depth=2)
+    _, _, second = card()
+    second._clock, second._counters = clock, TlsCounters()
+    signer = FallbackSigner(first, second, counters, clock, timeout=1.0)
+    done: list[bytes] = []
+    for _ in range(3):
+        signer.sign("key", 2, b"data").addCallback(done.append)
+    first.broken = True
+    signer.sign("key", 2, b"data").addCallback(done.append)
+    for _ in range(4):
+        clock.advance(0.005)
+    assert done == [b"data"] * 4
+    assert (counters.signer_fallbacks, counters.signer_failures, counters.signer_waiting) == (4, 4, 0)
+    first.broken = False
+    signer.sign("key", 2, b"data").addCallback(done.append)
+    clock.advance(0.005)
+    assert counters.signatures == {"card": 1}
+
+
+def test_a_card_that_hangs_falls_back_after_its_time_and_a_full_one_at_once() -> None:
+    clock, counters, first = card(latency=60.0, depth=1, waiting=1)
+    _, _, second = card()
+    second._clock = clock
+    signer = FallbackSigner(first, second, counters, clock, timeout=1.0)
+    done: list[bytes] = []
+    for _ in range(3):
+        signer.sign("key", 2, b"data").addCallback(done.append)
+    clock.advance(0.005)
+    assert len(done) == 1
+    clock.advance(1.0)
+    clock.advance(0.005)
+    assert len(done) == 3
+    assert counters.signer_fallbacks == 3
+
+
+def test_without_patience_there_is_no_waiting_for_a_signer_that_is_not_there() -> None:
+    world = World(patient=False)
+    world.sign()
+    assert "no signer at" in str(world.results[0])
+    world.accept()
+    world.sign()
+    assert len(world.asked()) == 1
