@@ -107,6 +107,10 @@ def alert_for(error: SSL.Error) -> int:
 def alert_for_words(reason: str) -> int:
     """As alert_for(), of the reason alone."""
     words = reason.lower()
+    for code, name in _NAMES.items():
+        # one that the peer has sent
+        if f"alert {name.replace('_', ' ')}" in words:
+            return code
     for text, code in _BY_TEXT:
         if text in words:
             return code

@@ -6,9 +6,10 @@ import pytest
 
 from accessgw.model.reasons import CloseReason
 from accessgw.transports.tls_handshake import HELD
+from protocols.errors import RemoteError
 from protocols.tls.engine import CloseNotifyReceived, HandshakeCompleted
 from protocols.tls.records import RecordLayer
-from tests.protocols.tls.tls_links import IDENTITY, PSK, client
+from tests.protocols.tls.tls_links import IDENTITY, PSK, Issuer, client
 from tests.transports.support import Echo
 from tests.transports.tls_by_hand import Contexts, EarlyEcho, EarlyFactory, Hand
 
@@ -217,6 +218,22 @@ def test_what_is_no_hand_shake_is_refused_with_its_reason(data, alert):
     assert reason == "handshake_failed"
     assert list(hand.services.tls.refused) == [alert], detail
     assert f"({alert})" in detail
+
+
+def test_a_client_that_does_not_trust_us_says_so():
+    hand = Hand(device=client(authorities=Issuer("another").pem).engine("localhost"))
+    hand.device.start()
+    hand.send()
+    hand.pool.all()
+    with pytest.raises(RemoteError):
+        hand.receive()
+    hand.send()
+    hand.pool.all()
+    hand.peer.close()
+    hand.reactor.turn()
+    reason, detail = hand.ended
+    assert (reason, list(hand.services.tls.refused)) == ("handshake_failed", ["unknown_ca"])
+    assert detail.startswith("alert 48 (unknown_ca): ")
 
 
 # ---------------------------------------------------------------------- records
