@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_der_public_key,
 )
+from pkcs11.exceptions import UserAlreadyLoggedIn
 from pkcs11.util.ec import encode_ec_public_key
 
 from accessgw.crypto.signers.backend import Job, Refused, unfit
@@ -70,9 +71,14 @@ class Pkcs11Backend:
         return result
 
     def _open(self) -> _TokenSession:
-        # A login is of the process, not of the session: two at once disagree on who is first.
         with self._lock:
-            return _TokenSession(self._library.get_token(token_label=self._label).open(user_pin=self._pin))
+            token = self._library.get_token(token_label=self._label)
+            try:
+                session = token.open(user_pin=self._pin)
+            except UserAlreadyLoggedIn:
+                # A login is of the process, for all of its sessions (PKCS #11 v3.1, 5.6.8).
+                session = token.open()
+            return _TokenSession(session)
 
 
 class _TokenSession:
