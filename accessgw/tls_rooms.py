@@ -25,6 +25,7 @@ from accessgw.crypto.replay_register import ReplayRegister
 from accessgw.crypto.revocation_lists import RevocationLists
 from accessgw.crypto.revocations import RevocationStore
 from accessgw.crypto.services import Run
+from accessgw.crypto.session_keys import SessionKeys
 from accessgw.crypto.signers.build import Signing
 from accessgw.crypto.ticket_keys import EpochTickets
 from accessgw.model.counters import TlsCounters
@@ -72,6 +73,7 @@ class TlsRooms:
         self.replays: ReplayRegister | None = None
         self.revocations: RevocationStore | None = None
         self.keys: Keys | None = None
+        self._store: KeyStore | None = None
         self._key_log = KeyLogFile(settings.tls.key_log) if settings.tls.key_log else None
         if listeners:
             self._build_keys(listeners, timers, run)
@@ -87,7 +89,7 @@ class TlsRooms:
             self.keys.start()
             self._look_at_files()
         if self._key_log is not None:
-            log.critical(
+            log.warn(
                 "THE SECRETS OF ALL TLS CONNECTIONS ARE WRITTEN TO {path} (tls.key_log): for development only",
                 path=self._settings.tls.key_log,
             )
@@ -114,7 +116,7 @@ class TlsRooms:
     def _build_keys(self, listeners: list[ListenerSettings], timers: Timers, run: Run) -> None:
         settings, tls, now = self._settings, self._settings.tls, time.time()
         directory = Path(settings.state_dir) / tls.key_store
-        store = KeyStore(directory, now, rotation=tls.ticket_rotation, random_bytes=os.urandom)
+        store = self._store = KeyStore(directory, now, rotation=tls.ticket_rotation, random_bytes=os.urandom)
         self.revocations = RevocationStore(directory)
         self.keys = Keys(store, self.revocations, run=run, timers=timers, wall=time.time)
         for listener in listeners:
@@ -153,6 +155,12 @@ class TlsRooms:
             revocations,
         )
 
+    def _session_keys(self, listener: ListenerSettings) -> SessionKeys | None:
+        if self._store is None:
+            return None
+        zone = self._settings.zone
+        return SessionKeys(self._store, zone=zone, listener=listener.name, transport=listener.transport)
+
     def _contexts(self, listener: ListenerSettings) -> ServerContexts:
         office = self.tickets.get(listener.name)
         return ServerContexts(
@@ -171,6 +179,7 @@ class TlsRooms:
                 key_log=self._key_log,
                 tickets=office.keys if office is not None else None,
                 revocations=self.revocations,
+                session_keys=self._session_keys(listener),
             ),
             counters=self._counters,
         )

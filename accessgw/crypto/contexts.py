@@ -20,6 +20,7 @@ from accessgw.core.interfaces.tls import Revocations, TicketBinding, TicketKeys
 from accessgw.crypto.client_certificates import NO_CLIENT_CERTIFICATES, ClientCertificates, authorities_of, identity_in
 from accessgw.crypto.ocsp import OcspError, response_end
 from accessgw.crypto.pem import CertificateError, read_file
+from accessgw.crypto.session_keys import SessionKey, SessionKeys
 from accessgw.crypto.watched_files import Stamps, WatchedFiles
 from accessgw.model.counters import TlsCounters
 from accessgw.model.listener_settings import CertificateSettings
@@ -70,6 +71,9 @@ class ContextOptions:
     """Asked for every client certificate."""
     engine: str = PURE
     """See protocols.tls.engines."""
+    session_keys: SessionKeys | None = None
+    """Of OpenSSL's own tickets, where the engine takes them (native): without them every process has its own, which end
+    with its contexts."""
     signs_elsewhere: bool = False
     """Private keys are not read: a Signer has them. Needs the native engine."""
 
@@ -138,6 +142,8 @@ class ServerContexts:
         self._counters = counters or TlsCounters()
         self._wall = wall
         self._lock = threading.Lock()
+        self._shared: tuple[object, Sequence[SessionKey]] = (None, ())
+        """The context in force, and the keys of tickets that it was given."""
         files = [path for one in self._settings for path in (one.chain, one.ocsp) if path]
         if not options.signs_elsewhere:
             files += [one.key for one in self._settings]
@@ -180,6 +186,7 @@ class ServerContexts:
     def poll(self, now: float) -> bool:
         """Whether other files have come into force: they changed, or a stapled response ended at `now` (wall clock). On
         the reactor's thread, every second. Files that cannot be used are logged, once, and the old ones stay."""
+        self._share_tickets(self._current, now)
         stamps = self._watched.changed()
         if stamps is None and now < self._staples_end:
             return False
@@ -193,6 +200,15 @@ class ServerContexts:
             return False
         log.info("listener {name}: loaded {names} again", name=self._options.name, names=names)
         return True
+
+    def _share_tickets(self, context: ServerContext | NativeServerContext, now: float) -> None:
+        if self._options.session_keys is None or isinstance(context, ServerContext):
+            return
+        keys = self._options.session_keys.keys(now)
+        shared = self._shared
+        if shared[0] is not context or shared[1] is not keys:
+            context.set_ticket_keys(keys)
+            self._shared = context, keys
 
     def _refuse_revoked(self, certificate: bytes, chain: Sequence[bytes]) -> None:
         revocations = self._options.revocations
@@ -240,6 +256,7 @@ class ServerContexts:
         except (SSL.Error, crypto.Error) as error:
             shown = ", ".join(settings.chain for settings in self._settings)
             raise CertificateError(shown, f"OpenSSL refuses it: {error}") from error
+        self._share_tickets(context, now)
         expiry = {
             certificate.settings.chain: min(link.not_valid_after_utc.timestamp() for link in certificate.chain)
             for certificate in loaded

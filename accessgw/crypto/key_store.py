@@ -149,7 +149,8 @@ class KeyStore:
             kept = tuple(epoch for epoch in self._epochs if epoch.number != number)
             if len(kept) == len(self._epochs):
                 return False
-            if _minting(kept, now) is None:
+            minting = _minting(self._epochs, now)
+            if minting is None or minting.number == number:
                 new = self._new(now, now)
                 self._write((*kept, new), new.number)
             else:

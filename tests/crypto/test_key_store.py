@@ -149,6 +149,16 @@ def test_a_dropped_epoch_opens_nothing_in_any_process(tmp_path: Path) -> None:
     assert dropped.secret not in (tmp_path / "keys" / NAME).read_bytes()
 
 
+def test_for_a_dropped_secret_a_new_one_makes_tickets_not_an_older_one(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    old = store.current(NOW)
+    store.rotate(NOW)
+    dropped = store.current(NOW + LEAD)
+    store.drop(dropped.number, NOW + LEAD)
+    assert store.current(NOW + LEAD) not in (old, dropped)
+    assert store.find(old.number, NOW + LEAD) == old
+
+
 def test_the_number_of_a_dropped_epoch_is_not_given_to_the_next(tmp_path: Path) -> None:
     store = opened(tmp_path)
     new = store.rotate(NOW)
