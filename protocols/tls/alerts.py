@@ -10,8 +10,11 @@ BAD_RECORD_MAC = 20
 RECORD_OVERFLOW = 22
 HANDSHAKE_FAILURE = 40
 BAD_CERTIFICATE = 42
+UNSUPPORTED_CERTIFICATE = 43
 CERTIFICATE_REVOKED = 44
+CERTIFICATE_EXPIRED = 45
 ILLEGAL_PARAMETER = 47
+UNKNOWN_CA = 48
 DECODE_ERROR = 50
 DECRYPT_ERROR = 51
 PROTOCOL_VERSION = 70
@@ -26,6 +29,16 @@ UNEXPECTED_EOF = UNEXPECTED_MESSAGE
 _BY_TEXT = (
     ("no application protocol", NO_APPLICATION_PROTOCOL),
     ("peer did not return a certificate", CERTIFICATE_REQUIRED),
+    # why a certificate was refused stands behind "certificate verify failed"; as OpenSSL's ssl_x509err2alert
+    ("certificate has expired", CERTIFICATE_EXPIRED),
+    ("certificate purpose", UNSUPPORTED_CERTIFICATE),
+    ("certificate revoked", CERTIFICATE_REVOKED),
+    ("certificate signature failure", DECRYPT_ERROR),
+    ("issuer certificate", UNKNOWN_CA),
+    ("self-signed certificate", UNKNOWN_CA),
+    ("invalid ca certificate", UNKNOWN_CA),
+    ("certificate chain too long", UNKNOWN_CA),
+    ("path length constraint exceeded", UNKNOWN_CA),
     ("certificate verify failed", BAD_CERTIFICATE),
     ("bad record mac", BAD_RECORD_MAC),
     ("bad decrypt", BAD_RECORD_MAC),

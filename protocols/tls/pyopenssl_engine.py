@@ -11,7 +11,7 @@ from OpenSSL import SSL
 from protocols.errors import LocalError, RemoteError
 from protocols.tls import binding
 from protocols.tls import handshake_notes as labels
-from protocols.tls.alerts import INTERNAL_ERROR, UNEXPECTED_EOF, alert_for, alert_in
+from protocols.tls.alerts import INTERNAL_ERROR, UNEXPECTED_EOF, alert_for, alert_for_words, alert_in
 from protocols.tls.client_hello import ClientHello, HelloReader
 from protocols.tls.completion import completed_event
 from protocols.tls.detaching import RecordCount, detached_state
@@ -382,7 +382,7 @@ class PyOpenSSLEngine:
         if code is None:
             code = alert_in(self._out[-1]) if self._out else None
         if code is None:
-            code = alert_for(error) if isinstance(error, SSL.Error) else INTERNAL_ERROR
+            code = alert_for_words(message) if isinstance(error, SSL.Error) else INTERNAL_ERROR
         self._failure = RemoteError(code, f"TLS {message}")
         raise self._failure from error
 
