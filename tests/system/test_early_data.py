@@ -1,0 +1,196 @@
+"""Tickets and early data of the SDK at a running gateway, and what a recorded first flight does there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import socket
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from accessgw.client.aio import Client, Note
+from tests.system.gateway_process import Gateway
+from tests.system.upstream import Upstream
+
+WINDOW = "\n[tls]\nreplay_window = 1\n"
+
+
+@pytest.fixture
+def early_gateway(make_gateway: Callable[..., Gateway], upstream: Upstream) -> Gateway:
+    return with_early_data(make_gateway(upstream=upstream.url, extra=WINDOW)).start()
+
+
+def with_early_data(gateway: Gateway) -> Gateway:
+    text = gateway.config.read_text()
+    gateway.config.write_text(text.replace('transport = "tls"\n', 'transport = "tls"\nearly_data = 16384\n', 1))
+    return gateway
+
+
+class Device:
+    """A device whose application starts again and again."""
+
+    def __init__(self, gateway: Gateway, directory: Path, port: int = 0) -> None:
+        self.gateway = gateway
+        self.directory = directory
+        self.port = port or gateway.tls
+        self.notes: list[str] = []
+
+    @contextlib.asynccontextmanager
+    async def started(self) -> AsyncIterator[Client]:
+        client = Client(
+            f"mmtps://127.0.0.1:{self.port}", "phone1", "device-token", ca=self.gateway.ca, state_dir=self.directory,
+            on_note=self.note, patience=30.0, backoff_initial=0.01, backoff_cap=0.05,
+        )  # fmt: skip
+        try:
+            yield client
+        finally:
+            await client.close()
+
+    def note(self, note: Note) -> None:
+        if note.kind in ("early_data", "ticket_refused", "ticket_failed", "protocol_error"):
+            self.notes.append(f"{note.kind} {note.message}" if note.kind == "early_data" else note.kind)
+
+    async def ask(self, operation: str = "query.balance", *, idempotent: bool = True) -> int:
+        """Start, ask, end; how often the call was sent."""
+        self.notes.clear()
+        async with self.started() as client:
+            reply = await client.call(operation, {"n": 1}, idempotent=idempotent, timeout=20.0)
+            assert reply.json()["device"] == "phone1"
+            await client.connect()
+            return reply.attempts
+
+    async def ready(self) -> None:
+        """Until the gateway has been up for so long that it takes early data."""
+        for _ in range(400):
+            if await self.ask() == 1 and self.notes == ["early_data accepted"]:
+                return
+            await asyncio.sleep(0.02)
+        raise AssertionError(f"no early data is taken: {self.notes}")
+
+
+def test_calls_of_a_returning_device_ride_in_its_first_flight(
+    early_gateway: Gateway, upstream: Upstream, tmp_path: Path
+) -> None:
+    async def run() -> None:
+        device = Device(early_gateway, tmp_path / "device")
+        assert await device.ask() == 1
+        assert device.notes == []
+        await device.ready()
+        executed = len(upstream.executed)
+        for _ in range(5):
+            assert await device.ask() == 1
+            assert device.notes == ["early_data accepted"]
+        assert len(upstream.executed) == executed + 5
+        # what may have an effect waits for the hand-shake: refused in early data, or not sent there at all
+        assert await device.ask("pay", idempotent=True) == 2
+        assert device.notes == ["early_data accepted"]
+        assert await device.ask("pay", idempotent=False) == 1
+        assert device.notes == []
+        assert len(upstream.executed) == executed + 7
+
+    asyncio.run(run())
+    early_gateway.assert_sound()
+
+
+def test_a_lost_key_store_is_one_full_hand_shake(
+    make_gateway: Callable[..., Gateway], upstream: Upstream, tmp_path: Path
+) -> None:
+    gateway = with_early_data(make_gateway(upstream=upstream.url, extra=WINDOW)).start()
+    device = Device(gateway, tmp_path / "device")
+
+    asyncio.run(device.ask())
+    gateway.terminate()
+    shutil.rmtree(gateway.directory / "state" / "keys")
+    gateway.start()
+    upstream.executed.clear()
+
+    async def after() -> None:
+        assert await device.ask() == 1  # TLS refused the early data: nobody had seen it
+        assert device.notes == ["ticket_refused", "early_data refused"]
+        assert len(upstream.executed) == 1
+        await device.ask()
+        assert device.notes == ["early_data accepted"]
+
+    asyncio.run(after())
+
+
+class FlightTap:
+    """A relay that keeps the first thing that a device says on each connection."""
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self.first: list[bytes] = []
+        self.port = 0
+
+    async def __aenter__(self) -> FlightTap:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ours, theirs = await asyncio.open_connection("127.0.0.1", self._target)
+        self.first.append(b"")
+        number = len(self.first) - 1
+
+        async def carry(source: asyncio.StreamReader, target: asyncio.StreamWriter, up: bool) -> None:
+            with contextlib.suppress(OSError):
+                while data := await source.read(65536):
+                    if up and not self.first[number]:
+                        self.first[number] = data
+                    target.write(data)
+            target.close()
+
+        await asyncio.gather(carry(reader, theirs, True), carry(ours, writer, False))
+
+
+def test_a_recorded_first_flight_takes_effect_once_and_leaves_the_session_alone(
+    early_gateway: Gateway, upstream: Upstream, tmp_path: Path
+) -> None:
+    replays = 1000
+
+    def replay(flight: bytes) -> bool:
+        """Whether the gateway sent its first flight, which it does when it has read the early data."""
+        with (
+            contextlib.suppress(ConnectionError),  # one address may not open connections without end
+            socket.create_connection(("127.0.0.1", early_gateway.tls)) as sock,
+        ):
+            sock.settimeout(20)
+            sock.sendall(flight)
+            return bool(sock.recv(65536))
+        return False
+
+    async def run() -> None:
+        async with FlightTap(early_gateway.tls) as tap:
+            device = Device(early_gateway, tmp_path / "device", tap.port)
+            await device.ask()
+            await device.ready()
+            upstream.executed.clear()
+            async with device.started() as client:
+                device.notes.clear()
+                assert (await client.call("query.balance", {"n": 1}, idempotent=True)).attempts == 1
+                assert device.notes == ["early_data accepted"]
+                assert len(upstream.executed) == 1
+                await client.connect()
+                flight, session, connections = tap.first[-1], client.session, len(tap.first)
+                answered = 0
+                while answered < replays:
+                    answered += sum(await asyncio.gather(*(asyncio.to_thread(replay, flight) for _ in range(8))))
+                refused = early_gateway.metric("accessgw_tls_early_data_refused_total", reason="replay")
+                assert refused >= replays
+                assert len(upstream.executed) == 1
+                # the same connection, the same session, and pushes come
+                early_gateway.push({"device": "phone1"}, {"n": 7})
+                push = await asyncio.wait_for(anext(client.pushes()), 10)
+                assert push.json() == {"n": 7}
+                assert (await client.call("pay", {})).attempts == 1
+                assert (client.session, len(tap.first)) == (session, connections)
+            assert len(upstream.executed) == 2
+
+    asyncio.run(run())
+    early_gateway.assert_sound()
