@@ -91,6 +91,8 @@ struct Context {
     Py_ssize_t name_count;
     Staple *staples;
     int staple_count;
+    char **key_ids; /* of the private keys that are elsewhere, which point to them */
+    int key_id_count;
     Bytes alpn, old_alpn;
     /* Newest first. The only part that changes while connections use it. */
     TicketKey tickets[TICKET_GENERATIONS];
@@ -624,6 +626,8 @@ static void Context_dealloc(Context *self) {
     free(self->names);
     for (int i = 0; i < self->staple_count; i++) discard(&self->staples[i].response);
     free(self->staples);
+    for (int i = 0; i < self->key_id_count; i++) free(self->key_ids[i]);
+    free(self->key_ids);
     if (library != NULL) {
         discard(&self->alpn), discard(&self->old_alpn);
         OPENSSL_cleanse(self->tickets, sizeof self->tickets);
@@ -694,13 +698,16 @@ static EVP_PKEY *key_elsewhere(Context *self, X509 *leaf, const char *id) {
     EVP_PKEY *public = X509_get0_pubkey(leaf), *key = NULL;
     int kind = public ? EVP_PKEY_get_base_id(public) : 0;
     if (!ASYNC_is_capable()) return NULL;
-    /* Lives as long as the process: a key that is still in use may outlive this context. */
-    char *kept = strdup(id);
-    if (kept == NULL) return NULL;
+    char **ids = realloc(self->key_ids, sizeof *ids * (size_t)(self->key_id_count + 1)), *kept = strdup(id);
+    if (ids != NULL) self->key_ids = ids;
+    if (ids == NULL || kept == NULL) {
+        free(kept);
+        return NULL;
+    }
+    ids[self->key_id_count++] = kept;
     if (kind == KEY_RSA) key = rsa_elsewhere(public, kept);
     if (kind == KEY_EC) key = ec_elsewhere(public, kept);
-    if (key == NULL) free(kept);
-    else self->signs_elsewhere = 1;
+    self->signs_elsewhere = 1;
     return key;
 }
 
