@@ -53,6 +53,12 @@ _TABLES = 4096
 _SLOT = 16
 _DIGEST = 12
 
+_LASTING = {
+    "clock": "the clock was put back, and has not caught up yet",
+    "unusable": "another process made it for a shorter tls.replay_window; restart the one with the older settings",
+}
+"""What does not pass by itself within seconds."""
+
 _one_writer = threading.Lock()
 """The kernel's lock excludes processes, not threads."""
 
@@ -134,9 +140,13 @@ class ReplayRegister:
         with _one_writer:
             try:
                 self._follow(now)
-                return self._problem(self._state(), now)
-            except (OSError, SharedFileError):
+                problem = self._problem(self._state(), now)
+            except (OSError, SharedFileError) as error:
+                self._tell(now, str(error))
                 return "unusable"
+        if problem in _LASTING:
+            self._tell(now, f"{self._file.path}: {_LASTING[problem]}")
+        return problem
 
     def strike(self, identity: bytes, random: bytes, now: float) -> bool:
         """See ReplayGuard."""
@@ -146,10 +156,13 @@ class ReplayRegister:
                 with self._locked():
                     return self._strike(len(identity).to_bytes(2, "big") + identity + random, now)
             except (OSError, SharedFileError) as error:
-                if abs(now - self._told_at) >= TELL_EVERY:
-                    self._told_at = now
-                    log.warn("early data is refused: {why}", why=str(error))
+                self._tell(now, str(error))
                 return False
+
+    def _tell(self, now: float, why: str) -> None:
+        if not self._closed and abs(now - self._told_at) >= TELL_EVERY:
+            self._told_at = now
+            log.warn("early data is refused: {why}", why=why)
 
     # ---------------------------------------------------------------- the table
 
@@ -261,7 +274,10 @@ class ReplayRegister:
         """Only at the start a register of another size is replaced: it must not go to and fro between processes."""
         self._leave()
         try:
-            with self._file.locked():
+            # while the gateway serves, nobody is waited for
+            with self._file.locked(wait=starting) as held:
+                if not held:
+                    raise SharedFileError(f"{self._file.path}: another process is making it")
                 if not (self._open() and (not starting or self._fits())):
                     self._leave()
                     self._make(now)

@@ -4,15 +4,17 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 
 from accessgw.core.interfaces.tls import ReplayGuard
 from accessgw.crypto import replay_register
 from accessgw.crypto.replay_register import TICKET_AGE, TOLERANCE, ReplayRegister, boot_id
-from accessgw.crypto.shared_file import SharedFileError
+from accessgw.crypto.shared_file import SharedFile, SharedFileError
 
 NOW = 1_800_000_000.0
 WINDOW = 10.0
@@ -285,3 +287,39 @@ def test_threads_take_each_flight_once(register: Open) -> None:
     for thread in threads:
         thread.join()
     assert sorted(taken) == list(range(3000))
+
+
+def test_nobody_is_waited_for_while_the_gateway_serves(register: Open, tmp_path: Path) -> None:
+    seen, path = register(), tmp_path / "keys" / "seen"
+    path.unlink()
+    with SharedFile(path, 0).locked():
+        assert not seen.strike(TICKET, flight(1), READY)
+    assert seen.problem(READY) == "new"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda path: path.unlink() or path.mkdir(), "seen: Is a directory"),
+        (lambda path: None, "seen: the clock was put back"),
+    ],
+)
+def test_what_does_not_pass_is_told_once_a_minute(
+    register: Open, tmp_path: Path, spoil: Callable[[Path], object], said: str
+) -> None:
+    seen = register()
+    assert seen.strike(TICKET, flight(1), READY + 1000)
+    spoil(tmp_path / "keys" / "seen")
+    told: list[str] = []
+
+    def observer(event: LogEvent) -> None:
+        told.append(str(event.get("why", "")))
+
+    globalLogPublisher.addObserver(cast(ILogObserver, observer))
+    try:
+        for second in range(120):
+            assert not seen.ready(READY + second)
+            assert not seen.strike(TICKET, flight(2), READY + second)
+    finally:
+        globalLogPublisher.removeObserver(cast(ILogObserver, observer))
+    assert len(told) == 2 and all(said in line for line in told)
