@@ -1,4 +1,4 @@
-"""What a hand-shake costs the server on the engine of pyOpenSSL, in CPU time and in bytes, both sides in memory.
+"""What a hand-shake costs the server on each engine, in CPU time and in bytes, both sides in memory.
 
 `rows()` is for bench_tls; alone: python -m loadtest.bench.tls_handshakes
 """
@@ -20,13 +20,18 @@ from OpenSSL import SSL
 
 from loadtest.bench.report import Report, Row
 from protocols.tls.client_context import ClientContext, ClientOptions
+from protocols.tls.engine import TlsEngine
+from protocols.tls.engines import NATIVE, PURE, WHY_NOT_NATIVE, server_context
 from protocols.tls.psk import ExternalPsk
 from protocols.tls.pyopenssl_engine import PyOpenSSLEngine
 from protocols.tls.records import RecordLayer
-from protocols.tls.server_context import ClientVerification, ServerCertificate, ServerContext, ServerOptions
+from protocols.tls.server_context import ClientVerification, ServerCertificate, ServerOptions
 
 ROUNDS = 5
 HANDSHAKES = 200
+STOCK = "full, P-256, stock context"
+DETACHED = {"engine": "detached", "native": "native, detached"}
+"""`engine` is that of pyOpenSSL."""
 ALPN = "mmtp/1"
 PSK = ExternalPsk(b"\x01" + bytes(range(16)), bytes(range(32)), 16384, ALPN)
 EARLY = b"\x80" + bytes(14)
@@ -38,7 +43,8 @@ class Case:
     """A kind of hand-shake: who makes the server's engine, and what the device brings."""
 
     name: str
-    server: Callable[[bool], PyOpenSSLEngine]
+    servers: dict[str, Callable[[bool], TlsEngine]]
+    """By engine."""
     client: ClientContext
     psk: ExternalPsk | None = None
     early: bytes = b""
@@ -63,9 +69,14 @@ def self_signed(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> ServerCe
     return ServerCertificate(certificate.public_bytes(Encoding.PEM), pem)
 
 
-def _server(certificate: ServerCertificate, verify: bool = False) -> Callable[[bool], PyOpenSSLEngine]:
+def _servers(certificate: ServerCertificate, verify: bool = False) -> dict[str, Callable[[bool], TlsEngine]]:
+    engines = {"engine": PURE} if WHY_NOT_NATIVE else {"engine": PURE, "native": NATIVE}
+    return {name: _server(certificate, verify, engine) for name, engine in engines.items()}
+
+
+def _server(certificate: ServerCertificate, verify: bool, engine: str) -> Callable[[bool], TlsEngine]:
     clients = ClientVerification("require", certificate.chain) if verify else ClientVerification()
-    context = ServerContext(
+    context = server_context(
         ServerOptions(
             [certificate],
             alpn=[ALPN],
@@ -73,12 +84,13 @@ def _server(certificate: ServerCertificate, verify: bool = False) -> Callable[[b
             max_early_data=16384,
             tickets=not verify,
             clients=clients,
-        )
+        ),
+        engine,
     )
     return lambda detach: context.engine(detachable=detach)
 
 
-def _stock(key: ec.EllipticCurvePrivateKey, certificate: ServerCertificate) -> Callable[[bool], PyOpenSSLEngine]:
+def _stock(key: ec.EllipticCurvePrivateKey, certificate: ServerCertificate) -> Callable[[bool], TlsEngine]:
     """A context as pyOpenSSL's own interface makes it: no key log, no early data, no keys. It is never detached."""
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
     context.use_certificate(x509.load_pem_x509_certificate(certificate.chain))
@@ -95,12 +107,12 @@ def cases() -> list[Case]:
     plain = ClientContext(ClientOptions(p256.chain + rsa_2048.chain, alpn=[ALPN]))
     shown = ClientContext(ClientOptions(p256.chain, alpn=[ALPN], chain=p256.chain, key=p256.key))
     return [
-        Case("full, P-256, stock context", _stock(p256_key, p256), plain),
-        Case("full, P-256", _server(p256), plain),
-        Case("full, RSA-2048", _server(rsa_2048), plain),
-        Case("mutual, P-256", _server(p256, verify=True), shown),
-        Case("resumed by a 17-byte key", _server(p256), plain, PSK),
-        Case("0-RTT, answered at once", _server(p256), plain, PSK, EARLY),
+        Case(STOCK, {"engine": _stock(p256_key, p256)}, plain),
+        Case("full, P-256", _servers(p256), plain),
+        Case("full, RSA-2048", _servers(rsa_2048), plain),
+        Case("mutual, P-256", _servers(p256, verify=True), shown),
+        Case("resumed by a 17-byte key", _servers(p256), plain, PSK),
+        Case("0-RTT, answered at once", _servers(p256), plain, PSK, EARLY),
     ]
 
 
@@ -108,23 +120,24 @@ def rows(handshakes: int = HANDSHAKES) -> list[Row]:
     """Microseconds of the server's CPU, the median of rounds in which the cases take turns; and bytes of flights."""
     every = cases()
     times: dict[tuple[str, str], list[float]] = {}
-    flights: dict[str, tuple[int, int]] = {}
+    flights: dict[tuple[str, str], tuple[int, int]] = {}
     for _ in range(ROUNDS):
         for case in every:
-            for detach in (False, True):
-                if detach and case.name.endswith("stock context"):
-                    continue
-                who = "detached" if detach else "engine"
-                for _ in range(handshakes // ROUNDS):
-                    spent, flights[case.name] = _shake(case, detach)
-                    times.setdefault((case.name, who), []).append(spent)
+            for engine, make in case.servers.items():
+                for detach in (False, True):
+                    if detach and case.name == STOCK:
+                        continue
+                    who = DETACHED[engine] if detach else engine
+                    for _ in range(handshakes // ROUNDS):
+                        spent, flights[case.name, engine] = _shake(case, make, detach)
+                        times.setdefault((case.name, who), []).append(spent)
     found = [Row(f"hand-shake, {name}", who, median(spent), "us") for (name, who), spent in times.items()]
-    for name, (up, down) in flights.items():
-        found += [Row(f"first flight up, {name}", "engine", up, "bytes"), Row(f"down, {name}", "engine", down, "bytes")]
+    for (name, engine), (up, down) in flights.items():
+        found += [Row(f"first flight up, {name}", engine, up, "bytes"), Row(f"down, {name}", engine, down, "bytes")]
     return found
 
 
-def _shake(case: Case, detach: bool) -> tuple[float, tuple[int, int]]:
+def _shake(case: Case, make: Callable[[bool], TlsEngine], detach: bool) -> tuple[float, tuple[int, int]]:
     """The server's CPU time of one hand-shake, and the bytes of the first flights."""
     device = case.client.engine("localhost", psk=case.psk)
     if case.early:
@@ -132,7 +145,7 @@ def _shake(case: Case, detach: bool) -> tuple[float, tuple[int, int]]:
     device.start()
     hello = device.to_send()
     begun = time.thread_time_ns()
-    gateway = case.server(detach)
+    gateway = make(detach)
     gateway.feed(hello)
     gateway.events()
     if case.early:
