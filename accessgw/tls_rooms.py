@@ -120,7 +120,8 @@ class TlsRooms:
         self.revocations = RevocationStore(directory)
         self.keys = Keys(store, self.revocations, run=run, timers=timers, wall=time.time)
         for listener in listeners:
-            if listener.tickets and TICKET_PROTOCOL in listener.protocols:
+            # a pre-shared key is for SHA-256, which the suites of the profile sm do not use
+            if listener.tickets and TICKET_PROTOCOL in listener.protocols and listener.profile != "sm":
                 self.tickets[listener.name] = self._office(listener, store, self.revocations)
         if any(listener.early_data for listener in listeners):
             self.replays = ReplayRegister(

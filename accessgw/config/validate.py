@@ -12,7 +12,7 @@ from accessgw.config.files import readable
 from accessgw.config.structure import shown
 from accessgw.config.validate_authenticators import check_authenticators
 from accessgw.config.validate_mqtt import check_mqtt
-from accessgw.config.validate_tls import certificate_problems, check_tls
+from accessgw.config.validate_tls import certificate_problems, check_tls, profile_problems
 from accessgw.config.validate_upstream_tls import upstream_tls
 from accessgw.model.listener_settings import ListenerSettings
 from accessgw.model.route_settings import ClusterSettings, RouteSettings
@@ -91,10 +91,11 @@ def _listener(path: str, listener: ListenerSettings, tls: TlsSettings) -> Iterat
         yield Problem(f"{path}.certificates", f"only transport tls has certificates, this is {listener.transport}")
     else:
         for index, certificate in enumerate(listener.certificates):
-            yield from certificate_problems(f"{path}.certificates[{index}]", certificate, tls)
+            yield from certificate_problems(f"{path}.certificates[{index}]", certificate, tls, listener.profile)
             if index and not certificate.names:
                 expected = "expected at least one server name (only the first certificate may have none)"
                 yield Problem(f"{path}.certificates[{index}].names", expected)
+    yield from profile_problems(path, listener)
     yield from _clients(path, listener)
     expected = 'an origin such as "https://app.example.com", without a path'
     yield from _each(f"{path}.websocket_origins", listener.websocket_origins, syntax.is_origin, expected)

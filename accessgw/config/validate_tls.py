@@ -29,8 +29,23 @@ def check_tls(tls: TlsSettings, listeners: Sequence[ListenerSettings]) -> Iterat
             yield Problem(f"listeners[{index}].profile", 'signers have no SM2 keys: "sm" needs tls.signer = "threads"')
 
 
-def certificate_problems(path: str, certificate: CertificateSettings, tls: TlsSettings) -> Iterator[Problem]:
-    """A chain and its key must be there and fit; a key that is the signer's is not looked at."""
+def profile_problems(path: str, listener: ListenerSettings) -> Iterator[Problem]:
+    """Problems of a listener whose algorithms are those of RFC 8998."""
+    if listener.profile != "sm":
+        return
+    if listener.transport != "tls":
+        yield Problem(f"{path}.profile", f"only transport tls has a profile, this is {listener.transport}")
+    elif not listener.certificates:
+        yield Problem(f"{path}.profile", '"sm" needs an SM2 certificate, and the development certificate is none')
+    if listener.early_data:
+        yield Problem(f"{path}.early_data", 'tickets are not for the suites of profile "sm", expected 0')
+
+
+def certificate_problems(
+    path: str, certificate: CertificateSettings, tls: TlsSettings, profile: str = "default"
+) -> Iterator[Problem]:
+    """A chain and its key must be there and fit; a key that is the signer's is not looked at, nor, by this check, one
+    of SM2, which Python's own OpenSSL does not take."""
     reads_key = not tls.signs_elsewhere or tls.signer_fallback
     unreadable = list(readable(f"{path}.chain", certificate.chain))
     if not certificate.key and (reads_key or tls.signer == "process"):
@@ -38,7 +53,7 @@ def certificate_problems(path: str, certificate: CertificateSettings, tls: TlsSe
     elif reads_key:
         unreadable += readable(f"{path}.key", certificate.key)
     yield from unreadable
-    if not unreadable and reads_key:
+    if not unreadable and reads_key and profile != "sm":
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
             context.load_cert_chain(certificate.chain, certificate.key, password=_no_password)
