@@ -1,0 +1,386 @@
+"""TLS: CPU of hand-shakes beside nginx, lateness under a storm of them, memory of idle connections, bytes, records.
+
+usage: make bench-tls [JSON=path] [SEED=n]      bounds itself: about three minutes
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console
+
+from loadtest.bench import tls_handshakes, tls_records
+from loadtest.bench.report import Report, arguments
+from loadtest.bench.servers import Unavailable
+from loadtest.bench.tls_clients import Order
+from loadtest.bench.tls_servers import (
+    MUTUAL,
+    P256,
+    RSA_2048,
+    Certificates,
+    NativeTlsGateway,
+    Nginx,
+    StockTwistedTls,
+    TlsGateway,
+    TlsServer,
+    make_certificates,
+)
+
+GATEWAYS: tuple[type[TlsGateway], ...] = (TlsGateway, NativeTlsGateway)
+BESIDE: tuple[type[TlsServer], ...] = (Nginx, *GATEWAYS)
+GET = "GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+FULL, FULL_RSA, FULL_MUTUAL = "full, P-256", "full, RSA-2048", "mutual, P-256"
+RESUMED, EARLY = "resumed by an ordinary ticket", "0-RTT by an ordinary ticket: a GET"
+DEVICE, DEVICE_EARLY = "full, P-256: HELLO answered", "0-RTT by a ticket of WELCOME: HELLO answered"
+LIMITS = {
+    (FULL, "pure"): 1.6,
+    (FULL, "native"): 1.4,
+    (FULL_MUTUAL, "pure"): 1.0,
+    (FULL_MUTUAL, "native"): 1.0,
+}
+IDLE_LIMITS = {"pure": 6.0, "native": 4.0}  # KiB
+LATENESS_LIMIT = 2.0  # ms
+TICKET_LIMIT = 17.0  # bytes
+TICKET = "identity of a ticket in WELCOME"
+OPENSSL_SHARE = 6
+"""One hand-shake in so many, where each is a process."""
+REGISTER_READY = 11.0
+"""Seconds after its start from which a gateway takes early data (tls.replay_window, and one more)."""
+WARM_UP = 40
+LONGEST = 120.0
+"""Seconds for one order of the clients."""
+STORM_CLIENTS = 2
+MOST_FAILED = 0.02
+Kind = TypeVar("Kind", bound=TlsServer)
+
+
+def main() -> None:
+    parser = arguments(__doc__ or "")
+    parser.add_argument("--handshakes", type=int, default=600, help="of each kind, server and round")
+    parser.add_argument("--rounds", type=int, default=3, help="alternated rounds; medians are shown")
+    parser.add_argument("--idle", type=int, default=3_000, help="idle connections (as far as ulimit -n allows)")
+    parser.add_argument("--seconds", type=float, default=15.0, help="of the storm of hand-shakes")
+    options = parser.parse_args()
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    bench = Bench(options.handshakes, options.rounds, min(options.idle, hard - 200), options.seconds)
+    with tempfile.TemporaryDirectory(prefix="bench-tls-") as directory:
+        bench.run(Path(directory))
+    bench.report.print()
+    if options.json:
+        bench.report.write(options.json)
+
+
+class Bench:
+    """One run."""
+
+    def __init__(self, handshakes: int, rounds: int, idle: int, seconds: float) -> None:
+        self.handshakes, self.rounds, self.idle, self.seconds = handshakes, rounds, idle, seconds
+        self.report = Report("TLS")
+        self.console = Console(stderr=True)
+        self.missing: dict[str, str] = {}
+
+    def run(self, directory: Path) -> None:
+        certificates = make_certificates(directory)
+        self.cpu(directory, certificates)
+        self.idle_connections(directory, certificates)
+        for kind in GATEWAYS:
+            if kind.name not in self.missing:
+                self.storm(kind, directory, certificates)
+        self.engines()
+
+    def say(self, what: str) -> None:
+        self.console.print(f"{what} ...")
+
+    # ------------------------------------------------------------------ hand-shakes of running servers
+
+    def cpu(self, directory: Path, certificates: Certificates) -> None:
+        """Microseconds of a server's CPU per connection: accepted, hand-shaken, closed in order."""
+        device = {"chain": str(certificates.chain("device")), "key": str(certificates.key("device"))}
+        cases: dict[str, tuple[str, dict[str, Any]]] = {
+            FULL: (P256, {}),
+            FULL_RSA: (RSA_2048, {}),
+            FULL_MUTUAL: (MUTUAL, device),
+            RESUMED: (P256, {"resume": True, "width": 1}),
+            DEVICE: (P256, {"device": True, "alpn": "mmtp/1"}),
+            DEVICE_EARLY: (P256, {"device": True, "alpn": "mmtp/1", "resume": True, "width": 1}),
+        }
+        measured: dict[tuple[str, str], list[float]] = {}
+        notes: dict[tuple[str, str], str] = {}
+        with ExitStack() as running:
+            servers = [server for kind in BESIDE if (server := self.started(running, kind, directory, certificates))]
+            for server in servers:
+                if isinstance(server, TlsGateway):
+                    self.report.backends |= {f"{server.name}: {k}": v for k, v in server.backends().items()}
+                elif isinstance(server, Nginx):
+                    self.report.backends["nginx"] = server.version()
+            time.sleep(REGISTER_READY)
+            for number in range(self.rounds):
+                for case, (port, more) in cases.items():
+                    self.say(f"round {number + 1} of {self.rounds}: {case}")
+                    for server in servers:
+                        key = case, server.name
+                        if key in notes or (more.get("device") and isinstance(server, Nginx)):
+                            continue
+                        order = Order(server.ports[port], **more)
+                        shake(Order(**(asdict(order) | {"count": WARM_UP})))
+                        before = server.cpu_of_all()
+                        tally = shake(Order(**(asdict(order) | {"count": self.handshakes})))
+                        spent = server.cpu_of_all() - before
+                        trouble = what_is_wrong(order, tally, self.handshakes)
+                        if trouble:
+                            notes[key] = trouble
+                            continue
+                        measured.setdefault(key, []).append(spent / tally["done"] * 1e6)
+                        self.flights(case, server.name, tally)
+                self.say(f"round {number + 1} of {self.rounds}: {EARLY}")
+                for server in servers:
+                    spent, trouble = self.early(server, directory)
+                    if trouble:
+                        notes[EARLY, server.name] = trouble
+                    else:
+                        measured.setdefault((EARLY, server.name), []).append(spent)
+        for case in (*cases, EARLY):
+            for kind in BESIDE:
+                key = case, kind.name
+                if kind is Nginx and case in (DEVICE, DEVICE_EARLY):
+                    continue
+                value = statistics.median(measured[key]) if key in measured and key not in notes else None
+                note = notes.get(key) or self.missing.get(kind.name, "")
+                note = note if value is None else f"{1e6 / value:,.0f} per CPU second"
+                self.report.add(f"hand-shake, {case}", kind.name, value, "us", note)
+        self.report.relate(Nginx.name)
+        for (case, who), limit in LIMITS.items():
+            self.report.judge(f"hand-shake, {case}", who, limit)
+
+    def early(self, server: TlsServer, directory: Path) -> tuple[float, str]:
+        """The same of `openssl s_client -early_data`, a process each; and what was wrong."""
+        request, session = directory / "request", directory / "session"
+        request.write_text(GET)
+        program = shutil.which("openssl")
+        if program is None:
+            return 0.0, "skipped: no openssl"
+        command = [program, "s_client", "-connect", f"127.0.0.1:{server.ports[P256]}", "-alpn", "http/1.1", "-ign_eof",
+                   "-sess_out", session]  # fmt: skip
+        subprocess.run(command, input=request.read_bytes(), capture_output=True, check=False)
+        taken = 0
+        count = max(10, self.handshakes // OPENSSL_SHARE)
+        before = server.cpu_of_all()
+        for _ in range(count):
+            done = subprocess.run(
+                [*command, "-sess_in", session, "-early_data", request], input=b"", capture_output=True, check=False
+            )
+            taken += b"Early data was accepted" in done.stdout and b"HTTP/1.1 " in done.stdout
+        spent = (server.cpu_of_all() - before) / count * 1e6
+        return spent, "" if taken >= 0.9 * count else f"early data not taken: {count - taken} of {count}"
+
+    def flights(self, case: str, who: str, tally: dict[str, Any]) -> None:
+        if tally["ticket"] and not any(row.case == TICKET for row in self.report.rows):
+            self.report.add(TICKET, who, tally["ticket"], "bytes")
+            self.report.judge(TICKET, who, TICKET_LIMIT, "value")
+        for way in ("up", "down"):
+            named = f"first flight {way}, {case}"
+            if not any((row.case, row.who) == (named, who) for row in self.report.rows):
+                self.report.add(named, who, tally[f"first_{way}"], "bytes")
+
+    def started(self, running: ExitStack, kind: type[Kind], directory: Path, certificates: Certificates) -> Kind | None:
+        self.say(f"starting {kind.name}")
+        try:
+            return running.enter_context(server_of(kind, directory, certificates))
+        except Unavailable as why:
+            self.missing[kind.name] = str(why)
+            self.console.print(f"{kind.name}: {why}")
+            return None
+
+    # ------------------------------------------------------------------ memory
+
+    def idle_connections(self, directory: Path, certificates: Certificates) -> None:
+        """Resident KiB per connection that has made its hand-shake and says nothing."""
+        case = "idle TLS connection"
+        for kind in (StockTwistedTls, *GATEWAYS):
+            if kind.name in self.missing:
+                self.report.add(case, kind.name, None, "KiB", self.missing[kind.name])
+                continue
+            self.say(f"{self.idle:,} idle connections: {kind.name}")
+            with ExitStack() as running:
+                server = self.started(running, kind, directory, certificates)
+                if server is None:
+                    self.report.add(case, kind.name, None, "KiB", self.missing[kind.name])
+                    continue
+                # Before the measurement the first ones: tables, threads and caches are no cost of a connection.
+                order = {"port": server.ports[P256], "alpn": "" if kind is StockTwistedTls else "mmtp/1"}
+                with holding(Order(hold=100, **order)):
+                    settled(server)
+                    before = server.memory()
+                    with holding(Order(hold=self.idle, **order)):
+                        settled(server)
+                        each = (server.memory() - before) / self.idle / 1024
+            self.report.add(case, kind.name, each, "KiB", f"{self.idle:,} of them")
+        for who, limit in IDLE_LIMITS.items():
+            self.report.judge(case, who, limit, "value")
+
+    # ------------------------------------------------------------------ lateness
+
+    def storm(self, kind: type[TlsGateway], directory: Path, certificates: Certificates) -> None:
+        """How late the reactor is, and how long a call on a standing connection takes, while hand-shakes saturate it."""
+        self.say(f"storm of {self.seconds:.0f} s: {kind.name}")
+        with server_of(kind, directory, certificates) as server:
+            quiet = echoes(server, 3.0)
+            order = Order(server.ports[P256], seconds=self.seconds, width=64)
+            before = lateness(server)
+            cpu = server.cpu_of_all()
+            clients = [client(order) for _ in range(STORM_CLIENTS)]
+            for process in clients:
+                go(process)
+            loud = echoes(server, self.seconds - 2.0)
+            tallies = [finished(process) for process in clients]
+            after = lateness(server)
+            cpu = server.cpu_of_all() - cpu
+        made = sum(tally["done"] for tally in tallies)
+        note = f"{made / self.seconds:,.0f} hand-shakes/s, {cpu / self.seconds * 100:.0f} % of a core"
+        looks = {bound: after[bound] - before.get(bound, 0.0) for bound in after}
+        self.report.add("reactor late under a storm, p50", kind.name, quantile(looks, 0.5), "ms", "bucket's upper end")
+        self.report.add("reactor late under a storm, p99", kind.name, quantile(looks, 0.99), "ms", note)
+        self.report.judge("reactor late under a storm, p99", kind.name, LATENESS_LIMIT, "value")
+        for name, trips in (("quiet", quiet), ("under a storm", loud)):
+            ranked = sorted(trips)
+            self.report.add(f"call of gw.time, {name}, p50", kind.name, ranked[len(ranked) // 2] / 1e3, "ms")
+            self.report.add(f"call of gw.time, {name}, p99", kind.name, ranked[len(ranked) * 99 // 100] / 1e3, "ms")
+
+    # ------------------------------------------------------------------ in memory
+
+    def engines(self) -> None:
+        """The engines alone, without sockets, and the record layer."""
+        self.say("the engine alone")
+        self.report.rows += tls_handshakes.rows()
+        self.say("records")
+        self.report.rows += tls_records.record_rows((0x1301,))
+        self.report.rows += tls_records.weight_rows(self.idle)
+
+
+# ---------------------------------------------------------------------- servers and clients
+
+
+@contextmanager
+def server_of(kind: type[Kind], directory: Path, certificates: Certificates) -> Iterator[Kind]:
+    """It runs, in a directory of its own."""
+    server = kind(Path(tempfile.mkdtemp(dir=directory)), certificates)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def client(order: Order) -> subprocess.Popen[str]:
+    """A process that is ready to carry it out."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "loadtest.bench.tls_clients", json.dumps(asdict(order))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    if process.stdout.readline() != "ready\n":
+        process.kill()
+        raise RuntimeError("the clients did not start")
+    return process
+
+
+def go(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def finished(process: subprocess.Popen[str]) -> dict[str, Any]:
+    said, _ = process.communicate(timeout=LONGEST)
+    tally: dict[str, Any] = json.loads(said)
+    return tally
+
+
+def shake(order: Order) -> dict[str, Any]:
+    """Carry it out; the Tally."""
+    process = client(order)
+    go(process)
+    return finished(process)
+
+
+@contextmanager
+def holding(order: Order) -> Iterator[None]:
+    process = client(order)
+    try:
+        yield
+    finally:
+        process.communicate()
+
+
+def what_is_wrong(order: Order, tally: dict[str, Any], asked: int) -> str:
+    """Why the figure would not be what it says; empty when nothing is."""
+    failed = tally["failed"]
+    if len(failed) > asked * MOST_FAILED:
+        return f"failed: {failed[0]}"
+    if order.resume and tally["resumed"] < 0.9 * tally["done"]:
+        return f"not resumed: {tally['done'] - tally['resumed']} of {tally['done']}"
+    if order.device and order.resume and tally["early"] < 0.9 * tally["done"]:
+        return f"early data not taken: {tally['done'] - tally['early']} of {tally['done']}"
+    if order.device and tally["answered"] < 0.9 * tally["done"]:
+        return f"not answered: {tally['done'] - tally['answered']} of {tally['done']}"
+    return ""
+
+
+def settled(server: TlsServer) -> None:
+    """Wait until it has nothing left to do."""
+    before = -1.0
+    while (now := server.cpu_of_all()) - before > 0.02:
+        before = now
+        time.sleep(0.5)
+
+
+def echoes(server: TlsGateway, seconds: float) -> list[float]:
+    """Microseconds of calls of gw.time on a standing connection without TLS."""
+    command = [sys.executable, "-m", "loadtest.bench.probe", "mmtp", str(server.port), str(seconds)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    said, _ = process.communicate("\n")
+    trips: list[float] = json.loads(said)
+    return trips
+
+
+def lateness(server: TlsGateway) -> dict[float, float]:
+    """Upper bound in ms -> how many looks found the reactor no later, as its metrics say."""
+    control = http.client.HTTPConnection("127.0.0.1", server.control_port, timeout=30)
+    control.request("GET", "/metrics", headers={"Authorization": "Bearer bench"})
+    text = control.getresponse().read().decode()
+    control.close()
+    found = {}
+    for line in text.splitlines():
+        if line.startswith("accessgw_reactor_lateness_seconds_bucket{"):
+            bound = line.partition('le="')[2].partition('"')[0]
+            found[float(bound.replace("+Inf", "inf")) * 1e3] = float(line.rpartition(" ")[2])
+    return found
+
+
+def quantile(looks: dict[float, float], share: float) -> float | None:
+    """The bucket's upper bound below which this share of the looks lies."""
+    total = max(looks.values(), default=0.0)
+    reached: Callable[[float], bool] = lambda bound: looks[bound] >= share * total  # noqa: E731  # a name for the test
+    return next((bound for bound in sorted(looks) if reached(bound)), None) if total else None
+
+
+if __name__ == "__main__":
+    main()
