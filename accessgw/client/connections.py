@@ -8,14 +8,15 @@ from typing import Protocol
 
 from accessgw.client.addresses import Address, AddressBook
 from accessgw.client.backoff import Backoff
-from accessgw.client.commands import AskToken, Close, Command, Inspect, Tell, Write
+from accessgw.client.commands import AskToken, Close, Inspect, Tell, Write
 from accessgw.client.dialer import Dialer
+from accessgw.client.flights import FlightOwner, Flights
 from accessgw.client.heartbeat import Heartbeat
 from accessgw.client.link import Link
 from accessgw.client.model import CannotConnect, Note, State
 from accessgw.client.rtt import RoundTrip
 from accessgw.client.settings import ClientSettings
-from accessgw.client.tickets import NO_FLIGHT, NOT_TLS, Flight, Handshaken, HeldTicket, Tickets
+from accessgw.client.tickets import NO_FLIGHT, NOT_TLS, Flight, Handshaken, Tickets
 from accessgw.client.tunnel import Tunnel
 from protocols.errors import RemoteError
 from protocols.mmtp import events as wire
@@ -25,34 +26,14 @@ from protocols.mmtp.statuses import Status
 
 FINAL = frozenset((Status.REPLACED, Status.REVOKED, Status.FORBIDDEN, Status.VERSION))
 """Refusals that another attempt would meet again."""
-EARLY_HELLO = 256
-"""Bytes of early data below which it is not worth while: HELLO alone may take more."""
 MAX_TOKENS = 3
 """Tokens refused in a row before the client stops asking for another."""
 
 
-class Owner(Protocol):
+class Owner(FlightOwner, Protocol):
     """What the connections need of the client around them."""
 
-    def emit(self, command: Command) -> None: ...
-
     def change(self, state: State, status: int = 0, message: str = "") -> None: ...
-
-    def say_hello(self, link: Link, now: float, last_close: int, *, early: bool = False) -> None:
-        """A transport is ready: begin its hand-shake; `early`: in early data of TLS."""
-
-    def send_early(self, link: Link, room: int, now: float) -> bool:
-        """Send calls in early data of so many bytes. Whether there are any."""
-
-    def unsend(self, link: Link) -> bool:
-        """Nobody saw those calls. Whether all of them are to be sent again, before others."""
-
-    @property
-    def has_early(self) -> bool:
-        """Some call may be sent in early data."""
-
-    def wall(self, now: float) -> float:
-        """The gateway's wall clock."""
 
     def welcomed(self, link: Link, welcome: Welcome) -> None:
         """A hand-shake is complete."""
@@ -65,9 +46,6 @@ class Owner(Protocol):
 
     def happened(self, link: Link, event: wire.Event, now: float) -> None:
         """Something about calls or pushes came."""
-
-    def call_lost(self, key: int, now: float) -> None:
-        """The connection that had the call is gone, or will not execute it."""
 
     def call_suspect(self, key: int, now: float) -> None:
         """The connection that has the call is silent."""
@@ -90,11 +68,6 @@ class Connections:
         make_connection: Callable[[float], Connection],
         tickets: Tickets,
     ) -> None:
-        self.tickets = tickets
-        self.early: Link | None = None
-        """An attempt of the race that has sent HELLO and calls in early data."""
-        self._flights: dict[int, HeldTicket] = {}
-        """Tickets in use by attempts of the race."""
         self.links: dict[int, Link] = {}
         self.current: Link | None = None
         self.paused = False
@@ -110,6 +83,7 @@ class Connections:
         self._dialer = Dialer(
             self._book, self._backoff, owner.emit, stagger=settings.stagger, timeout=settings.connect_timeout
         )
+        self.flights = Flights(owner, tickets, make_link=self._link, runs=self._dialer.runs)
         self._last_close = 0
         self._tokens_refused = 0
         self._stopped = False
@@ -148,8 +122,7 @@ class Connections:
         """Close everything, for good."""
         self._stopped = True
         self._dialer.stop()
-        self.early = None
-        self._flights.clear()
+        self.flights.stop()
         for link in self.links.values():
             self._close(link)
         self.links.clear()
@@ -160,74 +133,34 @@ class Connections:
     def reached(self, attempt: int, now: float) -> Flight:
         """The transport of an attempt is about to begin TLS: with which ticket, and which early data."""
         address = self._dialer.address_of(attempt)
-        if address is None or not address.secure or address.websocket:
+        if address is None:
             return NO_FLIGHT
-        ticket = self.tickets.take(self._owner.wall(now))
-        if ticket is None:
-            return NO_FLIGHT
-        self._flights[attempt] = ticket
-        room = ticket.max_early_data
-        if self.early is not None or self.usable is not None or room <= EARLY_HELLO or not self._owner.has_early:
-            return Flight(ticket)
-        link = self._link(attempt, address, now, self._random.getrandbits(64))
-        link.ticketed, link.certificate = True, ticket.certificate
-        self._owner.say_hello(link, now, self._last_close, early=True)
-        hello = link.connection.to_send(now)
-        if len(hello) > room or not self._owner.send_early(link, room - len(hello), now):
-            return Flight(ticket)
-        self.early = link
-        return Flight(ticket, hello + link.connection.to_send(now))
+        return self.flights.begin(attempt, address, now, self._last_close, calls=self.usable is None)
 
     def connected(self, attempt: int, now: float, tls: Handshaken = NOT_TLS) -> None:
         """A transport is ready; the first of a race says HELLO, or has said it in early data."""
         address = self._dialer.connected(attempt)
         if address is None:
             return
-        ticket = self._flights.get(attempt)
-        self._flights.clear()
-        if ticket is not None and not tls.resumed:
-            self.tickets.clear()
-            self._owner.emit(Tell(Note("ticket_refused", "the gateway made a full hand-shake")))
-        early, self.early = self.early, None
-        call_base = self._random.getrandbits(64)
-        if early is not None and early.attempt == attempt:
-            self._owner.emit(Tell(Note("early_data", "accepted" if tls.early_accepted else "refused")))
-            if tls.early_accepted:
-                early.hello_deadline = now + self._settings.hello_timeout
-                early.asked(now)
-                self.links[attempt] = self.current = early
-                return
-            if self._owner.unsend(early):
-                # a recorded first flight may yet be shown to another gateway: its ids must not come with other calls
-                call_base = early.call_base
-        elif early is not None:
-            self._lose_early(early, now)
-        link = self._link(attempt, address, now, call_base)
+        landing = self.flights.land(attempt, tls, now)
+        link = landing.link
+        if link is None:
+            link = self._link(attempt, address, now)
+            link.ticketed, link.certificate = tls.resumed, landing.certificate
+            if landing.call_base is not None:
+                link.call_base = landing.call_base
+            if address.websocket:
+                link.tunnel = Tunnel(address, self._random.getrandbits(128))
+            self._owner.say_hello(link, now, self._last_close)
+        else:
+            link.asked(now)
         link.hello_deadline = now + self._settings.hello_timeout
-        link.ticketed = tls.resumed
-        link.certificate = tls.certificate if ticket is None or not tls.resumed else ticket.certificate
-        if address.websocket:
-            link.tunnel = Tunnel(address, self._random.getrandbits(128))
-        self._owner.say_hello(link, now, self._last_close)
         self.links[attempt] = self.current = link
 
-    def _link(self, attempt: int, address: Address, now: float, call_base: int) -> Link:
+    def _link(self, attempt: int, address: Address, now: float) -> Link:
         link = Link(attempt, address, self._make_connection(now), self._rtt, now)
-        link.call_base = call_base
+        link.call_base = self._random.getrandbits(64)
         return link
-
-    def _lose_early(self, early: Link, now: float) -> None:
-        """The attempt is out of the race; its calls may have been executed."""
-        for key in early.calls.values():
-            self._owner.call_lost(key, now)
-
-    def _race_went_on(self, now: float) -> None:
-        """Attempts that sent early data, or have tickets, may have been given up."""
-        self._flights = {attempt: ticket for attempt, ticket in self._flights.items() if self._dialer.runs(attempt)}
-        early = self.early
-        if early is not None and not self._dialer.runs(early.attempt):
-            self.early = None
-            self._lose_early(early, now)
 
     def received(self, attempt: int, data: bytes, now: float) -> None:
         """Bytes of the peer."""
@@ -266,13 +199,12 @@ class Connections:
             if attempt in self.links:
                 self._drop(link, now, transport_open=False)
             return
-        if tls_failed and attempt in self._flights and self._dialer.again(attempt, now):
-            # A ticket of keys that are gone may be why; without one it is as if there had never been any.
-            self.tickets.clear()
-            self._owner.emit(Tell(Note("ticket_refused", reason)))
+        if tls_failed and self.flights.failed(attempt, reason):
+            # without tickets it is as if there had never been any
+            self._dialer.again(attempt, now)
         elif self._dialer.failed(attempt, reason, now):
             self._show_dialing()
-        self._race_went_on(now)
+        self.flights.look(now)
 
     def inspected(self, attempt: int, now: float) -> None:
         """The kernel holds bytes that its peer has not acknowledged for too long."""
@@ -300,7 +232,7 @@ class Connections:
     def handle_timer(self, now: float) -> None:
         """Do what is due."""
         self._dialer.handle_timer(now)
-        self._race_went_on(now)
+        self.flights.look(now)
         self._show_dialing()
         for link in list(self.links.values()):
             self._link_timer(link, now)
@@ -388,7 +320,7 @@ class Connections:
             self._book.learn(welcome.addresses, welcome.addresses_valid, now)
         self.heartbeat.hint(welcome.heartbeat, welcome.idle_timeout)
         if welcome.tickets is not None and link.address.secure:
-            self.tickets.add(welcome.tickets, link.certificate, self._owner.wall(now))
+            self.flights.tickets.add(welcome.tickets, link.certificate, self._owner.wall(now))
         self._owner.welcomed(link, welcome)
         self._owner.change(State.CONNECTED)
 
@@ -397,7 +329,7 @@ class Connections:
         self._last_close = welcome.result
         if welcome.result == Status.AUTH and link.ticketed:
             # Perhaps it was the ticket that is not taken: the token has its say on a connection without.
-            self.tickets.clear()
+            self.flights.tickets.clear()
             self._drop(link, now, redial=False)
             self._dialer.dial(now)
             self._show_dialing()

@@ -270,7 +270,7 @@ class ClientCore:
 
     def ticket_memory(self) -> TicketMemory | None:
         """What there is to store, if it has changed since it was asked for: before what `reached` gave leaves."""
-        held = self._connections.tickets
+        held = self._connections.flights.tickets
         if not held.changed:
             return None
         held.changed = False
@@ -337,7 +337,7 @@ class ClientCore:
             self.wire.capabilities,
             call_base=link.call_base,
             last_close=last_close,
-            tickets=self._connections.tickets.wanted(self.wall(now)) if link.address.secure else 0,
+            tickets=self._connections.flights.tickets.wanted(self.wall(now)) if link.address.secure else 0,
             certificate=link.certificate if link.ticketed else None,
         )
         link.connection.send_hello(hello, headers, bundle)
@@ -480,7 +480,7 @@ class ClientCore:
         self.emit(Finish(call.key, outcome))
 
     def _still_open(self, call: OpenCall) -> bool:
-        early = self._connections.early
+        early = self._connections.flights.early
         return call.link in self._connections.links or (early is not None and call.link == early.attempt)
 
     # ------------------------------------------------------------------ common

@@ -89,13 +89,11 @@ class Dialer:
         found = self._attempts.get(attempt)
         return None if found is None else found.address
 
-    def again(self, attempt: int, now: float) -> bool:
-        """Replace an attempt by another one to the same address at once. False when it is not in the race."""
+    def again(self, attempt: int, now: float) -> None:
+        """Replace an attempt by another one to the same address at once."""
         lost = self._attempts.pop(attempt, None)
-        if lost is None:
-            return False
-        self._start(lost.address, now)
-        return True
+        if lost is not None:
+            self._start(lost.address, now)
 
     def failed(self, attempt: int, reason: str, now: float) -> bool:
         """The transport could not be opened. False when it is not an attempt of ours."""

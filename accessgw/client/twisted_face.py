@@ -76,7 +76,9 @@ class Client(BaseClient):
         secret: bool = False,
     ) -> Deferred[Reply]:
         """Ask for an operation. The payload becomes JSON unless it is bytes (`raw`: must be). That of a `secret` call
-        is not compressed: a part of it that others choose would tell by its length what else is in it.
+        is not compressed: a part of it that others choose would tell by its length what else is in it. One that is
+        `idempotent` may be executed twice, so on a new connection, where the gateway gave a ticket, it leaves with the
+        first flight of TLS, unless it is `secret`.
 
         Fails with CallFailed for a status other than 0. Cancelling the Deferred cancels the call.
         """

@@ -265,6 +265,19 @@ def test_early_calls_with_an_effect_are_refused_and_executed_when_repeated(place
     assert [event.body for event in device.take(events.ResponseReceived)] == [b"paid"]
 
 
+def test_a_service_that_wants_the_end_of_the_hand_shake_gets_the_call_again(place: Place) -> None:
+    device = place.device(ticket=place.ticket()).hello()
+    device.call("balance")
+    place.gateway.upstreams.last.answer(425)
+    assert device.refusals() == [Status.EARLY_DATA_REFUSED]
+    device.complete()
+    device.call("balance", call_id=100)
+    assert len(place.gateway.upstreams.exchanges) == 2
+    assert "early-data" not in dict(place.gateway.upstreams.last.request.headers)
+    place.gateway.upstreams.last.answer(200, b"12")
+    assert [event.body for event in device.take(events.ResponseReceived)] == [b"12"]
+
+
 @pytest.mark.parametrize("off", [None, -11.0, 11.0])
 def test_a_clock_that_is_off_gets_early_calls_refused(place: Place, off: float | None) -> None:
     time = None if off is None else place.gateway.wall() + off
