@@ -65,21 +65,24 @@ class TicketOffice:
     def _check_ticket(self, info: ConnectionInfo, hello: Hello) -> TicketProof:
         now = self.wall()
         opened = self.keys.open(info.ticket, now)
-        shown = hello.certificate
-        if shown is None:
-            binding = TicketBinding(hello.device)
-        else:
-            binding = TicketBinding(hello.device, "certificate", shown.fingerprint, shown.not_after)
-        if opened is None or not self.keys.matches(opened, binding):
+        if opened is None:
+            raise self._refused(info, "expired", "the ticket has ended since the TLS hand-shake")
+        shown, binding = hello.certificate, TicketBinding(hello.device)
+        if shown is not None:
+            # A device that has a certificate does not know whether TLS has ever asked for it.
+            certified = TicketBinding(hello.device, "certificate", shown.fingerprint, shown.not_after)
+            if self.keys.matches(opened, certified):
+                binding = certified
+        if not binding.fingerprint and not self.keys.matches(opened, binding):
             raise self._refused(info, "other_device", "the ticket is not for this device")
-        if shown is not None and shown.not_after <= now:
+        if binding.fingerprint and binding.not_after <= now:
             raise self._refused(info, "expired", "the certificate of the ticket has ended")
         if self.revocations is not None and self.revocations.is_revoked(binding, opened.issued):
             raise self._refused(info, "revoked", "the ticket was revoked")
         info.proved_at = opened.issued
-        if shown is not None:
+        if binding.fingerprint:
             info.certificate_identity = hello.device
-            info.fingerprint = shown.fingerprint
+            info.fingerprint = binding.fingerprint
         return TicketProof(binding, opened.days_at(now))
 
     def timely(self, hello: Hello) -> bool:

@@ -192,7 +192,7 @@ def test_a_certificate_that_names_nobody_gets_no_ticket(place: Place) -> None:
     ("hello", "ticket"),
     [
         ({"device": "other"}, {}),
-        ({"certificate": ShownCertificate(b"f" * 32, END)}, {}),
+        ({"device": "other", "certificate": ShownCertificate(b"f" * 32, END)}, {}),
         ({}, {"kind": "certificate", "fingerprint": b"f" * 32, "not_after": END}),
         ({"certificate": ShownCertificate(b"g" * 32, END)}, {"kind": "certificate", "fingerprint": b"f" * 32}),
     ],
@@ -209,6 +209,15 @@ def test_a_ticket_of_another_device_or_certificate_is_refused(
     assert not place.gateway.upstreams.exchanges
     assert place.counters.psk_refused == {"other_device": 1}
     assert place.counters.early_refused == {"ticket": 1}
+
+
+def test_a_certificate_that_no_ticket_stands_for_proves_nothing(place: Place) -> None:
+    claimed = ShownCertificate(b"f" * 32, END)  # the listener does not ask for certificates
+    device = place.device(ticket=place.ticket()).hello(certificate=claimed).complete()
+    assert device.welcome().result == 0
+    assert device.binding.session is not None
+    assert device.binding.session.identity.strength is Strength.TOKEN
+    assert device.connection.info.certificate_identity == ""
 
 
 def test_a_revoked_ticket_is_refused(place: Place) -> None:
