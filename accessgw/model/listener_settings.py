@@ -42,13 +42,13 @@ class ListenerSettings(Settings, frozen=True, kw_only=True):
     """Whether a tls listener asks for client certificates. request: a client may come without one; require: it must
     not. One that does not verify (chain to `client_ca`, validity, purpose) ends the hand-shake in both."""
     client_ca: str = ""
-    """PEM file of the CAs that client certificates must come from; a reload reads it again."""
+    """PEM file of the CAs that client certificates must come from; read again when it changes."""
     certificate_identity: Literal["cn", "san_dns", "san_uri", "san_email"] = "cn"
     """What in a client certificate names the device: the common name of its subject, or its first alternative name of
     a kind. With `require` a certificate without it is refused; with `request` it counts as none."""
     client_crl: str = ""
-    """PEM file of revocation lists of those CAs; read again when it changes. A certificate on it is refused, its
-    connections are closed."""
+    """PEM file of complete revocation lists, signed by those CAs; read again when it changes. A certificate on it is
+    refused, its connections are closed and its tickets void within 5 seconds."""
     early_data: Annotated[int, Meta(ge=0, le=16384)] = 0
     """Bytes that a returning device may send in its first flight (0-RTT), on `mmtp/1` and `http/1.1`; 0: none."""
     tickets: Annotated[int, Meta(ge=0, le=8)] = 3
