@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from hashlib import sha256
+from sys import intern
+from typing import cast
 
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from accessgw.core.interfaces.connections import Binding, BindingFactory
+from accessgw.core.interfaces.handover import MovableBinding
 from accessgw.core.interfaces.tls import TlsContexts
 from accessgw.model.identity import ConnectionInfo
 from accessgw.model.listener_settings import ListenerSettings
@@ -18,7 +22,7 @@ from accessgw.transports.early_data import EarlyPhase
 from accessgw.transports.listener import SocketListener
 from accessgw.transports.opening import Opening, chosen
 from accessgw.transports.services import TransportServices
-from accessgw.transports.stream import FLUSHING, HANDSHAKE, StreamConnection, ignore
+from accessgw.transports.stream import ESTABLISHED, FLUSHING, HANDSHAKE, HELLO, StreamConnection, ignore
 from accessgw.transports.tls_handshake import HELD, TlsHandshake
 from protocols.errors import LocalError, RemoteError
 from protocols.tls.alerts import name_of
@@ -31,12 +35,22 @@ from protocols.tls.engine import (
     TlsEvent,
     TlsRecords,
 )
+from protocols.tls.records import RecordLayer
 
 _log = Logger()
 
 NEEDS_ALPN = frozenset({"mmtp/1", "h2"})
 """Protocols that a client must ask for by ALPN; without it one of the others is meant."""
 _FAILED_HANDSHAKES = (CloseReason.HANDSHAKE_FAILED, CloseReason.HANDSHAKE_TIMEOUT)
+
+
+@dataclass(slots=True, frozen=True)
+class Released:
+    """What another process goes on with."""
+
+    binding: bytes = field(repr=False)
+    records: bytes = field(repr=False)
+    """RecordLayer.export_state(): the keys, and what is unread and unsent."""
 
 
 class TlsConnection(StreamConnection):
@@ -46,7 +60,7 @@ class TlsConnection(StreamConnection):
     reactor's thread.
     """
 
-    __slots__ = ("_contexts", "_early", "_factories", "_handshake", "_plaintext", "_records", "_stalled")
+    __slots__ = ("_contexts", "_early", "_factories", "_handshake", "_plaintext", "_records", "_released", "_stalled")
 
     def __init__(  # noqa: PLR0917  # made by its listener alone
         self,
@@ -66,6 +80,8 @@ class TlsConnection(StreamConnection):
         self._plaintext: Callable[[bytes], None] = ignore
         self._stalled = False
         """Not read, since much waits for a step of the hand-shake."""
+        self._released = False
+        """Its keys are on the way to another process, or there."""
         self._phase = HANDSHAKE
 
     def begin_tls(self, data: bytes) -> None:
@@ -99,8 +115,11 @@ class TlsConnection(StreamConnection):
         if self._early is not None:
             # There is no way to say close_notify before the peer's Finished has come (RFC 8446 6.1).
             self._early.close(reason, detail)
-            return
-        super().close(reason, detail)
+        elif self._released:
+            # Only the owner of the keys may say something, and a FIN would be its FIN, too.
+            self._lost(reason, detail)
+        else:
+            super().close(reason, detail)
 
     def finish(self, reason: CloseReason, detail: str = "") -> None:
         # The peer should hear close_notify (RFC 8446 6.1), and its own may still be unread.
@@ -225,8 +244,9 @@ class TlsConnection(StreamConnection):
         if event.early == EARLY_REFUSED:
             count(tls.early_refused, "ticket")
         info = self.info
-        info.alpn, info.tls_version = event.alpn, event.version
-        info.cipher, info.server_name = event.cipher, event.server_name
+        # The same few words for all connections: a copy of each costs more than the keys.
+        info.alpn, info.tls_version, info.cipher = intern(event.alpn), intern(event.version), intern(event.cipher)
+        info.server_name = event.server_name
         info.resumed = event.resumed
         if event.psk_identity:
             info.ticket = event.psk_identity
@@ -352,6 +372,64 @@ class TlsConnection(StreamConnection):
             elif type(event) is CloseNotifyReceived:
                 self.close(CloseReason.PEER_CLOSED)
 
+    # ------------------------------------------------------------------ to another process, see handover
+
+    def release(self) -> Released | None:
+        """Leave the reactor with the socket open, and give what another goes on with. None for a connection that has to
+        stay: OpenSSL has its records, it has no binding yet or none that can move, or it is ending."""
+        records, binding = self._records, self._binding
+        leave = getattr(binding, "leave", None)
+        if leave is None or not isinstance(records, RecordLayer):
+            return None
+        if self._farewell is not None or self._phase not in (HELLO, ESTABLISHED):
+            return None
+        # In full: the other process will have the file too, so that closing ours would not take it out of the set.
+        self._reactor.removeReader(self)
+        self._reactor.removeWriter(self)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        unsent, self._out, self.buffered = bytes(self._out or b""), None, 0
+        released = Released(leave(), records.export_state(unsent))
+        self._records = None
+        self._plaintext = ignore
+        self._released = True
+        return released
+
+    def take_back(self, released: Released) -> None:
+        """It was not taken: go on here, unless it was closed meanwhile."""
+        if self._phase < FLUSHING:
+            self._released = False
+            self._go_on(released.records)
+            binding = cast("MovableBinding", self._binding)
+            self._plaintext = binding.data_received
+            binding.stay()
+            self._ciphertext(b"")
+
+    def surrender(self) -> bool:
+        """It is the other process's now, and over here. False: it was closed meanwhile."""
+        if self._phase >= FLUSHING:
+            return False
+        self._lost(CloseReason.DRAINING, "handed over to another process")
+        return True
+
+    def adopt(self, state: bytes, factory: BindingFactory) -> None:
+        """Instead of begin(): go on with the records that release() of another process gave. The age begins anew.
+        ValueError when that is no such state."""
+        self._go_on(state)
+        self._speak(factory)
+        self._ciphertext(b"")
+
+    def _go_on(self, state: bytes) -> None:
+        self._records = records = RecordLayer.import_state(state)
+        self.receive_with(self._ciphertext)
+        self._phase = HELLO
+        self.established()
+        self._reactor.addReader(self)
+        unsent = records.to_send()
+        if unsent:
+            self._send(unsent)
+
     # ------------------------------------------------------------------ the end
 
     def _refuse(self, error: RemoteError) -> None:
@@ -426,6 +504,11 @@ class TlsListener(SocketListener):
     def _begin(self, sock: socket.SocketType, info: ConnectionInfo, key: str, trusted: bool) -> None:
         connection = TlsConnection(sock, info, self._services, key, self._factories, self._contexts)
         connection.begin(Opening(connection, trusted, connection.begin_tls).data_received)
+
+    def adopting(self, sock: socket.SocketType, info: ConnectionInfo) -> TlsConnection:
+        """The connection of another process, for HandoverReceiver. Limits by address do not count it."""
+        info.id = self._services.table.next_id()
+        return TlsConnection(sock, info, self._services, "", self._factories, self._contexts)
 
 
 def count(counters: dict[str, int], reason: str) -> None:
