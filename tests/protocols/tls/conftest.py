@@ -1,20 +1,29 @@
 """Tests of the TLS engine that are for any engine run twice: on pyOpenSSL, and on the system's libssl where it is built.
 
-In the second run the `server` of the test's module, and its SERVER, make native engines.
+In the second run the `server` of the test's module, its SERVER, and its PyOpenSSLEngine as a server, make native engines.
 """
 
 from __future__ import annotations
 
 import pytest
 
+from protocols.tls.pyopenssl_engine import PyOpenSSLEngine
 from tests.protocols.tls.native_links import HAS_NATIVE, native_server
 
-FOR_ANY_ENGINE = {"test_early_data", "test_detach", "test_tls_contexts", "test_openssl_client"}
+FOR_ANY_ENGINE = {
+    "test_detach",
+    "test_early_data",
+    "test_openssl_client",
+    "test_pyopenssl_engine",
+    "test_tls_contexts",
+}
 OF_PYOPENSSL = {
     "test_after_a_refusal_what_waited_is_told_in_order": "spoils the count of the engine in Python",
     "test_a_detached_engine_is_dead_and_openssl_s_object_is_freed": "looks for pyOpenSSL's object",
     "test_an_engine_that_stays_keeps_no_secrets": "looks at the notes of the engine in Python",
     "test_a_suite_that_the_record_layer_does_not_know_stays": "takes a suite away from the engine in Python",
+    "test_tls_1_2_is_refused_where_only_mmtp_is_spoken": "has a context of its own",
+    "test_the_server_context_releases_buffers_and_never_renegotiates": "looks into pyOpenSSL's context",
 }
 
 
@@ -23,10 +32,19 @@ def server_engine(request, monkeypatch):
     """pure | native."""
     engine = getattr(request, "param", "pure")
     if engine == "native":
-        monkeypatch.setattr(request.module, "server", native_server)
+        monkeypatch.setattr(request.module, "server", native_server, raising=False)
         if hasattr(request.module, "SERVER"):
             monkeypatch.setattr(request.module, "SERVER", native_server())
+        if hasattr(request.module, "PyOpenSSLEngine"):
+            monkeypatch.setattr(request.module, "PyOpenSSLEngine", _native_as_server)
     return engine
+
+
+def _native_as_server(context, *, server, **more):
+    if not server:
+        return PyOpenSSLEngine(context, server=False, **more)
+    below = frozenset({"http/1.1"})
+    return native_server(alpn=["mmtp/1", "http/1.1"], alpn_below_1_3=below, minimum="1.2").engine()
 
 
 def pytest_generate_tests(metafunc):
