@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import shutil
 import signal
 import socket
 import ssl
+import stat
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -133,18 +135,53 @@ def test_a_signer_of_the_gateways_own_is_killed_under_load_and_nobody_notices(ma
     os.kill(second, signal.SIGTERM)
     running.more(20)
     running.stop()
-    gateway.close()
-    assert not Path(f"/proc/{second}").exists()
+    gateway.assert_sound()
 
 
-def test_openssl_as_a_client_sees_the_delay_only(make_gateway, tmp_path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_signer_of_the_gateways_own_ends_with_it_however_that_ends(make_gateway, number) -> None:
+    gateway = signing_gateway(make_gateway, "process").start()
+    assert gateway.process is not None
+    shake_hands(gateway.tls)
+    (child,) = children(gateway.process.pid)
+    socket_path = gateway.directory / "state" / "signer.sock"
+    assert stat.S_IMODE(socket_path.stat().st_mode) == 0o600
+    pidfd = os.pidfd_open(child)
+    gateway.process.send_signal(number)
+    gateway.process.wait(20)
+    # readable once the process has ended
+    assert select.select([pidfd], [], [], 20)[0]
+    os.close(pidfd)
+
+
+@pytest.mark.parametrize("kind", ["ec", "rsa"])
+def test_openssl_as_a_client_sees_the_delay_only(make_gateway, tmp_path, kind) -> None:
     if shutil.which("openssl") is None:
         pytest.skip("no openssl")
-    certificate = self_signed(tmp_path, "localhost")
+    chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
+    algorithm = ["ec", "-pkeyopt", "ec_paramgen_curve:P-256"] if kind == "ec" else ["rsa:2048"]
+    subprocess.run(
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-nodes",
+            "-newkey",
+            *algorithm,
+            "-keyout",
+            key,
+            "-out",
+            chain,
+            "-subj",
+            "/CN=localhost",
+        ],
+        check=True,
+        capture_output=True,
+    )
     path = tmp_path / "signer.sock"
-    signer = SignerProcess(path, "--key", certificate.key)
+    signer = SignerProcess(path, "--key", str(key))
     # The gateway could not read the key if it wanted to.
-    lines = CERTIFICATES.format(chain=certificate.chain, key="")
+    lines = CERTIFICATES.format(chain=chain, key="")
     gateway = signing_gateway(make_gateway, f"unix:{path}", lines).start()
     command = ["openssl", "s_client", "-connect", f"127.0.0.1:{gateway.tls}", "-alpn", "http/1.1", "-no_ign_eof"]
     waiting = [

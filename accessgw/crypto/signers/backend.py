@@ -53,7 +53,7 @@ class SoftwareBackend:
     """OpenSSL, one after another."""
 
     name = "software"
-    batch = 1
+    batch = 8
     linger = 0.0
 
     def __init__(self, keys: Sequence[PrivateKey] = ()) -> None:

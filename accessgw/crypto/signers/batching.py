@@ -73,6 +73,11 @@ class SigningThreads(Generic[T]):
                 condition.wait()
             backend = self.backend
             batch = [queue.popleft()]
+            if not backend.linger:
+                # Told together, they wake whoever waits once; but none of the threads should go without.
+                while queue and len(batch) < min(backend.batch, len(queue) // self._size):
+                    batch.append(queue.popleft())
+                return batch
             until = time.monotonic() + backend.linger
             while len(batch) < backend.batch:
                 if queue:

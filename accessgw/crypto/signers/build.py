@@ -10,6 +10,7 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from twisted.logger import Logger
 
 from accessgw.core.interfaces.tls import Signer
 from accessgw.crypto.pem import CertificateError, read_file
@@ -23,6 +24,8 @@ from accessgw.model.counters import TlsCounters
 from accessgw.model.listener_settings import CertificateSettings
 from accessgw.model.tls_settings import TlsSettings
 from protocols.tls.engines import PURE, WHY_NOT_NATIVE
+
+_log = Logger()
 
 SOCKET = "signer.sock"
 """In the state directory: of the process that a gateway starts."""
@@ -86,7 +89,11 @@ class Signing:
 
     def reload(self) -> None:
         """The certificates have been loaded again. A process that is not ours has to be told by others (SIGHUP)."""
-        self.process.replace_keys(public_keys(self._certificates))
+        try:
+            self.process.replace_keys(public_keys(self._certificates))
+        except CertificateError as error:
+            # Replaced again a moment after it was loaded: whoever looks at the files comes back to it.
+            _log.error("the signer's keys are not known anew: {why}", why=str(error))
         if self.child is not None:
             self.child.reload()
 
