@@ -31,7 +31,8 @@ def ask(
     fields = [("host", "gw"), *headers]
     if body is not None and not any(name == "transfer-encoding" for name, _ in headers):
         fields.append(("content-length", str(len(body))))
-    exchange = FakeExchangeOfHttp(HttpRequest(method, target, fields, FakeConnection(**info).info))
+    early = info.get("early", False)
+    exchange = FakeExchangeOfHttp(HttpRequest(method, target, fields, FakeConnection(**info).info, early=early))
     exchange.upload = routes(exchange)
     if body:
         exchange.upload.data(body)
@@ -220,3 +221,22 @@ def test_a_body_waits_while_the_token_is_looked_at() -> None:
     assert gateway.upstreams.last.request.body == b"body"
     gateway.upstreams.last.answer(200)
     assert exchange.status == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "target"), [("POST", "/safe/x"), ("PUT", "/safe/x"), ("POST", "/mmtp"), ("GET", "/open/x")]
+)
+def test_what_is_not_idempotent_is_not_done_in_early_data(method: str, target: str) -> None:
+    gateway = Gateway(OPEN, RouteSettings(path="/safe/", cluster="c", require="none", idempotent=True))
+    exchange = ask(gateway, method, target, early=True)
+    assert exchange.status == 425
+    assert json.loads(exchange.body)["error"]["code"] in ("too_early", "early_data_refused")
+    assert not gateway.upstreams.exchanges
+
+
+def test_an_idempotent_request_in_early_data_reaches_the_service_as_such() -> None:
+    gateway = Gateway(RouteSettings(path="/safe/", cluster="c", require="none", idempotent=True))
+    ask(gateway, "GET", "/safe/x", None, ("early-data", "0"), early=True)
+    assert [value for name, value in gateway.upstreams.last.request.headers if name == "early-data"] == ["1"]
+    ask(gateway, "GET", "/safe/x", None, ("early-data", "1"))
+    assert "early-data" not in dict(gateway.upstreams.last.request.headers)

@@ -10,6 +10,7 @@ from accessgw.model.http import BodyCollector
 from accessgw.model.identity import ConnectionInfo
 from accessgw.model.listener_settings import TransportLimits
 from accessgw.transports.http import PIECE, HttpBindingFactory
+from accessgw.transports.websocket import WebSocketEndpoint
 from protocols.http import HttpLimits
 
 
@@ -403,3 +404,67 @@ def test_age_closes_between_requests_and_after_an_answer():
     assert connection.ended is None
     hello(handler.exchanges[0])
     assert b"connection: close" in connection.sent and connection.ended == ("close", "finished")
+
+
+def early(answer=None):
+    connection, handler, binding = make(answer)
+    connection.info.early = True
+    return connection, handler, binding
+
+
+def test_requests_in_early_data_say_so():
+    connection, handler, binding = early(hello)
+    binding.early_data_received(GET, False)
+    connection.info.early = False
+    binding.handshake_completed()
+    binding.data_received(GET)
+    assert [exchange.request.early for exchange in handler.exchanges] == [True, False]
+    assert connection.sent.count(b"HTTP/1.1 200") == 2
+
+
+def test_nothing_of_a_replay_reaches_the_handler():
+    connection, handler, binding = early(hello)
+    binding.early_data_received(GET + GET, True)
+    assert handler.exchanges == []
+    assert connection.sent.count(b"HTTP/1.1 425 Too Early\r\n") == 2
+    assert b'"code": "too_early"' in connection.sent
+    connection.info.early = False
+    binding.handshake_completed()
+    binding.data_received(GET)
+    assert [exchange.request.early for exchange in handler.exchanges] == [False]
+
+
+def test_a_request_that_is_whole_after_the_hand_shake_is_not_early():
+    connection, handler, binding = early(hello)
+    binding.early_data_received(GET[:20], True)
+    connection.info.early = False
+    binding.handshake_completed()
+    binding.data_received(GET[20:])
+    assert [exchange.request.early for exchange in handler.exchanges] == [False]
+    assert b"HTTP/1.1 200" in connection.sent
+
+
+def test_a_refused_early_request_with_a_body_ends_the_connection():
+    connection, handler, binding = early(hello)
+    binding.early_data_received(b"POST /x HTTP/1.1\r\nhost: gw\r\ncontent-length: 10\r\n\r\n12345", True)
+    connection.info.early = False
+    binding.handshake_completed()
+    binding.data_received(b"67890" + GET)
+    assert connection.sent.count(b"HTTP/1.1 ") == connection.sent.count(b"HTTP/1.1 425") == 1
+    assert connection.ended == ("close", "finished")
+    assert handler.exchanges == []
+
+
+def test_no_websocket_is_opened_in_early_data():
+    connection, handler = FakeConnection(), Handler()
+    connection.info.early = True
+    endpoint = WebSocketEndpoint(lambda lower: None, ("mmtp",))
+    binding = HttpBindingFactory(handler, LIMITS, websockets={"/mmtp": endpoint})(connection)
+    binding.early_data_received(
+        b"GET /mmtp HTTP/1.1\r\nhost: gw\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
+        b"sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+        b"sec-websocket-protocol: mmtp\r\n\r\n",
+        False,
+    )
+    assert connection.sent.startswith(b"HTTP/1.1 425 ")
+    assert handler.exchanges == []

@@ -18,6 +18,8 @@ from accessgw.model.http import BodyCollector
 from accessgw.model.listener_settings import CertificateSettings
 from accessgw.transports.handshakes import HandshakePool
 from accessgw.transports.http import HttpBindingFactory
+from accessgw.transports.stream import RESET_ON_CLOSE
+from tests.protocols.tls.tls_links import client
 from tests.reactor_loop import run
 from tests.transports.support import Journal, echo_factories, listen, make_services, outcome, play
 from tests.transports.tls_by_hand import Guard
@@ -254,11 +256,38 @@ def test_a_crowd_is_served_or_refused_early(played):
     assert waiting == 0
 
 
+async def hang_ups(reactor, state):
+    """Peers that are gone before their step is over."""
+    place = Place(reactor, state)
+    engine = client(alpn=["mmtp/1"]).engine("localhost")
+    engine.start()
+    flight = engine.to_send()
+
+    def devices():
+        for number in range(60):
+            with socket.create_connection(("127.0.0.1", place.listener.port), timeout=20) as sock:
+                sock.sendall(flight if number % 2 else flight[:100])
+                if number % 3:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+
+    await deferToThread(devices)
+    await place.journal.all_closed(60)
+    place.services.handshakes.stop()
+    reasons = set(place.journal.reasons)
+    return reasons, len(place.services.table), place.tls.full, place.journal.bindings
+
+
+def test_peers_that_hang_up_leave_nothing_behind(played):
+    reasons, open_now, full, bindings = outcome(played, "hang_ups")
+    assert reasons <= {"handshake_failed", "peer_reset"}
+    assert (open_now, full, bindings) == (0, 0, [])
+
+
 async def everything(reactor, state):
     return await play(
         {
             scenario.__name__: scenario(reactor, state)
-            for scenario in (resumed, early, over_1_2, renegotiated, key_updates, crowd)
+            for scenario in (resumed, early, over_1_2, renegotiated, key_updates, crowd, hang_ups)
         }
     )
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from accessgw.model.reasons import CloseReason
 from accessgw.transports.tls_handshake import HELD
@@ -234,6 +236,37 @@ def test_a_client_that_does_not_trust_us_says_so():
     reason, detail = hand.ended
     assert (reason, list(hand.services.tls.refused)) == ("handshake_failed", ["unknown_ca"])
     assert detail.startswith("alert 48 (unknown_ca): ")
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=None)
+def test_no_byte_of_a_peer_is_a_defect_of_ours(data):
+    """One byte of one of its flights is another one; of a first flight with early data, too."""
+    early = data.draw(st.booleans())
+    hand = early_hand() if early else Hand()
+    hand.device.start()
+    broken = data.draw(st.integers(0, 1), label="flight")
+    for number in range(3):
+        flight = bytearray(hand.device.to_send())
+        if number == broken and flight:
+            at = data.draw(st.integers(0, len(flight) - 1), label="at")
+            flight[at] ^= data.draw(st.integers(1, 255), label="by")
+        hand.send(bytes(flight))
+        hand.pool.all()
+        try:
+            hand.receive()
+        except RemoteError:
+            break
+        if hand.device.handshaken:
+            hand.device.encrypt(b"more")
+    hand.peer.close()
+    hand.reactor.turn()
+    hand.pool.all()
+    hand.reactor.wait(30)
+    assert hand.ended is not None
+    assert hand.ended[0] in ("handshake_failed", "handshake_timeout", "protocol_error", "peer_reset")
+    if hand.journal.bindings and not early:
+        assert hand.binding.received in (b"", b"more", b"moremore")
 
 
 # ---------------------------------------------------------------------- records
