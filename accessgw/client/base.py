@@ -79,8 +79,8 @@ class BaseClient(Face):
         HTTP gets through; `ws://` without TLS) or `https://host:port` (short connections only); a list
         is raced. `ca`: PEM file of the only authorities to trust (the system's otherwise); `insecure=True` trusts
         anybody. `state_dir`: directory for cursors, which makes an acknowledgement mean "stored", and for header
-        states, tables, dictionaries and tickets, which make the next connection's bytes fewer (without it, they are kept as long
-        as the client lives). `on_token` is asked for another token when the gateway refuses the present one.
+        states, tables, dictionaries and tickets, which make the next connection's bytes fewer (without it, they are
+        kept as long as the client lives). `on_token` is asked for another token when the gateway refuses the present one.
         `bounds`: fields of ClientSettings. ValueError says what is wrong with an argument.
         """
         if cert is None and key is not None:

@@ -203,8 +203,8 @@ class CallTable:
         self.waiting.popleft()
 
     def early(self) -> list[OpenCall]:
-        """Those that wait and may be sent in early data, in order: who reads it later learns nothing that was said to be
-        secret, and who sends it again changes nothing."""
+        """Those that wait and may be sent in early data, in order: who reads it later learns nothing that was said to
+        be secret, and who sends it again changes nothing."""
         found = (self._calls.get(key) for key in self.waiting)
         return [
             call

@@ -330,6 +330,7 @@ class Connections:
         if welcome.result == Status.AUTH and link.ticketed:
             # Perhaps it was the ticket that is not taken: the token has its say on a connection without.
             self.flights.tickets.clear()
+            self._owner.emit(Tell(Note("ticket_refused", welcome.message)))
             self._drop(link, now, redial=False)
             self._dialer.dial(now)
             self._show_dialing()

@@ -55,7 +55,7 @@ class Landing:
 
 
 class Flights:
-    """Those of the attempts of one race. One of them sends early data at most, so that no call goes two ways at once."""
+    """Those of the attempts of one race. At most one sends early data, so that no call goes two ways at once."""
 
     def __init__(
         self,

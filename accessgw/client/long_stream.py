@@ -22,7 +22,7 @@ class StreamOwner(Protocol):
 
 
 class LongStream:
-    """Between the two; a face's transport calls made(), received() and finished(), and has to send what `write` gets."""
+    """Between the two; a face's transport calls made() and received(), and sends what is written."""
 
     __slots__ = (
         "_abort",

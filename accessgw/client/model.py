@@ -131,8 +131,8 @@ class Note:
     states and dictionaries could not be stored, the next start begins without), `state_miss` and `dictionary_miss`
     (`count` calls were sent again in full, since the gateway did not have what they were coded with),
     `protocol_error`, `early_data` (calls were sent with the first flight of TLS: `accepted` or `refused`),
-    `ticket_refused` (TLS made a full hand-shake although there was a ticket), `ticket_failed` (tickets could not be
-    stored).
+    `ticket_refused` (there was a ticket of TLS, and a full hand-shake was needed), `ticket_failed` (tickets could not
+    be stored).
     """
 
     kind: str

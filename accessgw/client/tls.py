@@ -1,4 +1,4 @@
-"""TLS of long connections without I/O: contexts from the client's files, and ciphertext and plaintext of each connection."""
+"""TLS of long connections without I/O: contexts from the client's files; ciphertext and plaintext of a connection."""
 
 from __future__ import annotations
 

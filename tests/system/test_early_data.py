@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import shutil
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -32,16 +33,17 @@ def with_early_data(gateway: Gateway) -> Gateway:
 class Device:
     """A device whose application starts again and again."""
 
-    def __init__(self, gateway: Gateway, directory: Path, port: int = 0) -> None:
+    def __init__(self, gateway: Gateway, directory: Path, port: int = 0, name: str = "phone1") -> None:
         self.gateway = gateway
         self.directory = directory
         self.port = port or gateway.tls
+        self.name = name
         self.notes: list[str] = []
 
     @contextlib.asynccontextmanager
     async def started(self) -> AsyncIterator[Client]:
         client = Client(
-            f"mmtps://127.0.0.1:{self.port}", "phone1", "device-token", ca=self.gateway.ca, state_dir=self.directory,
+            f"mmtps://127.0.0.1:{self.port}", self.name, "device-token", ca=self.gateway.ca, state_dir=self.directory,
             on_note=self.note, patience=30.0, backoff_initial=0.01, backoff_cap=0.05,
         )  # fmt: skip
         try:
@@ -58,7 +60,7 @@ class Device:
         self.notes.clear()
         async with self.started() as client:
             reply = await client.call(operation, {"n": 1}, idempotent=idempotent, timeout=20.0)
-            assert reply.json()["device"] == "phone1"
+            assert reply.json()["device"] == self.name
             await client.connect()
             return reply.attempts
 
@@ -194,3 +196,86 @@ def test_a_recorded_first_flight_takes_effect_once_and_leaves_the_session_alone(
 
     asyncio.run(run())
     early_gateway.assert_sound()
+
+
+def test_no_connection_fails_while_ticket_secrets_are_rotated(
+    make_gateway: Callable[..., Gateway], upstream: Upstream, tmp_path: Path
+) -> None:
+    gateway = with_early_data(make_gateway(upstream=upstream.url, extra=WINDOW)).start()
+
+    async def run() -> None:
+        devices = [Device(gateway, tmp_path / "state", name=f"phone{number}") for number in range(4)]
+        for device in devices:
+            await device.ask()
+
+        def epochs() -> set[str]:
+            """First bytes of the tickets that the devices hold: the secret that made them."""
+            files = (tmp_path / "state" / "tickets").glob("*.json")
+            return {ticket[0][:2] for file in files for ticket in json.loads(file.read_text())["tickets"]}
+
+        async def load(device: Device) -> None:
+            while not after:
+                await device.ask()
+                seen[device.name] += device.notes
+
+        seen: dict[str, list[str]] = {device.name: [] for device in devices}
+        after: set[str] = set()
+        before = epochs()
+        loads = [asyncio.create_task(load(device)) for device in devices]
+        status, answer = await asyncio.to_thread(gateway.http, "POST", "/v1/keys/rotate", {}, "t-operate")
+        assert status == 200, answer
+        for _ in range(600):
+            await asyncio.sleep(0.05)
+            if not epochs() & before:  # all of the old ones were used
+                break
+        after = epochs()
+        await asyncio.gather(*loads)
+        assert after
+        assert not after & before
+        assert {note for notes in seen.values() for note in notes} == {"early_data accepted"}
+
+    asyncio.run(run())
+    gateway.assert_sound()
+
+
+def test_a_revoked_device_connects_in_full(
+    make_gateway: Callable[..., Gateway], upstream: Upstream, tmp_path: Path
+) -> None:
+    gateway = with_early_data(make_gateway(upstream=upstream.url, extra=WINDOW)).start()
+    device = Device(gateway, tmp_path / "device")
+
+    async def run() -> None:
+        await device.ask()
+        status, answer = await asyncio.to_thread(
+            gateway.http, "POST", "/v1/keys/revoke", {"device": "phone1"}, "t-operate"
+        )
+        assert status == 200, answer
+        await device.ask()
+        assert device.notes == ["early_data accepted", "ticket_refused"]
+
+    asyncio.run(run())
+
+
+def test_a_gateway_killed_between_an_early_call_and_its_answer(
+    make_gateway: Callable[..., Gateway], upstream: Upstream, tmp_path: Path
+) -> None:
+    gateway = with_early_data(make_gateway(upstream=upstream.url, extra=WINDOW)).start()
+    device = Device(gateway, tmp_path / "device")
+
+    async def run() -> None:
+        await device.ask()
+        await device.ready()
+        upstream.executed.clear()
+        while upstream.arrived.acquire(blocking=False):
+            pass
+        async with device.started() as client:
+            call = asyncio.ensure_future(client.call("query.hold", {"n": 1}, idempotent=True, timeout=30.0))
+            await asyncio.to_thread(upstream.arrived.acquire)
+            gateway.kill()
+            upstream.release.set()
+            await asyncio.to_thread(gateway.start)
+            reply = await call
+        assert reply.attempts >= 2
+        assert {call_id for _, call_id in upstream.executed} == {upstream.executed[0][1]}
+
+    asyncio.run(run())

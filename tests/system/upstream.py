@@ -17,7 +17,7 @@ class _Quiet(ThreadingHTTPServer):
 
 
 class Upstream:
-    """Answers every request with what it saw; `/hold` answers only after `release` is set."""
+    """Answers every request with what it saw; `/hold` and `/query.hold` answer only after `release` is set."""
 
     def __init__(self) -> None:
         self.executed: list[tuple[str, str]] = []
@@ -33,7 +33,7 @@ class Upstream:
                 body = self.rfile.read(int(self.headers.get("content-length", 0)))
                 outer.executed.append((self.path, self.headers.get("x-call-id", "")))
                 outer.arrived.release()
-                if self.path.startswith("/hold"):
+                if self.path.startswith(("/hold", "/query.hold")):
                     outer.release.wait(30)
                 self.answer(200, b'{"you sent": %d, "path": "%s", "device": "%s"}' % (
                     len(body), self.path.encode(), self.headers.get("x-device-id", "").encode()))  # fmt: skip
