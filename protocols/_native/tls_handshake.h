@@ -1,0 +1,575 @@
+/* The hand-shake of a server's connection on libssl, without the interpreter's lock: what OpenSSL calls back, how it stops
+   for a question, and how a connection is freed whose hand-shake has stopped. tls_engine.c says why. */
+
+#ifndef ACCESSGW_TLS_HANDSHAKE_H
+#define ACCESSGW_TLS_HANDSHAKE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "openssl3.h"
+#include "tls_proof.h"
+
+enum { MAX_LOOKUPS = 8, MAX_REASON = 256, CHUNK = 1 << 14, RANDOM = 32, KEY_NAME = 16 };
+enum { TICKET_GENERATIONS = 3, MAX_HANDSHAKE_RECORDS = 64, MAX_OFFER = 512 };
+/* What step() and read() come back with. */
+enum { FAILED = -1, WANT_BYTES = 0, COMPLETE = 1, WANT_SIGNATURE = 2, WANT_KEYS = 3, CLOSED = 4 };
+
+static RSA_METHOD *rsa_method;
+static EC_KEY_METHOD *ec_method;
+static EVP_CIPHER *ticket_cipher;
+
+/* ------------------------------------------------------------------ bytes */
+
+typedef struct {
+    unsigned char *data;
+    size_t size, room;
+} Bytes;
+
+static unsigned char *reserve(Bytes *bytes, size_t more) {
+    if (bytes->room - bytes->size < more) {
+        size_t room = bytes->size + more + bytes->size / 2;
+        unsigned char *data = realloc(bytes->data, room);
+        if (data == NULL) return NULL;
+        bytes->data = data, bytes->room = room;
+    }
+    return bytes->data + bytes->size;
+}
+
+static int append(Bytes *bytes, const void *data, size_t size) {
+    unsigned char *place = reserve(bytes, size ? size : 1);
+    if (place == NULL) return 0;
+    memcpy(place, data, size);
+    bytes->size += size;
+    return 1;
+}
+
+static void discard(Bytes *bytes) {
+    if (bytes->data != NULL) OPENSSL_cleanse(bytes->data, bytes->size);
+    free(bytes->data);
+    memset(bytes, 0, sizeof *bytes);
+}
+
+/* Of bytes for Py_BuildValue, which makes None of NULL. */
+static const char *text(const void *data) { return data ? data : ""; }
+
+static PyObject *taken(Bytes *bytes) {
+    PyObject *result = PyBytes_FromStringAndSize((const char *)bytes->data, (Py_ssize_t)bytes->size);
+    if (result != NULL) discard(bytes);
+    return result;
+}
+
+/* ------------------------------------------------------------------ contexts */
+
+typedef struct Context Context;
+
+typedef struct {
+    char *name;
+    Context *context;
+} Name;
+
+typedef struct {
+    X509 *leaf;
+    Bytes response;
+} Staple;
+
+typedef struct {
+    unsigned char name[KEY_NAME], aes[32], hmac[32];
+} TicketKey;
+
+struct Context {
+    PyObject_HEAD
+    SSL_CTX *ctx;
+    Name *names;
+    Py_ssize_t name_count;
+    Staple *staples;
+    int staple_count;
+    char **key_ids; /* of the private keys that are elsewhere, which point to them */
+    int key_id_count;
+    Bytes alpn, old_alpn;
+    /* Newest first. The only part that changes while connections use it. */
+    TicketKey tickets[TICKET_GENERATIONS];
+    int ticket_count;
+    pthread_mutex_t tickets_lock;
+    uint32_t max_early_data;
+    char finds_keys, ticket_early_data, keeps_lines, in_use, signs_elsewhere;
+};
+
+/* ------------------------------------------------------------------ connections */
+
+typedef struct {
+    Bytes identity, session;
+    char allows_early;
+} Key;
+
+/* Of the private key that a signature is wanted of; the buffers belong to the stopped job. */
+typedef struct {
+    enum { NOT_ASKED, ASKED, ANSWERED, REFUSED } state;
+    unsigned long long number;
+    const char *key;
+    int is_rsa, data_size, room, size;
+    const unsigned char *data;
+    unsigned char *signature;
+} Signing;
+
+/* Apart from the Python object, which may be gone first. */
+typedef struct Conn {
+    SSL *ssl;
+    BIO *in, *out;
+    Context *context;
+    struct Conn *next_orphan;
+    unsigned long long thread; /* that began the job which is stopped */
+    Signing signing;
+    Bytes sending, early, lines, identities, offer;
+    Key keys[MAX_LOOKUPS];
+    int key_count, chosen;
+    unsigned char random[RANDOM];
+    char reason[MAX_REASON];
+    int alert;
+    char complete, failed, reads_early, offers_early, hello_seen, detachable, stopped, refuses_early, no_memory;
+    /* The count of records under our application secret. */
+    char counting, whole;
+    unsigned long long counted;
+    unsigned char *last;
+    int last_size;
+    int known; /* bits of SECRETS */
+    unsigned char secrets[4][MAX_SECRET];
+} Conn;
+
+enum { SERVER_HANDSHAKE, CLIENT_APPLICATION, SERVER_APPLICATION, EXPORTER, SECRET_COUNT };
+static const char *const SECRETS[SECRET_COUNT] = {"SERVER_HANDSHAKE_TRAFFIC_SECRET", "CLIENT_TRAFFIC_SECRET_0",
+                                                  "SERVER_TRAFFIC_SECRET_0", "EXPORTER_SECRET"};
+
+typedef struct {
+    PyObject_HEAD
+    Conn *conn;
+    char busy;
+} Connection;
+
+/* The connection whose hand-shake runs on this thread, and a number for the thread that no other gets later. */
+static _Thread_local Conn *current;
+static _Thread_local unsigned long long this_thread;
+
+/* All below under the interpreter's lock. */
+static unsigned long long last_thread, last_signature;
+static Conn *orphans;
+static long connection_count, stopped_count, orphan_count;
+
+static unsigned long long thread_number(void) {
+    if (this_thread == 0) this_thread = ++last_thread;
+    return this_thread;
+}
+
+static Conn *conn_of(const SSL *ssl) { return SSL_get_ex_data(ssl, 0); }
+
+static Context *context_of(const SSL *ssl) { return conn_of(ssl)->context; }
+
+/* ------------------------------------------------------------------ callbacks of a hand-shake, without the lock */
+
+static int hex_digit(char digit) {
+    if (digit >= '0' && digit <= '9') return digit - '0';
+    return digit >= 'a' && digit <= 'f' ? digit - 'a' + 10 : -1;
+}
+
+static void note_line(const SSL *ssl, const char *line) {
+    Conn *conn = conn_of(ssl);
+    if (conn == NULL) return;
+    if (conn->context->keeps_lines && (!append(&conn->lines, line, strlen(line)) || !append(&conn->lines, "\n", 1)))
+        conn->no_memory = 1;
+    for (int i = 0; i < SECRET_COUNT; i++) {
+        size_t size = strlen(SECRETS[i]);
+        if (strncmp(line, SECRETS[i], size) || line[size] != ' ') continue;
+        const char *digits = strrchr(line, ' ') + 1;
+        for (int at = 0; at < MAX_SECRET && hex_digit(digits[0]) >= 0 && hex_digit(digits[1]) >= 0; at++, digits += 2)
+            conn->secrets[i][at] = (unsigned char)(hex_digit(digits[0]) << 4 | hex_digit(digits[1]));
+        conn->known |= 1 << i;
+    }
+}
+
+static void note_message(int sent, int version, int kind, const void *data, size_t size, SSL *ssl, void *argument) {
+    (void)sent, (void)version, (void)argument;
+    Conn *conn = conn_of(ssl);
+    if (kind == CONTENT_ALERT && size == 2 && conn != NULL) conn->alert = ((const unsigned char *)data)[1];
+}
+
+/* Notes what the ClientHello offers; the hand-shake waits when there are identities to look up. */
+static int see_hello(SSL *ssl, int *alert, void *argument) {
+    (void)alert, (void)argument;
+    Conn *conn = conn_of(ssl);
+    Context *context = conn->context;
+    const unsigned char *extension;
+    size_t size;
+    if (conn->hello_seen) return HELLO_GO_ON;
+    conn->hello_seen = 1;
+    if (SSL_client_hello_get0_random(ssl, &extension) == RANDOM) memcpy(conn->random, extension, RANDOM);
+    conn->offers_early = (char)SSL_client_hello_get0_ext(ssl, EXTENSION_EARLY_DATA, &extension, &size);
+    int wanted = context->finds_keys || (conn->offers_early && context->max_early_data);
+    if (!wanted || SSL_client_hello_get0_ext(ssl, EXTENSION_PSK, &extension, &size) != 1 || size < 2)
+        return HELLO_GO_ON;
+    size_t length = (size_t)extension[0] << 8 | extension[1];
+    if (length > size - 2) return HELLO_GO_ON;
+    if (!append(&conn->identities, extension + 2, length)) conn->no_memory = 1;
+    return context->finds_keys ? HELLO_WAIT : HELLO_GO_ON;
+}
+
+static int find_session(SSL *ssl, const unsigned char *identity, size_t size, SSL_SESSION **session) {
+    Conn *conn = conn_of(ssl);
+    *session = NULL;
+    conn->chosen = -1;
+    for (int i = 0; i < conn->key_count; i++) {
+        Key *key = &conn->keys[i];
+        if (key->identity.size != size || memcmp(key->identity.data, identity, size)) continue;
+        const unsigned char *der = key->session.data;
+        *session = d2i_SSL_SESSION(NULL, &der, (long)key->session.size);
+        if (*session == NULL) return 0;
+        conn->chosen = i;
+        return 1;
+    }
+    return 1;
+}
+
+static int allow_early(SSL *ssl, void *argument) {
+    (void)argument;
+    Conn *conn = conn_of(ssl);
+    if (conn->refuses_early) return 0;
+    return conn->chosen >= 0 ? conn->keys[conn->chosen].allows_early : conn->context->ticket_early_data;
+}
+
+static int select_alpn(SSL *ssl, const unsigned char **out, unsigned char *out_size, const unsigned char *offer,
+                       unsigned int size, void *argument) {
+    Context *context = argument;
+    const Bytes *known = SSL_version(ssl) >= TLS_1_3 ? &context->alpn : &context->old_alpn;
+    for (size_t at = 0; at < known->size; at += 1u + known->data[at])
+        for (unsigned int from = 0; from < size && from + 1u + offer[from] <= size; from += 1u + offer[from])
+            if (offer[from] == known->data[at] && !memcmp(offer + from + 1, known->data + at + 1, offer[from])) {
+                *out = known->data + at + 1, *out_size = known->data[at];
+                return EXT_OK;
+            }
+    append(&conn_of(ssl)->offer, offer, size < MAX_OFFER ? size : MAX_OFFER);
+    return EXT_FATAL;
+}
+
+static int compare_names(const void *left, const void *right) {
+    return strcmp(((const Name *)left)->name, ((const Name *)right)->name);
+}
+
+static Context *context_named(const Context *context, char *name) {
+    Name wanted = {name, NULL};
+    Name *found = bsearch(&wanted, context->names, (size_t)context->name_count, sizeof wanted, compare_names);
+    return found ? found->context : NULL;
+}
+
+static int switch_name(SSL *ssl, int *alert, void *argument) {
+    (void)alert, (void)argument;
+    Context *context = context_of(ssl);
+    const char *asked = SSL_get_servername(ssl, 0);
+    char name[258];
+    size_t size = asked ? strlen(asked) : 0;
+    if (size == 0 || size > 255 || context->name_count == 0) return EXT_OK;
+    for (size_t i = 0; i <= size; i++) name[i] = (char)(asked[i] >= 'A' && asked[i] <= 'Z' ? asked[i] + 32 : asked[i]);
+    while (size && name[size - 1] == '.') name[--size] = 0;
+    Context *found = context_named(context, name);
+    char *dot = strchr(name, '.');
+    if (found == NULL && dot != NULL && dot > name) {
+        dot[-1] = '*';
+        found = context_named(context, dot - 1);
+    }
+    if (found != NULL && SSL_set_SSL_CTX(ssl, found->ctx) == NULL) return EXT_FATAL;
+    return EXT_OK;
+}
+
+static int staple(SSL *ssl, void *argument) {
+    (void)argument;
+    Context *context = context_of(ssl);
+    X509 *leaf = SSL_get_certificate(ssl);
+    for (Py_ssize_t at = -1; at < context->name_count; at++) {
+        Context *one = at < 0 ? context : context->names[at].context;
+        for (int i = 0; i < one->staple_count; i++) {
+            Bytes *response = &one->staples[i].response;
+            if (one->staples[i].leaf != leaf || response->size == 0) continue;
+            void *copy = CRYPTO_malloc(response->size, __FILE__, __LINE__);
+            if (copy == NULL) return EXT_NONE;
+            memcpy(copy, response->data, response->size);
+            if (SSL_ctrl(ssl, CTRL_STATUS_RESPONSE, (long)response->size, copy) == 1) return EXT_OK;
+            CRYPTO_free(copy, __FILE__, __LINE__);
+            return EXT_NONE;
+        }
+    }
+    return EXT_NONE;
+}
+
+/* The key of a ticket: 1 it is the newest, 2 it is older, and a new ticket is wanted, 0 unknown (RFC 5077 section 4). */
+static int ticket_key(SSL *ssl, unsigned char *name, unsigned char *iv, EVP_CIPHER_CTX *cipher, EVP_MAC_CTX *mac,
+                      int making) {
+    Context *context = context_of(ssl);
+    TicketKey key;
+    int found = -1;
+    pthread_mutex_lock(&context->tickets_lock);
+    for (int i = 0; i < context->ticket_count && found < 0; i++)
+        if (making || !memcmp(context->tickets[i].name, name, KEY_NAME)) found = i;
+    if (found >= 0) key = context->tickets[found];
+    pthread_mutex_unlock(&context->tickets_lock);
+    if (found < 0) return 0;
+    int result = found ? 2 : 1;
+    if (making) {
+        memcpy(name, key.name, KEY_NAME);
+        if (RAND_bytes(iv, 16) != 1) result = -1;
+    }
+    OSSL_PARAM parameters[] = {{"digest", PARAM_TEXT, "SHA256", 6, (size_t)-1}, {NULL, 0, NULL, 0, 0}};
+    if (result > 0 && (EVP_CipherInit_ex(cipher, ticket_cipher, NULL, key.aes, iv, making) != 1 ||
+                       EVP_MAC_init(mac, key.hmac, sizeof key.hmac, parameters) != 1))
+        result = -1;
+    OPENSSL_cleanse(&key, sizeof key);
+    return result;
+}
+
+/* ------------------------------------------------------------------ signatures made elsewhere */
+
+/* Stops the job until there is an answer: the size of the signature, 0 when there will be none. */
+static int ask(const char *key, int is_rsa, const unsigned char *data, int data_size, unsigned char *signature,
+               int room) {
+    Conn *conn = current;
+    if (conn == NULL || key == NULL || conn->signing.state == REFUSED || ASYNC_get_current_job() == NULL) return 0;
+    Signing *signing = &conn->signing;
+    signing->key = key, signing->is_rsa = is_rsa, signing->data = data, signing->data_size = data_size;
+    signing->signature = signature, signing->room = room, signing->size = 0, signing->state = ASKED;
+    while (signing->state == ASKED)
+        if (ASYNC_pause_job() != 1) signing->state = REFUSED;
+    signing->data = NULL, signing->signature = NULL;
+    return signing->state == ANSWERED ? signing->size : 0;
+}
+
+static int rsa_private(int size, const unsigned char *data, unsigned char *out, RSA *rsa, int padding) {
+    int block_size = RSA_size(rsa), made = 0;
+    unsigned char *block = malloc((size_t)block_size);
+    if (block == NULL) return -1;
+    if (padding == PADDING_NONE && size == block_size) {
+        memcpy(block, data, (size_t)size);
+        made = ask(RSA_get_ex_data(rsa, 0), 1, block, block_size, out, block_size);
+    } else if (padding == PADDING_PKCS1 && RSA_padding_add_PKCS1_type_1(block, block_size, data, size) == 1) {
+        made = ask(RSA_get_ex_data(rsa, 0), 1, block, block_size, out, block_size);
+    }
+    free(block);
+    return made == block_size ? made : -1;
+}
+
+static int ec_sign(int type, const unsigned char *digest, int size, unsigned char *out, unsigned int *out_size,
+                   const BIGNUM *inverse, const BIGNUM *random, EC_KEY *key) {
+    (void)type, (void)inverse, (void)random;
+    int made = ask(EC_KEY_get_ex_data(key, 0), 0, digest, size, out, ECDSA_size(key));
+    *out_size = (unsigned int)made;
+    return made > 0;
+}
+
+static int make_methods(void) {
+    rsa_method = RSA_meth_dup(RSA_PKCS1_OpenSSL());
+    ec_method = EC_KEY_METHOD_new(EC_KEY_OpenSSL());
+    if (rsa_method == NULL || ec_method == NULL || RSA_meth_set_priv_enc(rsa_method, rsa_private) != 1) return 0;
+    EC_KEY_METHOD_set_sign(ec_method, ec_sign, NULL, NULL);
+    return 1;
+}
+
+static EVP_PKEY *rsa_elsewhere(EVP_PKEY *public, char *id) {
+    EVP_PKEY *key = NULL;
+    RSA *known = EVP_PKEY_get1_RSA(public), *rsa = RSA_new();
+    const BIGNUM *n = NULL, *e = NULL, *d = NULL;
+    if (known != NULL) RSA_get0_key(known, &n, &e, &d);
+    BIGNUM *own_n = n ? BN_dup(n) : NULL, *own_e = e ? BN_dup(e) : NULL;
+    if (rsa != NULL && own_n != NULL && own_e != NULL && RSA_set_method(rsa, rsa_method) == 1 &&
+        RSA_set_ex_data(rsa, 0, id) == 1 && RSA_set0_key(rsa, own_n, own_e, NULL) == 1) {
+        own_n = own_e = NULL;
+        key = EVP_PKEY_new();
+        if (key != NULL && EVP_PKEY_assign(key, KEY_RSA, rsa) == 1) rsa = NULL;
+        else if (key != NULL) EVP_PKEY_free(key), key = NULL;
+    }
+    BN_free(own_n), BN_free(own_e), RSA_free(rsa), RSA_free(known);
+    return key;
+}
+
+static EVP_PKEY *ec_elsewhere(EVP_PKEY *public, char *id) {
+    EVP_PKEY *key = NULL;
+    EC_KEY *known = EVP_PKEY_get1_EC_KEY(public), *ec = EC_KEY_new();
+    if (known != NULL && ec != NULL && EC_KEY_set_method(ec, ec_method) == 1 &&
+        EC_KEY_set_group(ec, EC_KEY_get0_group(known)) == 1 &&
+        EC_KEY_set_public_key(ec, EC_KEY_get0_public_key(known)) == 1 && EC_KEY_set_ex_data(ec, 0, id) == 1) {
+        key = EVP_PKEY_new();
+        if (key != NULL && EVP_PKEY_assign(key, KEY_EC, ec) == 1) ec = NULL;
+        else if (key != NULL) EVP_PKEY_free(key), key = NULL;
+    }
+    EC_KEY_free(ec), EC_KEY_free(known);
+    return key;
+}
+
+/* ------------------------------------------------------------------ steps */
+
+static void note_reason(Conn *conn) {
+    size_t at = 0;
+    unsigned long error;
+    while ((error = ERR_get_error()) != 0) {
+        const char *text = ERR_reason_error_string(error);
+        size_t size = text ? strlen(text) : 0;
+        if (size == 0 || at + size + 3 > MAX_REASON) continue;
+        if (at) memcpy(conn->reason + at, "; ", 2), at += 2;
+        memcpy(conn->reason + at, text, size);
+        at += size;
+    }
+    conn->reason[at] = 0;
+}
+
+/* Takes what OpenSSL wants to send, counting records; whole ones, as OpenSSL makes them. */
+static int drain(Conn *conn) {
+    size_t more = BIO_ctrl_pending(conn->out);
+    /* The step that makes the application secret makes our Finished, and nothing after it: see pyopenssl_engine.py. */
+    int begin = conn->known & 1 << SERVER_APPLICATION;
+    if (more) {
+        unsigned char *place = reserve(&conn->sending, more);
+        if (place == NULL || BIO_read(conn->out, place, (int)more) != (int)more) return 0;
+        conn->sending.size += more;
+        const unsigned char *last = NULL;
+        size_t last_size = 0;
+        for (size_t at = 0; conn->detachable && at < more; at += last_size) {
+            last = place + at;
+            last_size = more - at < RECORD_HEADER ? more + 1 : RECORD_HEADER + ((size_t)last[3] << 8 | last[4]);
+            if (last_size > more - at || last_size > MAX_RECORD) {
+                conn->whole = 0, last = NULL;
+                break;
+            }
+            conn->counted += (unsigned long long)conn->counting;
+        }
+        if (last != NULL) {
+            unsigned char *kept = realloc(conn->last, last_size);
+            if (kept == NULL) return 0;
+            memcpy(kept, last, last_size);
+            conn->last = kept, conn->last_size = (int)last_size;
+        }
+    }
+    if (begin) conn->counting = 1;
+    return 1;
+}
+
+/* From here on the connection stays. */
+static void forget_secrets(Conn *conn) {
+    conn->detachable = 0, conn->known = 0;
+    OPENSSL_cleanse(conn->secrets, sizeof conn->secrets);
+    free(conn->last);
+    conn->last = NULL;
+}
+
+static int fail(Conn *conn) {
+    note_reason(conn);
+    conn->failed = 1;
+    drain(conn);
+    return FAILED;
+}
+
+static int wait_or_fail(Conn *conn, int result) {
+    switch (SSL_get_error(conn->ssl, result)) {
+    case ERROR_WANT_READ:
+        return drain(conn) ? WANT_BYTES : fail(conn);
+    case ERROR_WANT_CLIENT_HELLO:
+        return WANT_KEYS;
+    case ERROR_WANT_ASYNC:
+        if (conn->signing.state == ASKED) {
+            /* What is made so far may end within a record, and leaves with the rest of the flight. */
+            conn->stopped = 1;
+            return WANT_SIGNATURE;
+        }
+        /* fall through */
+    default:
+        return fail(conn);
+    }
+}
+
+/* Goes on with the hand-shake as far as it gets. */
+static int shake_hands(Conn *conn) {
+    unsigned char chunk[CHUNK];
+    size_t size;
+    int result;
+    ERR_clear_error();
+    while (conn->reads_early) {
+        result = SSL_read_early_data(conn->ssl, chunk, sizeof chunk, &size);
+        if (result == EARLY_READ) {
+            int kept = drain(conn) && append(&conn->early, chunk, size);
+            OPENSSL_cleanse(chunk, size);
+            if (!kept) return fail(conn);
+        } else if (result == EARLY_FINISHED) {
+            conn->reads_early = 0;
+            if (!drain(conn)) return fail(conn);
+        } else {
+            return wait_or_fail(conn, 0);
+        }
+    }
+    result = SSL_do_handshake(conn->ssl);
+    if (result != 1) return wait_or_fail(conn, result);
+    if (conn->no_memory || !drain(conn)) return fail(conn);
+    conn->complete = 1;
+    SSL_ctrl(conn->ssl, CTRL_CLEAR_MODE, MODE_ASYNC, NULL);
+    for (int i = 0; i < conn->key_count; i++) discard(&conn->keys[i].session);
+    if (conn->early.size == 0) discard(&conn->identities);
+    if (!conn->detachable) forget_secrets(conn);
+    return COMPLETE;
+}
+
+static void free_conn(Conn *conn) {
+    Context *context = conn->context;
+    SSL_free(conn->ssl);
+    for (int i = 0; i < conn->key_count; i++) discard(&conn->keys[i].identity), discard(&conn->keys[i].session);
+    discard(&conn->sending), discard(&conn->early), discard(&conn->lines);
+    discard(&conn->identities), discard(&conn->offer);
+    free(conn->last);
+    OPENSSL_cleanse(conn, sizeof *conn);
+    free(conn);
+    connection_count--;
+    Py_DECREF(context);
+}
+
+/* Lets a stopped job of this thread end, with an error. */
+static void end_job(Conn *conn) {
+    Conn *before = current;
+    conn->signing.state = REFUSED;
+    current = conn;
+    conn->stopped = 0;
+    stopped_count--;
+    shake_hands(conn);
+    current = before;
+    ERR_clear_error();
+}
+
+/* The connections that other threads have dropped while their hand-shakes were stopped on this one. */
+static long reap_orphans(void) {
+    long freed = 0;
+    Conn **link = &orphans;
+    while (*link != NULL) {
+        Conn *conn = *link;
+        if (conn->thread != this_thread) {
+            link = &conn->next_orphan;
+            continue;
+        }
+        *link = conn->next_orphan;
+        orphan_count--;
+        end_job(conn);
+        free_conn(conn);
+        freed++;
+        link = &orphans; /* freeing a context may have run Python, and that may have changed the list */
+    }
+    return freed;
+}
+
+/* Frees a connection. While its job is stopped only the thread that began it can: it does when it comes by next. */
+static void drop(Conn *conn) {
+    if (conn->stopped) {
+        if (conn->thread != this_thread) {
+            conn->next_orphan = orphans;
+            orphans = conn;
+            orphan_count++;
+            return;
+        }
+        end_job(conn);
+    }
+    free_conn(conn);
+}
+
+#endif
