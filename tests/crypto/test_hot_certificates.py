@@ -18,12 +18,13 @@ from OpenSSL import SSL
 from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 
 from accessgw.crypto.client_certificates import ClientCertificates
-from accessgw.crypto.contexts import ServerContexts
+from accessgw.crypto.contexts import ContextOptions, ServerContexts
 from accessgw.crypto.ocsp import OcspError, response_end
 from accessgw.model.listener_settings import CertificateSettings
 from protocols.errors import RemoteError
 from protocols.tls import binding
 from protocols.tls.engine import PlaintextReceived
+from protocols.tls.engines import WHY_NOT_NATIVE
 from protocols.tls.records import RecordLayer
 from tests.crypto.authority import Authority
 from tests.crypto.certificates import self_signed
@@ -46,12 +47,22 @@ def logged():
     globalLogPublisher.removeObserver(observe)
 
 
+@pytest.fixture(params=["pure", "native"], autouse=True)
+def engine(request):
+    if request.param == "native" and WHY_NOT_NATIVE:
+        pytest.skip(f"no native engine here: {WHY_NOT_NATIVE}")
+    Served.engine = request.param
+
+
 class Served:
     """Contexts under a clock of the test."""
 
+    engine = "pure"
+
     def __init__(self, *certificates, **more):
         self.now = time.time()
-        self.contexts = ServerContexts(certificates, ["mqtt"], wall=lambda: self.now, **more)
+        options = ContextOptions(engine=self.engine)
+        self.contexts = ServerContexts(certificates, ["mqtt"], wall=lambda: self.now, options=options, **more)
 
     def seconds(self, count=2):
         """That many looks; whether something new came into force."""

@@ -11,8 +11,9 @@ import pytest
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from twisted.internet.threads import deferToThread
 
-from accessgw.crypto.contexts import ServerContexts
+from accessgw.crypto.contexts import ContextOptions, ServerContexts
 from accessgw.model.listener_settings import CertificateSettings
+from protocols.tls.engines import WHY_NOT_NATIVE
 from tests.crypto.authority import Authority
 from tests.crypto.revoking import response, write
 from tests.reactor_loop import run
@@ -27,7 +28,7 @@ def ask(port: int, version: str) -> str:
     return done.stdout.decode(errors="replace")
 
 
-async def stapled(reactor, folder):
+async def stapled(reactor, folder, engine):
     authority = Authority(Path(folder), "root").intermediate("ca")
     issued = authority.issue("localhost", usage=ExtendedKeyUsageOID.SERVER_AUTH)
     other = authority.issue("other", usage=ExtendedKeyUsageOID.SERVER_AUTH)
@@ -35,7 +36,7 @@ async def stapled(reactor, folder):
     settings = CertificateSettings(chain=issued.chain, key=issued.key, ocsp=staple)
     journal = Journal()
     services = make_services(reactor, journal)
-    contexts = ServerContexts([settings], ("mqtt",))
+    contexts = ServerContexts([settings], ("mqtt",), options=ContextOptions(engine=engine))
     factories = echo_factories(journal, ("mqtt",))
     listener = listen(services, journal, contexts, factories, transport="tls", protocols=("mqtt",))
     seen = [await deferToThread(ask, listener.port, version) for version in ("-tls1_2", "-tls1_3")]
@@ -50,8 +51,11 @@ async def stapled(reactor, folder):
 
 
 @pytest.mark.skipif(not OPENSSL, reason="no openssl here (Debian package openssl)")
-def test_s_client_gets_a_good_response_and_none_that_is_wrong(tmp_path):
-    old, new, wrong, renewed = run(stapled, str(tmp_path))
+@pytest.mark.parametrize("engine", ["pure", "native"])
+def test_s_client_gets_a_good_response_and_none_that_is_wrong(tmp_path, engine):
+    if engine == "native" and WHY_NOT_NATIVE:
+        pytest.skip(f"no native engine here: {WHY_NOT_NATIVE}")
+    old, new, wrong, renewed = run(stapled, str(tmp_path), engine)
     for text in (old, new, renewed):
         assert "OCSP Response Status: successful (0x0)" in text
         assert "Cert Status: good" in text
