@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from accessgw.client.aio import Client, Note
+from tests.protocols.tls.tls_links import Issuer
 from tests.system.gateway_process import Gateway
 from tests.system.upstream import Upstream
 
@@ -38,12 +39,14 @@ class Device:
         self.directory = directory
         self.port = port or gateway.tls
         self.name = name
+        self.own: dict[str, Path] = {}
+        """Its certificate and key."""
         self.notes: list[str] = []
 
     @contextlib.asynccontextmanager
     async def started(self) -> AsyncIterator[Client]:
         client = Client(
-            f"mmtps://127.0.0.1:{self.port}", self.name, "device-token", ca=self.gateway.ca, state_dir=self.directory,
+            f"mmtps://127.0.0.1:{self.port}", self.name, "device-token", ca=self.gateway.ca, state_dir=self.directory, **self.own,
             on_note=self.note, patience=30.0, backoff_initial=0.01, backoff_cap=0.05,
         )  # fmt: skip
         try:
@@ -254,6 +257,34 @@ def test_a_revoked_device_connects_in_full(
         assert device.notes == ["early_data accepted", "ticket_refused"]
 
     asyncio.run(run())
+
+
+def test_a_certificate_is_shown_once_and_stands_behind_the_tickets(
+    make_gateway: Callable[..., Gateway], upstream: Upstream, tmp_path: Path
+) -> None:
+    authority = Issuer("devices")
+    (tmp_path / "devices.pem").write_bytes(authority.pem)
+    vault = '\n[[routes]]\noperation = "vault"\ncluster = "business"\nrequire = "certificate"\nidempotent = true\n'
+    gateway = with_early_data(make_gateway(upstream=upstream.url, extra=vault + WINDOW))
+    text = gateway.config.read_text()
+    asks = f'client_certificates = "require"\nclient_ca = "{tmp_path / "devices.pem"}"\n'
+    gateway.config.write_text(text.replace('transport = "tls"\n', f'transport = "tls"\n{asks}', 1))
+    gateway.start()
+    device = Device(gateway, tmp_path / "device")
+    own = authority.issue("phone1")
+    device.own = {"cert": tmp_path / "own.pem", "key": tmp_path / "own.key"}
+    device.own["cert"].write_bytes(own.chain)
+    device.own["key"].write_bytes(own.key)
+
+    async def run() -> None:
+        assert await device.ask("vault") == 1
+        for _ in range(3):
+            await device.ask("vault")
+            assert device.notes == ["early_data accepted"]
+        assert gateway.metric("accessgw_tls_handshakes_full_total") == 1
+
+    asyncio.run(run())
+    gateway.assert_sound()
 
 
 def test_a_gateway_killed_between_an_early_call_and_its_answer(
