@@ -156,7 +156,9 @@ class PinnedHandshakes:
         waiting: int,
         call_from_thread: Callable[[Callable[[], None]], object],
     ) -> None:
-        """See HandshakePool."""
+        """See HandshakePool; those that wait for the signer count as waiting, too."""
+        self._counters = counters
+        self._bound = waiting
         self._pools = [
             HandshakePool(
                 counters, threads=min(threads, 1), waiting=waiting, call_from_thread=call_from_thread, signer=signer
@@ -172,7 +174,7 @@ class PinnedHandshakes:
     @property
     def full(self) -> bool:
         """Too many wait: do not begin another."""
-        return self._pools[0].full
+        return self._pools[0].full or self._counters.signer_waiting >= self._bound
 
     def stop(self) -> None:
         """Drop what waits, and end when what runs is over."""

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from protocols.tls.engines import WHY_NOT_NATIVE
 from tests.crypto.certificates import self_signed
@@ -116,6 +118,23 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def in_memory(pid: int, wanted: bytes) -> bool:
+    """Whether writable memory of the process has these bytes."""
+    with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            place, rights = line.split()[:2]
+            begin, _, end = place.partition("-")
+            if not rights.startswith("rw"):
+                continue
+            memory.seek(int(begin, 16))
+            try:
+                if wanted in memory.read(int(end, 16) - int(begin, 16)):
+                    return True
+            except OSError:
+                continue
+    return False
+
+
 def signatures(gateway: Gateway) -> float:
     _, body = gateway.http("GET", "/metrics", token="t-read")
     found = re.search(r'accessgw_tls_signatures_total\{signer="process"\} (\S+)', str(body))
@@ -136,6 +155,27 @@ def test_a_signer_of_the_gateways_own_is_killed_under_load_and_nobody_notices(ma
     running.more(20)
     running.stop()
     gateway.assert_sound()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="reading the memory of another process takes root")
+@pytest.mark.parametrize(("signer", "holds"), [("threads", True), ("process", False)])
+def test_the_memory_of_the_gateway_does_not_have_the_key(make_gateway, tmp_path, signer, holds) -> None:
+    certificate = self_signed(tmp_path, "localhost")
+    lines = CERTIFICATES.format(chain=certificate.chain, key=certificate.key)
+    gateway = signing_gateway(make_gateway, signer, lines).start()
+    shake_hands(gateway.tls)
+    assert gateway.process is not None
+    private = load_pem_private_key(Path(certificate.key).read_bytes(), None)
+    assert isinstance(private, ec.EllipticCurvePrivateKey)
+    scalar = private.private_numbers().private_value
+    pem = Path(certificate.key).read_bytes().splitlines()[1]
+    # as numbers of OpenSSL, as in DER, as in the file
+    for form in (scalar.to_bytes(32, "little"), scalar.to_bytes(32, "big"), pem):
+        if in_memory(gateway.process.pid, form):
+            assert holds
+            break
+    else:
+        assert not holds
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

@@ -66,6 +66,7 @@ class Signing:
             counters,
             reactor,
             timeout=settings.signer_timeout,
+            waiting=settings.handshake_queue,
             patient=not settings.signer_fallback,
         )
         self.child: SignerChild | None = None

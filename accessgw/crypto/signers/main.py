@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import pwd
 import resource
@@ -16,7 +17,8 @@ from accessgw.crypto.signers.libcrypto import LibcryptoError, PrivateKey, load_p
 from accessgw.crypto.signers.multibuffer import MultiBufferBackend, MultiBufferUnavailable, load_lanes, rsa_parts
 from accessgw.crypto.signers.server import SignerServer, SocketTaken, listen, to_stderr
 
-_SYMBOLS = "auto", "software", "multibuffer"
+_BACKENDS = "auto", "software", "multibuffer"
+_PR_SET_DUMPABLE = 4  # prctl(2)
 
 
 class _Unusable(Exception):
@@ -26,8 +28,7 @@ class _Unusable(Exception):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Console script; exit code 1, with one line, when it cannot start."""
     options = _parser().parse_args(arguments)
-    # A dump of memory would hold the keys.
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _close_memory()
     try:
         users = {os.getuid(), 0, *(_user(name) for name in options.allow_user)}
         # The keys first: who cannot sign must not look as if it could.
@@ -46,6 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         to_stderr(str(error))
         raise SystemExit(1) from None
     server.run()
+
+
+def _close_memory() -> None:
+    """No dump of memory, which would hold the keys, and no look into it by other processes of the same user."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def make_backend(options: argparse.Namespace) -> Backend:
@@ -101,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--key", action="append", default=[], metavar="FILE", help="private key in PEM; repeat for more"
     )
-    parser.add_argument("--backend", choices=_SYMBOLS, default="auto", help="auto: multibuffer where it can be used")
+    parser.add_argument("--backend", choices=_BACKENDS, default="auto", help="auto: multibuffer where it can be used")
     parser.add_argument("--provider", default="", metavar="NAME", help="OpenSSL provider to load, for --store or --key")
     parser.add_argument(
         "--store", action="append", default=[], metavar="URI", help="private keys that OpenSSL opens by URI"
