@@ -79,6 +79,7 @@ typedef void (*MessageCallback)(int, int, int, const void *, size_t, SSL *, void
     F(int, X509_STORE_add_cert, (X509_STORE *, X509 *))                                                                \
     F(int, X509_STORE_add_crl, (X509_STORE *, X509_CRL *))                                                             \
     F(int, X509_STORE_set_flags, (X509_STORE *, unsigned long))                                                        \
+    F(const char *, X509_verify_cert_error_string, (long))                                                             \
     F(EVP_PKEY *, EVP_PKEY_new, (void))                                                                                \
     F(void, EVP_PKEY_free, (EVP_PKEY *))                                                                               \
     F(int, EVP_PKEY_get_base_id, (const EVP_PKEY *))                                                                   \
@@ -140,6 +141,7 @@ typedef void (*MessageCallback)(int, int, int, const void *, size_t, SSL *, void
     F(int, SSL_CTX_use_certificate, (SSL_CTX *, X509 *))                                                               \
     F(int, SSL_CTX_use_PrivateKey, (SSL_CTX *, EVP_PKEY *))                                                            \
     F(void, SSL_CTX_set_verify, (SSL_CTX *, int, void *))                                                              \
+    F(void, SSL_CTX_set_verify_depth, (SSL_CTX *, int))                                                                \
     F(X509_STORE *, SSL_CTX_get_cert_store, (const SSL_CTX *))                                                         \
     F(int, SSL_CTX_add_client_CA, (SSL_CTX *, X509 *))                                                                 \
     F(void, SSL_CTX_set_keylog_callback, (SSL_CTX *, void (*)(const SSL *, const char *)))                             \
@@ -178,6 +180,7 @@ typedef void (*MessageCallback)(int, int, int, const void *, size_t, SSL *, void
     F(X509 *, SSL_get_certificate, (const SSL *))                                                                      \
     F(X509 *, SSL_get1_peer_certificate, (const SSL *))                                                                \
     F(OPENSSL_STACK *, SSL_get0_verified_chain, (const SSL *))                                                         \
+    F(long, SSL_get_verify_result, (const SSL *))                                                                      \
     F(size_t, SSL_client_hello_get0_random, (SSL *, const unsigned char **))                                           \
     F(int, SSL_client_hello_get0_ext, (SSL *, unsigned int, const unsigned char **, size_t *))                         \
     F(SSL_SESSION *, d2i_SSL_SESSION, (SSL_SESSION **, const unsigned char **, long))

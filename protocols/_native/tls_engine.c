@@ -185,8 +185,8 @@ done:
 
 static PyObject *Context_verify_clients(Context *self, PyObject *args) {
     Py_buffer authorities, lists;
-    int required, good = 1, found = 0;
-    if (!unused(self) || !PyArg_ParseTuple(args, "py*y*", &required, &authorities, &lists)) return NULL;
+    int required, depth, good = 1, found = 0;
+    if (!unused(self) || !PyArg_ParseTuple(args, "py*y*i", &required, &authorities, &lists, &depth)) return NULL;
     X509_STORE *store = SSL_CTX_get_cert_store(self->ctx);
     BIO *bio = BIO_new_mem_buf(authorities.buf, (int)authorities.len);
     for (X509 *one; good && (one = PEM_read_bio_X509(bio, NULL, NULL, NULL)) != NULL; X509_free(one), found++)
@@ -201,6 +201,7 @@ static PyObject *Context_verify_clients(Context *self, PyObject *args) {
     if (lists.len) X509_STORE_set_flags(store, CHECK_REVOCATION);
     PyBuffer_Release(&authorities), PyBuffer_Release(&lists);
     if (!good || !found) return refused("authorities of clients");
+    SSL_CTX_set_verify_depth(self->ctx, depth);
     SSL_CTX_set_verify(self->ctx, VERIFY_PEER | (required ? VERIFY_REQUIRE : 0), NULL);
     Py_RETURN_NONE;
 }

@@ -416,6 +416,13 @@ static void note_reason(Conn *conn) {
         memcpy(conn->reason + at, text, size);
         at += size;
     }
+    long verdict = SSL_get_verify_result(conn->ssl);
+    const char *why = verdict ? X509_verify_cert_error_string(verdict) : NULL;
+    if (at && why != NULL && at + strlen(why) + 3 <= MAX_REASON) {
+        memcpy(conn->reason + at, ": ", 2);
+        memcpy(conn->reason + at + 2, why, strlen(why));
+        at += 2 + strlen(why);
+    }
     conn->reason[at] = 0;
 }
 

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from protocols._native import tls_engine
 from protocols.tls.native_engine import NativeEngine
 from protocols.tls.server_context import (
+    MAX_CHAIN,
     OFF,
     PROFILES,
     REQUIRE,
@@ -98,7 +99,7 @@ def _context(
         context.use_certificate(one.chain, one.key, "" if one.key else key_id(one.chain), one.ocsp_response)
     clients = options.clients
     if clients.mode != OFF:
-        context.verify_clients(clients.mode == REQUIRE, clients.authorities, revocation_lists)
+        context.verify_clients(clients.mode == REQUIRE, clients.authorities, revocation_lists, MAX_CHAIN)
     return context
 
 

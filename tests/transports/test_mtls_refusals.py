@@ -21,6 +21,7 @@ from accessgw.crypto.contexts import ContextOptions, ServerContexts
 from accessgw.crypto.revocation_lists import load_lists
 from accessgw.crypto.revocations import RevocationStore
 from accessgw.model.counters import TlsCounters
+from protocols.tls.engines import WHY_NOT_NATIVE
 from tests.crypto.authority import Authority, Issued
 from tests.crypto.certificates import self_signed
 from tests.crypto.revoking import crl, write
@@ -127,7 +128,7 @@ def speak(port: int, issued: Issued | None, version: ssl.TLSVersion) -> bytes:
         return b""
 
 
-def begin(reactor, folder, authority, lists, mode):
+def begin(reactor, folder, authority, lists, mode, engine):
     journal = Journal()
     services = make_services(reactor, journal)
     store = RevocationStore(folder / f"keys-{mode}")
@@ -137,7 +138,7 @@ def begin(reactor, folder, authority, lists, mode):
         [self_signed(folder, "localhost")],
         ("mqtt",),
         clients=ClientCertificates(mode, authority if mode != "off" else ""),
-        options=ContextOptions(name=mode, revocations=store),
+        options=ContextOptions(name=mode, revocations=store, engine=engine),
     )
     listener = listen(
         services, journal, contexts, echo_factories(journal, ("mqtt",)), transport="tls", protocols=("mqtt",)
@@ -145,10 +146,10 @@ def begin(reactor, folder, authority, lists, mode):
     return journal, services, store, listener
 
 
-async def every_combination(reactor, folder, authority, lists, issued):
+async def every_combination(reactor, folder, engine, authority, lists, issued):
     seen = {}
     for mode in ("off", "request", "require"):
-        journal, services, _, listener = begin(reactor, Path(folder), authority, lists, mode)
+        journal, services, _, listener = begin(reactor, Path(folder), authority, lists, mode, engine)
         for version in VERSIONS:
             for name, shown in issued.items():
                 opened, closed = len(journal.opened), len(journal.closed)
@@ -162,10 +163,12 @@ async def every_combination(reactor, folder, authority, lists, issued):
     return seen
 
 
-@pytest.fixture(scope="module")
-def seen(tmp_path_factory):
+@pytest.fixture(scope="module", params=["pure", "native"])
+def seen(tmp_path_factory, request):
+    if request.param == "native" and WHY_NOT_NATIVE:
+        pytest.skip(f"no native engine here: {WHY_NOT_NATIVE}")
     folder = tmp_path_factory.mktemp("mtls")
-    return run(every_combination, str(folder), *prepare(folder))
+    return run(every_combination, str(folder), request.param, *prepare(folder))
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -211,7 +214,7 @@ def test_refusals_are_counted_by_alert(seen):
 
 
 async def revoked_while_connected(reactor, folder, authority, lists, issued):
-    journal, services, store, listener = begin(reactor, Path(folder), authority, lists, "require")
+    journal, services, store, listener = begin(reactor, Path(folder), authority, lists, "require", "auto")
     counters = TlsCounters()
     RevokedConnections(reactor, services.table, store, counters)
 

@@ -260,7 +260,7 @@ def test_a_context_in_use_is_not_changed():
     for change in (
         lambda: context.context.set_names([]),
         lambda: context.context.use_certificate(localhost().chain, localhost().key, "", b""),
-        lambda: context.context.verify_clients(True, issuer().pem, b""),
+        lambda: context.context.verify_clients(True, issuer().pem, b"", 4),
     ):
         with pytest.raises(RuntimeError, match="not changed"):
             change()
