@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from protocols.tls.server_context import PROFILES, ServerCertificate, ServerContext, ServerOptions
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 PURE, NATIVE, AUTO = "pure", "native", "auto"
 ENGINES = (AUTO, NATIVE, PURE)
+_EXTENSION = "protocols._native.tls_engine"
 
 
 def _load(wanted: str) -> tuple[type[NativeServerContext] | None, str]:
@@ -25,6 +27,8 @@ def _load(wanted: str) -> tuple[type[NativeServerContext] | None, str]:
     if wanted not in ENGINES:
         raise ImportError(f"ACCESSGW_ACCEL: expected auto, native or pure, got {wanted!r}")
     try:
+        if find_spec(_EXTENSION) is None:
+            raise ImportError(f"{_EXTENSION} was not built: no C compiler at installation")
         from protocols.tls.native_context import NativeServerContext
     except ImportError as error:
         if wanted == NATIVE:

@@ -233,6 +233,17 @@ def test_without_the_library_the_pure_engine_serves_and_says_why(accel, words):
     assert done.stdout.startswith("ServerContext ") and words in done.stdout
 
 
+def test_without_the_extension_it_says_so_too():
+    program = (
+        "import importlib.util as util\n"
+        "find = util.find_spec\n"
+        "util.find_spec = lambda name, *more: None if name.endswith('tls_engine') else find(name, *more)\n"
+        "from protocols.tls.engines import WHY_NOT_NATIVE\nprint(WHY_NOT_NATIVE)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
+    assert "was not built" in done.stdout
+
+
 def test_a_library_that_is_too_old_is_refused_with_its_name():
     program = "import protocols._native.tls_engine as native\nnative.load('libc.so.6')\n"
     done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
