@@ -95,7 +95,7 @@ def _listener(path: str, listener: ListenerSettings, tls: TlsSettings) -> Iterat
             if index and not certificate.names:
                 expected = "expected at least one server name (only the first certificate may have none)"
                 yield Problem(f"{path}.certificates[{index}].names", expected)
-    yield from profile_problems(path, listener)
+    yield from profile_problems(path, listener, tls)
     yield from _clients(path, listener)
     expected = 'an origin such as "https://app.example.com", without a path'
     yield from _each(f"{path}.websocket_origins", listener.websocket_origins, syntax.is_origin, expected)

@@ -29,7 +29,7 @@ def check_tls(tls: TlsSettings, listeners: Sequence[ListenerSettings]) -> Iterat
             yield Problem(f"listeners[{index}].profile", 'signers have no SM2 keys: "sm" needs tls.signer = "threads"')
 
 
-def profile_problems(path: str, listener: ListenerSettings) -> Iterator[Problem]:
+def profile_problems(path: str, listener: ListenerSettings, tls: TlsSettings) -> Iterator[Problem]:
     """Problems of a listener whose algorithms are those of RFC 8998."""
     if listener.profile != "sm":
         return
@@ -37,6 +37,8 @@ def profile_problems(path: str, listener: ListenerSettings) -> Iterator[Problem]
         yield Problem(f"{path}.profile", f"only transport tls has a profile, this is {listener.transport}")
     elif not listener.certificates:
         yield Problem(f"{path}.profile", '"sm" needs an SM2 certificate, and the development certificate is none')
+    if tls.engine == "native":
+        yield Problem(f"{path}.profile", '"sm" needs the pure engine, and tls.engine is "native"; expected "auto"')
     if listener.early_data:
         yield Problem(f"{path}.early_data", 'tickets are not for the suites of profile "sm", expected 0')
 

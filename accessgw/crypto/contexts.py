@@ -131,8 +131,8 @@ class ServerContexts:
         wall: Callable[[], float] = time.time,
     ) -> None:
         """`protocols` best first. The first certificate serves who asks for no other, together with those for the same
-        names whose keys are of other kinds. Raises CertificateError, and ValueError for names of groups or algorithms that
-        OpenSSL does not know."""
+        names whose keys are of other kinds. Raises CertificateError, also for names of groups or algorithms that OpenSSL
+        does not know."""
         if not certificates:
             raise ValueError("a TLS listener needs a certificate")
         self._settings = tuple(certificates)
@@ -256,6 +256,8 @@ class ServerContexts:
         except (SSL.Error, crypto.Error) as error:
             shown = ", ".join(settings.chain for settings in self._settings)
             raise CertificateError(shown, f"OpenSSL refuses it: {error}") from error
+        except ValueError as error:
+            raise CertificateError(f"listener {options.name}", str(error)) from error
         self._share_tickets(context, now)
         expiry = {
             certificate.settings.chain: min(link.not_valid_after_utc.timestamp() for link in certificate.chain)

@@ -34,3 +34,5 @@ def test_the_sm_profile():
     assert problems(plain) == ["listeners[0].profile: only transport tls has a profile, this is tcp"]
     files = '[[listeners.certificates]]\nchain = "/etc/hostname"\nkey = "/etc/hostname"\n'
     loads(LISTENER + 'profile = "sm"\n' + files)
+    native = problems(LISTENER + 'profile = "sm"\n' + files + '[tls]\nengine = "native"')
+    assert native == ['listeners[0].profile: "sm" needs the pure engine, and tls.engine is "native"; expected "auto"']

@@ -1,0 +1,188 @@
+"""Hand-shakes with services that do not come to their end, under a fake reactor."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from OpenSSL import SSL, crypto
+
+from accessgw.model.route_settings import UpstreamTlsSettings
+from tests.crypto.authority import Authority
+from tests.upstreams.tls_servers import certificate
+from tests.upstreams.upstream_fakes import Net, Wire
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path, "ca")
+
+
+def net(authority: Authority, **more: Any) -> Net:
+    settings = {"connect_timeout": 2.0, "tls": UpstreamTlsSettings(ca=authority.file), **more}
+    return Net("https://10.0.0.1:443", **settings)
+
+
+class Server:
+    """The other end of a Wire."""
+
+    def __init__(self, authority: Authority, wire: Wire) -> None:
+        issued = certificate(authority, "s", "10.0.0.1")
+        context = SSL.Context(SSL.TLS_SERVER_METHOD)
+        context.use_certificate(x509.load_der_x509_certificate(issued.der))
+        key: Any = load_pem_private_key(Path(issued.key).read_bytes(), None)
+        context.use_privatekey(crypto.PKey.from_cryptography_key(key))
+        self.connection = SSL.Connection(context, None)
+        self.connection.set_accept_state()
+        self.wire = wire
+
+    def turn(self) -> bytes:
+        """Take what has come, answer as OpenSSL does, and give the plaintext."""
+        data = self.wire.taken()
+        if data:
+            self.connection.bio_write(data)
+        plaintext = b""
+        try:
+            self.connection.do_handshake()
+            plaintext = self.connection.recv(65536)
+        except SSL.WantReadError:
+            pass
+        self.flush()
+        return plaintext
+
+    def flush(self) -> None:
+        with contextlib.suppress(SSL.WantReadError):
+            self.wire.answer(self.connection.bio_read(65536))
+
+    def say(self, data: bytes) -> None:
+        self.connection.send(data)
+        self.flush()
+
+
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+
+
+def test_a_request_leaves_only_after_the_server_has_proved_who_it_is(authority: Authority) -> None:
+    house = net(authority)
+    _, sink = house.ask("GET")
+    wire = house.accept()
+    server = Server(authority, wire)
+    assert b"GET" not in wire.value()
+    assert server.turn() == b""
+    assert server.turn().startswith(b"GET /p HTTP/1.1")
+    server.say(OK)
+    assert sink.complete and sink.body == b"ok"
+    _, again = house.ask("GET")
+    assert server.turn().startswith(b"GET /p"), "the connection is kept"
+    server.say(OK)
+    assert again.complete and not house.connecting
+
+
+def test_a_silent_server_is_given_up_after_connect_timeout(authority: Authority) -> None:
+    house = net(authority)
+    _, sink = house.ask("GET", retries=0)
+    wires = []
+    for _ in range(4):
+        if house.connecting:
+            wires.append(house.accept())
+        house.clock.advance(2.0)
+    assert sink.failure is not None
+    assert (sink.failure.kind, sink.failure.executed) == ("connect", False)
+    assert sink.failure.message == "TLS: no hand-shake within 2 s"
+    assert all(wire.closed == "abort" for wire in wires)
+    assert house.upstreams.snapshot()[0]["connections"] == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "wrong version number"),
+        (b"\x15\x03\x03\x00\x02\x02\x28", "handshake failure"),
+        (b"\x16\x03\x03\xff\xff" + bytes(40), "length"),
+    ],
+)
+def test_what_is_no_hand_shake_is_a_failure_to_connect(authority: Authority, answer: bytes, words: str) -> None:
+    house = net(authority)
+    _, sink = house.ask("GET", retries=0)
+    house.accept().answer(answer)
+    assert sink.failure is not None and sink.failure.kind == "connect"
+    assert words in sink.failure.message, sink.failure.message
+    house.clock.advance(0)
+    assert house.upstreams.snapshot()[0]["connections"] == 0
+
+
+@pytest.mark.parametrize("end", ["end", "reset"])
+def test_an_end_in_the_hand_shake_is_a_failure_to_connect(authority: Authority, end: str) -> None:
+    house = net(authority)
+    _, sink = house.ask("GET", retries=0)
+    getattr(house.accept(), end)()
+    assert sink.failure is not None and sink.failure.kind == "connect"
+    assert "ended in the hand-shake" in sink.failure.message
+
+
+def test_it_may_be_stopped_in_the_hand_shake(authority: Authority) -> None:
+    house = net(authority)
+    _, sink = house.ask("GET")
+    wire = house.accept()
+    house.upstreams.stop()
+    house.clock.advance(0)
+    assert sink.kind == "cancelled" and wire.closed == "abort"
+    assert not [call for call in house.clock.getDelayedCalls() if call.time > house.clock.seconds() + 0.1]
+
+
+def test_an_end_without_close_notify_cuts_an_answer_off(authority: Authority) -> None:
+    for ending, complete in ((True, True), (False, False)):
+        house = net(authority)
+        _, sink = house.ask("GET", retries=0)
+        wire = house.accept()
+        server = Server(authority, wire)
+        server.turn()
+        server.turn()
+        server.say(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nall")
+        if ending:
+            server.connection.shutdown()
+            server.flush()
+            house.clock.advance(0)
+        else:
+            wire.end()
+        assert sink.body == b"all"
+        assert sink.complete is complete
+        assert sink.kind == ("" if complete else "reset")
+
+
+def test_a_broken_record_ends_the_connection(authority: Authority) -> None:
+    house = net(authority)
+    _, sink = house.ask("GET", retries=0)
+    wire = house.accept()
+    server = Server(authority, wire)
+    server.turn()
+    server.turn()
+    wire.answer(b"\x17\x03\x03\x00\x20" + bytes(32))
+    assert sink.kind == "reset" and "bad record mac" in sink.failure.message.lower()
+    assert wire.closed == "abort"
+
+
+def test_a_slow_kernel_gets_the_rest_later(authority: Authority) -> None:
+    house = net(authority)
+    _, sink = house.ask("POST", b"x" * 200_000)
+    wire = house.accept()
+    server = Server(authority, wire)
+    wire.room = 1000
+    server.turn()
+    received = server.turn()
+    assert wire.waiting
+    while wire.waiting or wire.value():
+        wire.drain()
+        received += server.turn()
+        while True:
+            try:
+                received += server.connection.recv(65536)
+            except SSL.WantReadError:
+                break
+    assert received.endswith(b"x" * 200_000)
+    server.say(OK)
+    assert sink.complete
