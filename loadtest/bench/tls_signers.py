@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from twisted.internet.defer import Deferred, succeed
 
 from accessgw.crypto.signers.backend import Job, SoftwareBackend
 from accessgw.crypto.signers.card import SimulatedCard
+from accessgw.crypto.signers.libcrypto import PublicKey
 from accessgw.crypto.signers.process import ProcessSigner
 from accessgw.crypto.signers.threads import ThreadSigner
 from accessgw.model.counters import TlsCounters
@@ -109,7 +110,8 @@ def _process(
     listening = str(Path(path).with_name("signer.sock"))
     command = [sys.executable, "-m", "accessgw.crypto.signers.main", "--listen", listening, "--key", path]
     child = subprocess.Popen([*command, "--until-stdin-ends"], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    signer = ProcessSigner(listening, {job.key: private.public_key()}, counters, reactor, timeout=30.0)
+    public = private.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    signer = ProcessSigner(listening, {job.key: PublicKey(public)}, counters, reactor, timeout=30.0)
     signer.start()
 
     def stop() -> None:

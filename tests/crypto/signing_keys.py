@@ -19,9 +19,12 @@ class SigningKey:
     private: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
     @property
+    def public(self) -> bytes:
+        return self.private.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+    @property
     def id(self) -> str:
-        der = self.private.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        return hashlib.sha256(der).hexdigest()
+        return hashlib.sha256(self.public).hexdigest()
 
     @property
     def pem(self) -> bytes:

@@ -13,6 +13,7 @@ from twisted.python.failure import Failure
 from accessgw.core.interfaces.tls import SigningFailed
 from accessgw.crypto.signers.card import SimulatedCard
 from accessgw.crypto.signers.fallback import FallbackSigner
+from accessgw.crypto.signers.libcrypto import PrivateKey, PublicKey
 from accessgw.crypto.signers.process import FIRST_RETRY, LONGEST_RETRY, ProcessSigner
 from accessgw.model.counters import TlsCounters
 from protocols.signing import (
@@ -24,7 +25,7 @@ from protocols.signing import (
 from tests.crypto.signing_keys import ec_key, rsa_key
 
 PATH = "/run/accessgw/signer.sock"
-PUBLIC = {key.id: key.private.public_key() for key in (rsa_key(), ec_key())}
+PUBLIC = {key.id: PublicKey(key.public) for key in (rsa_key(), ec_key())}
 
 
 @dataclass
@@ -83,8 +84,6 @@ class World:
 
 
 def ec_signature(seed: int = 0) -> bytes:
-    from accessgw.crypto.signers.libcrypto import PrivateKey
-
     return PrivateKey.from_pem(ec_key().pem, "key").sign(ec_key().data(seed))
 
 
@@ -172,12 +171,13 @@ def test_a_wrong_signature_of_rsa_never_leaves(lie) -> None:
     assert world.results[1] == right
 
 
-def test_what_is_not_even_the_form_of_an_ecdsa_signature_is_refused() -> None:
+@pytest.mark.parametrize("lie", [b"nothing like it", b"\x30\x06\x02\x01\x01\x02\x01\x01\x00", b"\x30", bytes(200)])
+def test_what_is_not_even_the_form_of_an_ecdsa_signature_is_refused(lie) -> None:
     world = World()
     world.accept()
     world.sign()
     (request,) = world.asked()
-    world.say(lambda: world.far.signature(request.id, b"nothing like it"))
+    world.say(lambda: world.far.signature(request.id, lie))
     assert isinstance(world.results[0], SigningFailed)
 
 

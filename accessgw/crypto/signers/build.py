@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -17,8 +16,8 @@ from accessgw.crypto.pem import CertificateError, read_file
 from accessgw.crypto.signers.backend import SoftwareBackend
 from accessgw.crypto.signers.child import SignerChild
 from accessgw.crypto.signers.fallback import FallbackSigner
-from accessgw.crypto.signers.libcrypto import LibcryptoError
-from accessgw.crypto.signers.process import ProcessSigner, PublicKey
+from accessgw.crypto.signers.libcrypto import LibcryptoError, PublicKey
+from accessgw.crypto.signers.process import ProcessSigner
 from accessgw.crypto.signers.threads import ThreadSigner
 from accessgw.model.counters import TlsCounters
 from accessgw.model.listener_settings import CertificateSettings
@@ -125,5 +124,9 @@ def public_keys(certificates: Sequence[CertificateSettings]) -> dict[str, Public
         if not isinstance(public, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
             raise CertificateError(certificate.chain, f"signers have RSA and EC keys, this is {type(public).__name__}")
         der = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        found[hashlib.sha256(der).hexdigest()] = public
+        try:
+            key = PublicKey(der)
+        except LibcryptoError as error:
+            raise CertificateError(certificate.chain, f"OpenSSL refuses its key: {error}") from error
+        found[key.id] = key
     return found

@@ -14,6 +14,7 @@ from typing import Any
 _LIBRARY = "libcrypto.so.3"
 _NO_PADDING = 3
 _STORE_PRIVATE_KEY = 4
+_SEQUENCE, _LONG_FORM = 0x30, 0x80  # of DER (X.690 8.9 and 8.1.3.5)
 _KINDS = {b"RSA": "rsa", b"EC": "ec"}
 _OPAQUE = ctypes.c_void_p
 _SIZE = ctypes.POINTER(ctypes.c_size_t)
@@ -30,6 +31,9 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "EVP_PKEY_CTX_new_from_pkey": (_OPAQUE, [_OPAQUE, _OPAQUE, ctypes.c_char_p]),
     "EVP_PKEY_CTX_free": (None, [_OPAQUE]),
     "EVP_PKEY_sign_init": (ctypes.c_int, [_OPAQUE]),
+    "d2i_PUBKEY": (_OPAQUE, [_OPAQUE, ctypes.POINTER(ctypes.c_char_p), ctypes.c_long]),
+    "EVP_PKEY_verify_recover_init": (ctypes.c_int, [_OPAQUE]),
+    "EVP_PKEY_verify_recover": (ctypes.c_int, [_OPAQUE, ctypes.c_char_p, _SIZE, ctypes.c_char_p, ctypes.c_size_t]),
     "EVP_PKEY_CTX_set_rsa_padding": (ctypes.c_int, [_OPAQUE, ctypes.c_int]),
     "EVP_PKEY_sign": (ctypes.c_int, [_OPAQUE, ctypes.c_char_p, _SIZE, ctypes.c_char_p, ctypes.c_size_t]),
     "ERR_get_error": (ctypes.c_ulong, []),
@@ -84,6 +88,62 @@ def load_provider(name: str) -> None:
             raise _failure(f"the OpenSSL provider {each} does not load")
 
 
+class PublicKey:
+    """Checks what came back from a signer: a tenth of the cost of Python's pow(), and any number of threads may."""
+
+    def __init__(self, der: bytes) -> None:
+        """A SubjectPublicKeyInfo of an RSA or EC key. Raises LibcryptoError."""
+        self._library = _library()
+        self._handle = self._library.d2i_PUBKEY(None, ctypes.byref(ctypes.c_char_p(der)), len(der))
+        if not self._handle:
+            raise _failure("expected a public key")
+        self.kind = _kind(self._library, self._handle, "public key")
+        """rsa | ec."""
+        self._size: int = self._library.EVP_PKEY_get_size(self._handle)
+        self.id = hashlib.sha256(der).hexdigest()
+
+    def is_signature(self, signature: bytes, data: bytes) -> bool:
+        """Exact for RSA; of ECDSA only the form is looked at (a SEQUENCE of the right length), the rest is the client's
+        to verify."""
+        if self.kind == "ec":
+            return 8 <= len(signature) <= self._size and signature[0] == _SEQUENCE and _is_whole(signature)
+        return len(signature) == self._size and self._opened(signature) == data
+
+    def _opened(self, signature: bytes) -> bytes:
+        library = self._library
+        context = library.EVP_PKEY_CTX_new_from_pkey(None, self._handle, None)
+        try:
+            size = ctypes.c_size_t(self._size)
+            out = ctypes.create_string_buffer(self._size)
+            if (
+                library.EVP_PKEY_verify_recover_init(context) != 1
+                or library.EVP_PKEY_CTX_set_rsa_padding(context, _NO_PADDING) != 1
+                or library.EVP_PKEY_verify_recover(context, out, ctypes.byref(size), signature, len(signature)) != 1
+            ):
+                library.ERR_clear_error()
+                return b""
+            return out.raw[: size.value]
+        finally:
+            library.EVP_PKEY_CTX_free(context)
+
+    def __del__(self) -> None:
+        if handle := getattr(self, "_handle", 0):
+            self._library.EVP_PKEY_free(handle)
+
+
+def _is_whole(der: bytes) -> bool:
+    if der[1] < _LONG_FORM:
+        return len(der) == 2 + der[1]
+    return der[1] == _LONG_FORM + 1 and len(der) == 3 + der[2]
+
+
+def _kind(library: ctypes.CDLL, handle: int, origin: str) -> str:
+    found = next((kind for name, kind in _KINDS.items() if library.EVP_PKEY_is_a(handle, name) == 1), "")
+    if not found:
+        raise LibcryptoError(f"{origin}: expected an RSA or EC key")
+    return found
+
+
 class PrivateKey:
     """An RSA or EC key. Any number of threads may sign with it."""
 
@@ -92,11 +152,8 @@ class PrivateKey:
         self._handle = handle
         self._library = _library()
         """Kept, so that it is there when the interpreter ends."""
-        kinds = (kind for name, kind in _KINDS.items() if self._library.EVP_PKEY_is_a(handle, name) == 1)
-        self.kind = next(kinds, "")
+        self.kind = _kind(self._library, handle, origin)
         """rsa | ec."""
-        if not self.kind:
-            raise LibcryptoError(f"{origin}: expected an RSA or EC key")
         self.size: int = self._library.EVP_PKEY_get_size(handle)
         """Bytes of the longest signature; of an RSA key, of the modulus."""
         self.public = self._public(origin)

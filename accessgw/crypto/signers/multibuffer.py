@@ -6,7 +6,6 @@ Its interface: the header crypto_mb/rsa.h of the Intel Cryptography Primitives L
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import sys
 import threading
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from accessgw.crypto.pem import CertificateError, read_file
 from accessgw.crypto.signers.backend import Backend, Job, Refused, unfit
+from accessgw.crypto.signers.libcrypto import PublicKey
 from protocols.signing import RSA_BLOCK
 
 LANES = 8
@@ -46,8 +46,7 @@ class RsaParts:
     """A private key as the Chinese remainder theorem wants it (RFC 8017 3.2, second representation)."""
 
     bits: int
-    n: int
-    e: int
+    public: PublicKey
     p: int = field(repr=False)
     q: int = field(repr=False)
     dp: int = field(repr=False)
@@ -58,13 +57,8 @@ class RsaParts:
     @classmethod
     def of(cls, key: rsa.RSAPrivateKey) -> RsaParts:
         numbers = key.private_numbers()
-        public = numbers.public_numbers
-        return cls(key.key_size, public.n, public.e, numbers.p, numbers.q, numbers.dmp1, numbers.dmq1, numbers.iqmp)
-
-    def proves(self, signature: bytes, block: bytes) -> bool:
-        """Whether it is right. One faulty signature made by the theorem gives the key away (Boneh, DeMillo, Lipton):
-        none may leave unchecked."""
-        return pow(int.from_bytes(signature, "big"), self.e, self.n) == int.from_bytes(block, "big")
+        public = PublicKey(key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+        return cls(key.key_size, public, numbers.p, numbers.q, numbers.dmp1, numbers.dmq1, numbers.iqmp)
 
 
 class Lanes(Protocol):
@@ -111,7 +105,8 @@ class MultiBufferBackend:
             return
         work = [(self._keys[jobs[index].key], jobs[index].data) for index in group]
         for index, (parts, block), signature in zip(group, work, self._lanes(work), strict=True):
-            if parts.proves(signature, block):
+            # One faulty signature made by the theorem gives the key away (Boneh, DeMillo, Lipton).
+            if parts.public.is_signature(signature, block):
                 results[index] = signature
             else:
                 self.faults += 1
@@ -126,8 +121,8 @@ def rsa_parts(paths: Sequence[str]) -> dict[str, RsaParts]:
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise CertificateError(path, f"expected an unencrypted private key in PEM: {error}") from error
         if isinstance(key, rsa.RSAPrivateKey) and key.key_size in SIZES:
-            der = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-            found[hashlib.sha256(der).hexdigest()] = RsaParts.of(key)
+            parts = RsaParts.of(key)
+            found[parts.public.id] = parts
     return found
 
 

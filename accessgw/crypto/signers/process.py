@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import ClientFactory, Protocol, connectionDone
@@ -15,6 +13,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from accessgw.core.interfaces.tls import SigningFailed
+from accessgw.crypto.signers.libcrypto import PublicKey
 from accessgw.model.counters import TlsCounters
 from protocols.errors import LocalError, RemoteError
 from protocols.signing import (
@@ -32,7 +31,6 @@ _log = Logger()
 NAME = "process"
 FIRST_RETRY, LONGEST_RETRY = 0.05, 1.0
 """Seconds between attempts to connect; doubled after each."""
-PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
 
 
 @dataclass(slots=True)
@@ -184,7 +182,9 @@ class ProcessSigner:
         request = self._requests.get(id)
         if request is None:
             return  # it came too late
-        if not _is_right(self._keys.get(request.key), signature, request.data):
+        key = self._keys.get(request.key)
+        # A key that is not known any more is not our matter.
+        if key is not None and not key.is_signature(signature, request.data):
             _log.error("the signer at {path} made a wrong signature with key {key}", path=self._path, key=request.key)
             self._fail(id, "the signer made a wrong signature")
             return
@@ -292,19 +292,6 @@ class _Factory(ClientFactory):
 
     def clientConnectionFailed(self, connector: Any, reason: Failure) -> None:
         self._signer.lost(reason.getErrorMessage())
-
-
-def _is_right(key: PublicKey | None, signature: bytes, data: bytes) -> bool:
-    """Exact for RSA; of ECDSA only the form is looked at. A key that is not known any more is not our matter."""
-    if isinstance(key, rsa.RSAPublicKey):
-        numbers = key.public_numbers()
-        opened = pow(int.from_bytes(signature, "big"), numbers.e, numbers.n)
-        return len(signature) == len(data) and opened == int.from_bytes(data, "big")
-    try:
-        decode_dss_signature(signature)
-    except ValueError:
-        return False
-    return True
 
 
 def _forget(_: Deferred[bytes]) -> None:
