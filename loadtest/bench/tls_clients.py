@@ -9,6 +9,7 @@ are up, and ends with its input.
 from __future__ import annotations
 
 import json
+import os
 import selectors
 import socket
 import sys
@@ -48,6 +49,8 @@ class Order:
     seconds: float = 0.0
     width: int = 8
     """At a time."""
+    nice: int = 0
+    """So that many of these leave the processors to the server that they load."""
 
 
 @dataclass
@@ -248,6 +251,7 @@ def hold(order: Order, context: ClientContext) -> list[tuple[socket.socket, Reco
 
 def main() -> None:
     order = Order(**json.loads(sys.argv[1]))
+    os.nice(order.nice)
     chain = Path(order.chain).read_bytes() if order.chain else b""
     key = Path(order.key).read_bytes() if order.key else b""
     context = ClientContext(ClientOptions(verify=False, alpn=[order.alpn] if order.alpn else [], chain=chain, key=key))
