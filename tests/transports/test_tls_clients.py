@@ -19,6 +19,7 @@ from accessgw.model.listener_settings import CertificateSettings
 from accessgw.transports.handshakes import HandshakePool
 from accessgw.transports.http import HttpBindingFactory
 from accessgw.transports.stream import RESET_ON_CLOSE
+from protocols.tls.engines import WHY_NOT_NATIVE
 from tests.protocols.tls.tls_links import client
 from tests.reactor_loop import run
 from tests.transports.support import Journal, echo_factories, listen, make_services, outcome, play
@@ -46,6 +47,9 @@ def serve_path(exchange):
 class Place:
     """A listener with threads for hand-shakes."""
 
+    engine = "pure"
+    """Of all of the process."""
+
     def __init__(self, reactor, state, *, threads=2, waiting=1000, early=0, **limits):
         self.state = state
         self.journal = Journal()
@@ -59,7 +63,7 @@ class Place:
         contexts = ServerContexts(
             [CertificateSettings(chain=files.chain, key=files.key)],
             protocols,
-            options=ContextOptions(name="test", early_data=early),
+            options=ContextOptions(name="test", early_data=early, engine=self.engine),
         )
         factories = {
             **echo_factories(self.journal, ("mmtp/1",)),
@@ -283,7 +287,8 @@ def test_peers_that_hang_up_leave_nothing_behind(played):
     assert (open_now, full, bindings) == (0, 0, [])
 
 
-async def everything(reactor, state):
+async def everything(reactor, state, engine):
+    Place.engine = engine
     return await play(
         {
             scenario.__name__: scenario(reactor, state)
@@ -292,6 +297,8 @@ async def everything(reactor, state):
     )
 
 
-@pytest.fixture(scope="module")
-def played(state):
-    return run(everything, state, timeout=150)
+@pytest.fixture(scope="module", params=["pure", "native"])
+def played(state, request):
+    if request.param == "native" and WHY_NOT_NATIVE:
+        pytest.skip(WHY_NOT_NATIVE)
+    return run(everything, state, request.param, timeout=150)
