@@ -89,7 +89,7 @@ def load_provider(name: str) -> None:
 
 
 class PublicKey:
-    """Checks what came back from a signer: a tenth of the cost of Python's pow(), and any number of threads may."""
+    """Checks what came back from a signer: a fifth of the cost of Python's pow(), and any number of threads may."""
 
     def __init__(self, der: bytes) -> None:
         """A SubjectPublicKeyInfo of an RSA or EC key. Raises LibcryptoError."""
