@@ -56,21 +56,25 @@ def load_lists(path: str, authorities: Sequence[x509.Certificate]) -> LoadedList
     for number, pem in enumerate(found, 1):
         try:
             one = x509.load_pem_x509_crl(pem)
-            extensions = list(one.extensions)
+            _refuse_unsound(path, one, authorities)
+            issuer = one.issuer.public_bytes()
+            serials.update((issuer, revoked.serial_number) for revoked in one)
+            if one.next_update_utc is not None:
+                expires_at = min(expires_at, one.next_update_utc.timestamp())
         except ValueError as error:
+            # parts of it are read only when they are asked for
             raise CertificateError(path, f"list {number} cannot be read: {error}") from error
-        name = one.issuer.rfc4514_string()
-        for extension in extensions:
-            if extension.critical and extension.oid not in _UNDERSTOOD:
-                kind = getattr(extension.oid, "_name", extension.oid.dotted_string)
-                raise CertificateError(path, f"expected complete lists, that of {name} has a critical {kind}")
-        if not any(_may_sign(ca) and _signed(one, ca) for ca in issuers_of(one.issuer, authorities)):
-            raise CertificateError(path, f"expected lists signed by the CAs of clients, that of {name} is not")
-        issuer = one.issuer.public_bytes()
-        serials.update((issuer, revoked.serial_number) for revoked in one)
-        if one.next_update_utc is not None:
-            expires_at = min(expires_at, one.next_update_utc.timestamp())
     return LoadedLists(frozenset(serials), expires_at)
+
+
+def _refuse_unsound(path: str, one: x509.CertificateRevocationList, authorities: Sequence[x509.Certificate]) -> None:
+    name = one.issuer.rfc4514_string()
+    for extension in one.extensions:
+        if extension.critical and extension.oid not in _UNDERSTOOD:
+            kind = getattr(extension.oid, "_name", extension.oid.dotted_string)
+            raise CertificateError(path, f"expected complete lists, that of {name} has a critical {kind}")
+    if not any(_may_sign(ca) and _signed(one, ca) for ca in issuers_of(one.issuer, authorities)):
+        raise CertificateError(path, f"expected lists signed by the CAs of clients, that of {name} is not")
 
 
 class RevocationLists:

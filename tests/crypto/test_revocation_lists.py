@@ -118,11 +118,13 @@ def test_lists_that_are_not_believed(tmp_path, authority, make, words):
         House(tmp_path, authority, Path(path).read_bytes())
 
 
-def test_a_flipped_bit_is_found(tmp_path, authority):
-    der = bytearray(x509.load_pem_x509_crl(crl(authority, authority.issue("one").der)).public_bytes(Encoding.DER))
-    for at in range(len(der) // 3, len(der), 7):
+def test_a_flipped_bit_of_what_is_signed_is_found(tmp_path, authority):
+    one = x509.load_pem_x509_crl(crl(authority, authority.issue("one").der))
+    der, signed = one.public_bytes(Encoding.DER), one.tbs_certlist_bytes
+    begin = der.index(signed)
+    for at in range(begin, begin + len(signed)):
         damaged = bytearray(der)
-        damaged[at] ^= 1
+        damaged[at] ^= 1 << at % 8
         path = write(tmp_path / "crl.pem", _pem(bytes(damaged)))
         with pytest.raises(CertificateError):
             load_lists(path, [authority.certificate])
