@@ -302,4 +302,6 @@ def test_without_patience_there_is_no_waiting_for_a_signer_that_is_not_there() -
     assert "no signer at" in str(world.results[0])
     world.accept()
     world.sign()
-    assert len(world.asked()) == 1
+    (request,) = world.asked()
+    world.say(lambda: world.far.refuse(request.id, UNKNOWN_KEY, "no such key"))
+    assert "no such key" in str(world.results[1])

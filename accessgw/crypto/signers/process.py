@@ -64,7 +64,7 @@ class ProcessSigner:
         patient: bool = True,
     ) -> None:
         """`keys`: those that will be asked for, by id. `timeout`: seconds for a signature. `patient`: what is asked while
-        there is no connection waits for one; otherwise it fails at once."""
+        there is no connection, or no such key yet, waits for it; otherwise it fails at once."""
         self._path = path
         self._keys = keys
         self._counters = counters
@@ -218,7 +218,8 @@ class ProcessSigner:
             self._made(event.id, event.signature)
         elif isinstance(event, SignatureRefused):
             request = self._requests.get(event.id)
-            if request is not None and event.code == UNKNOWN_KEY and request.key in self._keys:
+            awaited = request is not None and event.code == UNKNOWN_KEY and request.key in self._keys
+            if request is not None and awaited and self._patient:
                 request.parked = True
             else:
                 self._fail(event.id, f"the signer refuses: {event.message}")
