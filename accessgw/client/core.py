@@ -327,9 +327,8 @@ class ClientCore:
     # ------------------------------------------------------------------ connections.Owner
 
     def say_hello(self, link: Link, now: float, last_close: int, *, early: bool = False) -> None:
-        """A transport is ready: begin its hand-shake. What the gateway would have to find first is not named `early`:
-        calls would wait for it."""
-        headers, bundle = (None, None) if early else self.wire.named()
+        """A transport is ready: begin its hand-shake. `early`: no call has to wait for what HELLO names."""
+        headers, bundle = self.wire.named()
         self.wire.bound(link.connection)
         link.named_headers = headers
         hello = self._greeting.hello(
@@ -340,6 +339,7 @@ class ClientCore:
             tickets=self._connections.flights.tickets.wanted(self.wall(now)) if link.address.secure else 0,
             certificate=link.certificate if link.ticketed else None,
         )
+        hello.plain = early
         link.connection.send_hello(hello, headers, bundle)
 
     def send_early(self, link: Link, room: int, now: float) -> bool:

@@ -78,13 +78,15 @@ class Wishes:
 class DeviceExchange(Exchange):
     """Wants and haves leave; offers, chunks and uses come. An offer is wanted if there is room for it."""
 
-    __slots__ = ("_incoming", "_incoming_tables", "_memory", "_table", "_wishes")
+    __slots__ = ("_incoming", "_incoming_tables", "_memory", "_plain", "_table", "_wishes")
 
     received = DOWN
     sent = UP
 
-    def __init__(self, wire: Wire, memory: HeaderMemory | None, wishes: Wishes) -> None:
+    def __init__(self, wire: Wire, memory: HeaderMemory | None, wishes: Wishes, *, plain: bool = False) -> None:
+        """`plain`: as Hello.plain."""
         super().__init__(wire)
+        self._plain = plain
         self._memory = memory
         self._table = None if memory is None else memory.table
         """What the next connection begins with, as far as we know."""
@@ -92,7 +94,7 @@ class DeviceExchange(Exchange):
         self._incoming: dict[int, tuple[DictOffer, Incoming]] = {}
         """By id; for the device its own connection is the only one, so these need not be lazy."""
         self._incoming_tables: dict[int, Incoming] = {}
-        if memory is not None:
+        if memory is not None and not plain:
             self.begin_profiles().encode_from(memory.table, memory.up)
 
     def welcomed(self, welcome: Welcome, *, template: bool) -> None:
@@ -110,8 +112,9 @@ class DeviceExchange(Exchange):
             if resumed is not None and resumed.state.table.digest != table.digest:
                 raise RemoteError(Status.PROTOCOL, "WELCOME: accepts a state of another table than it names")
             profiles.decode_from(table, resumed)
-        if not accepted & UP_ACCEPTED:
-            profiles.encode_from(table)
+        if self._plain or not accepted & UP_ACCEPTED:
+            resumed = memory.up if memory is not None and accepted & UP_ACCEPTED else None
+            profiles.encode_from(table, resumed)
             self._wire.out.append(table_frame(TableKind.START, encode_varint(0 if table is None else table.id)))
 
     @staticmethod

@@ -104,7 +104,9 @@ class GatewayExchange(Exchange):
         "_may_start",
         "_named",
         "_offers",
+        "_plain",
         "_queue",
+        "_resumed",
         "_retiring",
         "_table",
         "_tables",
@@ -114,9 +116,13 @@ class GatewayExchange(Exchange):
     received = UP
     sent = DOWN
 
-    def __init__(self, wire: Wire, named: NamedStates | None) -> None:
+    def __init__(self, wire: Wire, named: NamedStates | None, *, plain: bool = False) -> None:
+        """`plain`: as Hello.plain."""
         super().__init__(wire)
         self._named = named
+        self._plain = plain
+        self._resumed: Checkpoint | None = None
+        """State that TABLE start begins with; None: the empty one."""
         self._table: AppTable | None = None
         """Of our blocks."""
         self.template = False
@@ -132,7 +138,7 @@ class GatewayExchange(Exchange):
         self._queue: tuple[_Outgoing, ...] = ()
         self._marker = 0
         """PONGs up to the one that answers the PING after our last chunk; 0: none is awaited."""
-        if named is not None:
+        if named is not None and not plain:
             self.begin_profiles().missing = True
 
     # --- the hand-shake
@@ -147,7 +153,7 @@ class GatewayExchange(Exchange):
         named, self._named = self._named, None
         profiles = self.profiles()
         if not template:
-            self._may_start = profiles is not None
+            self._may_start = profiles is not None or (self._plain and named is not None)
             return None, 0
         profiles = self.begin_profiles()
         found = found or FoundStates()
@@ -155,19 +161,20 @@ class GatewayExchange(Exchange):
         accepted = 0
         down: Checkpoint | None = None
         if table is not None and named is not None:
-            if not named.up:
-                profiles.decode_from(table)
+            if found.up is not None and named.up and _is(found.up, table, named.up_digest):
+                self._resumed = Checkpoint(named.up, found.up)
+            if self._resumed is not None or not named.up:
                 accepted |= UP_ACCEPTED
-            elif found.up is not None and _is(found.up, table, named.up_digest):
-                profiles.decode_from(table, Checkpoint(named.up, found.up))
-                accepted |= UP_ACCEPTED
+                if not self._plain:
+                    profiles.decode_from(table, self._resumed)
+                    self._resumed = None
             state = found.down
             if named.down and state is not None and _is(state, table, named.down_digest):
                 down = Checkpoint(named.down, state)
                 accepted |= DOWN_ACCEPTED
         self._table = table or GENERIC
         profiles.encode_from(self._table, down)
-        self._may_start = not accepted & UP_ACCEPTED
+        self._may_start = self._plain or not accepted & UP_ACCEPTED
         return (self._table.id, self._table.digest), accepted
 
     # --- offers
@@ -320,7 +327,12 @@ class GatewayExchange(Exchange):
             expected = "none" if not self._may_start else f"0 or {0 if table is None else table.id}"
             raise RemoteError(Status.PROTOCOL, f"TABLE: expected start of table {expected}, got {id}")
         self._may_start = False
-        self.begin_profiles().decode_from(table if id else None)
+        resumed, self._resumed = self._resumed, None
+        profiles = self.begin_profiles()
+        if id:
+            profiles.decode_from(table, resumed)
+        else:
+            profiles.decode_from(None)
 
     def dict_came(self, kind: int, data: bytes, pos: int, end: int) -> None:
         """See Exchange."""

@@ -52,10 +52,11 @@ def say_hello(
     wire.hello = hello
     wire.enter(state)
     if headers is not None:
-        receiver.begin_exchange(headers)
+        receiver.begin_exchange(headers, plain=hello.plain)
     if hello.bundle and bundle is not None:
         receiver.bundle = bundle
-        wire.uses = Uses(bundle)
+        if not hello.plain:
+            wire.uses = Uses(bundle)
 
 
 def say_welcome(

@@ -99,6 +99,8 @@ class Hello:
     """Digest of the bundle of dictionaries that the device holds, 8 bytes; filled in by Connection.send_hello."""
     tickets: int = 0
     """How many tickets the device would take."""
+    plain: bool = False
+    """Until TABLE start our header blocks are profile H, and until WELCOME our bodies coding 0, whatever is named."""
     certificate: ShownCertificate | None = None
     """Over a ticket: the client certificate that it was given for."""
 
@@ -229,11 +231,12 @@ def encode_hello(hello: Hello) -> bytes:
         one_field(20, checked_digest(hello.bundle)) if hello.bundle else b"",
         varint_field(22, hello.tickets) if hello.tickets else b"",
         b"" if hello.certificate is None else one_field(24, encode_certificate(hello.certificate)),
+        one_field(26, b"") if hello.plain else b"",
     ]
     return b"".join(parts)
 
 
-_HELLO_KEYS = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16, 18, 20, 22, 24))
+_HELLO_KEYS = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16, 18, 20, 22, 24, 26))
 _HELLO_REPEATED = frozenset((6, 10, 16))
 
 
@@ -283,8 +286,11 @@ def decode_hello(data: bytes, pos: int, end: int) -> Hello:
             hello.bundle = whole_digest(data, start, stop)
         elif key == 22:
             hello.tickets = read_varint(data, start, stop)
-        else:
+        elif key == 24:
             hello.certificate = decode_certificate(data, start, stop)
+        else:
+            expect_end(start, stop)
+            hello.plain = True
     if not hello.device:
         raise RemoteError(Status.PROTOCOL, f"device: expected 1..{MAX_DEVICE} bytes, got none")
     hello.capabilities = frozenset(capabilities)

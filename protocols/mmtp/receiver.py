@@ -221,11 +221,11 @@ class GatewayReceiver(Receiver):
         self.gateway_exchange: GatewayExchange | None = None
         """`exchange`, as what it is."""
 
-    def begin_exchange(self, named: NamedStates | None) -> GatewayExchange:
+    def begin_exchange(self, named: NamedStates | None, *, plain: bool = False) -> GatewayExchange:
         """The exchange, made if it is not there."""
         exchange = self.gateway_exchange
         if exchange is None:
-            self.exchange = self.gateway_exchange = exchange = GatewayExchange(self._wire, named)
+            self.exchange = self.gateway_exchange = exchange = GatewayExchange(self._wire, named, plain=plain)
         return exchange
 
     def release(self) -> None:
@@ -310,8 +310,9 @@ class GatewayReceiver(Receiver):
         self._gateway_calls.call_base = hello.call_base
         wire.enter(wire.table[wire.state, FrameType.HELLO])
         if hello.headers is not None or hello.bundle:
-            self.begin_exchange(hello.headers)
-            self._held = HeldFrames()
+            self.begin_exchange(hello.headers, plain=hello.plain)
+            if not hello.plain:
+                self._held = HeldFrames()
         wire.events.append(HelloReceived(hello))
 
     handlers = (
@@ -338,11 +339,13 @@ class DeviceReceiver(Receiver):
         self.device_exchange: DeviceExchange | None = None
         """`exchange`, as what it is."""
 
-    def begin_exchange(self, memory: HeaderMemory | None) -> DeviceExchange:
+    def begin_exchange(self, memory: HeaderMemory | None, *, plain: bool = False) -> DeviceExchange:
         """The exchange, made if it is not there."""
         exchange = self.device_exchange
         if exchange is None:
-            self.exchange = self.device_exchange = exchange = DeviceExchange(self._wire, memory, self.wishes)
+            self.exchange = self.device_exchange = exchange = DeviceExchange(
+                self._wire, memory, self.wishes, plain=plain
+            )
         return exchange
 
     def _response(self, flags: int, data: bytes, start: int, stop: int) -> None:

@@ -18,6 +18,8 @@ from accessgw.model.identity import Strength
 from accessgw.model.reasons import CloseReason
 from accessgw.model.route_settings import RouteSettings
 from protocols.mmtp import HeaderMemory, Hello, events
+from protocols.mmtp.bundles import Bundle
+from protocols.mmtp.dictionaries import Dictionary
 from protocols.mmtp.statuses import Status
 from protocols.mmtp.tickets import ShownCertificate
 from tests.core.gateway_fakes import WALL, Device, FakeConnection, Gateway
@@ -384,6 +386,20 @@ def test_calls_that_need_header_states_wait_for_welcome(place: Place) -> None:
     assert not place.gateway.upstreams.exchanges
     device.complete()
     assert device.take(events.WelcomeReceived)
+
+
+def test_calls_of_a_plain_hello_are_answered_whatever_it_names(place: Place) -> None:
+    device = place.device(ticket=place.ticket())
+    hello = _hello(place)
+    hello.capabilities, hello.plain = frozenset(("template", "dict")), True
+    device.wire.send_hello(hello, HeaderMemory(), Bundle([Dictionary(70, b"some content", ("qbalance",))]))
+    device.call("balance")
+    place.gateway.upstreams.last.answer(200, b"12")
+    assert [event.body for event in device.take(events.ResponseReceived)] == [b"12"]
+    device.complete()
+    assert device.take(events.WelcomeReceived)
+    device.call("balance")
+    assert len(place.gateway.upstreams.exchanges) == 2
 
 
 def _hello(place: Place) -> Any:

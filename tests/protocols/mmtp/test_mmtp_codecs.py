@@ -87,6 +87,7 @@ HELLOS = st.builds(
     last_close=U64,
     attributes=st.dictionaries(TEXT, TEXT, max_size=3),
     tickets=U64,
+    plain=st.booleans(),
     certificate=st.none() | st.builds(ShownCertificate, st.binary(min_size=32, max_size=32), U64),
 )
 TICKETS = st.builds(DeviceTicket, st.binary(min_size=17, max_size=17), st.binary(min_size=32, max_size=32))
