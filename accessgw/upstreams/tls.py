@@ -195,8 +195,11 @@ class ClientTls:
 
     def _verify(self, event: HandshakeCompleted) -> None:
         """OpenSSL has verified the chain; here is the name (RFC 6125, RFC 9525). Raises RemoteError."""
-        certificate = x509.load_der_x509_certificate(event.peer_certificate)
-        self._not_after = certificate.not_valid_after_utc.timestamp()
+        try:
+            certificate = x509.load_der_x509_certificate(event.peer_certificate)
+            self._not_after = certificate.not_valid_after_utc.timestamp()
+        except ValueError as error:
+            raise RemoteError(BAD_CERTIFICATE, f"the certificate cannot be read: {error}") from error
         check = verify_certificate_ip_address if _is_address(self._server_name) else verify_certificate_hostname
         try:
             check(certificate, self._server_name)
@@ -215,7 +218,7 @@ class ClientTls:
 def _names(certificate: x509.Certificate) -> str:
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError):
         return "nobody (it has no subject alternative names)"
     return ", ".join(str(name.value) for name in list(names)[:8]) or "nobody"
 
