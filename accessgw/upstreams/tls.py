@@ -28,6 +28,9 @@ LOOK_AFTER = 1.0
 MAX_SESSIONS = 1024
 """Servers of a cluster whose last session is kept."""
 
+_UNREADABLE = (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
+"""What parts of a certificate raise when they are asked for."""
+
 log = Logger()
 
 
@@ -203,7 +206,7 @@ class ClientTls:
         check = verify_certificate_ip_address if _is_address(self._server_name) else verify_certificate_hostname
         try:
             check(certificate, self._server_name)
-        except (VerificationError, CertificateError, ValueError) as error:
+        except (VerificationError, CertificateError, *_UNREADABLE) as error:
             raise RemoteError(
                 BAD_CERTIFICATE, f"the certificate is not for {self._server_name}: it names {_names(certificate)}"
             ) from error
@@ -218,7 +221,7 @@ class ClientTls:
 def _names(certificate: x509.Certificate) -> str:
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError):
+    except (x509.ExtensionNotFound, *_UNREADABLE):
         return "nobody (it has no subject alternative names)"
     return ", ".join(str(name.value) for name in list(names)[:8]) or "nobody"
 
