@@ -71,7 +71,7 @@ def backend(token) -> Pkcs11Backend:
 
 def test_a_token_signs_with_both_kinds_of_keys_on_several_threads(backend) -> None:
     assert backend.keys() == {rsa_key().id, ec_key().id}
-    keys = [rsa_key(), ec_key()] * 20
+    keys = [rsa_key(), ec_key()] * 100
 
     def sign(numbered) -> None:
         seed, key = numbered
@@ -80,7 +80,7 @@ def test_a_token_signs_with_both_kinds_of_keys_on_several_threads(backend) -> No
         key.verify(signature, key.data(seed))
 
     with ThreadPoolExecutor(4) as threads:
-        assert len(list(threads.map(sign, enumerate(keys)))) == 40
+        assert len(list(threads.map(sign, enumerate(keys)))) == 200
 
 
 def test_a_token_refuses_what_it_has_no_key_for_or_what_is_no_signature(backend) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Sequence
-from queue import Empty, SimpleQueue
 from typing import Any
 
 import pkcs11
@@ -22,16 +21,21 @@ from pkcs11.util.ec import encode_ec_public_key
 from accessgw.crypto.signers.backend import Job, Refused, unfit
 from protocols.signing import FAILED
 
+_ONE_AT_A_TIME = threading.Lock()
+"""Of the process: a reload opens the token while the back end before it still signs."""
+
 
 class TokenUnavailable(Exception):
     """The module or the token cannot be used; the message says why, without the PIN."""
 
 
 class Pkcs11Backend:
-    """Raw RSA (CKM_RSA_X_509) and ECDSA (CKM_ECDSA) by a token, in a session for each thread that signs.
+    """Raw RSA (CKM_RSA_X_509) and ECDSA (CKM_ECDSA) by a token, one at a time.
 
-    Keys are found by the token's private keys that may sign: an EC key needs its public half in the token as well, with
-    the same CKA_ID. A session that fails is dropped, and the next request opens another.
+    python-pkcs11 calls C_Initialize without arguments, which promises the module that one thread calls it at a time
+    (PKCS #11 v3.1, 5.4): two at once crash some modules. Keys are found by the token's private keys that may sign: an EC
+    key needs its public half in the token as well, with the same CKA_ID. A session that fails is dropped, and the next
+    request opens another.
     """
 
     name = "pkcs11"
@@ -42,15 +46,13 @@ class Pkcs11Backend:
         """`module`: path of the vendor's library. Raises TokenUnavailable."""
         self._pin = pin
         self._label = token
-        self._idle: SimpleQueue[_TokenSession] = SimpleQueue()
-        self._lock = threading.Lock()
         try:
-            self._library = pkcs11.lib(module)
-            session = self._open()
+            with _ONE_AT_A_TIME:
+                self._library = pkcs11.lib(module)
+                self._session: _TokenSession | None = self._open()
         except (pkcs11.PKCS11Error, RuntimeError) as error:
             raise TokenUnavailable(f"{module}, token {token}: {_reason(error)}") from error
-        self._keys = frozenset(session.keys)
-        self._idle.put(session)
+        self._keys = frozenset(self._session.keys)
 
     def keys(self) -> frozenset[str]:
         return self._keys
@@ -59,26 +61,24 @@ class Pkcs11Backend:
         return [self._sign(job) for job in jobs]
 
     def _sign(self, job: Job) -> bytes | Refused:
-        try:
+        with _ONE_AT_A_TIME:
             try:
-                session = self._idle.get_nowait()
-            except Empty:
-                session = self._open()
-            result = session.sign(job)
-        except (pkcs11.PKCS11Error, RuntimeError) as error:
-            return Refused(FAILED, f"token {self._label}: {_reason(error)}")
-        self._idle.put(session)
-        return result
+                session = self._session or self._open()
+                self._session = None
+                result = session.sign(job)
+            except (pkcs11.PKCS11Error, RuntimeError) as error:
+                return Refused(FAILED, f"token {self._label}: {_reason(error)}")
+            self._session = session
+            return result
 
     def _open(self) -> _TokenSession:
-        with self._lock:
-            token = self._library.get_token(token_label=self._label)
-            try:
-                session = token.open(user_pin=self._pin)
-            except UserAlreadyLoggedIn:
-                # A login is of the process, for all of its sessions (PKCS #11 v3.1, 5.6.8).
-                session = token.open()
-            return _TokenSession(session)
+        token = self._library.get_token(token_label=self._label)
+        try:
+            session = token.open(user_pin=self._pin)
+        except UserAlreadyLoggedIn:
+            # A login is of the process, for all of its sessions (PKCS #11 v3.1, 5.6.8).
+            session = token.open()
+        return _TokenSession(session)
 
 
 class _TokenSession:
