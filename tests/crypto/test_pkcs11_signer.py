@@ -13,7 +13,7 @@ pytest.importorskip("pkcs11", reason="the extra pkcs11 is not installed")
 
 from accessgw.crypto.signers.backend import Job, Refused
 from accessgw.crypto.signers.pkcs11 import Pkcs11Backend
-from protocols.signing import BAD_REQUEST, ECDSA_DIGEST, RSA_BLOCK, UNKNOWN_KEY, SignatureMade
+from protocols.signing import BAD_REQUEST, ECDSA_DIGEST, FAILED, RSA_BLOCK, UNKNOWN_KEY, SignatureMade
 from tests.crypto.signer_process import BlockingGateway, SignerProcess
 from tests.crypto.signing_keys import ec_key, rsa_key
 
@@ -81,6 +81,16 @@ def test_a_token_signs_with_both_kinds_of_keys_on_several_threads(backend) -> No
 
     with ThreadPoolExecutor(4) as threads:
         assert len(list(threads.map(sign, enumerate(keys)))) == 200
+
+
+def test_a_session_that_fails_is_replaced(backend) -> None:
+    backend._session.close()
+    job = Job(ec_key().id, ECDSA_DIGEST, ec_key().data())
+    (failed,) = backend.sign([job])
+    assert isinstance(failed, Refused)
+    assert failed.code == FAILED
+    (signature,) = backend.sign([job])
+    ec_key().verify(signature, ec_key().data())
 
 
 def test_a_token_refuses_what_it_has_no_key_for_or_what_is_no_signature(backend) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import pkcs11
@@ -63,13 +64,14 @@ class Pkcs11Backend:
     def _sign(self, job: Job) -> bytes | Refused:
         with _ONE_AT_A_TIME:
             try:
-                session = self._session or self._open()
-                self._session = None
-                result = session.sign(job)
+                if self._session is None:
+                    self._session = self._open()
+                return self._session.sign(job)
             except (pkcs11.PKCS11Error, RuntimeError) as error:
+                session, self._session = self._session, None
+                if session is not None:
+                    session.close()
                 return Refused(FAILED, f"token {self._label}: {_reason(error)}")
-            self._session = session
-            return result
 
     def _open(self) -> _TokenSession:
         token = self._library.get_token(token_label=self._label)
@@ -104,6 +106,11 @@ class _TokenSession:
             elif key.key_type == pkcs11.KeyType.EC and key.id in publics:
                 public = load_der_public_key(encode_ec_public_key(publics[key.id]))
                 self.keys[_id_of(public)] = key, "ec", 0
+
+    def close(self) -> None:
+        """Tokens have few sessions, and nobody else closes them."""
+        with suppress(pkcs11.PKCS11Error, RuntimeError):
+            self._session.close()
 
     def sign(self, job: Job) -> bytes | Refused:
         key, kind, size = self.keys.get(job.key, (None, "", 0))
