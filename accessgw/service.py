@@ -10,6 +10,7 @@ from twisted.python import usage
 from accessgw.config.errors import ConfigError
 from accessgw.config.load import load
 from accessgw.config.render import render
+from accessgw.crypto.closed_memory import close_memory
 from accessgw.crypto.pem import CertificateError
 from accessgw.crypto.shared_file import SharedFileError
 from accessgw.crypto.signers.build import SignerUnusable
@@ -54,6 +55,8 @@ def makeService(options: Options) -> Gateway:  # the name that twistd looks for
     from twisted.internet import reactor
 
     try:
+        if any(listener.transport == "tls" for listener in options.settings.listeners):
+            close_memory()
         return Gateway(options.settings, options["config"], reactor)
     except (CertificateError, SharedFileError, SignerUnusable, OSError) as error:
         print(f"accessgw: {error}", file=sys.stderr)

@@ -131,3 +131,11 @@ def test_a_refused_hand_shake_is_logged_with_peer_alert_and_cause(make_gateway: 
         assert gateway.metric("accessgw_tls_handshakes_refused_total", reason=reason) == 1
     assert gateway.metric("accessgw_tls_handshake_steps_waiting") == 0
     gateway.assert_sound()
+
+
+def test_its_memory_is_dumped_nowhere(make_gateway: MakeGateway) -> None:
+    gateway = make_gateway().start()
+    assert gateway.process is not None
+    limits = Path(f"/proc/{gateway.process.pid}/limits").read_text()
+    (line,) = [line for line in limits.splitlines() if line.startswith("Max core file size")]
+    assert line.split()[-3:-1] == ["0", "0"]

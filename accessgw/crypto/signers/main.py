@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import os
 import pwd
-import resource
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from accessgw.crypto.closed_memory import close_memory
 from accessgw.crypto.pem import CertificateError
 from accessgw.crypto.signers.backend import Backend, SoftwareBackend
 from accessgw.crypto.signers.libcrypto import LibcryptoError, PrivateKey, load_provider
@@ -18,7 +17,6 @@ from accessgw.crypto.signers.multibuffer import MultiBufferBackend, MultiBufferU
 from accessgw.crypto.signers.server import SignerServer, SocketTaken, listen, to_stderr
 
 _BACKENDS = "auto", "software", "multibuffer"
-_PR_SET_DUMPABLE = 4  # prctl(2)
 
 
 class _Unusable(Exception):
@@ -28,7 +26,7 @@ class _Unusable(Exception):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Console script; exit code 1, with one line, when it cannot start."""
     options = _parser().parse_args(arguments)
-    _close_memory()
+    close_memory()
     try:
         users = {os.getuid(), 0, *(_user(name) for name in options.allow_user)}
         # The keys first: who cannot sign must not look as if it could.
@@ -47,12 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         to_stderr(str(error))
         raise SystemExit(1) from None
     server.run()
-
-
-def _close_memory() -> None:
-    """No dump of memory, which would hold the keys, and no look into it by other processes of the same user."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def make_backend(options: argparse.Namespace) -> Backend:
