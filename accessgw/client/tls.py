@@ -91,7 +91,7 @@ class ClientTls:
 class TlsConnection:
     """One connection, from its ClientHello to its end."""
 
-    __slots__ = ("_alpn", "_engine", "_first", "_name", "_records", "_shown", "ended", "failure", "handshaken")
+    __slots__ = ("_alpn", "_engine", "_first", "_mute", "_name", "_records", "_shown", "ended", "failure", "handshaken")
 
     def __init__(
         self, engine: TlsEngine, alpn: str, name: str | None, *, early: bytes, shown: ShownCertificate | None
@@ -102,6 +102,7 @@ class TlsConnection:
         self._alpn = alpn
         self._name = name
         self._first = b""
+        self._mute = False
         self._shown = shown
         self.handshaken: Handshaken | None = None
         """Once the hand-shake is complete."""
@@ -126,10 +127,14 @@ class TlsConnection:
             self._take(self._records.events(), plaintext)
         except RemoteError as error:
             self.failure = error
+            # Of somebody else than was meant nothing is wanted: the flight that waits has the device's own certificate.
+            self._mute = self.handshaken is None
         return plaintext[0] if len(plaintext) == 1 else b"".join(plaintext)
 
     def send(self, data: bytes) -> None:
         """Plaintext to send; nothing happens after the end."""
+        if self._mute:
+            return
         try:
             self._records.encrypt(data)
         except LocalError:
@@ -141,6 +146,8 @@ class TlsConnection:
 
     def to_send(self) -> bytes:
         """Ciphertext for the transport."""
+        if self._mute:
+            return b""
         first, self._first = self._first, b""
         return first + self._records.to_send()
 

@@ -73,6 +73,18 @@ def test_a_server_of_another_name_is_not(trusting: ClientTls, name: str) -> None
     assert device.receive(b"more") == b""
 
 
+def test_and_learns_neither_the_client_certificate_nor_a_byte(tmp_path: Path) -> None:
+    tls = client(tmp_path, own=issuer().issue("phone1"))
+    device = tls.connection(Address("mmtps", "elsewhere", 7443), NO_FLIGHT)
+    engine = server(clients=ClientVerification("request", issuer().pem), tickets=False).engine()
+    engine.feed(device.to_send())
+    device.receive(engine.to_send())
+    assert device.failure is not None
+    device.send(b"token")
+    device.close()
+    assert device.to_send() == b""
+
+
 def test_nor_one_of_another_ca_unless_everybody_is_believed(tmp_path: Path) -> None:
     device = client(tmp_path, ca=Issuer("other").pem).connection(ADDRESS, NO_FLIGHT)
     context = server()
