@@ -121,15 +121,6 @@ RULES: dict[str, set[str]] = {
     # the libraries that the peers' protocols are spoken by
     "loadtest.wire": {"loadtest.corpus", "loadtest.wire", "protocols", "zstandard", "hpack", "h2", "wsproto", "paho"},
     "loadtest.bench.bench_hpack": {"loadtest", "protocols", "hpack"},
-    # the signers themselves are what is measured
-    "loadtest.bench.tls_signers": {
-        "loadtest",
-        "accessgw.crypto.signers",
-        "accessgw.model",
-        "protocols",
-        "twisted",
-        "cryptography",
-    },
     # certificates, and a context as the library makes it
     "loadtest.bench.tls_handshakes": {"loadtest", "protocols", "OpenSSL", "cryptography"},
     "loadtest.bench.tls_servers": {"loadtest", "cryptography"},

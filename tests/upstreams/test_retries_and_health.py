@@ -453,7 +453,14 @@ def test_a_removed_cluster_finishes_its_work_and_refuses_more() -> None:
 def test_bad_settings_change_nothing() -> None:
     net = Net()
     before = net.upstreams.snapshot()
-    for endpoint in ("ftp://10.0.0.1", "https://:443", "http://10.0.0.1:0", "http://:80", "unix:relative", "http://::1"):
+    for endpoint in (
+        "ftp://10.0.0.1",
+        "https://:443",
+        "http://10.0.0.1:0",
+        "http://:80",
+        "unix:relative",
+        "http://::1",
+    ):
         with pytest.raises(ValueError, match="expected"):
             net.upstreams.reconfigure([ClusterSettings(name="c", endpoints=(endpoint,))])
     assert net.upstreams.snapshot() == before

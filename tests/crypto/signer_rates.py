@@ -1,7 +1,7 @@
 """What each way of signing makes of the reactor: signatures a second, and how late its timers are meanwhile.
 
 Every case runs in a process of its own with as many signatures outstanding as the simulated card takes at once. `rows()`
-is for bench_tls; alone: python -m loadtest.bench.tls_signers
+is what a test checks; the table: python -m tests.crypto.signer_rates
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def rows(seconds: float = SECONDS) -> list[Row]:
 
 
 def _in_a_process(kind: str, way: str, seconds: float) -> dict[str, float]:
-    command = [sys.executable, "-m", "loadtest.bench.tls_signers", "--measure", kind, way, str(seconds)]
+    command = [sys.executable, "-m", "tests.crypto.signer_rates", "--measure", kind, way, str(seconds)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=seconds + 60)
     figures: dict[str, float] = json.loads(done.stdout)
     return figures
