@@ -53,8 +53,8 @@ class LeanReactor(epollreactor.EPollReactor):
                     log.failure("{call} raised at the end of a turn", call=call)
             if ends:
                 timeout = 0.0
-            elif self._newTimedCalls and (timeout is None or timeout):
-                timeout = self.timeout()  # they may be due sooner than all that was known
+            elif timeout is None or timeout:
+                timeout = self.timeout()  # what was ordered or moved may be due sooner than all that was known
         wait = -1.0 if timeout is None else timeout
         # PEP 475: the poll goes on by itself after a signal whose handler raises nothing.
         ready = self._poller.poll(wait, MAX_EVENTS)

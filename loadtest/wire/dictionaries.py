@@ -32,6 +32,7 @@ as many bodies as a reservoir holds by the gateway's setting."""
 USERS = 50
 """The gateway's setting: from so many users everything in a dictionary was seen."""
 SECONDS = 600
+"""For one dictionary. A training gives way to everybody, so that a busy machine makes it long."""
 TRAINER = "accessgw.core.dictionaries.training_process"
 TRAINS = (
     *(f"accessgw/core/dictionaries/{name}" for name in ("common", "proposals", "training", "zstd_format")),

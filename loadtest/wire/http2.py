@@ -14,7 +14,7 @@ import zlib
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
-from h2.events import DataReceived, RequestReceived, ResponseReceived, StreamEnded, TrailersReceived
+from h2.events import DataReceived, RequestReceived, ResponseReceived
 
 from loadtest.corpus.devices import JSON, OPERATION, PROTOBUF, Headers
 from loadtest.corpus.sessions import Exchange, Pushed, Session
@@ -52,13 +52,13 @@ class Http2:
         self._gateway = H2Connection(H2Configuration(client_side=False, header_encoding="utf-8"))
         self._opening = True
         self._stream = 0
-        self._wire: list[bytes] = []
         self._events: zlib._Compress | None = None
         self._decoder: zlib._Decompress | None = None
         if not plain_events:
             self._events = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, 31)
             self._decoder = zlib.decompressobj(31)
-        self._sent: list[tuple[int, bool, bytes]] = []
+        self._sent: list[tuple[bool, bytes]] = []
+        """(while opening, bytes on the wire)"""
 
     # --- what a protocol over HTTP/2 does in its own way
 
@@ -134,8 +134,8 @@ class Http2:
         self._exchange()
 
     def close(self) -> None:
-        for kind, opening, frame in self._sent:
-            self._tell(kind, opening, frame)
+        for opening, out in self._sent:
+            self._tell(opening, out)
         self._sent.clear()
 
     # --- the pipe
@@ -151,7 +151,7 @@ class Http2:
                 if not out:
                     continue
                 moved = True
-                self._wire.append(out)
+                self._sent.append((self._opening, out))
                 for event in receiver.receive_data(out):
                     if isinstance(event, (RequestReceived, ResponseReceived)):
                         headers = [(str(name), str(value)) for name, value in event.headers or ()]
@@ -159,20 +159,12 @@ class Http2:
                         data += event.data or b""
                         if event.flow_controlled_length:
                             receiver.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
-                    elif isinstance(event, (StreamEnded, TrailersReceived)):
-                        pass
             if not moved:
                 break
-        self._note()
         return headers, data
 
-    def _note(self) -> None:
-        """Cut what was written into frames; they are told apart in close(), outside of what is timed."""
-        for out in self._wire:
-            self._sent.append((-1, self._opening, out))
-        self._wire.clear()
-
-    def _tell(self, kind: int, opening: bool, out: bytes) -> None:
+    def _tell(self, opening: bool, out: bytes) -> None:
+        """Count the frames of one write; called by close(), outside of what is timed."""
         tally = self._tally
         tally.wrote(len(out))
         if opening:

@@ -26,12 +26,19 @@ BEST = OURS + "warm + history"
 WARM = OURS + "warm"
 COLD = OURS + "cold"
 HTTP2 = "HTTP/2 + gzip, SSE"
+HTTP2_PLAIN = "HTTP/2 + gzip, plain SSE"
+"""Events without a coding, as most servers send them."""
 GRPC = "gRPC, gzip"
 MQTT5 = "MQTT 5"
 WEBSOCKET = "WebSocket, deflate"
 WEBSOCKET_ALONE = "WebSocket, no takeover"
 """Each message is compressed alone: what a server with many idle connections runs."""
+PEERS = (HTTP2, GRPC, MQTT5, WEBSOCKET, WEBSOCKET_ALONE)
+"""Those that a session is held to a limit against."""
 ROUNDS = 5
+BODY_SESSIONS = 32
+"""Sessions whose bodies make the rows of bodies. In 8 there are some 270 small ones of 8 devices, and whether two or
+three of these have an app with renamed fields moves the row by .01."""
 
 
 @dataclass
@@ -63,19 +70,22 @@ LIMITS = {
     f"session against {HTTP2}": 0.66,
     f"session against {GRPC}": 0.50,
     f"session against {MQTT5}": 0.38,
-    f"session against {WEBSOCKET}": 0.68,
     f"session against {WEBSOCKET_ALONE}": 0.68,
+    f"session against {WEBSOCKET}": 0.80,
     "CPU of header codec, profile D against hpack": 1 / 6,
 }
+OWN_LIMITS = frozenset((f"session against {WEBSOCKET}",))
+"""Those that hold what was reached; the project asked for none (decision record 0085)."""
 
 
-def measure(seed: int, count: int = SESSIONS, *, rule: bool = True) -> Figures:
+def measure(seed: int, count: int = SESSIONS) -> Figures:
     """Train, speak all protocols, and take the figures; some 10 seconds, and a minute more where no dictionaries are kept
-    from before. Without `rule` all dictionaries come from zstd's own trainer, which is quick and knows nothing of users."""
-    some = list(sessions(seed, count))
+    from before. The limits hold what the gateway's trainer makes; zstd's own is there to compare with."""
+    many = list(sessions(seed, max(count, BODY_SESSIONS)))
+    some = many[:count]
     bodies = collect(samples(seed, USERS_SAMPLED))
     without_rule = train_without_rule(bodies)
-    bundle = train(bodies) if rule else without_rule
+    bundle = train(bodies)
     figures = Figures(seed, control=controls(some))
     for name, (module, make) in _peers().items():
         if find_spec(module) is None:
@@ -92,13 +102,13 @@ def measure(seed: int, count: int = SESSIONS, *, rule: bool = True) -> Figures:
     rows["headers of the first request, resumed, B"] = mean(end.blocks[0] for end in ends[WARM])
     rows["headers of a later request, cold, B"] = mean(size for end in ends[COLD] for size in end.blocks[1:])
     rows["headers of the first request, cold, B"] = mean(end.blocks[0] for end in ends[COLD])
-    rows["bodies, of raw"] = _bodies(some, bundle)
-    rows["bodies up to 128 B, of raw"] = _bodies(some, bundle, SMALL)
+    rows["bodies, of raw"] = _bodies(many, bundle)
+    rows["bodies up to 128 B, of raw"] = _bodies(many, bundle, SMALL)
     figures.without_rule = {
-        "bodies, of raw": _bodies(some, without_rule),
-        "bodies up to 128 B, of raw": _bodies(some, without_rule, SMALL),
+        "bodies, of raw": _bodies(many, without_rule),
+        "bodies up to 128 B, of raw": _bodies(many, without_rule, SMALL),
     }
-    for peer in (HTTP2, GRPC, MQTT5, WEBSOCKET, WEBSOCKET_ALONE):
+    for peer in PEERS:
         if peer in figures.tallies:
             rows[f"session against {peer}"] = figures.tallies[BEST].total / figures.tallies[peer].total
     figures.header_cpu = header_cpu(some)
@@ -128,6 +138,11 @@ def _peers() -> dict[str, tuple[str, Callable[[], _Make]]]:
 
         return Http2
 
+    def http2_plain() -> _Make:
+        from loadtest.wire.http2 import Http2
+
+        return partial(Http2, plain_events=True)
+
     def grpc() -> _Make:
         from loadtest.wire.http2 import Grpc
 
@@ -150,6 +165,7 @@ def _peers() -> dict[str, tuple[str, Callable[[], _Make]]]:
 
     return {
         HTTP2: ("h2", http2),
+        HTTP2_PLAIN: ("h2", http2_plain),
         GRPC: ("h2", grpc),
         MQTT5: ("paho", mqtt),
         WEBSOCKET: ("wsproto", websocket),

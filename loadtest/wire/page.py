@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from loadtest.corpus.controls import BOUNDS
 from loadtest.wire.chart import bars
-from loadtest.wire.measure import BEST, COLD, LIMITS, OURS, WARM, Figures
-from loadtest.wire.tally import CATEGORIES, RECORD
+from loadtest.wire.measure import BEST, BODY_SESSIONS, COLD, LIMITS, OURS, OWN_LIMITS, WARM, WEBSOCKET, Figures
+from loadtest.wire.tally import BODIES, CATEGORIES, RECORD
 
 _HEAD = """# Bytes on the wire, beside other protocols
 
@@ -23,15 +23,16 @@ _PEERS = """
 What is compared, and where a choice was ours it favours the peer:
 
 - **HTTP/2 + gzip, SSE** (`h2`, `hpack`): gzip 6 for bodies of calls unless that is longer; pushes are server-sent events over
-  the same connection in *one* gzip stream that is flushed per event, so that a push profits from those before it (with plain events
-  the session would be twice as large); protobuf in events is base64. No content-length, no acknowledgements.
+  the same connection in *one* gzip stream that is flushed per event, so that a push profits from those before it; *plain SSE* is
+  the same with events as they are; protobuf in events is base64. No content-length, no acknowledgements.
 - **gRPC, gzip** (`h2`): length-prefixed messages, each gzipped unless that is longer; pushes are one server stream.
 - **MQTT 5** (`paho-mqtt`): PUBLISH with QoS 1 both ways, each topic named once and then by alias, two bytes of correlation data
   and no response topic; headers are user properties; bodies are raw, MQTT has no coding for them.
 - **WebSocket, deflate** (`wsproto`): an envelope like JSON-RPC's with the headers in it, protobuf after it in binary messages;
-  permessage-deflate keeps its 32 KiB window in both directions (zlib needs some 300 KiB of memory for that per connection and
-  end), or with *no takeover* compresses each message alone, as servers with many idle connections do. Its headers and
-  bodies are compressed together; what the bodies alone would take counts as bodies.
+  permessage-deflate keeps its 32 KiB window in both directions, which costs the server some 300 KiB of memory for each
+  connection (zlib: 2^(15+2) + 2^(8+9) bytes to deflate, 2^15 to inflate, and some KiB), or with *no takeover* compresses
+  each message alone, as servers with many idle connections do. Its headers and bodies are compressed together; what the
+  bodies alone would take counts as bodies.
 - **MMTP** (`protocols.mmtp`): *cold*, nothing known but the application table (or only the generic one), bodies by zstd without dictionary;
   *warm*, header states of an earlier connection and a dictionary of 8 KiB for each class of body, trained on the bodies of
   {training:,} other devices, one each (a quarter of the test's words not among them), by the gateway's own trainer, which lets
@@ -120,14 +121,20 @@ def _winners(figures: Figures) -> list[str]:
 
 
 def _limits(figures: Figures) -> list[str]:
-    rows = ["## Limits", "", "Set by the project before; `make bench-wire` checks them in every run.", ""]
+    rows = [
+        "## Limits",
+        "",
+        "Set by the project before, but for those that say *own*; `make bench-wire` checks them in every run.",
+        "",
+    ]
     rows += ["| what | measured | limit | |", "| --- | --- | --- | --- |"]
     for name, limit in LIMITS.items():
         value = figures.rows.get(name)
         if value is None:
             rows.append(f"| {name} | - | {limit:.2f} | not measured |")
         else:
-            rows.append(f"| {name} | {value:.3g} | {limit:.3g} | {'met' if value <= limit else '**MISSED**'} |")
+            own = " (own)" if name in OWN_LIMITS else ""
+            rows.append(f"| {name} | {value:.3g} | {limit:.3g}{own} | {'met' if value <= limit else '**MISSED**'} |")
     rows.append("")
     warm = figures.tallies[WARM]
     without = ", ".join(
@@ -135,6 +142,14 @@ def _limits(figures: Figures) -> list[str]:
         for name, tally in figures.tallies.items()
         if not name.startswith(OURS) and tally.total
     )
+    if WEBSOCKET in figures.tallies:
+        kept = figures.tallies[WEBSOCKET].bytes[BODIES]
+        shares = (f"{mode} needs {figures.tallies[mode].bytes[BODIES] / kept:.2f}" for mode in (WARM, BEST))
+        rows.append(
+            "- The project's limit against WebSocket is taken as one against each message alone "
+            "([why](../adr/0085-which-websocket-is-meant.md)); the limit with takeover holds what was reached. Of the bodies "
+            f"that takeover makes, {', '.join(shares)}."
+        )
     for name, value in figures.without_rule.items():
         rows.append(
             f"- {name}: {value:.3f} with dictionaries of zstd's own trainer, which keeps no rule of users, on the same bodies."
@@ -142,7 +157,7 @@ def _limits(figures: Figures) -> list[str]:
     rows.append("")
     times = ", ".join(f"{name} {value:.1f} us" for name, value in figures.header_cpu.items())
     rows.append(
-        f"Session totals are those of *{BEST}*; *{WARM}* needs {without}. Header codecs, encode and decode of the 21 headers of a request: {times}."
+        f"Rows of bodies are of {BODY_SESSIONS} sessions. Session totals are those of *{BEST}*; *{WARM}* needs {without}. Header codecs, encode and decode of the 21 headers of a request: {times}."
     )
     return rows
 

@@ -552,8 +552,8 @@ class DeliveryMachine(RuleBasedStateMachine):
     """Random life of three devices, in small steps and any order; then all is let run to its end and
     each device must have had all that it was owed, once and in order."""
 
-    @initialize(seed=st.integers(0, 2**32), ring=st.sampled_from([600, 2000, 1 << 20]))
-    def begin(self, seed: int, ring: int) -> None:
+    @initialize(seed=st.integers(0, 2**32), ring=st.sampled_from([600, 2000, 1 << 20]), lossless=st.booleans())
+    def begin(self, seed: int, ring: int, lossless: bool) -> None:
         # Enough tail that nothing which existed before a device is due or not by accident.
         self.world = World(PushSettings(new_device_tail=10**6, new_device_broadcast_tail=10**6, fanout_slice=1e-9))
         self.world.pushes._table._limit = ring
@@ -561,8 +561,9 @@ class DeliveryMachine(RuleBasedStateMachine):
         # Two devices are there from the start, so that short lives see live traffic as well.
         self.phones = {name: Phone(name, os) for name, os in zip(DEVICES, ("ios", "android", "ios"), strict=True)}
         self.world.store.slow = True
+        self.world.store.early = self.random
         self.bus: list[bytes] = []
-        self.lossless = True
+        self.lossless = lossless
         self.world.bus.kept = self.bus
         for name in ("d1", "d2"):
             self.connect(name, 1 + self.random.randrange(8), False)
@@ -621,6 +622,17 @@ class DeliveryMachine(RuleBasedStateMachine):
             self.world.sessions[name].link = None
             self.world.pushes.detach(self.world.sessions[name])
 
+    @rule(name=st.sampled_from(list(DEVICES)), streams=st.lists(st.sampled_from(STREAMS), min_size=1, max_size=3))
+    def connect_amid_pushes(self, name: str, streams: list[StreamKey]) -> None:
+        """The look-up of the places and what comes meanwhile pass each other, one answer of the store in a turn."""
+        self.connect(name, 8, True)
+        self.push(streams, 1, True)
+        for _ in range(12):
+            self.world.store.release(self.random)
+            self.bus_delivers(0, False)
+            self.world.clock.turn()
+        self.rest()
+
     @rule(name=st.sampled_from(list(DEVICES)), topic=st.sampled_from(TOPICS))
     def subscribe(self, name: str, topic: str) -> None:
         if name not in self.world.sessions:
@@ -665,8 +677,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         messages, self.bus[:] = list(self.bus), []
         if swap:
             self.random.shuffle(messages)
-        self.lossless = self.lossless and not lose
-        for message in messages[lose:]:
+        for message in messages[0 if self.lossless else lose :]:
             for receive in self.world.bus.receivers:
                 receive(message)
 
@@ -685,6 +696,14 @@ class DeliveryMachine(RuleBasedStateMachine):
             for stream in STREAMS:
                 seqs = phone.link.seqs(stream)
                 assert seqs == sorted(set(seqs)), f"{phone.name} {stream}: {seqs}"
+
+    def rest(self) -> None:
+        """All that is under way comes to its end. Without a lost notice nothing has been forgotten."""
+        self.run_to_the_end()
+        if self.lossless:
+            for name, phone in self.phones.items():
+                if phone.link is not None:
+                    self.check_complete(name, phone)
 
     def run_to_the_end(self) -> None:
         world = self.world
@@ -712,11 +731,7 @@ class DeliveryMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "phones"):
             return
-        self.run_to_the_end()
-        if self.lossless:
-            for name, phone in self.phones.items():
-                if phone.link is not None:
-                    self.check_complete(name, phone)
+        self.rest()
         # A connection at the end repairs whatever notice was lost last.
         for name in DEVICES:
             self.connect(name, 8, bool(self.random.getrandbits(1)))

@@ -150,6 +150,26 @@ def test_the_end_of_a_turn_may_order_more_and_fail(reactor: Any) -> None:
     assert log == ["end", "next", "due"]
 
 
+def test_the_reactor_waits_no_longer_than_for_what_the_end_of_a_turn_moved(
+    reactor: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    class Poller:
+        def poll(self, wait: float, most: int) -> list[tuple[int, int]]:
+            waits.append(wait)
+            return []
+
+    call = reactor.callLater(3600, lambda: None)
+    assert reactor.timeout() > 3000
+    reactor.at_turn_end(lambda: call.reset(1))
+    with monkeypatch.context() as patched:
+        patched.setattr(reactor, "_poller", Poller())
+        reactor.doIteration(reactor.timeout())
+    assert waits[0] <= 1
+    call.cancel()
+
+
 def test_a_turn_is_over_for_one_that_is_served_alone(reactor: Any) -> None:
     one = Reader(reactor)
     seen: list[bool] = []
