@@ -1,6 +1,6 @@
 """TLS: CPU of hand-shakes beside nginx, lateness under a storm of them, memory of idle connections, bytes, records.
 
-usage: make bench-tls [JSON=path] [SEED=n]      bounds itself: about three minutes
+usage: make bench-tls [JSON=path] [SEED=n]      bounds itself: two to five minutes
 """
 
 from __future__ import annotations
