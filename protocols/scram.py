@@ -8,7 +8,7 @@ import hmac
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from protocols.errors import LocalError, RemoteError
 from protocols.saslprep import saslprep
@@ -46,8 +46,8 @@ class Verifier:
 
     iterations: int
     salt: bytes
-    stored_key: bytes
-    server_key: bytes
+    stored_key: bytes = field(repr=False)
+    server_key: bytes = field(repr=False)
 
     @classmethod
     def of(cls, password: str, salt: bytes, iterations: int) -> Verifier:

@@ -72,7 +72,7 @@ class Hello:
 
     device: str
     version: int = 1
-    token: str = ""
+    token: str = field(default="", repr=False)
     app: str = ""
     app_version: str = ""
     capabilities: frozenset[str] = frozenset()
@@ -113,7 +113,7 @@ class Welcome:
     """Status."""
     message: str = ""
     session: str = ""
-    mac_key: bytes = b""
+    mac_key: bytes = field(default=b"", repr=False)
     """Key of short connections, 32 bytes."""
     time: float = 0.0
     """Server's wall clock, seconds."""

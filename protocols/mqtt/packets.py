@@ -108,7 +108,7 @@ class Connect:
     """`Clean Session` before MQTT 5."""
     keep_alive: int = 0
     username: str | None = None
-    password: bytes | None = None
+    password: bytes | None = field(default=None, repr=False)
     will: Will | None = None
     properties: Properties = NO_PROPERTIES
     bridge: bool = False
