@@ -30,5 +30,6 @@ class KeyLogFile:
         os.write(self._descriptor, line + b"\n")
 
     def close(self) -> None:
-        """Nothing is written any more."""
-        os.close(self._descriptor)
+        """Nothing is written any more, nor into what gets the descriptor's number next."""
+        descriptor, self._descriptor = self._descriptor, -1
+        os.close(descriptor)
