@@ -108,9 +108,20 @@ class TlsRooms:
         tls = self._settings.tls
         threads, waiting = tls.handshake_threads, tls.handshake_queue
         if self.signing is None:
-            return HandshakePool(self._counters, threads=threads, waiting=waiting, call_from_thread=call_from_thread)
+            return HandshakePool(
+                self._counters,
+                threads=threads,
+                waiting=waiting,
+                unfinished=tls.max_handshakes,
+                call_from_thread=call_from_thread,
+            )
         return PinnedHandshakes(
-            self._counters, self.signing.signer, threads=threads, waiting=waiting, call_from_thread=call_from_thread
+            self._counters,
+            self.signing.signer,
+            threads=threads,
+            waiting=waiting,
+            unfinished=tls.max_handshakes,
+            call_from_thread=call_from_thread,
         )
 
     def _build_keys(self, listeners: list[ListenerSettings], timers: Timers, run: Run) -> None:

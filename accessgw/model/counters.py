@@ -49,6 +49,7 @@ class TlsCounters:
         "signer_fallbacks",
         "signer_waiting",
         "tickets_minted",
+        "unfinished",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -70,6 +71,8 @@ class TlsCounters:
         self.psk_refused: dict[str, int] = {}
         """Tickets not taken, by reason: unknown, expired, revoked, other_device."""
         self.tickets_minted = 0
+        self.unfinished = 0
+        """Hand-shakes under way now."""
         self.pool_waiting = 0
         """Steps of hand-shakes that wait for a thread, run, or wait to be told, now."""
         self.pool_refused = 0

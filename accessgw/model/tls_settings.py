@@ -19,6 +19,9 @@ class TlsSettings(Settings, frozen=True, kw_only=True):
     """Threads that make hand-shakes; the reactor never signs."""
     handshake_queue: Count = 4096
     """Hand-shakes that may wait for a thread; more connections are refused and counted."""
+    max_handshakes: Count = 8192
+    """Hand-shakes under way at once, waiting or not; one holds some 60 KB until it is complete or `handshake_timeout`
+    ends it. More connections are refused and counted."""
     key_store: str = "keys"
     """Directory of ticket secrets, revocations and the register of replays, relative to `state_dir`; processes of a
     node share it. It and its files must be for their user alone."""

@@ -18,6 +18,7 @@ _log = Logger()
 
 DELIVERED_PER_TURN = 16
 """Steps that are told to their connections in one turn of the reactor: a storm of reconnects leaves it time for others."""
+NO_BOUND = 1 << 62
 _LAST_STEP = 5.0
 """Seconds that stop() waits for the steps that run."""
 
@@ -45,15 +46,17 @@ class HandshakePool:
         *,
         threads: int = 0,
         waiting: int = 0,
+        unfinished: int = NO_BOUND,
         call_from_thread: Callable[[Callable[[], None]], object] = lambda function: function(),
         signer: Signer | None = None,
     ) -> None:
-        """`waiting`: steps in the queue beyond which it is full. `call_from_thread` is the reactor's. `signer` makes the
+        """`waiting`: steps in the queue beyond which it is full; `unfinished`: hand-shakes. `call_from_thread` is the reactor's. `signer` makes the
         signatures that engines with their private keys elsewhere stop for."""
         self.signer = signer
         self._counters = counters
         self._size = threads
         self._bound = waiting
+        self._unfinished = unfinished
         self._call_from_thread = call_from_thread
         self._threads: list[threading.Thread] = []
         self._begun: deque[Step] = deque()
@@ -71,8 +74,17 @@ class HandshakePool:
 
     @property
     def full(self) -> bool:
-        """Too many wait: do not begin another."""
-        return self._size > 0 and self._counters.pool_waiting >= self._bound
+        """Too many wait or are under way: do not begin another."""
+        counters = self._counters
+        return counters.unfinished >= self._unfinished or (self._size > 0 and counters.pool_waiting >= self._bound)
+
+    def begun(self) -> None:
+        """A hand-shake is under way, until finished()."""
+        self._counters.unfinished += 1
+
+    def finished(self) -> None:
+        """It is complete, or will never be."""
+        self._counters.unfinished -= 1
 
     def submit(self, step: Step, begun: bool) -> None:
         """Run `step`; `begun`: it is not the first of its hand-shake. After stop() nothing happens any more."""
@@ -91,6 +103,7 @@ class HandshakePool:
     def stop(self) -> None:
         """Drop what waits, and end when what runs is over."""
         self._stopped = True
+        self._counters.pool_waiting -= len(self._begun) + len(self._fresh)
         self._begun.clear()
         self._fresh.clear()
         for _ in self._threads:
@@ -154,6 +167,7 @@ class PinnedHandshakes:
         *,
         threads: int,
         waiting: int,
+        unfinished: int = NO_BOUND,
         call_from_thread: Callable[[Callable[[], None]], object],
     ) -> None:
         """See HandshakePool; those that wait for the signer count as waiting, too."""
@@ -161,7 +175,12 @@ class PinnedHandshakes:
         self._bound = waiting
         self._pools = [
             HandshakePool(
-                counters, threads=min(threads, 1), waiting=waiting, call_from_thread=call_from_thread, signer=signer
+                counters,
+                threads=min(threads, 1),
+                waiting=waiting,
+                unfinished=unfinished,
+                call_from_thread=call_from_thread,
+                signer=signer,
             )
             for _ in range(max(threads, 1))
         ]
@@ -173,7 +192,7 @@ class PinnedHandshakes:
 
     @property
     def full(self) -> bool:
-        """Too many wait: do not begin another."""
+        """Too many wait or are under way: do not begin another."""
         return self._pools[0].full or self._counters.signer_waiting >= self._bound
 
     def stop(self) -> None:

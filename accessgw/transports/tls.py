@@ -89,7 +89,8 @@ class TlsConnection(StreamConnection):
         services = self._services
         if services.handshakes.full:
             services.tls.pool_refused += 1
-            self.abort(CloseReason.OVERLOAD, f"{services.tls.pool_waiting} steps of hand-shakes wait")
+            waiting, unfinished = services.tls.pool_waiting, services.tls.unfinished
+            self.abort(CloseReason.OVERLOAD, f"{waiting} steps of {unfinished} hand-shakes wait")
             return
         self._handshake = TlsHandshake(self._contexts.engine, services.handshakes, self._stepped)
         self.receive_with(self._shake_hands)
@@ -176,9 +177,10 @@ class TlsConnection(StreamConnection):
     def _stepped(self) -> None:
         """A step of the hand-shake is over."""
         handshake = self._handshake
-        if handshake is None or self._phase >= FLUSHING:
+        if handshake is not None and self._phase >= FLUSHING:
             self._handshake = None
-        else:
+            handshake.abandon()
+        elif handshake is not None:
             try:
                 self._take_step(handshake)
             except Exception:

@@ -37,7 +37,8 @@ class TlsHandshake:
     """
 
     __slots__ = (
-        "_abandoned", "_asked", "_engine", "_inbox", "_make", "_pending", "_pool", "_signed", "_told", "_wanted", "_work",
+        "_abandoned", "_asked", "_counted", "_engine", "_inbox", "_make", "_pending", "_pool", "_signed", "_told", "_wanted",
+        "_work",
         "answer", "busy", "defect", "detached", "events", "failure", "held", "records",
     )  # fmt: skip
 
@@ -47,6 +48,9 @@ class TlsHandshake:
         """`make` is called on a thread of the pool; `told` on the reactor's, after each step."""
         self._make = make
         self._pool = pool.lane()
+        self._pool.begun()
+        self._counted = True
+        """Among the unfinished ones."""
         self._told = told
         self._engine: TlsEngine | None = None
         self._inbox: list[bytes] = []
@@ -121,6 +125,7 @@ class TlsHandshake:
     def abandon(self) -> None:
         """The connection is gone: do nothing more, and tell nobody."""
         self._abandoned = True
+        self._finish()
         self._inbox.clear()
         self._pending.clear()
         self._told = _nobody
@@ -130,7 +135,14 @@ class TlsHandshake:
         if not self.busy:
             self._engine = None
 
+    def _finish(self) -> None:
+        if self._counted:
+            self._counted = False
+            self._pool.finished()
+
     def done(self) -> None:
+        if self.records is not None:
+            self._finish()
         wanted, self._wanted = self._wanted, None
         self.busy = wanted is not None and not self._abandoned
         if not self._abandoned:

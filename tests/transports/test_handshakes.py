@@ -87,6 +87,18 @@ def test_it_is_full_when_as_many_wait_as_may():
     pool.stop()
 
 
+def test_it_is_full_when_as_many_are_under_way_as_may():
+    counters = TlsCounters()
+    pool = HandshakePool(counters, threads=1, waiting=100, unfinished=2, call_from_thread=Queue().put)
+    pool.begun()
+    assert not pool.full
+    pool.begun()
+    assert pool.full
+    pool.finished()
+    assert not pool.full
+    assert counters.unfinished == 1
+
+
 def test_completions_are_told_in_batches_and_in_slices():
     log, calls, gate = [], Queue(), threading.Event()
     count = 5 * DELIVERED_PER_TURN

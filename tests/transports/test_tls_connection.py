@@ -123,6 +123,33 @@ def test_where_too_many_hand_shakes_wait_no_engine_is_made():
     assert hand.ended[0] == "overload"
 
 
+def test_a_hand_shake_counts_until_it_is_complete_or_never_will_be():
+    hand = Hand()
+    hand.device.start()
+    hand.turn()
+    assert hand.pool.unfinished == 1
+    hand.shake_hands()
+    assert hand.pool.unfinished == 0
+    late = Hand(handshake_timeout=3.0)
+    late.device.start()
+    late.turn()
+    late.reactor.wait(4)
+    assert late.pool.unfinished == 0
+    broken = Hand()
+    broken.send(b"\x16\x03\x01\x00\x04abcd")
+    broken.pool.all()
+    broken.reactor.wait(60)
+    assert broken.ended[0] == "handshake_failed"
+    assert broken.pool.unfinished == 0
+    gone = Hand()
+    gone.device.start()
+    gone.send()
+    gone.connection.abort(CloseReason.OVERLOAD)
+    assert gone.pool.unfinished == 0
+    gone.pool.all()
+    assert gone.pool.unfinished == 0
+
+
 def test_the_hand_shake_has_its_time():
     hand = Hand(handshake_timeout=3.0)
     hand.device.start()

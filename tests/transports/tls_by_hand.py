@@ -18,9 +18,16 @@ class ManualPool:
         self.full = False
         self.steps = []
         self.signer = None
+        self.unfinished = 0
 
     def lane(self):
         return self
+
+    def begun(self):
+        self.unfinished += 1
+
+    def finished(self):
+        self.unfinished -= 1
 
     def submit(self, step, begun):
         self.steps.append((step, begun))
