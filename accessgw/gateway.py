@@ -109,6 +109,8 @@ class Gateway(Service):
             f"HTTP parser {http_backend}, HPACK {hpack_backend}, TLS {rooms.tls.engine}, TLS records {records_backend}"
         )
         lines = [f"accessgw {rooms.version}, {codecs}, pid {os.getpid()}"]
+        if rooms.tls.why_pure:
+            lines.append(f"  no native TLS engine, so private keys are in this process: {rooms.tls.why_pure}")
         for row in rooms.listener_rows():
             lines.append(f"  {row['name']}: {row['address']} ({row['transport']}: {', '.join(row['protocols'])})")
         control = f"http://{rooms.control_listener.host}:{rooms.control_listener.port}"

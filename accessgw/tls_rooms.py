@@ -54,6 +54,8 @@ class TlsRooms:
         self._timers = timers
         self.engine = ENGINE if settings.tls.engine == PURE or WHY_NOT_NATIVE else f"native ({native_version()})"
         """What makes hand-shakes, for the operator."""
+        self.why_pure = "" if settings.tls.engine == PURE else WHY_NOT_NATIVE
+        """Why it is not the native engine, where that was not chosen."""
         listeners = [listener for listener in settings.listeners if listener.transport == "tls"]
         self.signing: Signing | None = None
         """Where the private keys are elsewhere."""

@@ -221,6 +221,9 @@ def test_the_codecs_can_be_chosen(
     engine = "pyopenssl" if wanted == "pure" else "native"
     assert f"HTTP parser {parser}, HPACK {hpack}, TLS {engine} (OpenSSL " in said
     assert f"), TLS records {records}, " in said
+    assert ("no native TLS engine, so private keys are in this process: ACCESSGW_ACCEL is pure" in said) == (
+        wanted == "pure"
+    )
     backends = gateway.http("GET", "/v1/config", token="t-read")[1]["backends"]
     assert (backends["http"], backends["hpack"], backends["tls-records"]) == (parser, hpack, records)
     assert Device(gateway.plain).welcomed().call("echo").status == Status.OK
