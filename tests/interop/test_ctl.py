@@ -24,7 +24,7 @@ from tests.system.upstream import Upstream
 TOKENS = {"push": "t-push", "close": "t-operate", "drain": "t-operate", "reload": "t-operate"}
 COMMANDS = {
     "status", "devices", "push", "close", "drain", "reload", "config", "workers", "top", "trace", "events", "streams",
-    "mqtt", "passwd", "import", "dictionary",
+    "mqtt", "passwd", "import", "dictionary", "keys",
 }  # fmt: skip
 
 
