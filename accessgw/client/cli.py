@@ -65,7 +65,11 @@ def make_parser() -> argparse.ArgumentParser:
     call.add_argument("operation", help="such as payments.query")
     call.add_argument("payload", nargs="?", help="JSON; - reads it from standard input")
     call.add_argument("--header", action="append", metavar="NAME:VALUE", help="a header of the call, repeatable")
-    call.add_argument("--idempotent", action="store_true", help="the call may be executed more than once")
+    call.add_argument(
+        "--idempotent",
+        action="store_true",
+        help="the call may be executed more than once; with --state-dir it leaves in early data",
+    )
 
     listen = commands.add_parser("listen", help="print pushes, one JSON object a line, until interrupted")
     listen.add_argument("--topic", action="append", default=[], help="subscribe to a topic first, repeatable")
@@ -166,13 +170,21 @@ def authorities(args: argparse.Namespace) -> str | None:
 async def run(client: Client, args: argparse.Namespace) -> int:
     """Connect, do it, leave."""
     seen = _Seen(client, args.verbose)
+    calling: asyncio.Task[int] | None = None
     try:
+        if args.command == "call" and args.idempotent:
+            # Where there is a ticket of an earlier run it leaves in the first flight, so it has to be there before.
+            calling = asyncio.create_task(_call(client, args, seen))
         try:
             await asyncio.wait_for(_connect(client, seen), args.timeout)
         except (TimeoutError, CannotConnect) as error:
+            if calling is not None:
+                calling.cancel()
             reason = str(error) or seen.error or f"no answer within {args.timeout:g} s"
             print(f"cannot connect to {args.url}: {reason}", file=sys.stderr)
             return UNREACHABLE
+        if calling is not None:
+            return await calling
         if args.command == "call":
             return await _call(client, args, seen)
         return await _listen(client, args)
