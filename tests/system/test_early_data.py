@@ -204,6 +204,79 @@ def test_a_recorded_first_flight_takes_effect_once_and_leaves_the_session_alone(
     early_gateway.assert_sound()
 
 
+def test_two_processes_with_one_register_take_a_first_flight_once(
+    make_gateway: Callable[..., Gateway], upstream: Upstream, tmp_path: Path
+) -> None:
+    shared = f'{WINDOW}key_store = "{tmp_path / "shared"}"\n'
+    one, other = (with_early_data(make_gateway(upstream=upstream.url, extra=shared)).start() for _ in range(2))
+    replays = 500
+
+    def replay(gateway: Gateway, flight: bytes) -> bool:
+        with (
+            contextlib.suppress(ConnectionError),
+            socket.create_connection(("127.0.0.1", gateway.tls)) as sock,
+        ):
+            sock.settimeout(20)
+            sock.sendall(flight)
+            return bool(sock.recv(65536))
+        return False
+
+    async def run() -> None:
+        async with FlightTap(one.tls) as tap:
+            device = Device(one, tmp_path / "device", tap.port)
+            await device.ask()
+            await device.ready()
+            upstream.executed.clear()
+            async with device.started() as client:
+                device.notes.clear()
+                assert (await client.call("query.balance", {"n": 1}, idempotent=True)).attempts == 1
+                assert device.notes == ["early_data accepted"]
+                await client.connect()
+                flight, session = tap.first[-1], client.session
+                for gateway in (other, one):
+                    before = gateway.metric("accessgw_tls_early_data_accepted_total")
+                    answered = 0
+                    while answered < replays:
+                        answered += sum(
+                            await asyncio.gather(*(asyncio.to_thread(replay, gateway, flight) for _ in range(8)))
+                        )
+                    assert gateway.metric("accessgw_tls_early_data_refused_total", reason="replay") >= replays
+                    assert gateway.metric("accessgw_tls_early_data_accepted_total") == before
+                assert len(upstream.executed) == 1
+                one.push({"device": "phone1"}, {"n": 7})
+                assert (await asyncio.wait_for(anext(client.pushes()), 10)).json() == {"n": 7}
+                assert client.session == session
+
+    asyncio.run(run())
+    one.assert_sound()
+    other.assert_sound()
+
+
+def test_a_used_ticket_that_comes_back_costs_no_call(
+    early_gateway: Gateway, upstream: Upstream, tmp_path: Path
+) -> None:
+    """As after a power failure: the file of tickets is not forced to the disk when one is taken out."""
+
+    async def run() -> None:
+        device = Device(early_gateway, tmp_path / "device")
+        await device.ask()
+        await device.ready()
+        files = [path for path in (tmp_path / "device").rglob("*") if "ticket" in str(path) and path.is_file()]
+        assert files
+        kept = {path: path.read_bytes() for path in files}
+        for _ in range(2):
+            executed = len(upstream.executed)
+            assert await device.ask() == 1
+            assert device.notes == ["early_data accepted"]
+            assert len(upstream.executed) == executed + 1
+            assert any(path.read_bytes() != content for path, content in kept.items())
+            for path, content in kept.items():
+                path.write_bytes(content)
+
+    asyncio.run(run())
+    early_gateway.assert_sound()
+
+
 def test_no_connection_fails_while_ticket_secrets_are_rotated(
     make_gateway: Callable[..., Gateway], upstream: Upstream, tmp_path: Path
 ) -> None:
