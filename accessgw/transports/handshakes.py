@@ -17,10 +17,10 @@ from accessgw.model.counters import TlsCounters
 _log = Logger()
 
 DELIVERED_PER_TURN = 16
-"""Steps that are told to their connections in one turn of the reactor: a storm of reconnects leaves it time for others."""
-NO_BOUND = 1 << 62
+"""Steps that are told to their connections in one turn of the reactor: a storm of reconnects leaves time for others."""
 _LAST_STEP = 5.0
 """Seconds that stop() waits for the steps that run."""
+NO_BOUND = 1 << 62
 
 
 class Step(Protocol):
@@ -34,10 +34,10 @@ class Step(Protocol):
 
 
 class HandshakePool:
-    """Runs steps of hand-shakes, those first whose hand-shake has begun: what was begun should not have been for nothing.
+    """Runs steps of hand-shakes, those first whose hand-shake has begun: it should not have been for nothing.
 
-    Whoever wants to begin one asks `full` before. Threads begin with the first step. With `threads=0` steps run at once,
-    on the caller's thread.
+    Whoever wants to begin one asks `full` before. Threads begin with the first step. With `threads=0` steps run at
+    once, on the caller's thread.
     """
 
     def __init__(
@@ -50,8 +50,9 @@ class HandshakePool:
         call_from_thread: Callable[[Callable[[], None]], object] = lambda function: function(),
         signer: Signer | None = None,
     ) -> None:
-        """`waiting`: steps in the queue beyond which it is full; `unfinished`: hand-shakes. `call_from_thread` is the reactor's. `signer` makes the
-        signatures that engines with their private keys elsewhere stop for."""
+        """`waiting`: steps in the queue beyond which it is full; `unfinished`: hand-shakes under way beyond which it is.
+        `call_from_thread` is the reactor's. `signer` makes the signatures that engines with their private keys elsewhere
+        stop for."""
         self.signer = signer
         self._counters = counters
         self._size = threads
