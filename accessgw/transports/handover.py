@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ class _Under:
     overdue: Timer
 
 
-class _Channel(Protocol):
+class _Channel(Protocol, ABC):
     """Frames on the transport."""
 
     transport: Any
@@ -88,8 +89,9 @@ class _Channel(Protocol):
             at = end
         self._received = data[at:]
 
+    @abstractmethod
     def _frame(self, kind: int, number: int, body: bytes) -> None:
-        raise NotImplementedError
+        """A whole one has come."""
 
     def _say(self, kind: int, number: int, body: bytes = b"") -> None:
         if self.transport is not None:
