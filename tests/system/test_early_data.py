@@ -157,21 +157,29 @@ class FlightTap:
         await asyncio.gather(carry(reader, theirs, True), carry(ours, writer, False))
 
 
+def replay(gateway: Gateway, flight: bytes) -> bool:
+    """Whether the gateway sent its first flight, which it does when it has read the early data."""
+    with (
+        contextlib.suppress(ConnectionError),  # one address may not open connections without end
+        socket.create_connection(("127.0.0.1", gateway.tls)) as sock,
+    ):
+        sock.settimeout(20)
+        sock.sendall(flight)
+        return bool(sock.recv(65536))
+    return False
+
+
+async def show(gateway: Gateway, flight: bytes, times: int) -> None:
+    """Until the gateway has read it so often."""
+    answered = 0
+    while answered < times:
+        answered += sum(await asyncio.gather(*(asyncio.to_thread(replay, gateway, flight) for _ in range(8))))
+
+
 def test_a_recorded_first_flight_takes_effect_once_and_leaves_the_session_alone(
     early_gateway: Gateway, upstream: Upstream, tmp_path: Path
 ) -> None:
     replays = 1000
-
-    def replay(flight: bytes) -> bool:
-        """Whether the gateway sent its first flight, which it does when it has read the early data."""
-        with (
-            contextlib.suppress(ConnectionError),  # one address may not open connections without end
-            socket.create_connection(("127.0.0.1", early_gateway.tls)) as sock,
-        ):
-            sock.settimeout(20)
-            sock.sendall(flight)
-            return bool(sock.recv(65536))
-        return False
 
     async def run() -> None:
         async with FlightTap(early_gateway.tls) as tap:
@@ -186,9 +194,7 @@ def test_a_recorded_first_flight_takes_effect_once_and_leaves_the_session_alone(
                 assert len(upstream.executed) == 1
                 await client.connect()
                 flight, session, connections = tap.first[-1], client.session, len(tap.first)
-                answered = 0
-                while answered < replays:
-                    answered += sum(await asyncio.gather(*(asyncio.to_thread(replay, flight) for _ in range(8))))
+                await show(early_gateway, flight, replays)
                 refused = early_gateway.metric("accessgw_tls_early_data_refused_total", reason="replay")
                 assert refused >= replays
                 assert len(upstream.executed) == 1
@@ -211,16 +217,6 @@ def test_two_processes_with_one_register_take_a_first_flight_once(
     one, other = (with_early_data(make_gateway(upstream=upstream.url, extra=shared)).start() for _ in range(2))
     replays = 500
 
-    def replay(gateway: Gateway, flight: bytes) -> bool:
-        with (
-            contextlib.suppress(ConnectionError),
-            socket.create_connection(("127.0.0.1", gateway.tls)) as sock,
-        ):
-            sock.settimeout(20)
-            sock.sendall(flight)
-            return bool(sock.recv(65536))
-        return False
-
     async def run() -> None:
         async with FlightTap(one.tls) as tap:
             device = Device(one, tmp_path / "device", tap.port)
@@ -235,11 +231,7 @@ def test_two_processes_with_one_register_take_a_first_flight_once(
                 flight, session = tap.first[-1], client.session
                 for gateway in (other, one):
                     before = gateway.metric("accessgw_tls_early_data_accepted_total")
-                    answered = 0
-                    while answered < replays:
-                        answered += sum(
-                            await asyncio.gather(*(asyncio.to_thread(replay, gateway, flight) for _ in range(8)))
-                        )
+                    await show(gateway, flight, replays)
                     assert gateway.metric("accessgw_tls_early_data_refused_total", reason="replay") >= replays
                     assert gateway.metric("accessgw_tls_early_data_accepted_total") == before
                 assert len(upstream.executed) == 1
