@@ -251,6 +251,7 @@ class ReplayRegister:
             except (BlockingIOError, PermissionError):
                 if time.monotonic() > until:
                     raise
+                # A strike of another process takes some 20 us, and PATIENCE bounds what this one waits in all.
                 time.sleep(0.0001)
         try:
             yield

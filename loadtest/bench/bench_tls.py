@@ -350,7 +350,7 @@ def settled(server: TlsServer) -> None:
     before = -1.0
     while (now := server.cpu_of_all()) - before > 0.02:
         before = now
-        time.sleep(0.5)
+        time.sleep(0.5)  # between two readings of its CPU time, which is counted in hundredths of a second
 
 
 def echoes(server: TlsGateway, seconds: float) -> list[float]:

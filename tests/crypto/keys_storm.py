@@ -69,7 +69,7 @@ def hold(directory: Path, began: float) -> None:
     )
     with register._locked():
         tell("held")
-        time.sleep(3600)
+        time.sleep(3600)  # the test kills it here
 
 
 if __name__ == "__main__":

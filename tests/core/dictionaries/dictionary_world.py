@@ -77,7 +77,7 @@ class World:
         self.service = Dictionaries(
             replace(SETTINGS, **settings),
             self.store,
-            self.trainer,  # type: ignore[arg-type]
+            self.trainer,  # type: ignore[arg-type]  # in a Trainer's place, without its processes
             clock=self.clock,
             wall=lambda: self.began + self.clock.seconds(),
             random=lambda: 0.5,
