@@ -2,8 +2,8 @@
 
 usage: python -m loadtest.bench.tls_clients ORDER       the fields of Order as JSON
 
-Prints "ready", waits for a line, works, and prints a Tally as JSON; with `hold` it prints "ready" when all connections
-are up, and ends with its input.
+Prints "ready"; then at each line it works, and prints a Tally as JSON. With `hold` it prints "ready" when all connections
+are up. It ends with its input.
 """
 
 from __future__ import annotations
@@ -262,8 +262,8 @@ def main() -> None:
         del held
         return
     print("ready", flush=True)
-    sys.stdin.readline()
-    print(json.dumps(asdict(shake(order, context))), flush=True)
+    for _line in sys.stdin:
+        print(json.dumps(asdict(shake(order, context))), flush=True)
 
 
 if __name__ == "__main__":
