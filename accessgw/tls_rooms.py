@@ -160,7 +160,6 @@ class TlsRooms:
         return TicketOffice(
             keys,
             listener.tickets,
-            tls.ticket_lifetime,
             listener.early_data,
             tls.replay_window,
             time.time,

@@ -32,8 +32,6 @@ class TicketOffice:
     keys: TicketKeys
     count: int
     """Most tickets of a WELCOME."""
-    lifetime: float
-    """Seconds that a ticket lives."""
     max_early_data: int
     """Bytes of early data under one; 0: none is taken."""
     replay_window: float
@@ -95,15 +93,15 @@ class TicketOffice:
         if proof is None or count <= 0 or proof.days >= self.keys.full_authentication_days:
             return None
         now, binding = self.wall(), proof.binding
-        lifetime = self.lifetime
+        minted = [self.keys.mint(now, binding, proof.days) for _ in range(count)]
+        end = min(ticket.ends for ticket in minted)
         if binding.not_after:
-            lifetime = min(lifetime, binding.not_after - now)
-        if lifetime < 1:
+            end = min(end, binding.not_after)
+        if end - now < 1:
             return None
         self.counters.tickets_minted += count
-        minted = [self.keys.mint(now, binding, proof.days) for _ in range(count)]
         tickets = tuple(DeviceTicket(ticket.identity, ticket.key) for ticket in minted)
-        return GrantedTickets(int(lifetime), self.max_early_data, tickets)
+        return GrantedTickets(int(end - now), self.max_early_data, tickets)
 
     def refuse_early(self, reason: str) -> None:
         """Early data reached MMTP, and its calls are not executed now."""

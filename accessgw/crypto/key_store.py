@@ -104,6 +104,15 @@ class KeyStore:
         own = self._own
         return own if own is not None and own.number == number else None
 
+    def ends(self, epoch: Epoch, now: float) -> float:
+        """Wall-clock second from which it opens nothing any more, if no rotation by hand and no `drop` comes before."""
+        epochs, end = self._epochs, epoch.made + LONGEST_LIFE
+        if epoch not in epochs:
+            return end  # this process's own, which no rotation ends
+        following = now if self._is_time(now) else epochs[-1].mints_from + self._rotation - LEAD
+        newer = len(epochs) - 1 - epochs.index(epoch)
+        return min(end, following + (GENERATIONS - 1 - newer) * self._rotation)
+
     def epochs(self, now: float) -> tuple[Epoch, ...]:
         """All that are in force, oldest first; the last one may be published and not in use yet."""
         self._look(now)

@@ -31,6 +31,7 @@ AHEAD = 60.0
 _BLOCK = struct.Struct(">4s8s4s")
 _MINUTES = 1 << 24
 """Minutes are counted modulo this, 32 years."""
+_DAY = 86_400
 _KEPT = 8
 """Epochs whose keys are kept ready; more than can be in force."""
 
@@ -81,7 +82,13 @@ class EpochTickets:
         block = _BLOCK.pack((issued << 8 | days).to_bytes(4, "big"), _bound(keys, binding), self._random_bytes(4))
         encryptor = keys.block.encryptor()
         identity = bytes((epoch.number,)) + encryptor.update(block) + encryptor.finalize()
-        return Ticket(identity, hmac.digest(keys.psk, identity, "sha256"))
+        return Ticket(identity, hmac.digest(keys.psk, identity, "sha256"), self._ends(epoch, now, days))
+
+    def _ends(self, epoch: Epoch, now: float, days: int) -> float:
+        """When `open` takes it no longer."""
+        minute = now - now % 60
+        last_day = now // _DAY + self._days - days
+        return min(minute + self._lifetime, (last_day + 1) * _DAY, self._store.ends(epoch, now))
 
     def open(self, identity: bytes, now: float) -> OpenedTicket | None:
         if len(identity) != IDENTITY_SIZE:

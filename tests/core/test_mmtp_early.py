@@ -11,7 +11,7 @@ import pytest
 
 from accessgw.core.interfaces.tls import TicketBinding
 from accessgw.core.mmtp_tickets import TicketOffice
-from accessgw.crypto.key_store import KeyStore
+from accessgw.crypto.key_store import LEAD, KeyStore
 from accessgw.crypto.ticket_keys import EpochTickets
 from accessgw.model.counters import TlsCounters
 from accessgw.model.identity import Strength
@@ -25,6 +25,7 @@ from protocols.mmtp.tickets import ShownCertificate
 from tests.core.gateway_fakes import WALL, Device, FakeConnection, Gateway
 
 DAY = 86_400
+ROTATION = 20_000
 CERTIFICATE = b"a certificate in DER"
 END = int(WALL) + 1000
 ROUTES = (
@@ -53,7 +54,7 @@ class Place:
 
     def __init__(self, directory: Path, **more: Any) -> None:
         self.gateway = gateway = Gateway(*ROUTES, **more)
-        self.store = KeyStore(directory / "keys", gateway.wall(), rotation=20_000, random_bytes=os.urandom)
+        self.store = KeyStore(directory / "keys", gateway.wall(), rotation=ROTATION, random_bytes=os.urandom)
         self.keys = EpochTickets(
             self.store,
             zone="z",
@@ -68,7 +69,6 @@ class Place:
         self.office = TicketOffice(
             self.keys,
             count=3,
-            lifetime=DAY,
             max_early_data=16384,
             replay_window=10,
             wall=gateway.wall,
@@ -134,13 +134,37 @@ def test_welcome_brings_as_many_tickets_as_are_wanted_up_to_three(place: Place) 
     for generation, (wanted, given) in enumerate([(1, 1), (3, 3), (99, 3)], 1):
         granted = place.device().hello(tickets=wanted, generation=(1, generation)).welcome().tickets
         assert len(granted.tickets) == given
-        assert (granted.lifetime, granted.max_early_data) == (DAY, 16384)
+        assert (granted.lifetime, granted.max_early_data) == (3 * ROTATION - LEAD, 16384)
         for ticket in granted.tickets:
             opened = place.keys.open(ticket.identity, place.gateway.wall())
             assert opened is not None
             assert (opened.key, opened.days) == (ticket.key, 0)
             assert place.keys.matches(opened, TicketBinding("d1"))
     assert place.counters.tickets_minted == 7
+
+
+@pytest.mark.parametrize(
+    "minted", [0, 1, 59, ROTATION - LEAD - 1, ROTATION - LEAD, ROTATION - 1, ROTATION, 2 * ROTATION - 1]
+)
+def test_a_ticket_is_taken_as_long_as_welcome_says_and_no_longer(place: Place, minted: float) -> None:
+    gateway, store = place.gateway, place.store
+
+    def pass_time(seconds: float) -> None:
+        until = gateway.wall() + seconds
+        while (now := gateway.wall()) < until:
+            due = store.epochs(now)[-1].mints_from + ROTATION - LEAD
+            gateway.clock.advance(min(until, due if due > now else until) - now)
+            store.maintain(gateway.wall())
+
+    pass_time(minted)
+    granted = place.device().hello().welcome().tickets
+    pass_time(granted.lifetime - 1)
+    resumed = place.device(ticket=granted.tickets[0].identity).hello(generation=(1, 2)).complete()
+    assert resumed.welcome().result == 0
+    pass_time(1)
+    late = place.device(ticket=granted.tickets[1].identity).hello(generation=(1, 3)).complete()
+    assert late.welcome().result == Status.AUTH
+    assert place.counters.psk_refused == {"expired": 1}
 
 
 def test_nobody_gets_tickets_unasked_nor_where_none_are_given(place: Place) -> None:

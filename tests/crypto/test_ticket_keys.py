@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from accessgw.core.interfaces.tls import OpenedTicket, Ticket, TicketBinding
@@ -32,13 +32,15 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> KeyStore:
     return KeyStore(tmp_path_factory.mktemp("store") / "keys", NOW, rotation=28_800.0, random_bytes=os.urandom)
 
 
-def of(store: KeyStore, zone: str = "z", listener: str = "tls", transport: str = "tls") -> EpochTickets:
+def of(
+    store: KeyStore, zone: str = "z", listener: str = "tls", transport: str = "tls", lifetime: float = LIFETIME
+) -> EpochTickets:
     return EpochTickets(
         store,
         zone=zone,
         listener=listener,
         transport=transport,
-        lifetime=LIFETIME,
+        lifetime=lifetime,
         full_authentication_days=7,
         random_bytes=os.urandom,
     )
@@ -194,6 +196,70 @@ def test_days_never_go_back(store: KeyStore) -> None:
 def test_no_ticket_is_made_without_a_full_authentication_in_time(store: KeyStore, days: int) -> None:
     with pytest.raises(ValueError, match=f"expected 0 to 7 days since the last full authentication, got {days}"):
         of(store).mint(NOW, BINDING, days)
+
+
+# ------------------------------------------------------------------ until when
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(60, 28_800), st.floats(0, 4), st.integers(60, 86_400), st.integers(0, 7))
+@example(28_800.0, 0.0, 86_400, 0)
+@example(28_800.0, 1.0 - LEAD / 28_800, 86_400, 0)
+@example(28_800.0, 1.0, 86_400, 0)
+@example(28_800.0, 2.99, 86_400, 7)
+@example(28_800.0, 0.001, 3600, 7)
+def test_a_ticket_opens_until_the_second_that_was_said_and_no_longer(
+    tmp_path_factory: pytest.TempPathFactory, rotation: float, rotations: float, lifetime: int, days: int
+) -> None:
+    """Over rotations on schedule: every process looks once a second."""
+    now = NOW
+    store = KeyStore(tmp_path_factory.mktemp("ends") / "keys", now, rotation=rotation, random_bytes=os.urandom)
+    tickets = of(store, lifetime=lifetime)
+
+    def pass_time(until: float) -> None:
+        nonlocal now
+        while now < until:
+            # what is between two rotations changes nothing
+            due = store.epochs(now)[-1].mints_from + rotation - LEAD
+            now = min(until, max(due, now + 0.5))
+            store.maintain(now)
+
+    pass_time(NOW + rotations * rotation)
+    ticket = tickets.mint(now, BINDING, days)
+    assert ticket.ends <= now + lifetime
+    pass_time(ticket.ends - 0.01)
+    assert tickets.open(ticket.identity, now) is not None
+    pass_time(ticket.ends + 0.01)
+    assert tickets.open(ticket.identity, now) is None
+
+
+def test_rotations_by_hand_end_a_ticket_sooner_and_the_next_ones_know(tmp_path: Path) -> None:
+    store = KeyStore(tmp_path / "keys", NOW, rotation=3600.0, random_bytes=os.urandom)
+    tickets = of(store, lifetime=DAY)
+    first = tickets.mint(NOW, BINDING, 0)
+    assert first.ends == NOW + 3 * 3600 - LEAD
+    for now in (NOW, NOW + LEAD):
+        store.rotate(now)
+        # published and not in use yet
+        assert tickets.mint(now + LEAD - 1, BINDING, 0).ends == now + 2 * 3600
+        assert tickets.mint(now + LEAD, BINDING, 0).ends == now + 3 * 3600
+        assert tickets.open(first.identity, now + LEAD) is not None
+    store.rotate(NOW + 2 * LEAD)
+    assert tickets.open(first.identity, NOW + 2 * LEAD) is None
+
+
+def test_a_secret_of_a_process_alone_ends_after_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = KeyStore(tmp_path / "keys", NOW, rotation=28_800.0, random_bytes=os.urandom)
+    tickets = of(store, lifetime=DAY)
+    late = NOW + 2 * DAY
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    ticket = tickets.mint(late, BINDING, 0)
+    assert ticket.ends == late - late % 60 + DAY
+    assert tickets.open(ticket.identity, ticket.ends - 1) is not None
 
 
 # ------------------------------------------------------------------ epochs

@@ -53,6 +53,8 @@ class Ticket:
     """17 bytes."""
     key: bytes = field(repr=False)
     """32 bytes; the device must get it over an encrypted connection."""
+    ends: float
+    """Wall-clock second from which it opens nothing any more, if its secret is not taken back before."""
 
 
 @dataclass(slots=True, frozen=True)
