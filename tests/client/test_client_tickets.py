@@ -10,7 +10,7 @@ import pytest
 
 from accessgw.client import commands as c
 from accessgw.client.core import ClientCore, make_connection
-from accessgw.client.model import CallFailed, Note, Reply
+from accessgw.client.model import CallFailed, Note, Push, Reply
 from accessgw.client.settings import ClientSettings, addresses_of
 from accessgw.client.ticket_file import TicketFile
 from accessgw.client.tickets import WANTED, Flight, Handshaken, HeldTicket, TicketMemory
@@ -53,6 +53,7 @@ class Phone:
         self.attempts: list[int] = []
         self.written: dict[int, bytes] = {}
         self.notes: list[Note] = []
+        self.pushes: list[Push] = []
         self.outcomes: dict[int, Reply | CallFailed] = {}
         self.tokens = 0
         self.closed: list[int] = []
@@ -69,6 +70,8 @@ class Phone:
                         self.written[command.attempt] = self.written.get(command.attempt, b"") + command.data
                     case c.Tell():
                         self.notes.append(command.note)
+                    case c.Deliver():
+                        self.pushes.append(command.push)
                     case c.Finish():
                         self.outcomes[command.call] = command.outcome
                     case c.AskToken():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -378,13 +379,15 @@ class Gateway:
         mmtp: MmtpSettings | None = None,
         limits: Limits | None = None,
         authenticators: Any = None,
+        clock: Clock | None = None,
+        make_pushes: Callable[[Gateway], Any] = lambda gateway: FakePushes(),
     ) -> None:
-        self.clock = Clock()
+        self.clock = clock or Clock()
         self.clock.advance(1000.0)
         self.timers = TimingWheel(self.clock)
         self.session_counters = SessionCounters()
         self.call_counters = CallCounters()
-        self.pushes = FakePushes()
+        self.pushes = make_pushes(self)
         self.presence = FakePresence()
         self.authenticator = FakeAuthenticator()
         self.upstreams = FakeUpstreams()

@@ -122,7 +122,7 @@ def test_a_first_flight_shown_a_thousand_times_takes_effect_once(processes: list
         assert data == b"a call"
         effects += taken
     assert effects == 1
-    # Both generations have gone: from here on it is the time in HELLO that refuses it (core.mmtp_tickets).
+    # Both generations have gone: from here on it is the time in HELLO that refuses it (transports/test_recorded_flight.py).
     processes[0].now = READY + 2 * 31 + 1
     assert processes[0].accept(flight) == (b"a call", True)
 

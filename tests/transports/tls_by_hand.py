@@ -106,8 +106,8 @@ class EarlyFactory:
 class Hand:
     """The connection, and an engine as its client."""
 
-    def __init__(self, contexts=None, factories=None, device=None, **limits):
-        self.reactor = HandReactor()
+    def __init__(self, contexts=None, factories=None, device=None, reactor=None, **limits):
+        self.reactor = reactor or HandReactor()
         self.journal = Journal()
         self.services = make_services(self.reactor, self.journal, **limits)
         self.pool = self.services.handshakes = ManualPool()
