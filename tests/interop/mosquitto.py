@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import subprocess
@@ -65,6 +66,12 @@ class Mosquitto:
 
     def said(self) -> str:
         return (self.directory / "mosquitto.log").read_text(errors="replace")[-4000:]
+
+    def received(self, client_id: str) -> list[tuple[str, int]]:
+        """Topic and QoS of all that this client has sent it, in the order of the wire; of the whole log."""
+        log = (self.directory / "mosquitto.log").read_text(errors="replace")
+        found = re.findall(rf"Received PUBLISH from {re.escape(client_id)} \(d\d, q(\d), r\d, m\d+, '([^']*)'", log)
+        return [(topic, int(qos)) for qos, topic in found]
 
     def stop(self) -> None:
         if self.process is not None and self.process.poll() is None:

@@ -158,14 +158,14 @@ def test_what_was_acknowledged_while_the_other_broker_was_away_and_we_were_kille
     reader = site.peer(broker.port, "reader", keep=True)
     reader.subscribe("data/#")
     reader.close()
-    gateway, port = site.gateway(bridge(broker.port, carried("data/#", "out")))
+    gateway, port = site.gateway(bridge(broker.port, carried("data/#", "out"), more='client_id = "carrier"'))
     gateway.start()
     connected(gateway)
     broker.stop()
     wait_until(lambda: not row(gateway)["connected"])
     ours = site.peer(port, "ours", TOKEN)
     for number in range(60):
-        ours.publish("data/x", f"a{number}", 1 + number % 2)
+        ours.publish(f"data/a{number}", f"a{number}", 1 + number % 2)
     ours.close()
     assert row(gateway)["queued"] == 60
     gateway.kill()
@@ -173,14 +173,17 @@ def test_what_was_acknowledged_while_the_other_broker_was_away_and_we_were_kille
     assert row(gateway)["queued"] == 60
     ours = site.peer(port, "ours", TOKEN)
     for number in range(60):
-        ours.publish("data/x", f"b{number}", 1 + number % 2)
+        ours.publish(f"data/b{number}", f"b{number}", 1 + number % 2)
     broker.start()
     connected(gateway)
     reader = site.peer(broker.port, "reader", keep=True)
-    reader.wait(lambda peer: "b59" in peer.got())
-    wanted = [f"a{number}" for number in range(60)] + [f"b{number}" for number in range(60)]
-    for qos in (1, 2):  # each in order; what is of QoS 2 leaves mosquitto later than QoS 1
-        assert reader.got(qos=qos) == wanted[qos - 1 :: 2]
+    wanted = [f"{letter}{number}" for letter in "ab" for number in range(60)]
+    reader.wait(lambda peer: set(peer.got()) == set(wanted))
+    # Our order is that of the wire: mosquitto 2.0.11 may let a new message overtake those that wait for a reader who has
+    # just come back.
+    assert broker.received("carrier") == [(f"data/{name}", 1 + int(name[1:]) % 2) for name in wanted]
+    for qos in (1, 2):
+        assert sorted(reader.got(qos=qos)) == sorted(wanted[qos - 1 :: 2])
     wait_until(lambda: row(gateway)["queued"] == row(gateway)["inflight"] == 0)
     gateway.assert_sound()
 
