@@ -435,6 +435,8 @@ class BaseClient(Face):
         flight = self.core.reached(attempt, self._now())
         self._store_tickets()
         connection = self._tls.connection(address, flight)
+        if flight.early:
+            self._trace("early", flight.early)
         self._run()
         return connection
 

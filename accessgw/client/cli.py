@@ -101,7 +101,7 @@ def _common(
     option("--cert", metavar="FILE", help="own certificate, for listeners that ask for one")
     option("--key", metavar="FILE", help="its private key")
     option("--insecure", action="store_true", value=False, help="trust any certificate")
-    remembered = "remember how far pushes were processed, header states, dictionaries; not over MQTT"
+    remembered = "remember how far pushes were processed, header states, dictionaries, tickets; not over MQTT"
     option("--state-dir", metavar="DIR", help=hidden or remembered)
     profiles = "header blocks: d templates where the gateway can, h HPACK; not over MQTT"
     option("--profile", choices=("h", "d"), value="d", help=hidden or profiles)

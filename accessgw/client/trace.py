@@ -21,6 +21,7 @@ _QUIET = frozenset((FrameType.HELLO, FrameType.WELCOME))
 """Their payloads carry credentials and keys."""
 _CODINGS = {1: "mini", 2: "zstd", 3: "history"}
 _CODED = frozenset((FrameType.REQUEST, FrameType.RESPONSE, FrameType.PUSH))
+_ARROWS = {"send": "->", "early": "-> in early data:", "received": "<-"}
 SHOWN = 24
 
 
@@ -39,7 +40,7 @@ class FrameTrace:
             return ["** closing"]
         if kind in ("post", "posted"):
             return [f"{'=>' if kind == 'post' else '<='} short connection, {len(data)} bytes"]
-        arrow = "->" if kind == "send" else "<-"
+        arrow = _ARROWS[kind]
         return [f"{arrow} {line}" for line in self._frames(kind, data)]
 
     def _frames(self, kind: str, data: bytes) -> list[str]:

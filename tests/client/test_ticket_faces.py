@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -129,3 +131,28 @@ def test_without_a_directory_a_lost_connection_is_resumed_from_memory(live: Live
     assert len(told) == 2
     assert [resumed for resumed, _ in server.completed] == [False, True]
     assert len(server.gateway.executed) == 2
+
+
+def test_the_command_line_shows_what_was_sent_in_early_data(tmp_path: Path) -> None:
+    states = tmp_path / "states"
+    told = []
+    with TicketServer(tmp_path, states=states) as server:
+        server.unknown = {2}
+        for _ in range(3):
+            done = subprocess.run(
+                [
+                    sys.executable, "-m", "accessgw.client.cli", "--url", server.url, "--ca", server.ca, "--device", "d1",
+                    "--token", "secret", "--state-dir", states, "-v", "call", "echo", '{"n":1}', "--idempotent",
+                ],
+                capture_output=True, text=True, timeout=30, check=False,
+            )  # fmt: skip
+            assert (done.returncode, done.stdout) == (0, 'echo:{"n":1}\n')
+            assert b"secret".hex(" ") not in done.stderr
+            sent = [line for line in done.stderr.splitlines() if line.startswith(("->", "** early"))]
+            told.append([line.split(",")[0].split("  ")[0] for line in sent])
+    early = ["-> in early data: HELLO", "-> in early data: REQUEST"]
+    assert told[0][:2] == ["-> HELLO", "-> REQUEST"]
+    assert told[1][:3] == [*early, "** early_data: accepted"]
+    assert "-> HELLO" not in told[1]
+    # where nobody has seen it, it is sent again
+    assert told[2][:5] == [*early, "** early_data: refused", "-> HELLO", "-> REQUEST"]
