@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
+import shlex
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -14,7 +18,7 @@ import pytest
 
 from accessgw.client.aio import Client, Note
 from tests.protocols.tls.tls_links import Issuer
-from tests.system.gateway_process import Gateway
+from tests.system.gateway_process import ROOT, Gateway
 from tests.system.upstream import Upstream
 
 WINDOW = "\n[tls]\nreplay_window = 1\n"
@@ -101,6 +105,39 @@ def test_calls_of_a_returning_device_ride_in_its_first_flight(
 
     asyncio.run(run())
     early_gateway.assert_sound()
+
+
+def test_the_line_of_the_manual_shows_early_data(
+    make_gateway: Callable[..., Gateway], upstream: Upstream, tmp_path: Path
+) -> None:
+    (line,) = re.findall(
+        r"^    \.venv/bin/(accessgw-client .*--idempotent)$", (ROOT / "docs/ops/tls.md").read_text(), re.M
+    )
+    _, *words = shlex.split(line)
+    words[words.index("--state-dir") + 1] = str(tmp_path / "shell")
+    operation = words[words.index("call") + 1]
+    route = f'\n[[routes]]\noperation = "{operation}"\ncluster = "business"\nidempotent = true\n'
+    gateway = with_early_data(make_gateway(upstream=upstream.url, extra=route + WINDOW)).start()
+    asyncio.run(Device(gateway, tmp_path / "other", name="other").ready())
+    where = ["--url", f"mmtps://127.0.0.1:{gateway.tls}", "--ca", str(gateway.ca), "--token", "device-token"]
+    said = []
+    upstream.executed.clear()
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-m", "accessgw.client.cli", *where, *words],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["device"] == words[words.index("--device") + 1]
+        said.append(done.stderr)
+    assert "early data" not in said[0]
+    assert "-> HELLO" in said[0]
+    assert "** early_data: accepted" in said[1]
+    assert "-> in early data: HELLO" in said[1]
+    assert "-> in early data: REQUEST" in said[1]
+    assert "-> HELLO" not in said[1]
+    assert [path for path, _ in upstream.executed] == [f"/{operation}"] * 2
+    gateway.assert_sound()
 
 
 def test_a_lost_key_store_is_one_full_hand_shake(
