@@ -168,6 +168,7 @@ typedef void (*MessageCallback)(int, int, int, const void *, size_t, SSL *, void
     F(int, SSL_get_error, (const SSL *, int))                                                                          \
     F(int, SSL_has_pending, (const SSL *))                                                                             \
     F(int, SSL_session_reused, (const SSL *))                                                                          \
+    F(int, SSL_get_verify_mode, (const SSL *))                                                                         \
     F(int, SSL_version, (const SSL *))                                                                                 \
     F(const char *, SSL_get_version, (const SSL *))                                                                    \
     F(const SSL_CIPHER *, SSL_get_current_cipher, (const SSL *))                                                       \

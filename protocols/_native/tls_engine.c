@@ -738,7 +738,7 @@ static int exec(PyObject *module) {
                  PyModule_AddObjectRef(module, "Connection", connection) < 0 ||
                  PyModule_AddIntMacro(module, FAILED) < 0 || PyModule_AddIntMacro(module, WANT_BYTES) < 0 ||
                  PyModule_AddIntMacro(module, COMPLETE) < 0 || PyModule_AddIntMacro(module, WANT_SIGNATURE) < 0 ||
-                 PyModule_AddIntMacro(module, WANT_KEYS) < 0 || PyModule_AddIntMacro(module, CLOSED) < 0;
+                 PyModule_AddIntMacro(module, WANT_KEYS) < 0 || PyModule_AddIntMacro(module, WANT_FINISHED) < 0 || PyModule_AddIntMacro(module, CLOSED) < 0;
     Py_XDECREF(connection);
     return failed ? -1 : 0;
 }

@@ -7,6 +7,7 @@ WANT_BYTES: int
 COMPLETE: int
 WANT_SIGNATURE: int
 WANT_KEYS: int
+WANT_FINISHED: int
 CLOSED: int
 
 class Context:

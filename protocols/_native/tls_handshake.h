@@ -16,7 +16,7 @@
 enum { MAX_LOOKUPS = 8, MAX_REASON = 256, CHUNK = 1 << 14, RANDOM = 32, KEY_NAME = 16 };
 enum { TICKET_GENERATIONS = 3, MAX_HANDSHAKE_RECORDS = 64, MAX_OFFER = 512 };
 /* What step() and read() come back with. */
-enum { FAILED = -1, WANT_BYTES = 0, COMPLETE = 1, WANT_SIGNATURE = 2, WANT_KEYS = 3, CLOSED = 4 };
+enum { FAILED = -1, WANT_BYTES = 0, COMPLETE = 1, WANT_SIGNATURE = 2, WANT_KEYS = 3, CLOSED = 4, WANT_FINISHED = 5 };
 
 static RSA_METHOD *rsa_method;
 static EC_KEY_METHOD *ec_method;
@@ -475,7 +475,11 @@ static int fail(Conn *conn) {
 static int wait_or_fail(Conn *conn, int result) {
     switch (SSL_get_error(conn->ssl, result)) {
     case ERROR_WANT_READ:
-        return drain(conn) ? WANT_BYTES : fail(conn);
+        if (!drain(conn)) return fail(conn);
+        if (!conn->counting) return WANT_BYTES;
+        /* Signed, so there is no more job to stop: any thread may go on. */
+        SSL_ctrl(conn->ssl, CTRL_CLEAR_MODE, MODE_ASYNC, NULL);
+        return SSL_get_verify_mode(conn->ssl) & VERIFY_PEER ? WANT_BYTES : WANT_FINISHED;
     case ERROR_WANT_CLIENT_HELLO:
         return WANT_KEYS;
     case ERROR_WANT_ASYNC:

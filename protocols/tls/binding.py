@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from cryptography import x509
 from OpenSSL import SSL, crypto
@@ -31,23 +31,45 @@ PSK_FUNCTIONS = (
 FUNCTIONS = (
     *EARLY_DATA_FUNCTIONS,
     *PSK_FUNCTIONS,
+    "BIO_free",
+    "BIO_new",
     "BIO_read",
+    "BIO_s_mem",
+    "BIO_write",
     "ERR_clear_error",
+    "SSL_CIPHER_get_name",
+    "SSL_CTX_set_keylog_callback",
     "SSL_CTX_set1_curves_list",
     "SSL_CTX_set1_sigalgs_list",
     "SSL_CTX_set_alpn_select_cb",
     "SSL_CTX_set_msg_callback",
     "SSL_CTX_use_PrivateKey",
+    "SSL_ERROR_WANT_READ",
     "SSL_TLSEXT_ERR_ALERT_FATAL",
     "SSL_TLSEXT_ERR_OK",
+    "SSL_do_handshake",
+    "SSL_get0_alpn_selected",
+    "SSL_get0_group_name",
+    "SSL_get0_verified_chain",
+    "SSL_get_current_cipher",
+    "SSL_get_error",
+    "SSL_get_peer_certificate",
+    "SSL_get_servername",
+    "SSL_get_verify_mode",
     "SSL_get_verify_result",
+    "SSL_get_version",
     "SSL_pending",
+    "X509_free",
     "X509_verify_cert_error_string",
+    "i2d_X509_bio",
+    "sk_X509_num",
+    "sk_X509_value",
 )
 """What is taken from the library itself."""
 ATTRIBUTES: tuple[tuple[type, str], ...] = (
     (SSL.Context, "_context"),
     (SSL.Connection, "_ssl"),
+    (SSL.Connection, "_from_ssl"),
     (SSL.Connection, "_into_ssl"),
     (SSL.Connection, "_raise_ssl_error"),
     (SSL.Connection, "_reverse_mapping"),
@@ -61,8 +83,12 @@ HAS_EXTERNAL_PSK = all(hasattr(lib, name) for name in PSK_FUNCTIONS)
 OP_NO_ANTI_REPLAY = 1 << 24
 """SSL_OP_NO_ANTI_REPLAY of OpenSSL 1.1.1 to 4.0, which the binding does not name."""
 
+MODE_NO_AUTO_CHAIN = 8
+"""SSL_MODE_NO_AUTO_CHAIN, which it does not name either."""
+
 _READ_SUCCESS, _READ_FINISH = 1, 2  # SSL_READ_EARLY_DATA_*; 0 is the error
 _CHUNK = 1 << 14
+_new_chunk = ffi.new_allocator(should_clear_after_alloc=False)
 _HANDSHAKE, _END_OF_EARLY_DATA = 22, 5
 
 
@@ -121,7 +147,9 @@ def use_certificate(context: SSL.Context, chain: bytes, key: bytes) -> None:
 def answer_callbacks(context: SSL.Context, traits: ContextTraits, *, server: bool) -> None:
     """Make `traits` the app data of a new context, and route its callbacks to the HandshakeNotes of each connection."""
     context.set_app_data(traits)
-    context.set_keylog_callback(_note_secret)
+    note = ffi.callback("void (*)(const SSL *, const char *)", _note_secret)
+    lib.SSL_CTX_set_keylog_callback(context._context, note)
+    traits.kept.append(note)
     if server:
         if traits.find_psk is not None:
             find = ffi.callback("int(SSL *, unsigned char *, size_t, SSL_SESSION **)", _find_psk, error=0)
@@ -164,13 +192,102 @@ def pending(connection: SSL.Connection) -> int:
     return int(lib.SSL_pending(connection._ssl))
 
 
+def give(connection: SSL.Connection, data: bytes) -> None:
+    """Ciphertext of the peer."""
+    if lib.BIO_write(connection._into_ssl, data, len(data)) != len(data):
+        raise MemoryError("OpenSSL has no room for ciphertext")
+
+
+def take(connection: SSL.Connection) -> bytes:
+    """The ciphertext that OpenSSL wants to send."""
+    return _emptied(connection._from_ssl)
+
+
 def take_unread(connection: SSL.Connection) -> bytes:
     """The ciphertext that was written to the connection and that OpenSSL has not taken."""
-    buffer = ffi.new("char[]", _CHUNK)
-    parts = []
-    while (size := lib.BIO_read(connection._into_ssl, buffer, _CHUNK)) > 0:
-        parts.append(bytes(ffi.buffer(buffer, size)))
-    return b"".join(parts)
+    return _emptied(connection._into_ssl)
+
+
+def _emptied(bio: Any) -> bytes:
+    buffer = _new_chunk("char[]", _CHUNK)
+    size = lib.BIO_read(bio, buffer, _CHUNK)
+    if size <= 0:
+        return b""
+    data: bytes = ffi.buffer(buffer, size)[:]
+    return data if size < _CHUNK else data + _emptied(bio)
+
+
+def shake_hands(connection: SSL.Connection) -> bool:
+    """Connection.do_handshake, without an exception for the usual: False, it waits for the peer."""
+    ssl = connection._ssl
+    result = lib.SSL_do_handshake(ssl)
+    if result == 1:
+        return True
+    if lib.SSL_get_error(ssl, result) == lib.SSL_ERROR_WANT_READ:
+        return False
+    connection._raise_ssl_error(ssl, result)
+    raise SSL.Error([("", "", "the hand-shake came to nothing")])
+
+
+def asks_for_certificate(connection: SSL.Connection) -> bool:
+    """Whether the peer's certificate is verified."""
+    return bool(lib.SSL_get_verify_mode(connection._ssl) & SSL.VERIFY_PEER)
+
+
+def peer_certificate(connection: SSL.Connection) -> bytes:
+    """In DER; empty when the peer has shown none."""
+    certificate = lib.SSL_get_peer_certificate(connection._ssl)
+    if not certificate:
+        return b""
+    try:
+        return _der(certificate)
+    finally:
+        lib.X509_free(certificate)
+
+
+def verified_chain(connection: SSL.Connection) -> tuple[bytes, ...]:
+    """In DER, from the peer's certificate to the trusted one; empty when none was verified in this hand-shake."""
+    chain = lib.SSL_get0_verified_chain(connection._ssl)
+    return tuple(_der(lib.sk_X509_value(chain, at)) for at in range(lib.sk_X509_num(chain))) if chain else ()
+
+
+def _der(certificate: Any) -> bytes:
+    bio = lib.BIO_new(lib.BIO_s_mem())
+    try:
+        if lib.i2d_X509_bio(bio, certificate) != 1:
+            raise MemoryError("OpenSSL has no room for a certificate")
+        return _emptied(bio)
+    finally:
+        lib.BIO_free(bio)
+
+
+class Negotiated(NamedTuple):
+    """What a hand-shake came to, in OpenSSL's words; empty where there is none."""
+
+    version: str
+    cipher: str
+    group: str
+    alpn: str
+    server_name: str
+
+
+def negotiated(connection: SSL.Connection) -> Negotiated:
+    """Of a connection whose hand-shake is complete; in one go, since pyOpenSSL asks and checks for each."""
+    ssl = connection._ssl
+    data, size = ffi.new("const unsigned char **"), ffi.new("unsigned int *")
+    lib.SSL_get0_alpn_selected(ssl, data, size)
+    cipher = lib.SSL_get_current_cipher(ssl)
+    return Negotiated(
+        version=_words(lib.SSL_get_version(ssl)),
+        cipher=_words(lib.SSL_CIPHER_get_name(cipher)) if cipher else "",
+        group=_words(lib.SSL_get0_group_name(ssl)),
+        alpn=ffi.buffer(data[0], size[0])[:].decode("latin-1") if size[0] else "",
+        server_name=_words(lib.SSL_get_servername(ssl, 0)),  # TLSEXT_NAMETYPE_host_name
+    )
+
+
+def _words(text: Any) -> str:
+    return ffi.string(text).decode("latin-1") if text else ""
 
 
 def read_early_data(connection: SSL.Connection) -> bytes | None:
@@ -206,10 +323,10 @@ def _connection_of(ssl: Any) -> SSL.Connection:
     return SSL.Connection._reverse_mapping[ssl]
 
 
-def _note_secret(connection: SSL.Connection, line: bytes) -> None:
-    notes = connection.get_app_data()
+def _note_secret(ssl: Any, line: Any) -> None:
+    notes = _connection_of(ssl).get_app_data()
     try:
-        notes.note_line(line)
+        notes.note_line(ffi.string(line))
     except Exception as error:
         notes.defect = error
 

@@ -89,8 +89,9 @@ def detached_state(connection: Any, notes: HandshakeNotes, count: RecordCount, i
 
     All its output has to be in `count`. None when the state is not certain; then nothing has changed.
     """
-    suite = SUITES_BY_NAME.get(connection.get_cipher_name() or "")
-    if suite is None or connection.get_protocol_version_name() != _TLS_1_3 or binding.pending(connection):
+    told = binding.negotiated(connection)
+    suite = SUITES_BY_NAME.get(told.cipher)
+    if suite is None or told.version != _TLS_1_3 or binding.pending(connection):
         return None
     try:
         ours, theirs = notes.secret(labels.SERVER_APPLICATION), notes.secret(labels.CLIENT_APPLICATION)

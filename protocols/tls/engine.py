@@ -119,6 +119,10 @@ class TlsRecords(Protocol):
 class TlsEngine(TlsRecords, Protocol):
     """One TLS connection from its hand-shake on, server or client side."""
 
+    only_finished_left: bool
+    """A server's TLS 1.3 hand-shake that has signed and asked for no certificate: only the client's Finished is to come,
+    perhaps after early data. False where that is not known."""
+
     def early(self, data: bytes) -> None:
         """0-RTT data of a client that offers a pre-shared key; before start(). LocalError when it may not."""
 

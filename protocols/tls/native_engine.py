@@ -61,10 +61,12 @@ class NativeEngine:
         "_rest",
         "_wanted",
         "handshaken",
+        "only_finished_left",
     )
 
     def __init__(self, context: tls_engine.Context, options: ServerOptions, *, detachable: bool = False) -> None:
         self.handshaken = False
+        self.only_finished_left = False
         self._connection: tls_engine.Connection | None = tls_engine.Connection(context, detachable)
         self._options = options
         self._detachable = detachable
@@ -213,6 +215,8 @@ class NativeEngine:
             self._take_early(connection)
         if state == tls_engine.WANT_SIGNATURE:
             self._want_signature(connection)
+        elif state == tls_engine.WANT_FINISHED:
+            self.only_finished_left = True
         elif state == tls_engine.FAILED:
             self._refuse(connection, reason)
         elif state == tls_engine.COMPLETE:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 from typing import Any, NoReturn
 
@@ -62,6 +61,7 @@ class PyOpenSSLEngine:
         "_started",
         "_writes_early",
         "handshaken",
+        "only_finished_left",
     )
 
     def __init__(
@@ -76,6 +76,7 @@ class PyOpenSSLEngine:
     ) -> None:
         traits = context.get_app_data()
         self.handshaken = False
+        self.only_finished_left = False
         self._is_server = server
         self._connection: Any = SSL.Connection(context, None)
         self._notes = HandshakeNotes(traits if isinstance(traits, ContextTraits) else NO_TRAITS, context)
@@ -144,7 +145,7 @@ class PyOpenSSLEngine:
             raise LocalError("ciphertext for an engine that is detached")
         self._drained = False
         binding.clear_errors()
-        connection.bio_write(data)
+        binding.give(connection, data)
         if not self.handshaken:
             if self._hello_reader is not None and not self._read_hello(self._hello_reader, data):
                 return
@@ -193,10 +194,10 @@ class PyOpenSSLEngine:
                     sent += connection.send(view[sent:])
         except SSL.Error as error:
             raise LocalError(f"TLS refused application data: {_text(error)}") from error
-        self._collect(size)
+        self._collect()
 
     def to_send(self) -> bytes:
-        self._collect(0)
+        self._collect()
         out = self._out
         if not out:
             return b""
@@ -221,7 +222,7 @@ class PyOpenSSLEngine:
             return None
         state = None
         if self._count is not None and not (self._read_begun or self._closed or self._peer_closed or self._failure):
-            self._collect(0)
+            self._collect()
             state = detached_state(self._connection, self._notes, self._count, self._is_server)
         if state is None:
             if self._holding:
@@ -268,10 +269,9 @@ class PyOpenSSLEngine:
         try:
             if self._notes.reading_early:
                 self._read_early()
-            connection.do_handshake()
+            complete = binding.shake_hands(connection)
         except SSL.WantReadError:
-            self._sent_flight()
-            return
+            complete = False
         except RemoteError as error:
             # Raised by an ALPN callback of pyOpenSSL's, which has no other way to refuse.
             self._fail(error.code, str(error))
@@ -281,6 +281,9 @@ class PyOpenSSLEngine:
                 self._fail(defect.code, str(defect))
             why = binding.verify_failure(connection)
             self._fail(None, f"hand-shake: {_text(error)}{why and f': {why}'}", defect or error)
+        if not complete:
+            self._sent_flight()
+            return
         if self._notes.defect is not None:
             self._fail(None, "hand-shake: a callback failed", self._notes.defect)
         self.handshaken = True
@@ -299,9 +302,10 @@ class PyOpenSSLEngine:
         count = self._count
         if count is None or count.counting:
             return
-        self._collect(0)
+        self._collect()
         if self.handshaken or (self._is_server and labels.SERVER_APPLICATION in self._notes.lines):
             count.begin()
+            self.only_finished_left = self._is_server and not binding.asks_for_certificate(self._connection)
 
     def _read_early(self) -> None:
         """All early data that has come, as one event. Raises SSL.Error as long as there may be more."""
@@ -358,27 +362,22 @@ class PyOpenSSLEngine:
         if parts:
             self._events.append(PlaintextReceived(parts[0] if len(parts) == 1 else b"".join(parts)))
 
-    def _collect(self, plaintext: int) -> None:
-        """Take what OpenSSL wants to send; `plaintext` bytes are known to be in it."""
+    def _collect(self) -> None:
+        """Take what OpenSSL wants to send."""
         connection = self._connection
         if connection is None or self._drained:
             return
         self._drained = True
-        size = max(_CHUNK // 4, plaintext + (plaintext // 16384 + 1) * 64)
-        parts: list[bytes] = []
-        # WantReadError: empty. Nothing else can go wrong with a memory buffer.
-        with contextlib.suppress(SSL.Error):
-            while not parts or len(parts[-1]) == size:
-                parts.append(connection.bio_read(size))
-        if parts:
-            self._out += parts
+        ciphertext = binding.take(connection)
+        if ciphertext:
+            self._out.append(ciphertext)
             if self._count is not None:
-                self._count.add(b"".join(parts))
+                self._count.add(ciphertext)
 
     def _fail(self, code: int | None, message: str, error: Exception | None = None) -> NoReturn:
         """Raise RemoteError now and for ever; the alert, if OpenSSL made one, is left for to_send()."""
         self._drained = False
-        self._collect(0)
+        self._collect()
         if code is None:
             code = alert_in(self._out[-1]) if self._out else None
         if code is None:

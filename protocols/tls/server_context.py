@@ -168,7 +168,8 @@ def _context(
     if algorithms:
         binding.set_signature_algorithms(context, algorithms)
     context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
-    context.set_mode(SSL.MODE_RELEASE_BUFFERS)
+    # Otherwise OpenSSL looks, in each hand-shake, for an end of our own chain among the authorities of clients.
+    context.set_mode(SSL.MODE_RELEASE_BUFFERS | binding.MODE_NO_AUTO_CHAIN)
     # Tickets hold the session themselves; OpenSSL's own guard against replays would need a cache, in each process.
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_options(binding.OP_NO_ANTI_REPLAY if options.tickets else SSL.OP_NO_TICKET)

@@ -68,6 +68,14 @@ def test_each_certificate_brings_its_own_chain_and_no_other(two_kinds, kind):
     assert names == ["CN=localhost", f"CN={kind} intermediate"]
 
 
+def test_authorities_of_clients_do_not_lengthen_the_server_s_own_chain():
+    """They would in each hand-shake: OpenSSL verifies what it finds, and sends the root as well."""
+    gateway = server(clients=ClientVerification("request", issuer().pem), tickets=False)
+    device = client().engine("localhost")
+    Link(device, gateway.engine()).run()
+    assert len(device._connection.get_peer_cert_chain(as_cryptography=True)) == 1
+
+
 def test_the_server_s_pinned_algorithms_leave_only_one(two_kinds):
     gateway = server(certificates=two_kinds, signature_algorithms=["ecdsa_secp256r1_sha256"])
     chain = chain_seen(gateway, signature_algorithms=["rsa_pss_rsae_sha256", "ecdsa_secp256r1_sha256"])
