@@ -208,6 +208,8 @@ async def _connect(client: Client, seen: _Seen) -> None:
     finally:
         connecting.cancel()
         refused.cancel()
+        # It may have failed in the same moment, and asyncio complains of an exception that nobody has seen.
+        await asyncio.gather(connecting, refused, return_exceptions=True)
 
 
 class _Seen:

@@ -197,6 +197,9 @@ class Connections:
             link.connection.receive_eof(now)
             self._events(link, now)
             if attempt in self.links:
+                if not link.welcomed:
+                    # Over TLS 1.3 a server refuses our certificate when HELLO has left already: its alert is the cause.
+                    self._dialer.last_error = f"{link.address}: {reason}"
                 self._drop(link, now, transport_open=False)
             return
         if tls_failed and self.flights.failed(attempt, reason):

@@ -59,6 +59,19 @@ def test_a_lost_connection_comes_back_and_resends_with_the_same_id() -> None:
     assert (second.boot, second.counter) > (first.boot, first.counter)
 
 
+def test_the_cause_of_a_connection_that_ends_before_welcome_is_told() -> None:
+    driver = Driver("mmtps://gw:7443", connect=False)
+    driver.black_hole = True
+    driver.core.connect(driver.now)
+    driver.run()
+    del driver.links[1]
+    driver.core.lost(1, "alert certificate revoked", driver.now, tls_failed=True)
+    driver.run()
+    told = driver.kinds(c.Changed)[-1]
+    assert told.state is State.WAITING
+    assert told.message == "mmtps://gw:7443: alert certificate revoked"
+
+
 def test_reconnects_are_spread_and_capped() -> None:
     driver = Driver("mmtp://gw:7080", backoff_initial=1.0, backoff_cap=8.0)
     driver.lose()
