@@ -81,6 +81,8 @@ class TicketOffice:
         if binding.fingerprint:
             info.certificate_identity = hello.device
             info.fingerprint = binding.fingerprint
+            if self.revocations is not None:
+                info.serials = self.revocations.serials_of(binding.fingerprint)
         return TicketProof(binding, opened.days_at(now))
 
     def timely(self, hello: Hello) -> bool:

@@ -9,12 +9,14 @@ from accessgw.model.counters import TlsCounters
 from accessgw.model.identity import ConnectionInfo
 from accessgw.model.reasons import CloseReason
 
-PER_TURN = 64
-"""Connections that are looked at in one turn of the reactor: a certificate takes some 20 us."""
+SLICE = 0.002
+"""Seconds of work in one turn of the reactor."""
+PER_GLANCE = 64
+"""Connections between two looks at the clock; one that is closed takes as long as many that stay."""
 
 
 class RevokedConnections:
-    """Looks at every connection after each change of the revocations, a few in each turn."""
+    """Looks at every connection after each change of the revocations, for a short time in each turn."""
 
     def __init__(
         self, clock: Clock, connections: ConnectionTable, revocations: Revocations, counters: TlsCounters
@@ -24,38 +26,59 @@ class RevokedConnections:
         self._revocations = revocations
         self._counters = counters
         self._waiting: list[Connection] = []
+        """The next one last."""
+        self._size = 0
+        """Of the round, when it began."""
+        self._older = 0
+        """How many of it were older than the one that it began with."""
         self._looking = False
         revocations.on_change(self.look)
 
     def look(self) -> None:
-        """Begin, or begin anew, with those that are there now: later ones were held against the revocations when they
-        came."""
-        self._waiting = self._connections.snapshot()
+        """Look at all that are there now, once more at those that this round has passed: later ones are held against the
+        revocations when they come. Who takes over connections of another process calls it as well."""
+        waiting, looked, older = self._connections.snapshot(), self._size - len(self._waiting), 0
+        if self._waiting:
+            # Go on from here, and around: changes that come faster than rounds end would leave the oldest out.
+            older = min((self._older - looked) % self._size, len(waiting))
+            waiting = waiting[older:] + waiting[:older]
+        self._waiting, self._size, self._older = waiting, len(waiting), older
         if not self._looking:
             self._looking = True
             self._go_on()
 
     def _go_on(self) -> None:
-        here = self._waiting[-PER_TURN:]
-        # in place: a copy of what is left would cost more in every turn than the look itself
-        del self._waiting[-PER_TURN:]
-        for connection in here:
-            why = self._revoked(connection.info)
-            if why:
-                self._counters.revoked_closed += 1
-                connection.close(CloseReason.REVOKED, why)
-        if self._waiting:
-            self._clock.callLater(0, self._go_on)
-        else:
-            self._looking = False
+        seconds, waiting, glance = self._clock.seconds, self._waiting, PER_GLANCE
+        began = seconds()
+        try:
+            while waiting:
+                connection = waiting.pop()
+                glance -= 1
+                why = self._revoked(connection.info)
+                if why:
+                    self._counters.revoked_closed += 1
+                    connection.close(CloseReason.REVOKED, why)
+                if why or not glance:
+                    glance = PER_GLANCE
+                    # a clock that was put back ends the slice, too
+                    if not 0 <= seconds() - began < SLICE:
+                        break
+        finally:
+            if self._waiting:
+                self._clock.callLater(0, self._go_on)
+            else:
+                self._looking = False
 
     def _revoked(self, info: ConnectionInfo) -> str:
-        if not info.fingerprint and not info.device:
+        device, fingerprint, revocations = info.device, info.fingerprint, self._revocations
+        if not fingerprint and not device:
             return ""
-        if info.certificate and self._revocations.serial_is_revoked(info.certificate):
-            return "a revocation list names the client certificate"
-        kind = "certificate" if info.fingerprint else "token"
-        binding = TicketBinding(info.device, kind, info.fingerprint)
-        if self._revocations.is_revoked(binding, info.proved_at or info.accepted_at):
+        since = info.proved_at or info.accepted_at
+        if revocations.is_locked_out(device, fingerprint, since):
             return "the device, or its certificate, was revoked"
+        if info.serials:
+            if revocations.are_listed(info.serials):
+                return "a revocation list names the client certificate, or a CA above it"
+        elif fingerprint and revocations.is_revoked(TicketBinding(device, "certificate", fingerprint), since):
+            return "a revocation list changed, and the certificate behind the ticket is on it or was not seen here"
         return ""

@@ -16,13 +16,15 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from OpenSSL import SSL, crypto
 from twisted.logger import Logger
 
-from accessgw.core.interfaces.tls import Revocations, TicketBinding, TicketKeys
+from accessgw.core.interfaces.tls import Revocations, TicketKeys
 from accessgw.crypto.client_certificates import NO_CLIENT_CERTIFICATES, ClientCertificates, authorities_of, identity_in
 from accessgw.crypto.ocsp import OcspError, response_end
 from accessgw.crypto.pem import CertificateError, read_file
+from accessgw.crypto.serials import serial_of, serial_of_ca
 from accessgw.crypto.session_keys import SessionKey, SessionKeys
 from accessgw.crypto.watched_files import Stamps, WatchedFiles
 from accessgw.model.counters import TlsCounters
+from accessgw.model.identity import Serials
 from accessgw.model.listener_settings import CertificateSettings
 from protocols.errors import RemoteError
 from protocols.tls.alerts import BAD_CERTIFICATE, CERTIFICATE_REVOKED
@@ -176,12 +178,12 @@ class ServerContexts:
     def knows_ticket(self, identity: bytes) -> bool:
         return self._find(identity) is not None
 
-    def identify(self, certificate: bytes, chain: Sequence[bytes] = ()) -> str:
-        self._refuse_revoked(certificate, chain)
+    def identify(self, certificate: bytes, chain: Sequence[bytes] = ()) -> tuple[str, Serials]:
+        serials = self._refuse_revoked(certificate, chain)
         identity = identity_in(certificate, self._clients.identity)
         if not identity and self._clients.mode == "require":
             raise RemoteError(BAD_CERTIFICATE, f"the client certificate has no usable {self._clients.identity}")
-        return identity
+        return identity, serials
 
     def poll(self, now: float) -> bool:
         """Whether other files have come into force: they changed, or a stapled response ended at `now` (wall clock). On
@@ -210,17 +212,18 @@ class ServerContexts:
             context.set_ticket_keys(keys)
             self._shared = context, keys
 
-    def _refuse_revoked(self, certificate: bytes, chain: Sequence[bytes]) -> None:
+    def _refuse_revoked(self, certificate: bytes, chain: Sequence[bytes]) -> Serials:
         revocations = self._options.revocations
         if revocations is None:
-            return
+            return ()
         try:
-            listed = any(map(revocations.serial_is_revoked, (certificate, *chain[1:-1])))
+            # the last one is the trusted CA, which no list can name
+            serials = (serial_of(certificate), *map(serial_of_ca, chain[1:-1]))
         except ValueError as error:
             raise RemoteError(BAD_CERTIFICATE, f"the client certificate cannot be read: {error}") from error
-        binding = TicketBinding("", "certificate", hashlib.sha256(certificate).digest())
-        if listed or revocations.is_revoked(binding, self._wall()):
+        if revocations.certificate_is_revoked(hashlib.sha256(certificate).digest(), serials):
             raise RemoteError(CERTIFICATE_REVOKED, "the client certificate, or a CA above it, was revoked")
+        return serials
 
     def _build(self) -> _Built:
         stamps = self._watched.stamps()

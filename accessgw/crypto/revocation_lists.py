@@ -16,13 +16,12 @@ from twisted.python.failure import Failure
 
 from accessgw.crypto.issuers import is_signed_by, issuers_of
 from accessgw.crypto.pem import CertificateError, read_file
+from accessgw.crypto.serials import issuer_of, number_of
 from accessgw.crypto.services import Run
 from accessgw.crypto.watched_files import Stamps, WatchedFiles
+from accessgw.model.identity import Serial
 
 log = Logger()
-
-Serials = frozenset[tuple[bytes, int]]
-"""Issuer (DER of the name) and serial number of each revoked certificate."""
 
 _PEM = re.compile(rb"-----BEGIN X509 CRL-----.+?-----END X509 CRL-----", re.DOTALL)
 _UNDERSTOOD = frozenset((ExtensionOID.AUTHORITY_KEY_IDENTIFIER, ExtensionOID.CRL_NUMBER))
@@ -33,14 +32,15 @@ _REMIND = 3600.0
 class UsesLists(Protocol):
     """See crypto.revocations.RevocationStore."""
 
-    def use_list(self, name: str, serials: Serials, now: float) -> None: ...
+    def use_list(self, name: str, serials: frozenset[Serial], now: float) -> None: ...
 
 
 @dataclass(slots=True, frozen=True)
 class LoadedLists:
     """What a file of revocation lists says."""
 
-    serials: Serials
+    serials: frozenset[Serial]
+    """Of each revoked certificate."""
     expires_at: float
     """Wall-clock second at which the first of the lists should have been replaced."""
 
@@ -51,14 +51,14 @@ def load_lists(path: str, authorities: Sequence[x509.Certificate]) -> LoadedList
     found = _PEM.findall(read_file(path))
     if not found:
         raise CertificateError(path, "expected PEM revocation lists, got none")
-    serials: set[tuple[bytes, int]] = set()
+    serials: set[Serial] = set()
     expires_at = float("inf")
     for number, pem in enumerate(found, 1):
         try:
             one = x509.load_pem_x509_crl(pem)
             _refuse_unsound(path, one, authorities)
-            issuer = one.issuer.public_bytes()
-            serials.update((issuer, revoked.serial_number) for revoked in one)
+            issuer = issuer_of(one.issuer)
+            serials.update((issuer, number_of(revoked.serial_number)) for revoked in one)
             if one.next_update_utc is not None:
                 expires_at = min(expires_at, one.next_update_utc.timestamp())
         except ValueError as error:

@@ -9,11 +9,11 @@ from collections.abc import Callable, Set
 from pathlib import Path
 
 import msgspec
-from cryptography import x509
 from twisted.logger import Logger
 
 from accessgw.core.interfaces.tls import TicketBinding
 from accessgw.crypto.shared_file import SharedFile, SharedFileError
+from accessgw.model.identity import Serial, Serials
 
 log = Logger()
 
@@ -24,11 +24,8 @@ KEPT = 172_800.0
 """Seconds after which the revocation of a device is forgotten: twice the life of the longest-lived ticket. What began
 before has been ended, and nothing of then opens any more."""
 SEEN = 65_536
-"""Certificates of which the issuer and number are remembered."""
+"""Certificates of which the serials are remembered, for their tickets."""
 _LARGEST = 1 << 26
-
-Serial = tuple[bytes, int]
-"""Issuer (DER of the name) and serial number of a certificate."""
 
 
 class TooManyRevocations(Exception):
@@ -54,8 +51,8 @@ class _Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class RevocationStore:
     """The Revocations of a node. Times are the wall clock's.
 
-    `is_revoked` and `serial_is_revoked` are for any thread and touch no file; what other processes revoke is seen at the
-    next `poll`. The others write: call them where a disk may be waited for. They raise SharedFileError.
+    Who asks is on the reactor's thread and touches no file; what other processes revoke is seen at the next `poll`. Those
+    that tell write: call them on any thread, where a disk may be waited for. They raise SharedFileError.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -64,10 +61,10 @@ class RevocationStore:
         self._lock = threading.Lock()
         """Reading the file, or writing it, and taking over what it says are one."""
         self._content = self._told = self._load()
-        self._serials: dict[str, Set[Serial]] = {}
+        self._serials: dict[str, frozenset[Serial]] = {}
         self._digests: dict[str, str] = {}
         """Of the lists in `_serials`."""
-        self._seen: dict[bytes, Serial] = {}
+        self._seen: dict[bytes, Serials] = {}
         self._lists_changed = max((known.changed for known in self._content.lists.values()), default=0.0)
         self._listeners: list[Callable[[], None]] = []
 
@@ -79,26 +76,36 @@ class RevocationStore:
         Of a certificate that this process has not seen (the device came with a ticket) nobody knows the number: after a
         change of the revocation lists its tickets are void, and the device connects in full, where the list is asked.
         """
-        content = self._content
-        at = content.devices.get(binding.device)
-        if at is not None and issued <= at:
+        fingerprint = binding.fingerprint
+        if self.is_locked_out(binding.device, fingerprint, issued):
             return True
-        if not binding.fingerprint:
+        if not fingerprint:
             return False
-        if binding.fingerprint.hex() in content.certificates:
-            return True
-        serial = self._seen.get(binding.fingerprint)
-        return issued <= self._lists_changed if serial is None else self._is_listed(serial)
+        serials = self._seen.get(fingerprint)
+        return issued <= self._lists_changed if serials is None else self.are_listed(serials)
 
-    def serial_is_revoked(self, certificate: bytes) -> bool:
-        """See Revocations. Raises ValueError for what is no certificate."""
-        loaded = x509.load_der_x509_certificate(certificate)
-        serial = (loaded.issuer.public_bytes(), loaded.serial_number)
+    def is_locked_out(self, device: str, fingerprint: bytes, since: float) -> bool:
+        content = self._content
+        at = content.devices.get(device)
+        if at is not None and since <= at:
+            return True
+        return bool(fingerprint and content.certificates) and fingerprint.hex() in content.certificates
+
+    def are_listed(self, serials: Serials) -> bool:
+        for listed in self._serials.values():  # noqa: SIM110  # a generator would take as long as the look-up
+            if not listed.isdisjoint(serials):
+                return True
+        return False
+
+    def certificate_is_revoked(self, fingerprint: bytes, serials: Serials) -> bool:
         seen = self._seen
-        seen[hashlib.sha256(certificate).digest()] = serial
+        seen[fingerprint] = serials
         if len(seen) > SEEN:
-            seen.pop(next(iter(seen)), None)
-        return self._is_listed(serial)
+            del seen[next(iter(seen))]
+        return self.are_listed(serials) or self.is_locked_out("", fingerprint, 0.0)
+
+    def serials_of(self, fingerprint: bytes) -> Serials:
+        return self._seen.get(fingerprint, ())
 
     def on_change(self, listener: Callable[[], None]) -> None:
         self._listeners.append(listener)
@@ -143,8 +150,7 @@ class RevocationStore:
         """What a revocation list says now; `name` is the same at every start (its file). An empty one is one, too."""
         digest = hashlib.sha256()
         for issuer, number in sorted(serials):
-            size = number.bit_length() // 8 + 1
-            digest.update(struct.pack(">II", len(issuer), size) + issuer + number.to_bytes(size, "big", signed=True))
+            digest.update(struct.pack(">II", len(issuer), len(number)) + issuer.encode() + number)
         with self._file.locked(), self._lock:
             content = self._load()
             known, told = content.lists.get(name), digest.hexdigest()
@@ -160,9 +166,6 @@ class RevocationStore:
             self._content = content
 
     # ---------------------------------------------------------------- inside
-
-    def _is_listed(self, serial: Serial) -> bool:
-        return any(serial in serials for serials in self._serials.values())
 
     def _add(self, kind: str, name: str, now: float) -> None:
         with self._file.locked(), self._lock:

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from sys import intern
 from typing import NamedTuple
 
 from msgspec import Struct, field
+
+Serial = tuple[str, bytes]
+"""A certificate as revocation lists name it: its issuer (DER of the name, in hexadecimal digits) and its serial number
+(big-endian, signed)."""
+Serials = tuple[Serial, ...]
+"""Of a certificate, and of the CAs between it and a trusted one."""
 
 
 class Strength(IntEnum):
@@ -90,6 +97,9 @@ class ConnectionInfo(Struct, gc=False):
     """The peer's verified certificate in DER, empty when it showed none."""
     fingerprint: bytes = b""
     """SHA-256 of the certificate that it stands on, shown now or when its ticket's chain began; empty without one."""
+    serials: Serials = ()
+    """Of that certificate and of the CAs above it, as they were held against the revocation lists; empty without a
+    certificate, and where it came with a ticket and this process has not seen it."""
     proved_at: float = 0.0
     """Wall-clock second at which its ticket was issued; 0 without one."""
     resumed: bool = False
@@ -108,3 +118,8 @@ class ConnectionInfo(Struct, gc=False):
     """It was upgraded: the protocol rides in WebSocket messages."""
     protocol: str = ""
     """What the peer speaks, once it has introduced itself: `mmtp 1`, `mqtt 3.1`, `mqtt 3.1.1`, `mqtt 5`."""
+
+    def share_words(self) -> None:
+        """Of words that many connections have in common, keep one copy for all."""
+        self.alpn, self.tls_version, self.cipher = intern(self.alpn), intern(self.tls_version), intern(self.cipher)
+        self.serials = tuple((intern(issuer), number) for issuer, number in self.serials)

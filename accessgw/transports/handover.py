@@ -236,6 +236,7 @@ class HandoverReceiver(_Channel):
     def _take(self, descriptor: int, offered: _Offered) -> None:
         sock = socket.socket(fileno=descriptor)
         sock.setblocking(False)
+        offered.info.share_words()
         connection = self._make(sock, offered.info)
         factory = self._factories[offered.info.alpn]
         try:

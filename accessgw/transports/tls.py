@@ -256,7 +256,9 @@ class TlsConnection(StreamConnection):
             info.certificate = event.peer_certificate
             info.fingerprint = sha256(event.peer_certificate).digest()
             try:
-                info.certificate_identity = self._contexts.identify(event.peer_certificate, event.peer_chain)
+                info.certificate_identity, info.serials = self._contexts.identify(
+                    event.peer_certificate, event.peer_chain
+                )
             except RemoteError as error:
                 self._refuse_handshake(error.code, str(error))
                 return

@@ -14,7 +14,7 @@ from accessgw.core.mmtp_tickets import TicketOffice
 from accessgw.crypto.key_store import LEAD, KeyStore
 from accessgw.crypto.ticket_keys import EpochTickets
 from accessgw.model.counters import TlsCounters
-from accessgw.model.identity import Strength
+from accessgw.model.identity import Serials, Strength
 from accessgw.model.reasons import CloseReason
 from accessgw.model.route_settings import RouteSettings
 from protocols.mmtp import HeaderMemory, Hello, events
@@ -39,12 +39,22 @@ class Revoked:
 
     def __init__(self) -> None:
         self.answer = False
+        self.known: dict[bytes, Serials] = {}
 
     def is_revoked(self, binding: TicketBinding, issued: float) -> bool:
         return self.answer
 
-    def serial_is_revoked(self, certificate: bytes) -> bool:
-        return False
+    def is_locked_out(self, device: str, fingerprint: bytes, since: float) -> bool:
+        return self.answer
+
+    def are_listed(self, serials: Serials) -> bool:
+        return self.answer
+
+    def certificate_is_revoked(self, fingerprint: bytes, serials: Serials) -> bool:
+        return self.answer
+
+    def serials_of(self, fingerprint: bytes) -> Serials:
+        return self.known.get(fingerprint, ())
 
     def on_change(self, listener: Any) -> None: ...
 

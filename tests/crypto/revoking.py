@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 
+from accessgw.crypto.serials import serial_of
 from tests.crypto.authority import Authority
 
 
@@ -28,6 +29,11 @@ def crl(authority, *revoked, days=1.0, began=-1.0, key=None, extensions=()) -> b
     for extension in extensions:
         builder = builder.add_extension(extension, critical=True)
     return builder.sign(key or authority.key, hashes.SHA256()).public_bytes(Encoding.PEM)
+
+
+def are_listed(store, *chain) -> bool:
+    """Whether a list in force names one of these certificates (DER)."""
+    return store.are_listed(tuple(map(serial_of, chain)))
 
 
 def write(path, content: bytes) -> str:

@@ -66,10 +66,10 @@ def test_a_good_certificate_names_the_device(folder, authority, version, mode):
     issued = authority.issue("device-7")
     event, _ = shake(served.context(), client_context(issued, version))
     assert event.peer_certificate == issued.der
-    assert served.identify(event.peer_certificate) == "device-7"
+    assert served.identify(event.peer_certificate)[0] == "device-7"
     below = authority.intermediate("factory-ca").issue("device-8")
     event, _ = shake(served.context(), client_context(below, version))
-    assert served.identify(event.peer_certificate) == "device-8"
+    assert served.identify(event.peer_certificate)[0] == "device-8"
 
 
 @pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION])
@@ -166,7 +166,7 @@ def test_names_that_are_none(folder, authority):
     assert identity_in(authority.issue("x", common=("line\nbreak",)).der, "cn") == ""
     assert identity_in(b"no certificate", "cn") == ""
     nameless = authority.issue("x", common=()).der
-    assert contexts(folder, authority, "request").identify(nameless) == ""
+    assert contexts(folder, authority, "request").identify(nameless)[0] == ""
     with pytest.raises(RemoteError, match="no usable cn") as caught:
         contexts(folder, authority, "require").identify(nameless)
     assert caught.value.code == BAD_CERTIFICATE

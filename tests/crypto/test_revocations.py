@@ -14,7 +14,10 @@ from cryptography.x509.oid import NameOID
 from accessgw.core.interfaces.tls import Revocations, TicketBinding
 from accessgw.crypto import revocations
 from accessgw.crypto.revocations import KEPT, NAME, RevocationStore, TooManyRevocations
+from accessgw.crypto.serials import issuer_of, number_of, serial_of
 from accessgw.crypto.shared_file import SharedFileError
+from accessgw.model.identity import Serial
+from tests.crypto.revoking import are_listed
 
 NOW = 1_800_000_000.0
 DEVICE = TicketBinding("d1")
@@ -133,34 +136,84 @@ def test_a_damaged_list_is_refused_by_name(directory: Path, content: bytes) -> N
 # ------------------------------------------------------------------ revocation lists
 
 
+def of_ca(*numbers: int) -> set[Serial]:
+    """What a list of "ca" says."""
+    return {(issuer_of(name("ca")), number_of(number)) for number in numbers}
+
+
+def shown(store: RevocationStore, der: bytes, *above: bytes) -> bool:
+    """Somebody comes with it, and whether that is refused."""
+    return store.certificate_is_revoked(hashlib.sha256(der).digest(), tuple(map(serial_of, (der, *above))))
+
+
 def test_a_listed_certificate_is_refused(directory: Path) -> None:
     der = certificate(7)
     store = RevocationStore(directory)
-    assert not store.serial_is_revoked(der)
-    store.use_list("ca.crl", {(name("ca").public_bytes(), 7)}, NOW)
-    assert store.serial_is_revoked(der)
-    assert not store.serial_is_revoked(certificate(8))
-    assert not store.serial_is_revoked(certificate(7, "another ca"))
+    assert not are_listed(store, der)
+    store.use_list("ca.crl", of_ca(7), NOW)
+    assert are_listed(store, der) and shown(store, der)
+    assert not are_listed(store, certificate(8))
+    assert not are_listed(store, certificate(7, "another ca"))
+    assert not store.are_listed(())
     assert store.count()["listed"] == 1
-    store.use_list("other.crl", {(name("ca").public_bytes(), 8)}, NOW)
-    assert store.serial_is_revoked(der) and store.serial_is_revoked(certificate(8))
+    store.use_list("other.crl", of_ca(8), NOW)
+    assert are_listed(store, der) and are_listed(store, certificate(8))
     store.use_list("ca.crl", set(), NOW)
-    assert not store.serial_is_revoked(der)
+    assert not are_listed(store, der) and are_listed(store, certificate(8))
+
+
+def test_a_ca_on_a_list_takes_along_what_it_issued(directory: Path) -> None:
+    leaf, above, other = certificate(1, "factory"), certificate(7), certificate(8)
+    store = RevocationStore(directory)
+    store.use_list("ca.crl", of_ca(7), NOW)
+    assert are_listed(store, leaf, above) and shown(store, leaf, above)
+    assert not are_listed(store, leaf, other) and not shown(store, leaf, other)
+
+
+@pytest.mark.parametrize("number", [1, 127, 128, 255, 256, (1 << 158) + 5, (1 << 159) - 1])
+def test_numbers_of_every_length_are_found(directory: Path, number: int) -> None:
+    store = RevocationStore(directory)
+    store.use_list("ca.crl", of_ca(number), NOW)
+    assert are_listed(store, certificate(number))
+    assert not are_listed(store, certificate(number ^ 2))
+
+
+def test_issuers_are_shared(directory: Path) -> None:
+    (first, number), (second, _) = serial_of(certificate(7)), serial_of(certificate(8))
+    assert first is second and number == b"\x07"
+    assert number_of(-1) == b"\xff" and number_of(255) == b"\x00\xff"  # a CA may have gone wrong
 
 
 def test_the_tickets_of_a_certificate_that_was_seen_follow_the_list(directory: Path) -> None:
-    listed, other = certificate(7), certificate(8)
+    listed, other, below = certificate(7), certificate(8), certificate(1, "factory")
     store = RevocationStore(directory)
-    assert not store.serial_is_revoked(listed) and not store.serial_is_revoked(other)
-    store.use_list("ca.crl", {(name("ca").public_bytes(), 7)}, NOW)
-    assert store.is_revoked(bound(listed), NOW - 100) and store.is_revoked(bound(listed), NOW + 100)
+    assert not shown(store, listed) and not shown(store, other) and not shown(store, below, certificate(9))
+    store.use_list("ca.crl", of_ca(7, 9), NOW)
+    for der in (listed, below):
+        assert store.is_revoked(bound(der), NOW - 100) and store.is_revoked(bound(der), NOW + 100)
     assert not store.is_revoked(bound(other), NOW - 100)
     assert not store.is_revoked(DEVICE, NOW - 100)
+    assert store.serials_of(bound(other).fingerprint) == (serial_of(other),)
+    assert store.serials_of(bound(certificate(8)).fingerprint) == ()
+
+
+def test_who_is_locked_out_whatever_lists_say(directory: Path) -> None:
+    der = certificate(7)
+    fingerprint = hashlib.sha256(der).digest()
+    store = RevocationStore(directory)
+    store.use_list("ca.crl", of_ca(7), NOW)
+    assert not store.is_locked_out("d1", fingerprint, NOW)
+    store.revoke_device("d1", NOW)
+    assert store.is_locked_out("d1", fingerprint, NOW) and store.is_locked_out("d1", b"", NOW)
+    assert not store.is_locked_out("d1", fingerprint, NOW + 1) and not store.is_locked_out("", b"", NOW)
+    store.revoke_certificate(fingerprint, NOW)
+    assert store.is_locked_out("d1", fingerprint, NOW + 1) and store.is_locked_out("", fingerprint, NOW + 1)
+    assert shown(store, der)
 
 
 def test_tickets_of_unseen_certificates_are_void_after_a_change_of_a_list(directory: Path) -> None:
     binding = bound(certificate(7))
-    serials = {(name("ca").public_bytes(), 7)}
+    serials = of_ca(7)
     store = RevocationStore(directory)
     store.use_list("ca.crl", serials, NOW)
     assert store.is_revoked(binding, NOW - 100)
@@ -170,7 +223,7 @@ def test_tickets_of_unseen_certificates_are_void_after_a_change_of_a_list(direct
     assert again.is_revoked(binding, NOW - 100)
     again.use_list("ca.crl", set(serials), NOW + 1000)
     assert not again.is_revoked(binding, NOW + 1)
-    again.use_list("ca.crl", serials | {(name("ca").public_bytes(), 1 << 159)}, NOW + 2000)
+    again.use_list("ca.crl", serials | of_ca(1 << 159), NOW + 2000)
     assert again.is_revoked(binding, NOW + 1)
     store.poll(NOW + 2001)
     assert store.is_revoked(binding, NOW + 1)
@@ -180,7 +233,7 @@ def test_tickets_of_a_process_that_read_the_list_later_are_void_too(directory: P
     one, other = RevocationStore(directory), RevocationStore(directory)
     for store in (one, other):
         store.use_list("ca.crl", set(), NOW)
-    serials = {(name("ca").public_bytes(), 7)}
+    serials = of_ca(7)
     one.use_list("ca.crl", serials, NOW + 100)
     # meanwhile the other one let the device in, and gave it tickets
     other.use_list("ca.crl", serials, NOW + 102)
@@ -193,7 +246,7 @@ def test_a_changed_list_is_told_of(directory: Path) -> None:
     store = RevocationStore(directory)
     told: list[int] = []
     store.on_change(lambda: told.append(1))
-    store.use_list("ca.crl", {(name("ca").public_bytes(), 7)}, NOW)
+    store.use_list("ca.crl", of_ca(7), NOW)
     store.poll(NOW)
     assert told == [1]
 
@@ -203,6 +256,6 @@ def test_certificates_that_were_seen_are_bounded(directory: Path, monkeypatch: p
     store = RevocationStore(directory)
     seen = [certificate(n) for n in (1, 2, 3)]
     for der in seen:
-        store.serial_is_revoked(der)
-    store.use_list("ca.crl", {(name("ca").public_bytes(), 9)}, NOW)
+        shown(store, der)
+    store.use_list("ca.crl", of_ca(9), NOW)
     assert [store.is_revoked(bound(der), NOW - 1) for der in seen] == [True, False, False]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.task import Clock
 
@@ -87,13 +88,15 @@ class House:
         self.connections.append(Connection(self.clock, **info))
         return self.connections[-1]
 
-    def accept_certificate(self, issued, **info):
-        """As a listener does."""
-        identity = self.rooms.contexts["tls"].identify(issued.der)
+    def accept_certificate(self, issued, *above, **info):
+        """As a listener does; `above`: the CAs that issued it, the trusted one last."""
+        above = tuple(ca.certificate.public_bytes(Encoding.DER) for ca in above)
+        identity, serials = self.rooms.contexts["tls"].identify(issued.der, (issued.der, *above))
         return self.accept(
             certificate=issued.der,
             fingerprint=hashlib.sha256(issued.der).digest(),
             certificate_identity=identity,
+            serials=serials,
             **info,
         )
 

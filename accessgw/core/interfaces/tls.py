@@ -8,6 +8,7 @@ from typing import Protocol
 
 from twisted.internet.defer import Deferred
 
+from accessgw.model.identity import Serials
 from protocols.tls.engine import TlsEngine
 
 
@@ -27,9 +28,10 @@ class TlsContexts(Protocol):
     def knows_ticket(self, identity: bytes) -> bool:
         """Whether it is that of a ticket of ours (TicketKeys.open)."""
 
-    def identify(self, certificate: bytes, chain: Sequence[bytes] = ()) -> str:
+    def identify(self, certificate: bytes, chain: Sequence[bytes] = ()) -> tuple[str, Serials]:
         """Who a verified client certificate (DER) names, by the listener's rule; empty when it names nobody. `chain` is
-        what was verified, leaf first. RemoteError (a TLS alert) where that is not allowed, and for one that was revoked."""
+        what was verified, leaf first. With it come the serials that were held against the revocation lists, empty where
+        there are none. RemoteError (a TLS alert) where that is not allowed, and for one that was revoked."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -124,8 +126,19 @@ class Revocations(Protocol):
     def is_revoked(self, binding: TicketBinding, issued: float) -> bool:
         """Whether a ticket issued at that wall-clock second, or the certificate in it, was revoked since."""
 
-    def serial_is_revoked(self, certificate: bytes) -> bool:
-        """Whether a revocation list names the certificate (DER)."""
+    def is_locked_out(self, device: str, fingerprint: bytes, since: float) -> bool:
+        """Whether the device lost what it had proved up to that wall-clock second, or its certificate was revoked other
+        than by a list. Empty where there is none."""
+
+    def are_listed(self, serials: Serials) -> bool:
+        """Whether a revocation list names one of them. Asked for every connection, so no more than look-ups."""
+
+    def certificate_is_revoked(self, fingerprint: bytes, serials: Serials) -> bool:
+        """Whether a list names one of these serials of a certificate (its own and those of CAs above), or somebody
+        revoked it. They are remembered, as far as there is room: they decide about its tickets."""
+
+    def serials_of(self, fingerprint: bytes) -> Serials:
+        """What was said when the certificate was shown last; empty when that is not remembered."""
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call `listener` after each change, on the reactor's thread: connections are looked at again."""
