@@ -29,6 +29,9 @@ def _rotate(session: Session, options: argparse.Namespace) -> None:
 
 def _revoke(session: Session, options: argparse.Namespace) -> None:
     body = {name: getattr(options, name) for name in ("epoch", "device", "certificate")}
+    if options.certificate is not None:
+        # openssl prints "sha256 Fingerprint=..."
+        body["certificate"] = options.certificate.rpartition("=")[2]
     given = json.dumps({name: value for name, value in body.items() if value is not None})
     session.show(session.client.request("POST", "/v1/keys/revoke", given, role="operate"))
 

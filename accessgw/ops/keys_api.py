@@ -6,10 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 
 from accessgw.core.interfaces.control import ControlError
 from accessgw.core.interfaces.keys import KeyControl
 from accessgw.ops.http_api import Reply, Request, Route
+
+log = Logger()
 
 MAX_DEVICE = 256
 """Bytes."""
@@ -55,7 +58,12 @@ class KeysApi:
         if what == "device":
             # now that its tickets are worthless, it cannot come back by one of them
             done.addCallback(lambda answer: answer | {"closed": self._end_session(value, True)})
-        return done.addCallback(Reply)
+        return done.addCallback(_noted, what).addCallback(Reply)
+
+
+def _noted(answer: dict[str, Any], what: str) -> dict[str, Any]:
+    log.info("revoked: {what} {name}", what=what, name=answer[what])
+    return answer
 
 
 def _epoch(control: KeyControl, value: Any) -> Deferred[dict[str, Any]]:

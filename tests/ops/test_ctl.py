@@ -72,6 +72,7 @@ def test_every_command_answers(gateway: Gateway, run: Run) -> None:
         (["keys", "revoke", "--epoch", "8"], "revoked"),
         (["keys", "revoke", "--device", "d1"], "closed"),
         (["keys", "revoke", "--certificate", "ab" * 32], "revoked"),
+        (["keys", "revoke", "--certificate", "sha256 Fingerprint=" + ":".join(["AB"] * 32)], "revoked"),
     ):
         code, out, err = run(*arguments)
         assert (code, err) == (0, ""), arguments

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from twisted.logger import formatEvent, globalLogPublisher
 
 from accessgw.core.interfaces.control import ControlError
 from tests.ops.control_fakes import Api
@@ -53,6 +54,22 @@ def test_an_epoch_or_a_certificate_is_revoked(api: Api, keys: FakeKeys) -> None:
         assert api.ask("POST", "/v1/keys/revoke", body, "dev-operate").json["revoked"]
     assert keys.asked == [0, bytes.fromhex(FINGERPRINT), bytes.fromhex(FINGERPRINT)]
     assert api.control.asked == []
+
+
+def test_the_log_says_what_was_revoked(api: Api) -> None:
+    lines: list[str | None] = []
+
+    def observe(event: Any) -> None:
+        lines.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(observe)
+    try:
+        for body in ({"epoch": 0}, {"device": "d1"}, {"certificate": FINGERPRINT.upper()}):
+            api.ask("POST", "/v1/keys/revoke", body, "dev-operate")
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    said = [line for line in lines if line and line.startswith("revoked")]
+    assert said == ["revoked: epoch 0", "revoked: device d1", f"revoked: certificate {FINGERPRINT}"]
 
 
 def test_a_revoked_device_loses_its_session_after_its_tickets(api: Api, keys: FakeKeys) -> None:
