@@ -115,14 +115,16 @@ class Gateway(Service):
             lines.append(f"  {row['name']}: {row['address']} ({row['transport']}: {', '.join(row['protocols'])})")
         control = f"http://{rooms.control_listener.host}:{rooms.control_listener.port}"
         lines.append(f"  control API and dashboard: {control}/")
-        tls = next((r for r in rooms.listener_rows() if r["transport"] == "tls" and "mmtp/1" in r["protocols"]), None)
+        tls = self._row_to_try()
         push = next((t.token for t in settings.control.tokens if t.loopback_only and "push" in t.roles), "")
         token = next((t.token for a in settings.authenticators for t in a.tokens if t.loopback_only), "")
         if settings.demo_upstream and tls is not None and push and token:
-            ca = Path(settings.state_dir) / "ca.pem"
+            (listener,) = (one for one in settings.listeners if one.name == tls["name"])
+            own = listener.certificates[0].chain if listener.certificates else ""
+            ca = "CA.pem" if own else Path(settings.state_dir) / "ca.pem"
             client = f".venv/bin/accessgw-client --url mmtps://{tls['address']} --ca {ca} --token {token}"
             lines += [
-                "try, in another shell:",
+                f"try, in another shell (CA.pem: the CA of {own}):" if own else "try, in another shell:",
                 f"""  {client} --device phone1 call payments.pay '{{"amount": 100, "currency": "CNY"}}'""",
                 f"  {client} --device phone1 listen",
                 f"  curl -H 'Authorization: Bearer {push}' {control}/v1/push"
@@ -130,6 +132,14 @@ class Gateway(Service):
             ]
             lines += self._mqtt_greeting(token)
         return lines
+
+    def _row_to_try(self) -> dict[str, Any] | None:
+        """A listener that lets a device in by its token alone."""
+        closed = {one.name for one in self.settings.listeners if one.client_certificates == "require"}
+        for row in self.rooms.listener_rows():
+            if row["transport"] == "tls" and "mmtp/1" in row["protocols"] and row["name"] not in closed:
+                return row
+        return None
 
     def _mqtt_greeting(self, token: str) -> list[str]:
         for row in self.rooms.listener_rows():
