@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.logger import formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
 from accessgw.core.interfaces.tls import SigningFailed
@@ -35,6 +36,7 @@ class World:
     timeout: float = 2.0
     waiting: int = 4
     patient: bool = True
+    grace: float = 0.0
     results: list[object] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -48,6 +50,7 @@ class World:
             timeout=self.timeout,
             waiting=self.waiting,
             patient=self.patient,
+            grace=self.grace,
         )
         self.signer.start()
 
@@ -81,6 +84,19 @@ class World:
     def sign(self, key=ec_key(), seed: int = 0) -> None:
         deferred = self.signer.sign(key.id, key.algorithm, key.data(seed))
         deferred.addBoth(lambda result: self.results.append(result.value if isinstance(result, Failure) else result))
+
+
+@pytest.fixture
+def logged():
+    """The lines so far."""
+    lines = []
+
+    def observe(event):
+        lines.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(observe)
+    yield lambda: list(lines)
+    globalLogPublisher.removeObserver(observe)
 
 
 def ec_signature(seed: int = 0) -> bytes:
@@ -305,3 +321,55 @@ def test_without_patience_there_is_no_waiting_for_a_signer_that_is_not_there() -
     (request,) = world.asked()
     world.say(lambda: world.far.refuse(request.id, UNKNOWN_KEY, "no such key"))
     assert "no such key" in str(world.results[1])
+
+
+def test_a_process_that_is_only_starting_is_no_news(logged) -> None:
+    world = World(grace=2.0)
+    world.reactor.unixClients[-1][1].clientConnectionFailed(None, Failure(ConnectionDone()))
+    assert logged() == []
+    world.reactor.advance(FIRST_RETRY)
+    world.accept()
+    assert logged() == []
+    world.lose()
+    (line,) = logged()
+    assert line.startswith(f"no signer at {PATH}")
+
+
+def test_one_that_never_starts_is_news_after_its_time(logged) -> None:
+    world = World(grace=2.0)
+    for _ in range(7):
+        world.reactor.unixClients[-1][1].clientConnectionFailed(None, Failure(ConnectionDone()))
+        world.reactor.advance(LONGEST_RETRY)
+    (line,) = logged()
+    assert line.startswith(f"no signer at {PATH}")
+
+
+def test_a_signer_that_is_stuck_is_one_line_until_it_signs_again(logged) -> None:
+    world = World()
+    world.accept()
+    for _ in range(2):
+        world.sign()
+        world.asked()
+        world.reactor.advance(2.0)
+    said = [line for line in logged() if "does not answer" in line]
+    assert len(said) == 1 and PATH in said[0]
+    world.sign()
+    (request,) = world.asked()
+    world.say(lambda: world.far.signature(request.id, ec_signature()))
+    world.sign()
+    world.asked()
+    world.reactor.advance(2.0)
+    assert len([line for line in logged() if "does not answer" in line]) == 2
+
+
+def test_a_key_that_the_signer_lacks_is_named_with_its_file(logged) -> None:
+    world = World()
+    other = PublicKey(ec_key().public, "/etc/gw.pem")
+    world.signer.replace_keys({other.id: other})
+    world.accept(rsa_key().id)
+    assert f"has no key for /etc/gw.pem (id {other.id})" in logged()[0]
+    world.sign()
+    (request,) = world.asked()
+    world.say(lambda: world.far.refuse(request.id, UNKNOWN_KEY, "no such key"))
+    world.reactor.advance(2.0)
+    assert str(world.results[0]) == f"{PATH} has no key {other.id}"

@@ -112,6 +112,9 @@ def test_a_dead_socket_is_replaced_and_a_live_one_is_not(tmp_path) -> None:
     path.write_text("mine")
     with pytest.raises(SocketTaken):
         listen(str(path))
+    nowhere = tmp_path / "no" / "signer.sock"
+    with pytest.raises(SocketTaken, match=f"{nowhere}: No such file or directory"):
+        listen(str(nowhere))
 
 
 @pytest.mark.parametrize(
@@ -122,6 +125,7 @@ def test_a_dead_socket_is_replaced_and_a_live_one_is_not(tmp_path) -> None:
         (["--provider", "no-such-provider", "--key", "/nonexistent/key.pem"], "no-such-provider"),
         (["--allow-user", "no-such-user-here"], "no-such-user-here"),
         (["--pkcs11-module", "/nonexistent.so", "--pkcs11-token", "x"], "pkcs11"),
+        (["--pkcs11-module", "/nonexistent.so", "--pkcs11-pin-file", "/nonexistent/pin"], "pkcs11"),
     ],
 )
 def test_a_start_that_cannot_be_is_one_line_and_exit_code_1(tmp_path, options, words) -> None:

@@ -67,6 +67,7 @@ class Signing:
             timeout=settings.signer_timeout,
             waiting=settings.handshake_queue,
             patient=not settings.signer_fallback,
+            grace=settings.signer_timeout if own else 0.0,
         )
         self.child: SignerChild | None = None
         if own:
@@ -125,7 +126,7 @@ def public_keys(certificates: Sequence[CertificateSettings]) -> dict[str, Public
             raise CertificateError(certificate.chain, f"signers have RSA and EC keys, this is {type(public).__name__}")
         der = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         try:
-            key = PublicKey(der)
+            key = PublicKey(der, certificate.chain)
         except LibcryptoError as error:
             raise CertificateError(certificate.chain, f"OpenSSL refuses its key: {error}") from error
         found[key.id] = key

@@ -91,8 +91,10 @@ def load_provider(name: str) -> None:
 class PublicKey:
     """Checks what came back from a signer: a fifth of the cost of Python's pow(), and any number of threads may."""
 
-    def __init__(self, der: bytes) -> None:
-        """A SubjectPublicKeyInfo of an RSA or EC key. Raises LibcryptoError."""
+    def __init__(self, der: bytes, chain: str = "") -> None:
+        """A SubjectPublicKeyInfo of an RSA or EC key; `chain`: the file that it is from, for messages. Raises
+        LibcryptoError."""
+        self.chain = chain
         self._library = _library()
         self._handle = self._library.d2i_PUBKEY(None, ctypes.byref(ctypes.c_char_p(der)), len(der))
         if not self._handle:

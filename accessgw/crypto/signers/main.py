@@ -75,6 +75,8 @@ def _token(options: argparse.Namespace) -> Backend:
         raise _Unusable(f"--pkcs11-module needs the extra pkcs11: {error}") from error
     if options.key or options.store or options.provider:
         raise _Unusable("expected the keys of a token alone, got --key, --store or --provider beside --pkcs11-module")
+    if not options.pkcs11_token:
+        raise _Unusable("expected --pkcs11-token beside --pkcs11-module, got none")
     if not options.pkcs11_pin_file:
         raise _Unusable("expected --pkcs11-pin-file beside --pkcs11-module, got none")
     try:
@@ -103,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--backend", choices=_BACKENDS, default="auto", help="auto: multibuffer where it can be used")
     parser.add_argument("--provider", default="", metavar="NAME", help="OpenSSL provider to load, for --store or --key")
     parser.add_argument(
-        "--store", action="append", default=[], metavar="URI", help="private keys that OpenSSL opens by URI"
+        "--store", action="append", default=[], metavar="URI", help="private keys that OpenSSL opens by URI, such as file:/DIR/key.pem"
     )
     parser.add_argument("--pkcs11-module", default="", metavar="FILE", help="library of a PKCS#11 token")
     parser.add_argument("--pkcs11-token", default="", metavar="LABEL", help="label of the token")

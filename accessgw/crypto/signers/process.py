@@ -62,9 +62,11 @@ class ProcessSigner:
         timeout: float,
         waiting: int = 4096,
         patient: bool = True,
+        grace: float = 0.0,
     ) -> None:
         """`keys`: those that will be asked for, by id. `timeout`: seconds for a signature. `patient`: what is asked while
-        there is no connection, or no such key yet, waits for it; otherwise it fails at once."""
+        there is no connection, or no such key yet, waits for it; otherwise it fails at once. `grace`: seconds after
+        start() for which it is no news that nobody is there, since the process is only starting."""
         self._path = path
         self._keys = keys
         self._counters = counters
@@ -72,6 +74,8 @@ class ProcessSigner:
         self._timeout = timeout
         self._bound = waiting
         self._patient = patient
+        self._grace = grace
+        self._quiet_until = 0.0
         self._requests: dict[int, _Request] = {}
         """By id; the oldest first, so the first is over first."""
         self._last = 0
@@ -85,6 +89,8 @@ class ProcessSigner:
         self._stopped = False
         self._told = ""
         """The last trouble in the log: not every attempt is a line."""
+        self._mute = False
+        """It was logged that it is connected and lets requests run out of time."""
 
     @property
     def connected(self) -> bool:
@@ -93,6 +99,7 @@ class ProcessSigner:
 
     def start(self) -> None:
         """Connect, now and whenever the connection is lost."""
+        self._quiet_until = self._reactor.seconds() + self._grace
         self._connect()
 
     def stop(self) -> None:
@@ -162,7 +169,14 @@ class ProcessSigner:
             if request.deadline > now:
                 self._sweep = self._reactor.callLater(request.deadline - now, self._expire)
                 return
-            self._fail(id, f"no signature within {self._timeout:g} s from {self._path}")
+            if request.parked:
+                self._fail(id, f"{self._path} has no key {request.key}")
+                continue
+            reason = f"no signature within {self._timeout:g} s from {self._path}"
+            if self._link is not None and not self._mute:
+                self._mute = True
+                _log.error("the signer is connected and does not answer: {reason}", reason=reason)
+            self._fail(id, reason)
 
     def _take(self, id: int) -> _Request | None:
         request = self._requests.pop(id, None)
@@ -179,6 +193,7 @@ class ProcessSigner:
             request.deferred.errback(SigningFailed(reason))
 
     def _made(self, id: int, signature: bytes) -> None:
+        self._mute = False
         request = self._requests.get(id)
         if request is None:
             return  # it came too late
@@ -202,6 +217,7 @@ class ProcessSigner:
     def greeted(self, link: _Link) -> None:
         """The signer has said HELLO on `link`: ask for all that is outstanding."""
         self._retry = FIRST_RETRY
+        self._quiet_until = 0.0
         self._link = link
         for id, request in self._requests.items():
             request.parked = False
@@ -228,7 +244,12 @@ class ProcessSigner:
 
     def _offered(self, keys: frozenset[str]) -> None:
         for key in self._keys.keys() - keys:
-            _log.error("the signer at {path} has no key {key} of our certificates", path=self._path, key=key)
+            _log.error(
+                "the signer at {path} has no key for {chain} (id {key})",
+                path=self._path,
+                chain=self._keys[key].chain,
+                key=key,
+            )
         for id, request in self._requests.items():
             if request.parked and request.key in keys and self._link is not None:
                 request.parked = False
@@ -240,7 +261,7 @@ class ProcessSigner:
         self._link = None
         if self._stopped:
             return
-        if reason != self._told:
+        if reason != self._told and self._reactor.seconds() >= self._quiet_until:
             self._told = reason
             _log.warn("no signer at {path}, trying again: {reason}", path=self._path, reason=reason)
         self._retrying = self._reactor.callLater(self._retry, self._connect)

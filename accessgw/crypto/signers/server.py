@@ -32,11 +32,12 @@ _WAKE = b"\0"
 
 
 class SocketTaken(Exception):
-    """Another process listens there."""
+    """Another process listens there, or no socket can be made there."""
 
 
 def listen(path: str, mode: int = 0o600) -> socket.socket:
-    """A socket of that mode; a dead one at the path is replaced. Raises SocketTaken, OSError."""
+    """A socket of that mode; a dead one at the path is replaced. Raises SocketTaken, and OSError for one that cannot
+    be looked at."""
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise SocketTaken(f"{path}: something that is not a socket is there")
@@ -52,6 +53,8 @@ def listen(path: str, mode: int = 0o600) -> socket.socket:
     before = os.umask(0o777 & ~mode)
     try:
         listening.bind(path)
+    except OSError as error:
+        raise SocketTaken(f"{path}: {error.strerror or error}") from error
     finally:
         os.umask(before)
     listening.listen(MAX_GATEWAYS)
