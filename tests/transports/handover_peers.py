@@ -1,6 +1,6 @@
 """Pieces of hand-over tests: an echo that can move, the process that takes over, clients that check every byte.
 
-As a program it is the other process: python handover_peers.py PATH take|die|silent
+As a program it is the other process: python handover_peers.py PATH take|die|silent CHAIN KEY ALPN
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from accessgw.transports.handover import HandoverReceiver, HandoverSender  # noq
 from protocols.tls.client_context import ClientContext, ClientOptions  # noqa: E402
 from protocols.tls.engine import HandshakeCompleted, PlaintextReceived  # noqa: E402
 from protocols.tls.records import RecordLayer  # noqa: E402
+from tests.transports.handover_mmtp import MovableCallsFactory  # noqa: E402
 from tests.transports.support import Journal, listen, make_services  # noqa: E402
 
 
@@ -80,19 +81,20 @@ class MovableEchoes:
 
 
 class Place:
-    """A TLS listener of movable echoes in this process."""
+    """A TLS listener of movable echoes in this process: of bytes, or with ALPN mmtp/1 of calls."""
 
-    def __init__(self, reactor, state):
+    def __init__(self, reactor, state, alpn="http/1.1"):
         self.journal = Journal()
         self.services = make_services(reactor, self.journal)
-        self.echoes = MovableEchoes()
+        self.echoes = MovableCallsFactory(reactor) if alpn == "mmtp/1" else MovableEchoes()
+        self.factories = {alpn: self.echoes}
         self.listener = listen(
             self.services,
             self.journal,
-            ServerContexts([state], ["http/1.1"]),
-            {"http/1.1": self.echoes},
+            ServerContexts([state], [alpn]),
+            self.factories,
             transport="tls",
-            protocols=("http/1.1",),
+            protocols=(alpn,),
         )
 
     def sender(self, reactor, path, timeout=30.0):
@@ -113,7 +115,7 @@ class Place:
     async def channel(self, reactor, path, factories=None):
         """A sender and a receiver, both of this process."""
         connected = self.sender(reactor, path)
-        make = lambda: HandoverReceiver(self.listener.adopting, factories or {"http/1.1": self.echoes})  # noqa: E731
+        make = lambda: HandoverReceiver(self.listener.adopting, factories or self.factories)  # noqa: E731
         endpoint = UNIXClientEndpoint(reactor, path)
         receiver = await endpoint.connect(Factory.forProtocol(make))
         return await connected, receiver
@@ -135,8 +137,8 @@ class Silent(HandoverReceiver):
         pass
 
 
-def take_over(path, kind, chain, key):
-    """The other process: takes over, echoes on, and tells at the end of its input how many bytes it has echoed."""
+def take_over(path, kind, chain, key, alpn):
+    """The other process: takes over, echoes on, and tells at the end of its input how much it has echoed."""
     from accessgw.model.listener_settings import CertificateSettings
     from accessgw.transports.reactor import install
 
@@ -144,9 +146,9 @@ def take_over(path, kind, chain, key):
     from twisted.internet import reactor, stdio
     from twisted.internet.protocol import Protocol
 
-    place = Place(reactor, CertificateSettings(chain=chain, key=key))
+    place = Place(reactor, CertificateSettings(chain=chain, key=key), alpn)
     cls = {"take": HandoverReceiver, "die": Dying, "silent": Silent}[kind]
-    factory = Factory.forProtocol(lambda: cls(place.listener.adopting, {"http/1.1": place.echoes}))
+    factory = Factory.forProtocol(lambda: cls(place.listener.adopting, place.factories))
     factory.noisy = False
     factory.startedConnecting = factory.clientConnectionLost = lambda *_: None
     factory.clientConnectionFailed = lambda *_: reactor.stop()
@@ -164,8 +166,8 @@ def take_over(path, kind, chain, key):
 class Other:
     """That process, seen from the one that gives away."""
 
-    def __init__(self, path, kind, files):
-        command = [sys.executable, __file__, path, kind, files.chain, files.key]
+    def __init__(self, path, kind, files, alpn="http/1.1"):
+        command = [sys.executable, __file__, path, kind, files.chain, files.key, alpn]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
 
     def end(self):

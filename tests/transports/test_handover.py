@@ -17,9 +17,11 @@ from accessgw.model.listener_settings import CertificateSettings
 from accessgw.model.reasons import CloseReason
 from protocols.errors import LocalError
 from tests.reactor_loop import run
+from tests.transports.handover_mmtp import SdkLoad
 from tests.transports.handover_peers import EngineClient, Load, OpensslClient, Other, Place
 
 ENGINES = 46
+SDKS = 8
 OPENSSLS = 4 if shutil.which("openssl") else 0
 
 
@@ -112,6 +114,47 @@ def test_fifty_connections_under_load(state, tmp_path):
     assert done["reasons"] == {"draining"}
     # The bindings went with their state: the other process counts on from what this one had echoed.
     assert done["other"].split() == [str(done["bytes"]), str(connections)]
+
+
+async def sdk_calls(reactor, state, directory):
+    files = files_in(state)
+    place = Place(reactor, files, "mmtp/1")
+    table = place.services.table
+    load = SdkLoad(reactor, place.listener.port, f"{state}/ca.pem", SDKS)
+    await until(reactor, lambda: load.least() >= 5)
+
+    other = Other(f"{directory}/third", "take", files, "mmtp/1")
+    sender = await place.sender(reactor, f"{directory}/third")
+    offers = gatherResults([sender.offer(connection) for connection in table.snapshot()])
+    open_calls = [echo.wire.open_calls() for echo in place.echoes.made if echo.left]
+    taken = await offers
+    before = load.least()
+    await until(reactor, lambda: load.least() >= before + 5)
+    answered = await load.finish()
+    said, _ = await deferToThread(other.end)
+    return {
+        "taken": taken.count(True),
+        "open": sum(open_calls),
+        "left": len(table),
+        "opened": len(place.journal.opened),
+        "states": {tuple(states) for states in load.states},
+        "notes": load.notes,
+        "answered": answered,
+        "other": said,
+    }
+
+
+def test_the_sdk_calls_streams_and_takes_pushes_and_does_not_notice(state, tmp_path):
+    done = run(sdk_calls, state, str(tmp_path), timeout=120)
+    assert done["taken"] == SDKS
+    assert done["left"] == 0
+    # What was asked of this process, the other has answered.
+    assert done["open"] > 0
+    # One connection each, from the first to the last call, and no call twice.
+    assert done["opened"] == SDKS
+    assert done["states"] == {("CONNECTING", "CONNECTED", "CLOSED")}
+    assert done["notes"] == []
+    assert done["other"].split() == [str(done["answered"]), str(SDKS)]
 
 
 async def silence(reactor, state, directory):
