@@ -105,7 +105,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--backend", choices=_BACKENDS, default="auto", help="auto: multibuffer where it can be used")
     parser.add_argument("--provider", default="", metavar="NAME", help="OpenSSL provider to load, for --store or --key")
     parser.add_argument(
-        "--store", action="append", default=[], metavar="URI", help="private keys that OpenSSL opens by URI, such as file:/DIR/key.pem"
+        "--store",
+        action="append",
+        default=[],
+        metavar="URI",
+        help="private keys that OpenSSL opens by URI, such as file:/DIR/key.pem",
     )
     parser.add_argument("--pkcs11-module", default="", metavar="FILE", help="library of a PKCS#11 token")
     parser.add_argument("--pkcs11-token", default="", metavar="LABEL", help="label of the token")
