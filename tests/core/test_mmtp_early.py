@@ -220,6 +220,21 @@ def test_a_ticket_of_a_certificate_stands_for_it_until_it_ends(place: Place) -> 
     assert place.counters.psk_refused == {"expired": 1}
 
 
+def test_what_lists_may_name_is_known_again_with_the_ticket(place: Place) -> None:
+    shown = ShownCertificate(sha256(CERTIFICATE).digest(), END)
+    serials = ("issuer", b"\x07"), ("issuer of the issuer", b"\x01")
+    place.revoked.known[shown.fingerprint] = serials
+    told = []
+    for number, certificate in enumerate((shown, ShownCertificate(b"f" * 32, END), None), 1):
+        bound: dict[str, Any] = {}
+        if certificate is not None:
+            bound = {"kind": "certificate", "fingerprint": certificate.fingerprint, "not_after": END}
+        device = place.device(ticket=place.ticket(**bound)).hello(certificate=certificate, generation=(1, number))
+        assert device.complete().welcome().result == 0
+        told.append(device.connection.info.serials)
+    assert told == [serials, (), ()]
+
+
 def test_a_certificate_that_names_nobody_gets_no_ticket(place: Place) -> None:
     assert place.device(certificate=CERTIFICATE).hello().welcome().tickets is None
 

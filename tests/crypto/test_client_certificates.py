@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from OpenSSL import SSL
 
 from accessgw.crypto.client_certificates import ClientCertificates, identity_in
-from accessgw.crypto.contexts import ServerContexts
+from accessgw.crypto.contexts import ContextOptions, ServerContexts
 from accessgw.crypto.pem import CertificateError
+from accessgw.crypto.revocations import RevocationStore
+from accessgw.crypto.serials import serial_of
 from protocols.errors import RemoteError
 from protocols.tls.alerts import BAD_CERTIFICATE, CERTIFICATE_REQUIRED
 from protocols.tls.engine import HandshakeCompleted
@@ -70,6 +72,27 @@ def test_a_good_certificate_names_the_device(folder, authority, version, mode):
     below = authority.intermediate("factory-ca").issue("device-8")
     event, _ = shake(served.context(), client_context(below, version))
     assert served.identify(event.peer_certificate)[0] == "device-8"
+
+
+@pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION])
+def test_what_lists_may_name_comes_with_the_identity(folder, authority, version):
+    clients = ClientCertificates("require", authority.file)
+    options = ContextOptions(revocations=RevocationStore(folder / "keys"))
+    served = ServerContexts([self_signed(folder, "localhost")], ("mqtt",), clients=clients, options=options)
+    factory = authority.intermediate("factory-1")
+    told = []
+    for issued in (authority.issue("device-1"), factory.issue("device-2"), factory.issue("device-3")):
+        event, _ = shake(served.context(), client_context(issued, version))
+        identity, serials = served.identify(event.peer_certificate, event.peer_chain)
+        assert serials[0] == serial_of(issued.der)
+        told.append((identity, serials[1:]))
+    above = serial_of(factory.certificate.public_bytes(Encoding.DER))
+    # the trusted one is not among them
+    assert told == [("device-1", ()), ("device-2", (above,)), ("device-3", (above,))]
+    assert told[1][1][0] is told[2][1][0]  # one for all
+    with pytest.raises(RemoteError, match="cannot be read") as caught:
+        served.identify(b"no certificate")
+    assert caught.value.code == BAD_CERTIFICATE
 
 
 @pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION])

@@ -15,6 +15,7 @@ from twisted.internet.task import Clock
 from accessgw.core.interfaces.tls import TicketBinding
 from accessgw.core.revoked_connections import RevokedConnections
 from accessgw.core.timers import TimingWheel
+from accessgw.crypto import revocations
 from accessgw.crypto.pem import CertificateError
 from accessgw.crypto.revocations import RevocationStore
 from accessgw.model.counters import TlsCounters
@@ -135,6 +136,34 @@ def test_a_certificate_on_a_new_list(house):
         house.accept_certificate(bad)
     assert caught.value.code == CERTIFICATE_REVOKED
     assert house.counters.revoked_closed == 2
+
+
+def test_a_ca_in_between_on_a_new_list(house, tmp_path):
+    bad, good = house.authority.intermediate("bad"), house.authority.intermediate("good")
+    below, other = bad.issue("below"), good.issue("other")
+    chain = house.authority
+    ended = [house.accept_certificate(below, bad, chain, device=f"d{number}") for number in range(3)]
+    stays = [house.accept_certificate(other, good, chain), house.accept_certificate(house.authority.issue("x"), chain)]
+    ticket = TicketBinding("below", "certificate", hashlib.sha256(below.der).digest(), 2_000_000_000)
+    issued, began = time.time(), house.clock.seconds()
+    assert not house.is_void(ticket, issued)
+    write(house.crl, crl(house.authority, bad.certificate.public_bytes(Encoding.DER)))
+    house.advance(BOUND)
+    assert all(one.closed is not None and one.closed - began <= BOUND for one in ended)
+    assert [one.closed for one in stays] == [None, None]
+    assert house.is_void(ticket, issued) and house.is_void(ticket, time.time() + 60)
+    with pytest.raises(RemoteError) as caught:
+        house.accept_certificate(below, bad, chain)
+    assert caught.value.code == CERTIFICATE_REVOKED
+
+
+def test_more_certificates_than_are_remembered(house, monkeypatch):
+    monkeypatch.setattr(revocations, "SEEN", 2)
+    issued = [house.authority.issue(f"d{number}") for number in range(5)]
+    connections = [house.accept_certificate(one, house.authority, device="d") for one in issued]
+    write(house.crl, crl(house.authority, issued[1].der, issued[4].der))
+    house.advance(BOUND)
+    assert [one.closed is not None for one in connections] == [False, True, False, False, True]
 
 
 def test_a_device_by_the_control_api(house):

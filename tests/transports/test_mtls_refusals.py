@@ -218,6 +218,7 @@ async def revoked_while_connected(reactor, folder, authority, lists, issued):
     journal, services, store, listener = begin(reactor, Path(folder), authority, lists, "require", "auto")
     counters = TlsCounters()
     RevokedConnections(reactor, services.table, store, counters)
+    listed = load_lists(lists, x509.load_pem_x509_certificates(Path(authority).read_bytes())).serials
 
     def stay(one):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -228,24 +229,30 @@ async def revoked_while_connected(reactor, folder, authority, lists, issued):
         assert tls.recv(1) == b"x"
         return tls
 
-    good = await deferToThread(stay, issued["good"])
-    other = await deferToThread(stay, issued["below"])
-    listed = load_lists(lists, x509.load_pem_x509_certificates(Path(authority).read_bytes())).serials
-    more = listed | {serial_of(issued["good"].der)}
-    await deferToThread(store.use_list, lists, more, time.time())
-    store.poll(time.time())
-    ended = await deferToThread(good.recv, 1)
+    def goes_on(tls):
+        tls.sendall(b"y")
+        return tls.recv(1)
+
+    async def revoke(der):
+        more = listed | {serial_of(der)}
+        await deferToThread(store.use_list, lists, more, time.time())
+        store.poll(time.time())
+
+    good, other, below = [await deferToThread(stay, issued[name]) for name in ("good", "no_usage", "below")]
+    await revoke(issued["good"].der)
+    ended = [await deferToThread(good.recv, 1)]
     await journal.all_closed(1)
+    going_on = [await deferToThread(goes_on, tls) for tls in (other, below)]
+    _, factory = x509.load_pem_x509_certificates(Path(issued["below"].chain).read_bytes())
+    await revoke(factory.public_bytes(Encoding.DER))
+    ended.append(await deferToThread(below.recv, 1))
+    await journal.all_closed(2)
+    going_on.append(await deferToThread(goes_on, other))
+    for tls in (good, other, below):
+        tls.close()
+    return ended, journal.reasons, going_on, counters.revoked_closed
 
-    def goes_on():
-        other.sendall(b"y")
-        return other.recv(1)
 
-    answer = await deferToThread(goes_on)
-    good.close()
-    other.close()
-    return ended, journal.reasons, answer, counters.revoked_closed
-
-
-def test_a_list_that_grows_ends_the_connections_on_it(tmp_path):
-    assert run(revoked_while_connected, str(tmp_path), *prepare(tmp_path)) == (b"", ["revoked"], b"y", 1)
+def test_a_list_that_grows_ends_the_connections_on_it_and_below_what_is_on_it(tmp_path):
+    ended, reasons, going_on, count = run(revoked_while_connected, str(tmp_path), *prepare(tmp_path))
+    assert (ended, reasons, going_on, count) == ([b"", b""], ["revoked", "revoked"], [b"y"] * 3, 2)
