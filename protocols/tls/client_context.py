@@ -10,9 +10,9 @@ from OpenSSL import SSL, crypto
 
 from protocols.tls import binding
 from protocols.tls.handshake_notes import ContextTraits, KeyLog
+from protocols.tls.profiles import PROFILES, restrict
 from protocols.tls.psk import ExternalPsk
 from protocols.tls.pyopenssl_engine import PyOpenSSLEngine, Session
-from protocols.tls.server_context import PROFILES, TLS_1_2_CIPHERS, VERSIONS
 
 SUITES = b"TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256:TLS_AES_256_GCM_SHA384"
 """SHA-256 first: a pre-shared key is for one hash, and a server that follows our order can then use it."""
@@ -55,16 +55,14 @@ class ClientContext:
     def __init__(self, options: ClientOptions) -> None:
         profile = PROFILES[options.profile]
         context = SSL.Context(SSL.TLS_CLIENT_METHOD)
-        context.set_min_proto_version(VERSIONS[options.minimum])
-        context.set_cipher_list(TLS_1_2_CIPHERS)
-        context.set_tls13_ciphersuites(options.suites or profile.suites or SUITES)
-        groups = options.groups or profile.groups
-        if groups:
-            binding.set_groups(context, groups)
-        algorithms = options.signature_algorithms or profile.signature_algorithms
-        if algorithms:
-            binding.set_signature_algorithms(context, algorithms)
-        context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
+        restrict(
+            context,
+            profile,
+            minimum=options.minimum,
+            suites=options.suites or profile.suites or SUITES,
+            groups=options.groups,
+            signature_algorithms=options.signature_algorithms,
+        )
         context.set_mode(SSL.MODE_RELEASE_BUFFERS)
         context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
         if options.verify:

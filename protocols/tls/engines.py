@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from protocols.tls.server_context import PROFILES, ServerCertificate, ServerContext, ServerOptions
+from protocols.tls.profiles import PROFILES
+from protocols.tls.server_context import ServerCertificate, ServerContext, ServerOptions
 
 if TYPE_CHECKING:
     from protocols.tls.native_context import NativeServerContext

@@ -11,12 +11,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from protocols._native import tls_engine
 from protocols.tls.native_engine import NativeEngine
+from protocols.tls.profiles import PROFILES, TLS_1_2_CIPHERS
 from protocols.tls.server_context import (
     MAX_CHAIN,
     OFF,
-    PROFILES,
     REQUIRE,
-    TLS_1_2_CIPHERS,
     ServerCertificate,
     ServerOptions,
     check_options,

@@ -16,32 +16,13 @@ from protocols.errors import RemoteError
 from protocols.tls import binding
 from protocols.tls.alerts import NO_APPLICATION_PROTOCOL
 from protocols.tls.handshake_notes import ContextTraits, KeyLog, SelectAlpn
+from protocols.tls.profiles import PROFILES, VERSIONS, restrict
 from protocols.tls.psk import MAX_EARLY_DATA, FindPsk
 from protocols.tls.pyopenssl_engine import PyOpenSSLEngine
 
-TLS_1_2_CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
-DEFAULT_GROUPS = ("X25519", "P-256", "P-384")
-"""Pinned, because OpenSSL would take X25519MLKEM768 first, whose shares are 2.3 KB larger."""
-VERSIONS = {"1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}
 MAX_CHAIN = 4
 """CAs between a client's certificate and a trusted one."""
 OFF, REQUEST, REQUIRE = "off", "request", "require"
-
-
-@dataclass(slots=True, frozen=True)
-class Profile:
-    """What a family of algorithms needs to be set to; empty is left to the options or to OpenSSL."""
-
-    suites: bytes = b""
-    groups: tuple[str, ...] = ()
-    signature_algorithms: tuple[str, ...] = ()
-
-
-PROFILES = {
-    "default": Profile(groups=DEFAULT_GROUPS),
-    # RFC 8998
-    "sm": Profile(b"TLS_SM4_GCM_SM3", ("curveSM2",), ("sm2sig_sm3",)),
-}
 
 
 @dataclass(slots=True, frozen=True)
@@ -155,19 +136,15 @@ def _context(
     certificates: Sequence[ServerCertificate],
     by_name: Mapping[str, SSL.Context] | None = None,
 ) -> SSL.Context:
-    profile = PROFILES[options.profile]
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
-    context.set_min_proto_version(VERSIONS[options.minimum])
-    context.set_cipher_list(TLS_1_2_CIPHERS)
-    if profile.suites:
-        context.set_tls13_ciphersuites(profile.suites)
-    groups = options.groups or profile.groups
-    if groups:
-        binding.set_groups(context, groups)
-    algorithms = options.signature_algorithms or profile.signature_algorithms
-    if algorithms:
-        binding.set_signature_algorithms(context, algorithms)
-    context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
+    restrict(
+        context,
+        PROFILES[options.profile],
+        minimum=options.minimum,
+        suites=b"",
+        groups=options.groups,
+        signature_algorithms=options.signature_algorithms,
+    )
     # Otherwise OpenSSL looks, in each hand-shake, for an end of our own chain among the authorities of clients.
     context.set_mode(SSL.MODE_RELEASE_BUFFERS | binding.MODE_NO_AUTO_CHAIN)
     # Tickets hold the session themselves; OpenSSL's own guard against replays would need a cache, in each process.
