@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
@@ -91,6 +92,8 @@ class _Certificate:
     pem: ServerCertificate
     staple_end: float
     """Wall-clock second at which the stapled response ends."""
+    unstapled: str
+    """Why the response that the settings name is not stapled."""
 
     @property
     def names(self) -> list[str]:
@@ -112,6 +115,8 @@ class _Built:
     expiry: dict[str, float]
     staples_end: float
     stamps: Stamps
+    remarks: list[str]
+    """For the log once it is in force: what is not stapled, what is not valid yet."""
 
 
 class ServerContexts:
@@ -155,6 +160,18 @@ class ServerContexts:
     def _use(self, built: _Built) -> None:
         self._current, self._expiry, self._staples_end = built.context, built.expiry, built.staples_end
         self._watched.take(built.stamps)
+        self._expired: set[str] = set()
+        for remark in built.remarks:
+            log.error("{remark}", remark=remark)
+        self._remind(self._wall())
+
+    def _remind(self, now: float) -> None:
+        """Say once of a file of certificates that one has ended. A response that ends is told when it is dropped."""
+        staples = {one.ocsp for one in self._settings}
+        for file, end in self._expiry.items():
+            if end <= now and file not in self._expired and file not in staples:
+                self._expired.add(file)
+                log.error("CERTIFICATE EXPIRED: {file} ended at {when}; replace it", file=file, when=_shown(end))
 
     def context(self) -> Any:
         """Where connections begin: a SSL.Context, or that of the native engine."""
@@ -169,6 +186,12 @@ class ServerContexts:
 
         def swap() -> None:
             self._use(built)
+            log.info(
+                "listener {name}: loaded {names} again, valid until {when}",
+                name=self._options.name,
+                names=", ".join(settings.chain for settings in self._settings),
+                when=_shown(min(built.expiry[settings.chain] for settings in self._settings)),
+            )
 
         return swap
 
@@ -189,10 +212,10 @@ class ServerContexts:
         """Whether other files have come into force: they changed, or a stapled response ended at `now` (wall clock). On
         the reactor's thread, every second. Files that cannot be used are logged, once, and the old ones stay."""
         self._share_tickets(self._current, now)
+        self._remind(now)
         stamps = self._watched.changed()
         if stamps is None and now < self._staples_end:
             return False
-        names = ", ".join(settings.chain for settings in self._settings)
         try:
             self.prepare()()
         except CertificateError as error:
@@ -200,7 +223,6 @@ class ServerContexts:
             self._staples_end = float("inf")
             log.error("CERTIFICATE REFUSED, those loaded before stay in force: {why}", why=str(error))
             return False
-        log.info("listener {name}: loaded {names} again", name=self._options.name, names=names)
         return True
 
     def _share_tickets(self, context: ServerContext | NativeServerContext, now: float) -> None:
@@ -270,7 +292,8 @@ class ServerContexts:
             links = x509.load_pem_x509_certificates(authorities)
             expiry[clients.ca] = min(link.not_valid_after_utc.timestamp() for link in links)
         staples = {one.settings.ocsp: one.staple_end for one in loaded if one.pem.ocsp_response}
-        return _Built(context, {**expiry, **staples}, min(staples.values(), default=float("inf")), stamps)
+        remarks = [remark for one in loaded for remark in (one.unstapled, _not_yet(one, now)) if remark]
+        return _Built(context, {**expiry, **staples}, min(staples.values(), default=float("inf")), stamps, remarks)
 
     # ---------------------------------------------------------------- on the threads of hand-shakes
 
@@ -301,7 +324,7 @@ def _by_name(
     first = loaded[0]
     default = {first.kind: first.pem}
     for certificate in loaded:
-        if certificate.names == first.names:
+        if set(certificate.names) == set(first.names):
             default.setdefault(certificate.kind, certificate.pem)
     return list(default.values()), {name: list(kinds.values()) for name, kinds in chosen.items()}
 
@@ -312,13 +335,13 @@ def _load(settings: CertificateSettings, profile: str, now: float, signs_elsewhe
         chain = x509.load_pem_x509_certificates(chain_pem)
     except ValueError as error:
         raise CertificateError(settings.chain, "expected a PEM certificate chain, leaf first") from error
-    staple, end = _staple(settings, chain, now)
+    staple, end, unstapled = _staple(settings, chain, now)
     pem = ServerCertificate(chain_pem, key_pem, staple)
     if signs_elsewhere:
-        return _Certificate(settings, chain, type(chain[0].public_key()), pem, end)
+        return _Certificate(settings, chain, type(chain[0].public_key()), pem, end, unstapled)
     if profile == SM:
         # cryptography knows no SM2 keys; OpenSSL compares the two when it takes them.
-        return _Certificate(settings, chain, object, pem, end)
+        return _Certificate(settings, chain, object, pem, end, unstapled)
     try:
         key = load_pem_private_key(key_pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -327,20 +350,30 @@ def _load(settings: CertificateSettings, profile: str, now: float, signs_elsewhe
         raise CertificateError(settings.key, f"expected an EC, RSA or EdDSA key, got {type(key).__name__}")
     if _public(key) != _public(chain[0]):
         raise CertificateError(settings.key, f"is not the key of {settings.chain}")
-    return _Certificate(settings, chain, type(key), pem, end)
+    return _Certificate(settings, chain, type(key), pem, end, unstapled)
 
 
-def _staple(settings: CertificateSettings, chain: Sequence[x509.Certificate], now: float) -> tuple[bytes, float]:
-    """What is stapled and when it ends; nothing rather than what clients would refuse."""
+def _staple(settings: CertificateSettings, chain: Sequence[x509.Certificate], now: float) -> tuple[bytes, float, str]:
+    """What is stapled and when it ends; nothing rather than what clients would refuse, and why."""
     if not settings.ocsp:
-        return b"", float("inf")
+        return b"", float("inf"), ""
     try:
         response = read_file(settings.ocsp)
-        return response, response_end(response, chain, now)
+        return response, response_end(response, chain, now), ""
     except (CertificateError, OcspError) as error:
         shown = "" if isinstance(error, CertificateError) else f"{settings.ocsp}: "
-        log.error("NO OCSP RESPONSE IS STAPLED for {chain}: {why}", chain=settings.chain, why=f"{shown}{error}")
-        return b"", float("inf")
+        return b"", float("inf"), f"NO OCSP RESPONSE IS STAPLED for {settings.chain}: {shown}{error}"
+
+
+def _not_yet(certificate: _Certificate, now: float) -> str:
+    begins = max(link.not_valid_before_utc.timestamp() for link in certificate.chain)
+    if begins <= now:
+        return ""
+    return f"CERTIFICATE NOT YET VALID, clients refuse it: {certificate.settings.chain} begins at {_shown(begins)}"
+
+
+def _shown(second: float) -> str:
+    return datetime.fromtimestamp(second, UTC).isoformat(timespec="seconds")
 
 
 def _public(holder: _PrivateKey | x509.Certificate) -> bytes:

@@ -250,7 +250,7 @@ def authority(tmp_path):
 
 
 def stapling(authority, tmp_path, content):
-    issued = authority.issue("localhost", usage=SERVER)
+    issued = authority.issue("localhost", usage=SERVER, days=9.0)
     path = write(tmp_path / "ocsp.der", content(issued))
     return issued, CertificateSettings(chain=issued.chain, key=issued.key, ocsp=path)
 
@@ -330,3 +330,59 @@ def test_a_responder_that_the_ca_delegated_to_is_believed(authority, tmp_path):
     by = responder(authority, tmp_path, ExtendedKeyUsageOID.OCSP_SIGNING)
     now = time.time()
     assert abs(response_end(response(authority, issued.der, by=by), chain, now) - now - 86_400) < 60
+
+
+# ---------------------------------------------------------------- what the log says
+
+
+def renewed(served, settings, issued):
+    write(settings.key, Path(issued.key).read_bytes())
+    write(settings.chain, Path(issued.chain).read_bytes())
+    assert served.seconds(2)
+
+
+def test_a_renewal_that_is_refused_says_nothing_of_its_response(authority, tmp_path, logged):
+    _issued, settings = stapling(authority, tmp_path, lambda issued: response(authority, issued.der))
+    served = Served(settings)
+    write(settings.chain, Path(authority.issue("localhost-2", usage=SERVER).chain).read_bytes())
+    assert not served.seconds(3)
+    (line,) = logged()
+    assert line.startswith("CERTIFICATE REFUSED")
+    assert served.shown()[1] == Path(settings.ocsp).read_bytes()
+
+
+def test_an_expired_certificate_is_served_and_said_once(authority, tmp_path, logged):
+    issued = authority.issue("localhost", usage=SERVER, days=2.0)
+    settings = CertificateSettings(chain=issued.chain, key=issued.key)
+    served = Served(settings)
+    served.seconds(2)
+    assert logged() == []
+    served.now += 2 * 86_400.0
+    served.seconds(3)
+    (line,) = logged()
+    assert line.startswith(f"CERTIFICATE EXPIRED: {issued.chain} ended at ")
+    renewed(served, settings, authority.issue("other", usage=SERVER, days=1.0))
+    assert len(logged()) == 2 and logged()[1].startswith(f"CERTIFICATE EXPIRED: {issued.chain} ended at ")
+    renewed(served, settings, authority.issue("third", usage=SERVER, days=9.0))
+    served.seconds(3)
+    assert len(logged()) == 2
+
+
+def test_a_certificate_that_is_not_valid_yet_is_said(authority, tmp_path, logged):
+    issued = authority.issue("localhost", usage=SERVER)
+    settings = CertificateSettings(chain=issued.chain, key=issued.key)
+    served = Served(settings)
+    served.now -= 40 * 86_400.0
+    renewed(served, settings, authority.issue("other", usage=SERVER))
+    assert [line.split(":")[0] for line in logged()] == ["CERTIFICATE NOT YET VALID, clients refuse it"]
+
+
+def test_the_same_names_in_another_order_are_the_same_names(tmp_path):
+    first = self_signed(tmp_path, "localhost")
+    second = with_key(tmp_path, "rsa", rsa.generate_private_key(65537, 2048))
+    served = Served(
+        CertificateSettings(chain=first.chain, key=first.key, names=("a.example", "b.example")),
+        CertificateSettings(chain=second.chain, key=second.key, names=("b.example", "a.example")),
+    )
+    serial = x509.load_pem_x509_certificate(Path(second.chain).read_bytes()).serial_number
+    assert served.shown("nobody.example", "rsa_pss_rsae_sha256")[0] == serial
