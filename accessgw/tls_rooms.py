@@ -233,6 +233,8 @@ class TlsRooms:
         changed = [contexts.poll(now) for contexts in self.contexts.values()]
         if any(changed):
             self.reload_signer()
+        if self.signing is not None:
+            self.signing.poll()
         for one in self.lists:
             one.poll(now)
         self._timers.schedule(LOOK_INTERVAL, self._look_at_files)

@@ -258,6 +258,21 @@ def test_keys_are_replaced_hot_in_both_processes(make_gateway, load, tmp_path) -
     running.stop()
 
 
+def test_a_key_that_comes_long_after_its_chain_is_loaded(make_gateway, tmp_path) -> None:
+    certificate = self_signed(tmp_path, "localhost")
+    gateway = signing_gateway(
+        make_gateway, "process", CERTIFICATES.format(chain=certificate.chain, key=certificate.key)
+    ).start()
+    before = shake_hands(gateway.tls)
+    (tmp_path / "new").mkdir()
+    new = self_signed(tmp_path / "new", "localhost")
+    os.replace(new.chain, certificate.chain)
+    gateway.wait_until(lambda: f"has no key for {certificate.chain}" in gateway.log.read_text())
+    os.replace(new.key, certificate.key)
+    gateway.wait_until(lambda: gateway.log.read_text().count("accessgw-signer: loaded again") == 2)
+    assert shake_hands(gateway.tls) != before
+
+
 def test_with_a_fallback_the_gateway_signs_itself_while_there_is_no_signer(make_gateway, tmp_path) -> None:
     certificate = self_signed(tmp_path, "localhost")
     lines = CERTIFICATES.format(chain=certificate.chain, key=certificate.key)

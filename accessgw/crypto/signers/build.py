@@ -19,6 +19,7 @@ from accessgw.crypto.signers.fallback import FallbackSigner
 from accessgw.crypto.signers.libcrypto import LibcryptoError, PublicKey
 from accessgw.crypto.signers.process import ProcessSigner
 from accessgw.crypto.signers.threads import ThreadSigner
+from accessgw.crypto.watched_files import WatchedFiles
 from accessgw.model.counters import TlsCounters
 from accessgw.model.listener_settings import CertificateSettings
 from accessgw.model.tls_settings import TlsSettings
@@ -70,8 +71,9 @@ class Signing:
             grace=settings.signer_timeout if own else 0.0,
         )
         self.child: SignerChild | None = None
+        files = dict.fromkeys(certificate.key for certificate in self._certificates)
+        self._key_files = WatchedFiles(files if own else ())
         if own:
-            files = dict.fromkeys(certificate.key for certificate in self._certificates)
             options = [part for file in files for part in ("--key", os.path.abspath(file))]
             self.child = SignerChild(["--listen", os.path.abspath(self.path), *options], reactor)
         self.signer: Signer = self.process
@@ -96,6 +98,17 @@ class Signing:
             # Replaced again a moment after it was loaded: whoever looks at the files comes back to it.
             _log.error("the signer's keys are not known anew: {why}", why=str(error))
         if self.child is not None:
+            self.child.reload()
+
+    def poll(self) -> None:
+        """Look whether a process of ours can have a key now that it lacks: the chain was replaced first, and the key only
+        a while later. On the reactor's thread, every second."""
+        stamps = self._key_files.changed()
+        if stamps is None:
+            return
+        self._key_files.take(stamps)
+        # A key that comes before its chain is loaded with that one: until then hand-shakes need the one before.
+        if self.child is not None and self.process.lacks_keys:
             self.child.reload()
 
     def stop(self) -> None:

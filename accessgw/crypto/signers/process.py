@@ -79,6 +79,8 @@ class ProcessSigner:
         self._requests: dict[int, _Request] = {}
         """By id; the oldest first, so the first is over first."""
         self._last = 0
+        self._has: frozenset[str] = frozenset(keys)
+        """The keys of the process; until it names them, all."""
         self._link: _Link | None = None
         """Once greeted."""
         self._connector: Any = None
@@ -96,6 +98,11 @@ class ProcessSigner:
     def connected(self) -> bool:
         """Whether the process can be asked now."""
         return self._link is not None
+
+    @property
+    def lacks_keys(self) -> bool:
+        """Whether the process, when it last said which keys it has, did not name all of ours."""
+        return not self._keys.keys() <= self._has
 
     def start(self) -> None:
         """Connect, now and whenever the connection is lost."""
@@ -243,6 +250,7 @@ class ProcessSigner:
             self._offered(event.keys)
 
     def _offered(self, keys: frozenset[str]) -> None:
+        self._has = keys
         for key in self._keys.keys() - keys:
             _log.error(
                 "the signer at {path} has no key for {chain} (id {key})",
