@@ -13,7 +13,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from twisted.internet.defer import Deferred, fail, maybeDeferred
-from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 
 from accessgw.core.interfaces.tls import TicketBinding
 from accessgw.crypto.pem import CertificateError
@@ -28,20 +27,6 @@ from tests.crypto.revoking import are_listed, crl, write
 @pytest.fixture
 def authority(tmp_path):
     return Authority(tmp_path, "ca")
-
-
-@pytest.fixture
-def logged():
-    """Errors so far, one line each."""
-    lines = []
-
-    def observe(event):
-        if event["log_level"] is LogLevel.error:
-            lines.append(formatEvent(event))
-
-    globalLogPublisher.addObserver(observe)
-    yield lambda: list(lines)
-    globalLogPublisher.removeObserver(observe)
 
 
 class House:
