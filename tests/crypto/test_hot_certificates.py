@@ -15,7 +15,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from OpenSSL import SSL
-from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 
 from accessgw.crypto.client_certificates import ClientCertificates
 from accessgw.crypto.contexts import ContextOptions, ServerContexts
@@ -31,20 +30,6 @@ from tests.crypto.certificates import self_signed
 from tests.crypto.revoking import response, write
 
 SERVER = ExtendedKeyUsageOID.SERVER_AUTH
-
-
-@pytest.fixture
-def logged():
-    """Errors so far, one line each."""
-    lines = []
-
-    def observe(event):
-        if event["log_level"] is LogLevel.error:
-            lines.append(formatEvent(event))
-
-    globalLogPublisher.addObserver(observe)
-    yield lambda: list(lines)
-    globalLogPublisher.removeObserver(observe)
 
 
 @pytest.fixture(params=["pure", "native"], autouse=True)
