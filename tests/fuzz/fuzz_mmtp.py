@@ -7,15 +7,10 @@ come of it. The same seed feeds the same bytes.
 
 from __future__ import annotations
 
-import argparse
 import random
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from protocols.errors import LocalError, RemoteError
 from protocols.mmtp import Connection, Hello, Limits, Role, StreamCursor, Welcome, encode_push
@@ -33,6 +28,7 @@ from protocols.mmtp.shared_bodies import SharedBody
 from protocols.mmtp.tables import GENERIC, AppTable, TableName, ValueType, decode_table
 from protocols.mmtp.templates import TemplateState, decode_state
 from protocols.mmtp.varint import encode_varint
+from tests.fuzz.command import run
 from tests.fuzz.faults import with_faults
 
 _TABLES = (
@@ -293,27 +289,5 @@ def _stored(maker: Maker) -> Iterator[tuple[str, int]]:
         yield "stored", 0
 
 
-def main() -> int:
-    """Fuzz with progress and a summary of what became of the pieces."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--packets", type=int, default=100_000, help="how many pieces to feed")
-    parser.add_argument("--seed", type=int, default=1, help="of the random numbers")
-    options = parser.parse_args()
-    console = Console(stderr=True)
-    outcomes: Counter[tuple[str, int]] = Counter()
-    columns = (TextColumn("fuzzing MMTP"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("", total=options.packets)
-        fed = 0
-        for outcome in fuzz(options.packets, options.seed):
-            outcomes[outcome] += 1
-            fed += not outcome[0].endswith("stored")
-            if fed % 1000 == 0 or fed == options.packets:
-                progress.update(task, completed=fed)
-    for (what, code), count in sorted(outcomes.items()):
-        print(f"{what}{f' {code}' if code else ''}: {count}")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(fuzz, __doc__, what="MMTP", counts=lambda outcome: not outcome[0].endswith("stored")))

@@ -5,14 +5,9 @@ Nothing but RemoteError may come of it. The same seed feeds the same bytes.
 
 from __future__ import annotations
 
-import argparse
 import random
 import sys
-from collections import Counter
 from collections.abc import Iterator
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from protocols.errors import RemoteError
 from protocols.mqtt.connection import Connection, Role
@@ -43,6 +38,7 @@ from protocols.mqtt.packets import (
 )
 from protocols.mqtt.properties import ALLOWED, BINARY, FORMS, PAIR, STRING, WILL_PROPERTIES
 from protocols.mqtt.reason_tables import REASONS
+from tests.fuzz.command import run
 from tests.fuzz.faults import with_faults
 
 _LIMITS = (
@@ -204,25 +200,5 @@ def fuzz(packets: int, seed: int) -> Iterator[tuple[str, int]]:
         yield ("refused" if code else "taken" if events else "incomplete"), code
 
 
-def main() -> int:
-    """Fuzz with progress and a summary of what became of the packets."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--packets", type=int, default=100_000, help="how many packets to feed")
-    parser.add_argument("--seed", type=int, default=1, help="of the random numbers")
-    options = parser.parse_args()
-    console = Console(stderr=True)
-    outcomes: Counter[tuple[str, int]] = Counter()
-    columns = (TextColumn("fuzzing MQTT"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("", total=options.packets)
-        for number, outcome in enumerate(fuzz(options.packets, options.seed), 1):
-            outcomes[outcome] += 1
-            if number % 1000 == 0 or number == options.packets:
-                progress.update(task, completed=number)
-    for (what, code), count in sorted(outcomes.items()):
-        print(f"{what}{f' {code:#04x}' if code else ''}: {count}")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(fuzz, __doc__, what="MQTT", code="#04x"))

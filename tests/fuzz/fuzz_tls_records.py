@@ -6,21 +6,17 @@ changed must be refused with ValueError or give a connection. The same seed feed
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import random
 import sys
-from collections import Counter
 from collections.abc import Iterator
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from protocols.errors import LocalError, RemoteError
 from protocols.tls.key_schedule import SUITES
 from protocols.tls.record_backends import Backend, get_backend
 from protocols.tls.record_state import DetachedState
 from protocols.tls.records import RecordLayer, RecordLimits
+from tests.fuzz.command import run
 from tests.protocols.tls.record_peers import Hand
 
 ALERT, HANDSHAKE, DATA = 21, 22, 23
@@ -174,25 +170,5 @@ def fuzz(records: int, seed: int) -> Iterator[tuple[str, int]]:
         yield outcome
 
 
-def main() -> int:
-    """Fuzz with progress and a summary of what became of the records."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--records", type=int, default=100_000, help="how many receptions to feed")
-    parser.add_argument("--seed", type=int, default=1, help="of the random numbers")
-    options = parser.parse_args()
-    console = Console(stderr=True)
-    outcomes: Counter[tuple[str, int]] = Counter()
-    columns = (TextColumn("fuzzing TLS records"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("", total=options.records)
-        for number, outcome in enumerate(fuzz(options.records, options.seed), 1):
-            outcomes[outcome] += 1
-            if number % 1000 == 0 or number == options.records:
-                progress.update(task, completed=number)
-    for (what, code), count in sorted(outcomes.items()):
-        print(f"{what}{f' {code}' if code else ''}: {count}")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(fuzz, __doc__, what="TLS records", unit="records"))
