@@ -20,6 +20,7 @@ class Echo(Protocol):
 
 
 def main() -> None:
+    # The process is this peer's alone, and the global reactor is how the manual shows it; only main() may install one.
     from twisted.internet import epollreactor
 
     epollreactor.install()

@@ -14,6 +14,7 @@ import selectors
 import socket
 import sys
 import time
+from collections import deque
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -180,24 +181,20 @@ class Device(Shaker):
         return (self.name, self.tickets[0]) if self.tickets else None
 
 
-def shake(order: Order, context: ClientContext) -> Tally:
-    """Make the hand-shakes."""
+def shake(order: Order, context: ClientContext, held: deque[Any]) -> Tally:
+    """Make the hand-shakes. `held` keeps what the next ones resume with, also for the next time."""
     tally = Tally()
     selector = selectors.DefaultSelector()
     make = Device if order.device else Shaker
-    held: Any = None
     started = 0
     begun = time.monotonic()
     while True:
         elapsed = time.monotonic() - begun
         more = started < order.count if order.count else elapsed < order.seconds
         while more and len(selector.get_map()) < order.width:
-            # A resumed one needs a ticket that nobody else has used.
-            if order.resume and held is None and selector.get_map():
-                break
-            shaker = make(context, tally, held)
+            # A resumed one needs a ticket that nobody else has used; only the very first ones begin without.
+            shaker = make(context, tally, held.popleft() if held else None)
             shaker.connect(order.port)
-            held = None
             started += 1
             selector.register(shaker.sock, selectors.EVENT_READ, shaker)
             more = started < order.count if order.count else True
@@ -217,7 +214,8 @@ def shake(order: Order, context: ClientContext) -> Tally:
             if shaker.over:
                 selector.unregister(shaker.sock)
                 shaker.end()
-                held = shaker.resumption() if order.resume else None
+                if order.resume and (found := shaker.resumption()) is not None:
+                    held.append(found)
         if len(tally.failed) > 10:
             break
     tally.seconds = time.monotonic() - begun
@@ -262,8 +260,9 @@ def main() -> None:
         del held
         return
     print("ready", flush=True)
+    resumable: deque[Any] = deque()
     for _line in sys.stdin:
-        print(json.dumps(asdict(shake(order, context))), flush=True)
+        print(json.dumps(asdict(shake(order, context, resumable))), flush=True)
 
 
 if __name__ == "__main__":

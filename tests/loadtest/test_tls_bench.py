@@ -7,9 +7,16 @@ from math import inf
 
 import pytest
 
-from loadtest.bench.bench_tls import quantile, server_of, shake, what_is_wrong
+from loadtest.bench.bench_tls import again, client, quantile, server_of, what_is_wrong
 from loadtest.bench.tls_clients import Order, Tally
 from loadtest.bench.tls_servers import MUTUAL, P256, RSA_2048, TlsGateway, make_certificates
+
+
+def shake(order, times=1):
+    process = client(order)
+    tallies = [again(process) for _ in range(times)]
+    process.communicate()
+    return tallies[-1]
 
 
 def test_the_clients_count_what_a_gateway_served(tmp_path):
@@ -23,6 +30,7 @@ def test_the_clients_count_what_a_gateway_served(tmp_path):
         mutual = shake(Order(server.ports[MUTUAL], count=2, **device))
         refused = shake(Order(server.ports[MUTUAL], count=2))
         resumed = shake(Order(server.ports[P256], count=5, width=1, resume=True))
+        all_resumed = shake(Order(server.ports[P256], count=5, width=2, resume=True), times=2)
         hello = shake(Order(server.ports[P256], count=5, width=1, resume=True, device=True, alpn="mmtp/1"))
     assert (full["done"], full["resumed"], full["failed"]) == (5, 0, [])
     assert rsa["first_down"] > full["first_down"] > full["first_up"] > 200
@@ -30,6 +38,7 @@ def test_the_clients_count_what_a_gateway_served(tmp_path):
     # Without a certificate: the client's side of the hand-shake is complete before the server refuses it.
     assert len(refused["failed"]) == 2
     assert (resumed["done"], resumed["resumed"]) == (5, 4)
+    assert (all_resumed["done"], all_resumed["resumed"]) == (5, 5)
     assert (hello["done"], hello["answered"], hello["early"], hello["ticket"]) == (5, 5, 4, 17)
 
 
