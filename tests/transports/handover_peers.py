@@ -142,6 +142,7 @@ def take_over(path, kind, chain, key, alpn):
     from accessgw.model.listener_settings import CertificateSettings
     from accessgw.transports.reactor import install
 
+    # The process is ours alone; the tests that import this module have a reactor of their own, so not above.
     install()
     from twisted.internet import reactor, stdio
     from twisted.internet.protocol import Protocol
