@@ -61,7 +61,9 @@ def certificate_problems(
             context.load_cert_chain(certificate.chain, certificate.key, password=_no_password)
         except (ssl.SSLError, ValueError) as error:
             reason = getattr(error, "reason", None) or str(error)
-            yield Problem(path, f"expected a PEM certificate chain and its unencrypted key, OpenSSL says: {reason}")
+            files = f"{certificate.chain} and {certificate.key}"
+            expected = "expected a PEM certificate chain and its unencrypted key"
+            yield Problem(path, f"{expected}, OpenSSL says of {files}: {reason}")
 
 
 def _no_password() -> str:

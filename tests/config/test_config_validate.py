@@ -132,6 +132,7 @@ def test_certificates_are_read_and_must_fit_their_key(tmp_path: Path) -> None:
     assert loads(listener(one)).listeners[0].certificates[0].chain == str(one[0])
     (mismatch,) = problems(listener((one[0], other[1])))
     assert mismatch.startswith("listeners[0].certificates[0]: expected a PEM certificate chain and its unencrypted key")
+    assert f"{one[0]} and {other[1]}: KEY_VALUES_MISMATCH" in mismatch
     (missing,) = problems(listener((tmp_path / "none.pem", one[1])))
     assert missing.startswith(f'listeners[0].certificates[0].chain: cannot read "{tmp_path}/none.pem": No such file')
     assert "listeners[0].certificates[1].names" in problems(listener(one, other))[0]
