@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
 from accessgw.core.interfaces.clock import Clock
-from accessgw.core.interfaces.connections import Connection, ConnectionTable
+from accessgw.core.interfaces.connections import Connection, ConnectionPages
 from accessgw.core.interfaces.tls import Revocations, TicketBinding
 from accessgw.model.counters import TlsCounters
 from accessgw.model.identity import ConnectionInfo
@@ -19,40 +21,37 @@ class RevokedConnections:
     """Looks at every connection after each change of the revocations, for a short time in each turn."""
 
     def __init__(
-        self, clock: Clock, connections: ConnectionTable, revocations: Revocations, counters: TlsCounters
+        self, clock: Clock, connections: ConnectionPages, revocations: Revocations, counters: TlsCounters
     ) -> None:
         self._clock = clock
         self._connections = connections
         self._revocations = revocations
         self._counters = counters
-        self._waiting: list[Connection] = []
+        self._pages: list[int] = []
         """The next one last."""
-        self._size = 0
-        """Of the round, when it began."""
-        self._older = 0
-        """How many of it were older than the one that it began with."""
+        self._page = 0
+        self._waiting: list[Connection] = []
+        """Of this page; the next one last."""
         self._looking = False
         revocations.on_change(self.look)
 
     def look(self) -> None:
         """Look at all that are there now, once more at those that this round has passed: later ones are held against the
         revocations when they come. Who takes over connections of another process calls it as well."""
-        waiting, looked, older = self._connections.snapshot(), self._size - len(self._waiting), 0
-        if self._waiting:
-            # Go on from here, and around: changes that come faster than rounds end would leave the oldest out.
-            older = min((self._older - looked) % self._size, len(waiting))
-            waiting = waiting[older:] + waiting[:older]
-        self._waiting, self._size, self._older = waiting, len(waiting), older
+        pages = self._connections.pages()
+        # Go on from here, and around: changes that come faster than rounds end would leave the oldest out.
+        here = bisect_left(pages, self._page) if self._looking else 0
+        self._pages = pages[here:] + pages[:here]
         if not self._looking:
             self._looking = True
             self._go_on()
 
     def _go_on(self) -> None:
-        seconds, waiting, glance = self._clock.seconds, self._waiting, PER_GLANCE
+        seconds, glance = self._clock.seconds, PER_GLANCE
         began = seconds()
         try:
-            while waiting:
-                connection = waiting.pop()
+            while self._waiting or self._turn_page():
+                connection = self._waiting.pop()
                 glance -= 1
                 why = self._revoked(connection.info)
                 if why:
@@ -64,10 +63,16 @@ class RevokedConnections:
                     if not 0 <= seconds() - began < SLICE:
                         break
         finally:
-            if self._waiting:
+            if self._waiting or self._pages:
                 self._clock.callLater(0, self._go_on)
             else:
                 self._looking = False
+
+    def _turn_page(self) -> bool:
+        while self._pages and not self._waiting:
+            self._page = self._pages.pop()
+            self._waiting = self._connections.page(self._page)
+        return bool(self._waiting)
 
     def _revoked(self, info: ConnectionInfo) -> str:
         device, fingerprint, revocations = info.device, info.fingerprint, self._revocations

@@ -99,6 +99,7 @@ class RevocationStore:
 
     def certificate_is_revoked(self, fingerprint: bytes, serials: Serials) -> bool:
         seen = self._seen
+        seen.pop(fingerprint, None)  # so that the last shown are the last to be forgotten
         seen[fingerprint] = serials
         if len(seen) > SEEN:
             del seen[next(iter(seen))]

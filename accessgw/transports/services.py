@@ -25,18 +25,33 @@ CloseHook = Callable[[ConnectionInfo, CloseReason, str, int, int, float], None]
 """(info, reason, detail, bytes in, bytes out, seconds it lived)."""
 
 
+PAGE_BITS = 10
+"""A page has the connections whose numbers differ in these bits only."""
+
+
 class OpenConnections:
-    """The ConnectionTable of a worker: every open connection, in the order of accepting."""
+    """The ConnectionTable of a worker, and its ConnectionPages: every open connection, in the order of accepting.
+
+    One table of a million would stop the reactor whenever it grows.
+    """
 
     def __init__(self) -> None:
-        self._connections: dict[int, Connection] = {}
+        self._pages: dict[int, dict[int, Connection]] = {}
+        """None is empty."""
+        self._count = 0
         self._last_id = 0
 
     def __len__(self) -> int:
-        return len(self._connections)
+        return self._count
 
     def snapshot(self) -> list[Connection]:
-        return list(self._connections.values())
+        return [connection for page in self._pages.values() for connection in page.values()]
+
+    def pages(self) -> list[int]:
+        return sorted(self._pages)
+
+    def page(self, number: int) -> list[Connection]:
+        return list(self._pages.get(number, {}).values())
 
     def next_id(self) -> int:
         """A number that no other connection of this worker has or had."""
@@ -44,10 +59,20 @@ class OpenConnections:
         return self._last_id
 
     def add(self, connection: Connection) -> None:
-        self._connections[connection.info.id] = connection
+        number = connection.info.id
+        page = self._pages.get(number >> PAGE_BITS)
+        if page is None:
+            page = self._pages[number >> PAGE_BITS] = {}
+        self._count += number not in page
+        page[number] = connection
 
     def discard(self, connection: Connection) -> None:
-        self._connections.pop(connection.info.id, None)
+        number = connection.info.id
+        page = self._pages.get(number >> PAGE_BITS)
+        if page is not None and page.pop(number, None) is not None:
+            self._count -= 1
+            if not page:
+                del self._pages[number >> PAGE_BITS]
 
 
 def _no_open(info: ConnectionInfo) -> None:

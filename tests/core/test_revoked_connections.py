@@ -9,6 +9,7 @@ from accessgw.core.revoked_connections import PER_GLANCE, SLICE, RevokedConnecti
 from accessgw.model.counters import TlsCounters
 from accessgw.model.identity import ConnectionInfo
 from accessgw.model.reasons import CloseReason
+from accessgw.transports.services import PAGE_BITS, OpenConnections
 
 LOCKED_OUT = "the device, or its certificate, was revoked"
 LISTED = "a revocation list names the client certificate, or a CA above it"
@@ -44,16 +45,11 @@ class Revoked:
 
 class Connection:
     def __init__(self, **info):
-        self.info = ConnectionInfo(id=1, listener="tls", transport="tls", peer="::1", **{"accepted_at": 500.0, **info})
+        self.info = ConnectionInfo(id=0, listener="tls", transport="tls", peer="::1", **{"accepted_at": 500.0, **info})
         self.closed = []
 
     def close(self, reason, detail=""):
         self.closed.append((reason, detail))
-
-
-class Table(list):
-    def snapshot(self):
-        return list(self)
 
 
 class Ticking(Clock):
@@ -72,9 +68,16 @@ PER_TURN = 4 * PER_GLANCE
 
 
 def house(*connections, clock=None):
-    clock, revoked, counters, table = clock or Clock(), Revoked(), TlsCounters(), Table(connections)
-    walk = RevokedConnections(clock, table, revoked, counters)
-    return clock, revoked, counters, table, walk
+    clock, revoked, counters, table = clock or Clock(), Revoked(), TlsCounters(), OpenConnections()
+    for one in connections:
+        accept(table, one)
+    RevokedConnections(clock, table, revoked, counters)
+    return clock, revoked, counters, table
+
+
+def accept(table, connection):
+    connection.info.id = table.next_id()
+    table.add(connection)
 
 
 def serial(number):
@@ -111,7 +114,7 @@ def closed(connections):
 
 def test_a_revoked_device_is_closed_and_nobody_else():
     bad, good, unknown = Connection(device="bad"), Connection(device="good"), Connection()
-    _, revoked, counters, _, _ = house(bad, good, unknown)
+    _, revoked, counters, _ = house(bad, good, unknown)
     revoked.devices.add("bad")
     revoked.devices.add("")  # nobody
     revoked.change()
@@ -123,7 +126,7 @@ def test_a_revoked_device_is_closed_and_nobody_else():
 def test_what_was_proved_after_the_revocation_counts():
     again = Connection(device="bad", accepted_at=1001.0)
     old_ticket = Connection(device="bad", accepted_at=1001.0, proved_at=900.0)
-    _, revoked, _, _, _ = house(again, old_ticket)
+    _, revoked, _, _ = house(again, old_ticket)
     revoked.devices.add("bad")
     revoked.change()
     assert not again.closed and old_ticket.closed
@@ -132,7 +135,7 @@ def test_what_was_proved_after_the_revocation_counts():
 def test_certificates_by_list_and_by_fingerprint():
     listed, known, free = with_certificate(1), with_certificate(2), with_certificate(3, device="d")
     ticket = Connection(fingerprint=b"f", proved_at=900.0)
-    _, revoked, _, _, _ = house(listed, known, ticket, free)
+    _, revoked, _, _ = house(listed, known, ticket, free)
     revoked.listed.add(serial(1))
     revoked.fingerprints |= {b"of 2", b"f"}
     revoked.change()
@@ -145,7 +148,7 @@ def test_a_ca_in_between_takes_along_what_stands_on_it():
     below = [with_certificate(number, CA) for number in range(3)]
     later = with_certificate(4, CA, accepted_at=2000.0)  # the list does not say since when
     others = [with_certificate(5), with_certificate(6, ("issuer of the ca", b"\x02"))]
-    _, revoked, counters, _, _ = house(*below, later, *others)
+    _, revoked, counters, _ = house(*below, later, *others)
     revoked.listed.add(CA)
     revoked.change()
     assert all(one.closed == [(CloseReason.REVOKED, LISTED)] for one in (*below, later))
@@ -157,7 +160,7 @@ def test_a_ticket_of_a_certificate_that_was_never_seen_is_void_and_what_is_known
     seen = Connection(device="b", fingerprint=b"b", proved_at=900.0, serials=(serial(1),))
     full = with_certificate(2)
     younger = Connection(device="c", fingerprint=b"a", proved_at=1001.0)
-    _, revoked, _, _, _ = house(unseen, seen, full, younger)
+    _, revoked, _, _ = house(unseen, seen, full, younger)
     revoked.void |= {b"a", b"b", b"of 2"}  # as if all were forgotten: 65,536 others came since
     revoked.change()
     assert unseen.closed == [(CloseReason.REVOKED, NEVER_SEEN)]
@@ -166,7 +169,7 @@ def test_a_ticket_of_a_certificate_that_was_never_seen_is_void_and_what_is_known
 
 def test_many_are_looked_at_over_several_turns():
     many = devices(10 * PER_TURN + 1)
-    clock, revoked, counters, _, _ = house(*many, clock=Ticking())
+    clock, revoked, counters, _ = house(*many, clock=Ticking())
     looked = []
     revoked.is_locked_out = lambda device, fingerprint, since: looked.append(device)
     revoked.change()
@@ -180,7 +183,7 @@ def test_many_are_looked_at_over_several_turns():
 
 def test_closing_is_work_too():
     many = devices(100)
-    clock, revoked, counters, _, _ = house(*many, clock=Ticking())
+    clock, revoked, counters, _ = house(*many, clock=Ticking())
     revoked.devices |= {one.info.device for one in many}
     revoked.change()
     assert counters.revoked_closed == 4
@@ -189,7 +192,7 @@ def test_closing_is_work_too():
 
 
 def test_a_clock_that_is_put_back_ends_the_slice():
-    clock, revoked, _, _, _ = house(*devices(10 * PER_GLANCE), clock=Ticking(looks=1000))
+    clock, revoked, _, _ = house(*devices(10 * PER_GLANCE), clock=Ticking(looks=1000))
     clock.step = -1.0
     looked = []
     revoked.is_locked_out = lambda device, fingerprint, since: looked.append(device)
@@ -200,18 +203,18 @@ def test_a_clock_that_is_put_back_ends_the_slice():
 
 def test_a_change_in_between_reaches_those_that_were_passed():
     many = devices(3 * PER_TURN)
-    clock, revoked, _, _, _ = house(*many, clock=Ticking())
+    clock, revoked, _, _ = house(*many, clock=Ticking())
     revoked.change()
     bad = ["0", str(3 * PER_TURN - 1)]
     revoked.devices.update(bad)
     revoked.change()
-    assert rest(clock) <= 4
+    assert rest(clock) <= 6
     assert closed(many) == bad
 
 
 def test_changes_that_come_faster_than_rounds_end_leave_nobody_out():
     many = devices(10 * PER_TURN)
-    clock, revoked, _, _, _ = house(*many, clock=Ticking())
+    clock, revoked, _, _ = house(*many, clock=Ticking())
     looked = set()
     revoked.is_locked_out = lambda device, fingerprint, since: looked.add(device)
     revoked.change()
@@ -223,21 +226,25 @@ def test_changes_that_come_faster_than_rounds_end_leave_nobody_out():
 
 
 def test_those_that_come_and_go_meanwhile():
-    many = devices(4 * PER_TURN)
-    clock, revoked, _, table, _ = house(*many, clock=Ticking())
+    many = devices(5 << PAGE_BITS)
+    clock, revoked, _, table = house(*many, clock=Ticking())
     revoked.change()
-    del table[: 3 * PER_TURN + 7]  # most of those that wait have ended
+    for _ in range(6):  # on the second page
+        turn(clock)
+    for gone in many[7 : (3 << PAGE_BITS) + 7]:  # most of those that wait have ended
+        table.discard(gone)
     young = Connection(device="young")
-    table.append(young)
-    revoked.devices |= {"young", str(4 * PER_TURN - 1)}
+    accept(table, young)
+    bad = ["0", str((5 << PAGE_BITS) - 1), "young"]
+    revoked.devices.update(bad)
     revoked.change()
     rest(clock)
-    assert closed(table) == [str(4 * PER_TURN - 1), "young"]
+    assert closed([*many, young]) == bad
 
 
 def test_one_that_cannot_be_closed_does_not_keep_the_others():
     many = devices(3)
-    clock, revoked, _, _, _ = house(*many)
+    clock, revoked, _, _ = house(*many)
     revoked.devices |= {"0", "1", "2"}
 
     def close(reason, detail=""):

@@ -255,7 +255,7 @@ def test_certificates_that_were_seen_are_bounded(directory: Path, monkeypatch: p
     monkeypatch.setattr(revocations, "SEEN", 2)
     store = RevocationStore(directory)
     seen = [certificate(n) for n in (1, 2, 3)]
-    for der in seen:
+    for der in (seen[1], seen[0], seen[1], seen[2]):
         shown(store, der)
     store.use_list("ca.crl", of_ca(9), NOW)
     assert [store.is_revoked(bound(der), NOW - 1) for der in seen] == [True, False, False]

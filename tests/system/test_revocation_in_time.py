@@ -24,6 +24,7 @@ from accessgw.model.listener_settings import CertificateSettings, ListenerSettin
 from accessgw.model.reasons import CloseReason
 from accessgw.model.settings import GatewaySettings
 from accessgw.tls_rooms import TlsRooms
+from accessgw.transports.services import OpenConnections
 from protocols.errors import RemoteError
 from protocols.tls.alerts import CERTIFICATE_REVOKED
 from tests.crypto.authority import Authority
@@ -37,7 +38,7 @@ BOUND = 5.0
 class Connection:
     def __init__(self, clock, **info):
         self.clock = clock
-        self.info = ConnectionInfo(id=1, listener="tls", transport="tls", peer="::1", accepted_at=time.time(), **info)
+        self.info = ConnectionInfo(listener="tls", transport="tls", peer="::1", accepted_at=time.time(), **info)
         self.closed = None
 
     def close(self, reason, detail=""):
@@ -74,20 +75,15 @@ class House:
             run=maybeDeferred,
             counters=self.counters,
         )
-        self.connections: list[Connection] = []
-        RevokedConnections(self.clock, self, self.rooms.revocations, self.counters)
+        self.table = OpenConnections()
+        RevokedConnections(self.clock, self.table, self.rooms.revocations, self.counters)
         self.rooms.start()
         self.advance(3.0)
 
-    def __len__(self):
-        return len(self.connections)
-
-    def snapshot(self):
-        return list(self.connections)
-
     def accept(self, **info):
-        self.connections.append(Connection(self.clock, **info))
-        return self.connections[-1]
+        connection = Connection(self.clock, id=self.table.next_id(), **info)
+        self.table.add(connection)
+        return connection
 
     def accept_certificate(self, issued, *above, **info):
         """As a listener does; `above`: the CAs that issued it, the trusted one last."""
