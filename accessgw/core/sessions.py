@@ -201,7 +201,12 @@ class SessionManager:
         if session.link is not link:
             return
         self._unlink(session, reason)
-        if self.registry.by_device(session.identity.device) is session:
+        if self.registry.by_device(session.identity.device) is not session:
+            return
+        if reason is CloseReason.REVOKED:
+            # What it was proved by is worthless: its key must not go on serving short connections.
+            self._forget(session)
+        else:
             self._park(session)
 
     def close_device(self, device: str, reason: CloseReason = CloseReason.OPERATOR) -> bool:

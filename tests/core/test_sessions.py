@@ -234,6 +234,16 @@ def test_operator_and_revocation() -> None:
     assert not gateway.sessions.revoke("d1")
 
 
+def test_a_session_ends_with_a_connection_whose_proof_was_revoked() -> None:
+    gateway = Gateway()
+    device = gateway.device()
+    session = welcome_of(device).session
+    device.lose(CloseReason.REVOKED)
+    assert gateway.sessions.by_id(session) is None
+    assert (gateway.session_counters.sessions, gateway.session_counters.connected) == (0, 0)
+    assert welcome_of(gateway.device()).session != session
+
+
 def test_logout_is_answered_and_then_ends_the_session() -> None:
     gateway = Gateway()
     device = gateway.device(token="ok:alice")
