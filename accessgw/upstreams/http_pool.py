@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from twisted.logger import Logger
+
 from accessgw.model.counters import UpstreamCounters
 from accessgw.model.route_settings import ClusterSettings
 from accessgw.policy.balancing import Load
 from accessgw.policy.health import Health
 from accessgw.upstreams.address import Address
 from accessgw.upstreams.connection import ConnectionOwner, UpstreamConnection
+
+log = Logger()
 
 PEEK_AFTER = 0.5
 """Seconds of idleness after which a connection is looked at before it is used again."""
@@ -144,6 +148,10 @@ class Endpoint:
 
     def connect_failed(self, connection: UpstreamConnection, message: str) -> None:
         self._connecting.discard(connection)
+        if message.startswith("TLS: ") and message != self.last_error:
+            # No passing trouble as a rule: somebody has to replace a file.
+            cluster = self._cluster.settings.name
+            log.warn("upstream {cluster}, {endpoint}: {why}", cluster=cluster, endpoint=self.name, why=message)
         self.last_error = message
         self._cluster.connect_failed(self, message)
         while len(self.waiting) > len(self._connecting):

@@ -10,6 +10,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import SSL, crypto
+from twisted.logger import formatEvent, globalLogPublisher
 
 from accessgw.model.route_settings import UpstreamTlsSettings
 from tests.crypto.authority import Authority
@@ -113,6 +114,25 @@ def test_what_is_no_hand_shake_is_a_failure_to_connect(authority: Authority, ans
     assert words in sink.failure.message, sink.failure.message
     house.clock.advance(0)
     assert house.upstreams.snapshot()[0]["connections"] == 0
+
+
+def test_what_tls_refuses_is_one_line_of_the_log(authority: Authority) -> None:
+    lines: list[str | None] = []
+
+    def observe(event: Any) -> None:
+        lines.append(formatEvent(event))
+
+    house = net(authority)
+    globalLogPublisher.addObserver(observe)
+    try:
+        for _ in range(2):
+            house.ask("GET", retries=0)
+            house.accept().answer(b"\x15\x03\x03\x00\x02\x02\x28")
+            house.clock.advance(60.0)
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    (line,) = (line for line in lines if line and line.startswith("upstream "))
+    assert "10.0.0.1:443: TLS: " in line and "handshake failure" in line
 
 
 @pytest.mark.parametrize("end", ["end", "reset"])
