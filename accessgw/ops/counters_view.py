@@ -52,7 +52,7 @@ TLS: Table = {
     "resumed": ("tls_handshakes_resumed_total", "TLS hand-shakes completed by a ticket."),
     "refused": ("tls_handshakes_refused_total", "TLS hand-shakes that failed, by the alert or our own word."),
     "detached": ("tls_detached_total", "Connections whose records went over from OpenSSL to the gateway."),
-    "kept": ("tls_kept_total", "Connections that stayed with OpenSSL after the hand-shake (TLS 1.2)."),
+    "kept": ("tls_kept_total", "Connections that stayed with OpenSSL after the hand-shake (TLS 1.2, profile sm)."),
     "early_accepted": ("tls_early_data_accepted_total", "First flights whose early data reached the protocol."),
     "early_refused": ("tls_early_data_refused_total", "First flights whose early data took no effect, by reason."),
     "psk_refused": ("tls_tickets_refused_total", "Tickets of the gateway's own that were not taken, by reason."),
