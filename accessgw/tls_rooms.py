@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,8 @@ from accessgw.crypto.ticket_keys import EpochTickets
 from accessgw.model.counters import TlsCounters
 from accessgw.model.listener_settings import CertificateSettings, ListenerSettings
 from accessgw.model.settings import GatewaySettings
-from accessgw.transports.handshakes import HandshakePool, PinnedHandshakes
+from accessgw.transports.doorbell import Doorbell
+from accessgw.transports.handshakes import HandshakePool, LastSteps, PinnedHandshakes
 from protocols.tls.engines import PURE, WHY_NOT_NATIVE, native_version
 
 log = Logger()
@@ -67,7 +67,8 @@ class TlsRooms:
                 reactor=reactor,
                 counters=counters,
             )
-        self.handshakes = self._pool(reactor.callFromThread)
+        self._doorbell = Doorbell(reactor)
+        self.handshakes = self._pool(reactor)
         self.tickets: dict[str, TicketOffice] = {}
         """By name of the listener, for those that give tickets."""
         self.contexts: dict[str, ServerContexts] = {}
@@ -84,7 +85,8 @@ class TlsRooms:
         self.lists = self._revocation_lists(listeners, run)
 
     def start(self) -> None:
-        """Begin what repeats."""
+        """Begin what repeats, and listen to the threads."""
+        self._doorbell.start()
         if self.signing is not None:
             self.signing.start()
         if self.keys is not None:
@@ -99,6 +101,7 @@ class TlsRooms:
     def stop(self) -> None:
         """No connection is left."""
         self.handshakes.stop()
+        self._doorbell.stop()
         if self.signing is not None:
             self.signing.stop()
         if self.replays is not None:
@@ -106,8 +109,10 @@ class TlsRooms:
         if self._key_log is not None:
             self._key_log.close()
 
-    def _pool(self, call_from_thread: Callable[[Callable[[], None]], object]) -> HandshakePool | PinnedHandshakes:
-        tls = self._settings.tls
+    def _pool(self, reactor: Any) -> HandshakePool | PinnedHandshakes:
+        tls, call_from_thread = self._settings.tls, self._doorbell.call
+        at_turn_end = getattr(reactor, "at_turn_end", partial(reactor.callLater, 0))
+        last_steps = LastSteps(self._counters, at_turn_end)
         threads, waiting = tls.handshake_threads, tls.handshake_queue
         if self.signing is None:
             return HandshakePool(
@@ -116,6 +121,8 @@ class TlsRooms:
                 waiting=waiting,
                 unfinished=tls.max_handshakes,
                 call_from_thread=call_from_thread,
+                last_steps=last_steps,
+                at_turn_end=at_turn_end,
             )
         return PinnedHandshakes(
             self._counters,
@@ -124,6 +131,8 @@ class TlsRooms:
             waiting=waiting,
             unfinished=tls.max_handshakes,
             call_from_thread=call_from_thread,
+            last_steps=last_steps,
+            at_turn_end=at_turn_end,
         )
 
     def _build_keys(self, listeners: list[ListenerSettings], timers: Timers, run: Run) -> None:

@@ -26,7 +26,7 @@ from accessgw.model.reasons import CloseReason
 class StreamDescriptor(ABC):
     """The sending half and the reactor's side of a connection; StreamConnection is the rest."""
 
-    __slots__ = ("_counters", "_fd", "_out", "_reactor", "_sock", "buffered", "bytes_out")
+    __slots__ = ("_counters", "_fd", "_held", "_out", "_reactor", "_sock", "buffered", "bytes_out")
 
     def __init__(self, sock: socket.SocketType, reactor: DescriptorReactor, counters: TransportCounters) -> None:
         """`sock` is non-blocking."""
@@ -37,6 +37,9 @@ class StreamDescriptor(ABC):
         self._reactor = reactor
         self._counters = counters
         self._out: bytearray | None = None
+        """What waits for the kernel."""
+        self._held: bytearray | None = None
+        """What waits for the end of a step, see _hold()."""
 
     # ------------------------------------------------------------------ for the subclass
 
@@ -56,9 +59,12 @@ class StreamDescriptor(ABC):
     def doRead(self) -> None:
         """The socket is readable. Never returns a reason: it ends the connection itself."""
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, data: bytes | bytearray) -> None:
         out = self._out
         if out is None:
+            if self._held is not None:
+                self._held += data
+                return
             try:
                 sent = self._sock.send(data)
             except (BlockingIOError, InterruptedError):
@@ -77,6 +83,15 @@ class StreamDescriptor(ABC):
         self.buffered = len(out)
         self._grown()
 
+    def _hold(self, data: bytes) -> None:
+        """Send it with what is sent until _send_held(), in one system call and one segment."""
+        self._held = bytearray(data)
+
+    def _send_held(self) -> None:
+        held, self._held = self._held, None
+        if held:
+            self._send(held)
+
     def _broken(self, error: int) -> None:
         """The socket failed with this errno."""
         reason = CloseReason.PEER_TIMEOUT if error == errno.ETIMEDOUT else CloseReason.PEER_RESET
@@ -87,7 +102,7 @@ class StreamDescriptor(ABC):
         forget(self)
         self._fd = -1
         self._sock.close()
-        self._out = None
+        self._out = self._held = None
         self.buffered = 0
 
     # ------------------------------------------------------------------ as the reactor sees it

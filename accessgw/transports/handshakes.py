@@ -1,9 +1,10 @@
-"""A few threads that make TLS hand-shakes, so that the reactor never signs."""
+"""A few threads that make TLS hand-shakes, so that the reactor never signs; the short last step stays on the reactor."""
 
 from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -18,6 +19,10 @@ _log = Logger()
 
 DELIVERED_PER_TURN = 16
 """Steps that are told to their connections in one turn of the reactor: a storm of reconnects leaves time for others."""
+TELL_AFTER = 0.002
+"""Seconds that a finished step may wait until the reactor is told of it together with the next."""
+SLICE = 0.001
+"""Seconds of a turn of the reactor that last steps of hand-shakes may take."""
 _LAST_STEP = 5.0
 """Seconds that stop() waits for the steps that run."""
 NO_BOUND = 1 << 62
@@ -31,6 +36,54 @@ class Step(Protocol):
 
     def done(self) -> None:
         """On the reactor's thread, after run()."""
+
+
+class LastSteps:
+    """Runs steps on the reactor's thread, in a slice of each turn: the last ones of hand-shakes that have nothing left to
+    sign or to verify. To hand such a step to a thread and back costs half of what it takes."""
+
+    def __init__(
+        self,
+        counters: TlsCounters,
+        at_turn_end: Callable[[Callable[[], None]], object],
+        seconds: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`at_turn_end` is the reactor's; `seconds` measures the slice."""
+        self._counters = counters
+        self._at_turn_end = at_turn_end
+        self._seconds = seconds
+        self._waiting: deque[Step] = deque()
+        self._ordered = False
+
+    def submit(self, step: Step) -> None:
+        """Run it at the end of this turn, or of one of the next."""
+        self._counters.pool_waiting += 1
+        self._waiting.append(step)
+        self._order()
+
+    def stop(self) -> None:
+        """Drop what waits."""
+        self._counters.pool_waiting -= len(self._waiting)
+        self._waiting.clear()
+
+    def _order(self) -> None:
+        if not self._ordered:
+            self._ordered = True
+            self._at_turn_end(self._run)
+
+    def _run(self) -> None:
+        self._ordered = False
+        waiting = self._waiting
+        until = self._seconds() + SLICE
+        while waiting:
+            step = waiting.popleft()
+            self._counters.pool_waiting -= 1
+            step.run()
+            _tell(step)
+            if self._seconds() >= until:
+                break
+        if waiting:
+            self._order()
 
 
 class HandshakePool:
@@ -49,21 +102,28 @@ class HandshakePool:
         unfinished: int = NO_BOUND,
         call_from_thread: Callable[[Callable[[], None]], object] = lambda function: function(),
         signer: Signer | None = None,
+        last_steps: LastSteps | None = None,
+        at_turn_end: Callable[[Callable[[], None]], object] = lambda function: function(),
     ) -> None:
         """`waiting`: steps in the queue beyond which it is full; `unfinished`: hand-shakes under way beyond which it is.
         `call_from_thread` is the reactor's. `signer` makes the signatures that engines with their private keys elsewhere
-        stop for."""
+        stop for. Without `last_steps` the threads make them, too. `at_turn_end` is the reactor's: what one turn has for
+        the threads wakes them once."""
         self.signer = signer
         self._counters = counters
         self._size = threads
         self._bound = waiting
         self._unfinished = unfinished
         self._call_from_thread = call_from_thread
+        self._last_steps = last_steps
+        self._at_turn_end = at_turn_end
         self._threads: list[threading.Thread] = []
         self._begun: deque[Step] = deque()
         self._fresh: deque[Step] = deque()
         self._tokens: SimpleQueue[None] = SimpleQueue()
-        """One for each step in the two queues: what the threads wait for."""
+        """What the threads wait for: one for each that shall look into the two queues."""
+        self._waking = False
+        """They are about to be put there."""
         self._finished: deque[Step] = deque()
         self._woken = False
         """The reactor has been asked to look at `_finished`."""
@@ -99,11 +159,22 @@ class HandshakePool:
             self._start()
         self._counters.pool_waiting += 1
         (self._begun if begun else self._fresh).append(step)
-        self._tokens.put(None)
+        if not self._waking:
+            self._waking = True
+            self._at_turn_end(self._wake)
+
+    def submit_last(self, step: Step) -> None:
+        """Run `step`, which is short: what is left of its hand-shake neither signs nor verifies a certificate."""
+        if self._last_steps is None:
+            self.submit(step, True)
+        elif not self._stopped:
+            self._last_steps.submit(step)
 
     def stop(self) -> None:
         """Drop what waits, and end when what runs is over."""
         self._stopped = True
+        if self._last_steps is not None:
+            self._last_steps.stop()
         self._counters.pool_waiting -= len(self._begun) + len(self._fresh)
         self._begun.clear()
         self._fresh.clear()
@@ -124,20 +195,39 @@ class HandshakePool:
     def _serve(self) -> None:
         while True:
             self._tokens.get()
+            told = time.monotonic()
+            while not self._stopped and (step := self._next()) is not None:
+                step.run()
+                self._finished.append(step)
+                now = time.monotonic()
+                if now - told >= TELL_AFTER:
+                    told = now
+                    self._tell_reactor()
             if self._stopped:
                 return
+            if self._finished:
+                self._tell_reactor()
+
+    def _next(self) -> Step | None:
+        for queue in (self._begun, self._fresh):
             try:
-                step = self._begun.popleft()
+                return queue.popleft()
             except IndexError:
-                step = self._fresh.popleft()
-            step.run()
-            self._finished.append(step)
-            # Two that see False wake the reactor twice, and it finds nothing the second time.
-            if not self._woken:
-                self._woken = True
-                self._call_from_thread(self._deliver)
+                pass
+        return None
+
+    def _tell_reactor(self) -> None:
+        # Two that see False wake the reactor twice, and it finds nothing the second time.
+        if not self._woken:
+            self._woken = True
+            self._call_from_thread(self._deliver)
 
     # ------------------------------------------------------------------ the reactor
+
+    def _wake(self) -> None:
+        self._waking = False
+        for _ in range(min(len(self._begun) + len(self._fresh), self._size)):
+            self._tokens.put(None)
 
     def _deliver(self) -> None:
         # Before the look: what is appended after it wakes the reactor again.
@@ -148,10 +238,7 @@ class HandshakePool:
             self._counters.pool_waiting -= 1
             if self._stopped:
                 continue
-            try:
-                step.done()
-            except Exception:
-                _log.failure("A step of a TLS hand-shake could not be told")
+            _tell(step)
         if finished and not self._woken:
             self._woken = True
             self._call_from_thread(self._deliver)
@@ -170,6 +257,8 @@ class PinnedHandshakes:
         waiting: int,
         unfinished: int = NO_BOUND,
         call_from_thread: Callable[[Callable[[], None]], object],
+        last_steps: LastSteps | None = None,
+        at_turn_end: Callable[[Callable[[], None]], object] = lambda function: function(),
     ) -> None:
         """See HandshakePool; those that wait for the signer count as waiting, too."""
         self._counters = counters
@@ -182,6 +271,8 @@ class PinnedHandshakes:
                 unfinished=unfinished,
                 call_from_thread=call_from_thread,
                 signer=signer,
+                last_steps=last_steps,
+                at_turn_end=at_turn_end,
             )
             for _ in range(max(threads, 1))
         ]
@@ -200,3 +291,11 @@ class PinnedHandshakes:
         """Drop what waits, and end when what runs is over."""
         for pool in self._pools:
             pool.stop()
+
+
+def _tell(step: Step) -> None:
+    """Its trouble is nobody else's."""
+    try:
+        step.done()
+    except Exception:
+        _log.failure("A step of a TLS hand-shake could not be told")

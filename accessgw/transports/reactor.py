@@ -40,6 +40,14 @@ class LeanReactor(epollreactor.EPollReactor):
         """Whether nothing is known that this turn has yet to do, after what is being done now."""
         return self._alone and not (self._ends or self._newTimedCalls or self.threadCallQueue)
 
+    def runUntilCurrent(self) -> None:
+        """As Twisted's; most turns have nothing for it."""
+        if not (self.threadCallQueue or self._newTimedCalls or self._justStopped):
+            pending = self._pendingTimedCalls
+            if not pending or pending[0].time > self.seconds():
+                return
+        super().runUntilCurrent()
+
     def doPoll(self, timeout: float | None) -> None:
         """Wait for events, at most `timeout` seconds (None: as long as it takes), and serve them."""
         ends = self._ends

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from twisted.logger import Logger
@@ -112,19 +113,21 @@ class TransportServices:
     """The register of first flights with early data; without one all of it counts as replayed."""
     forget: Callable[[Any], None] = field(init=False)
     """Takes a descriptor that is about to be closed out of the reactor."""
+    _at_turn_end: Callable[[Callable[[], None]], object] = field(init=False)
     _ended: list[Callable[[], None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.forget = getattr(self.reactor, "forget", self._remove)
+        self._at_turn_end = getattr(self.reactor, "at_turn_end", partial(self.reactor.callLater, 0))
 
     def _remove(self, descriptor: Any) -> None:
         self.reactor.removeReader(descriptor)
         self.reactor.removeWriter(descriptor)
 
     def tell_later(self, tell: Callable[[], None]) -> None:
-        """Call it in a later turn of the reactor: one delayed call for all connections that end in this one."""
+        """Call it at the end of this turn of the reactor, or in a later one: once for all that end in this one."""
         if not self._ended:
-            self.reactor.callLater(0, self._tell)
+            self._at_turn_end(self._tell)
         self._ended.append(tell)
 
     def _tell(self) -> None:

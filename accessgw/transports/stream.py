@@ -155,7 +155,11 @@ class StreamConnection(StreamDescriptor):
         if farewell is not None:
             self.write(farewell(reason))
         self._say_goodbye()
+        self._send_held()
         if self._phase == CLOSED:
+            return
+        if self._eof and self._out is None:
+            self._lost(reason, detail)
             return
         self._phase = FLUSHING
         self._receiver = ignore

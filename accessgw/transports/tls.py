@@ -23,7 +23,7 @@ from accessgw.transports.listener import SocketListener
 from accessgw.transports.opening import Opening, chosen
 from accessgw.transports.services import TransportServices
 from accessgw.transports.stream import ESTABLISHED, FLUSHING, HANDSHAKE, HELLO, StreamConnection, ignore
-from accessgw.transports.tls_handshake import HELD, TlsHandshake
+from accessgw.transports.tls_handshake import HANDSHAKE_RECORD, HELD, TlsHandshake
 from protocols.errors import LocalError, RemoteError
 from protocols.tls.alerts import name_of
 from protocols.tls.engine import (
@@ -83,6 +83,15 @@ class TlsConnection(StreamConnection):
         self._released = False
         """Its keys are on the way to another process, or there."""
         self._phase = HANDSHAKE
+
+    def opened(self, data: bytes) -> None:
+        """The first bytes have come from a peer whose PROXY header would not be believed."""
+        if data[0] == HANDSHAKE_RECORD:
+            self.begin_tls(data)
+            return
+        opening = Opening(self, False, self.begin_tls)
+        self.receive_with(opening.data_received)
+        opening.data_received(data)
 
     def begin_tls(self, data: bytes) -> None:
         """The first ciphertext has come. Where too many hand-shakes wait it is the last."""
@@ -194,8 +203,13 @@ class TlsConnection(StreamConnection):
             return
         answer, events, failure = handshake.answer, handshake.events, handshake.failure
         handshake.answer, handshake.events = b"", []
-        if answer:
-            self._send(answer)
+        self._hold(answer)
+        try:
+            self._go_through(handshake, events, failure)
+        finally:
+            self._send_held()
+
+    def _go_through(self, handshake: TlsHandshake, events: list[TlsEvent], failure: RemoteError | None) -> None:
         if handshake.records is not None and self._phase < FLUSHING:
             self._completed(handshake, handshake.records)
         written = handshake.take_unsent()
@@ -374,6 +388,8 @@ class TlsConnection(StreamConnection):
             elif type(event) is EarlyDataReceived:
                 self._early_received(event)
             elif type(event) is CloseNotifyReceived:
+                # Nothing may come after it (RFC 8446 6.1), so its FIN need not be waited for either.
+                self._eof = True
                 self.close(CloseReason.PEER_CLOSED)
 
     # ------------------------------------------------------------------ to another process, see handover
@@ -507,7 +523,9 @@ class TlsListener(SocketListener):
 
     def _begin(self, sock: socket.SocketType, info: ConnectionInfo, key: str, trusted: bool) -> None:
         connection = TlsConnection(sock, info, self._services, key, self._factories, self._contexts)
-        connection.begin(Opening(connection, trusted, connection.begin_tls).data_received)
+        connection.begin(
+            Opening(connection, True, connection.begin_tls).data_received if trusted else connection.opened
+        )
 
     def adopting(self, sock: socket.SocketType, info: ConnectionInfo) -> TlsConnection:
         """The connection of another process, for HandoverReceiver. Limits by address do not count it."""

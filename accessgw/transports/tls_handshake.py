@@ -21,7 +21,7 @@ _log = Logger()
 
 HELD = 64 * 1024
 """Bytes of ciphertext that may wait while a step runs; above, the connection is not read."""
-_HANDSHAKE_RECORD = 22
+HANDSHAKE_RECORD = 22
 _HEADER = 5
 _LARGEST = 1 << 14
 """Bytes in a record (RFC 8446 section 5.1); one that says it has more is refused at once."""
@@ -80,17 +80,32 @@ class TlsHandshake:
 
     def feed(self, data: bytes) -> None:
         """Ciphertext of the peer."""
+        if not self.busy and not self._inbox and (self._engine is not None or _is_whole(data)):
+            self._run_step(data)
+            return
         self._inbox.append(data)
         self.held += len(data)
         self.go_on()
 
     def go_on(self) -> None:
         """Run a step if something waits for one."""
-        if self.busy or not self._inbox or (self._engine is None and not self._is_whole()):
+        if self.busy or not self._inbox:
             return
+        data = self.take()
+        if self._engine is not None or _is_whole(data):
+            self._run_step(data)
+        else:
+            self._inbox = [data]
+            self.held = len(data)
+
+    def _run_step(self, data: bytes) -> None:
         self.busy = True
-        self._work = self.take()
-        self._pool.submit(self, self._engine is not None)
+        self._work = data
+        engine = self._engine
+        if engine is not None and engine.only_finished_left:
+            self._pool.submit_last(self)
+        else:
+            self._pool.submit(self, engine is not None)
 
     def take(self) -> bytes:
         """What has come and is not worked through."""
@@ -171,16 +186,6 @@ class TlsHandshake:
         self._asked = asked
         asked.addCallback(answered).addErrback(_unexpected)
 
-    def _is_whole(self) -> bool:
-        """Whether the first record is here, or something that is none."""
-        if len(self._inbox) > 1:
-            self._inbox = [b"".join(self._inbox)]
-        data = self._inbox[0]
-        if data[0] != _HANDSHAKE_RECORD:
-            return True
-        size = int.from_bytes(data[3:5], "big")
-        return len(data) >= _HEADER and (len(data) >= _HEADER + size or size > _LARGEST)
-
     # ------------------------------------------------------------------ a thread of the pool
 
     def run(self) -> None:
@@ -235,6 +240,14 @@ class TlsHandshake:
             self.failure = error
         self.events += layer.events()
         self.answer += layer.to_send()
+
+
+def _is_whole(data: bytes) -> bool:
+    """Whether the first record is here, or something that is none."""
+    if data[0] != HANDSHAKE_RECORD:
+        return True
+    size = int.from_bytes(data[3:5], "big")
+    return len(data) >= _HEADER and (len(data) >= _HEADER + size or size > _LARGEST)
 
 
 def _unexpected(failure: Failure) -> None:

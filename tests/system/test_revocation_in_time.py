@@ -51,7 +51,7 @@ class House:
 
     def __init__(self, directory, monkeypatch, lists=b""):
         self.clock = Clock()
-        self.clock.callFromThread = lambda function, *arguments: self.clock.callLater(0, function, *arguments)
+        self.clock.addReader = self.clock.removeReader = lambda descriptor: None
         start = time.time()
         monkeypatch.setattr(time, "time", lambda: start + self.clock.seconds())
         self.authority = Authority(directory, "devices")
