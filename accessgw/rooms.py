@@ -373,6 +373,7 @@ class Rooms:
         self.draining = Draining(reactor, self.transports.table, self._announce_leaving)
         if self.tls.revocations is not None:
             RevokedConnections(reactor, self.transports.table, self.tls.revocations, self.counters.tls)
+            self.sessions.revocations = self.tls.revocations
         self.counters.expires_at = self.tls.expires_at
 
     def _build_control(self) -> None:

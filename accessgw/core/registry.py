@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 
 from accessgw.core.interfaces.sessions import Link
-from accessgw.model.identity import Generation, Identity
+from accessgw.model.identity import Generation, Identity, Serials
 from protocols.mmtp.short_auth import CounterWindow
 
 FIRST = Generation(0, 0)
@@ -17,6 +17,7 @@ class DeviceSession:
     """What the gateway knows of one device; outlives its connections."""
 
     __slots__ = (
+        "certificate",
         "connected_at",
         "created_at",
         "delivery",
@@ -37,6 +38,8 @@ class DeviceSession:
         self.mac_key = b""
         """Key of the tags of short connections, 32 bytes; none without an id."""
         self.identity = identity
+        self.certificate: tuple[bytes, Serials] | None = None
+        """Fingerprint and serials (ConnectionInfo) of the one that its last proof came with."""
         self.link: Link | None = None
         self.delivery: object = None
         self.generation = FIRST

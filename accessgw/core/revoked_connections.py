@@ -8,7 +8,7 @@ from accessgw.core.interfaces.clock import Clock
 from accessgw.core.interfaces.connections import Connection, ConnectionPages
 from accessgw.core.interfaces.tls import Revocations, TicketBinding
 from accessgw.model.counters import TlsCounters
-from accessgw.model.identity import ConnectionInfo
+from accessgw.model.identity import ConnectionInfo, Serials
 from accessgw.model.reasons import CloseReason
 
 SLICE = 0.002
@@ -75,15 +75,21 @@ class RevokedConnections:
         return bool(self._waiting)
 
     def _revoked(self, info: ConnectionInfo) -> str:
-        device, fingerprint, revocations = info.device, info.fingerprint, self._revocations
-        if not fingerprint and not device:
+        if not info.fingerprint and not info.device:
             return ""
         since = info.proved_at or info.accepted_at
-        if revocations.is_locked_out(device, fingerprint, since):
-            return "the device, or its certificate, was revoked"
-        if info.serials:
-            if revocations.are_listed(info.serials):
-                return "a revocation list names the client certificate, or a CA above it"
-        elif fingerprint and revocations.is_revoked(TicketBinding(device, "certificate", fingerprint), since):
-            return "a revocation list changed, and the certificate behind the ticket is on it or was not seen here"
-        return ""
+        return why_revoked(self._revocations, info.device, info.fingerprint, info.serials, since)
+
+
+def why_revoked(revocations: Revocations, device: str, fingerprint: bytes, serials: Serials, since: float) -> str:
+    """Why a device, and the certificate that it has shown, if any, are worth nothing any more; empty when they are.
+
+    `since`: wall-clock second up to which it has proved itself. `serials`: as in ConnectionInfo."""
+    if revocations.is_locked_out(device, fingerprint, since):
+        return "the device, or its certificate, was revoked"
+    if serials:
+        if revocations.are_listed(serials):
+            return "a revocation list names the client certificate, or a CA above it"
+    elif fingerprint and revocations.is_revoked(TicketBinding(device, "certificate", fingerprint), since):
+        return "a revocation list changed, and the certificate behind the ticket is on it or was not seen here"
+    return ""

@@ -17,7 +17,9 @@ from accessgw.core.interfaces import Refused
 from accessgw.core.interfaces.clock import Clock, Timer, Timers
 from accessgw.core.interfaces.pushes import PushService
 from accessgw.core.interfaces.sessions import Link, PresenceSink
+from accessgw.core.interfaces.tls import Revocations
 from accessgw.core.registry import FIRST, DeviceSession, SessionRegistry
+from accessgw.core.revoked_connections import why_revoked
 from accessgw.model.counters import SessionCounters
 from accessgw.model.identity import ConnectionInfo, Credentials, Generation, Identity
 from accessgw.model.reasons import CloseReason
@@ -61,6 +63,8 @@ class SessionManager:
         counters: SessionCounters,
     ) -> None:
         self.registry = SessionRegistry()
+        self.revocations: Revocations | None = None
+        """Asked for a session without a connection; whoever has one is looked at by RevokedConnections."""
         self._settings = settings
         self._chain = chain
         self._filters = filters
@@ -88,7 +92,7 @@ class SessionManager:
         _check(introduction)
         identity = introduction.proven or self._chain.ask(introduction.credentials)
         if isinstance(identity, Identity) and not introduction.attributes and not self._filters.ask_connections:
-            return self._enter(introduction, identity, link)
+            return self._enter(introduction, identity, link, link.info)
         return begun(self._admit(introduction, link.info, link, identity))
 
     def identify(self, introduction: Introduction, info: ConnectionInfo) -> Deferred[Identity]:
@@ -107,7 +111,7 @@ class SessionManager:
         asked: Identity | Deferred[Identity | None] | None = None,
     ) -> DeviceSession:
         """`asked`: what was heard of the authenticators already."""
-        return self._enter(introduction, await self._identify(introduction, info, asked), link)
+        return self._enter(introduction, await self._identify(introduction, info, asked), link, info)
 
     async def _identify(
         self,
@@ -129,7 +133,9 @@ class SessionManager:
             raise AdmissionRefused(error.status, reason, str(error)) from None
         return identity
 
-    def _enter(self, introduction: Introduction, identity: Identity, link: Link | None) -> DeviceSession:
+    def _enter(
+        self, introduction: Introduction, identity: Identity, link: Link | None, info: ConnectionInfo
+    ) -> DeviceSession:
         """The session of who was admitted. Raises AdmissionRefused."""
         # Nothing waits from here on: two admissions of one device cannot interleave.
         existing = self.registry.by_device(identity.device)
@@ -144,6 +150,7 @@ class SessionManager:
             existing = None
         session = existing if existing is not None else self._new(identity)
         session.identity = identity
+        session.certificate = (info.fingerprint, info.serials) if info.fingerprint else None
         if introduction.generation is not None and not session.id:
             self.registry.name(session, self._random_bytes(16).hex(), self._random_bytes(32))
         if session.token_timer is not None or identity.expires_at is not None:
@@ -239,6 +246,12 @@ class SessionManager:
         if expires is not None and self._wall() >= expires:
             self._expired(session)
             return None
+        if self.revocations is not None:
+            fingerprint, serials = session.certificate or (b"", ())
+            proved = max(session.created_at, session.connected_at)
+            if why_revoked(self.revocations, session.identity.device, fingerprint, serials, proved):
+                self._end(session, CloseReason.REVOKED, Status.REVOKED)
+                return None
         return session
 
     def _unlink(self, session: DeviceSession, reason: CloseReason) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred
@@ -9,9 +11,10 @@ from twisted.internet.defer import Deferred
 from accessgw.core.authentication import AdmissionRefused
 from accessgw.core.interfaces import Filter, Refused
 from accessgw.core.interfaces.authentication import AuthenticationFailed
+from accessgw.core.interfaces.tls import Revocations
 from accessgw.core.registry import DeviceSession
 from accessgw.core.sessions import Introduction
-from accessgw.model.identity import ConnectionInfo, Credentials, Identity
+from accessgw.model.identity import ConnectionInfo, Credentials, Identity, Serial, Serials
 from accessgw.model.reasons import CloseReason
 from accessgw.model.settings import SessionSettings
 from protocols.mmtp import events
@@ -242,6 +245,51 @@ def test_a_session_ends_with_a_connection_whose_proof_was_revoked() -> None:
     assert gateway.sessions.by_id(session) is None
     assert (gateway.session_counters.sessions, gateway.session_counters.connected) == (0, 0)
     assert welcome_of(gateway.device()).session != session
+
+
+class Revoked:
+    """Revocations by hand; the others are not asked."""
+
+    def __init__(self) -> None:
+        self.devices: dict[str, float] = {}
+        self.fingerprints: set[bytes] = set()
+        self.listed: set[Serial] = set()
+
+    def is_locked_out(self, device: str, fingerprint: bytes, since: float) -> bool:
+        return since <= self.devices.get(device, 0.0) or fingerprint in self.fingerprints
+
+    def are_listed(self, serials: Serials) -> bool:
+        return not self.listed.isdisjoint(serials)
+
+
+@pytest.mark.parametrize("what", ["device", "certificate", "list"])
+def test_a_session_of_a_device_that_is_away_ends_when_its_proof_is_revoked(what: str) -> None:
+    gateway, revoked = Gateway(), Revoked()
+    gateway.sessions.revocations = cast("Revocations", revoked)
+    serial = ("issuer", b"\x07")
+    device = Device(gateway)
+    device.connection.info.fingerprint, device.connection.info.serials = b"f" * 32, (serial,)
+    device.hello(generation=(1, 1))
+    session = welcome_of(device).session
+    device.lose()
+    assert gateway.sessions.by_id(session) is not None
+    if what == "device":
+        revoked.devices["d1"] = gateway.wall()
+    elif what == "certificate":
+        revoked.fingerprints.add(b"f" * 32)
+    else:
+        revoked.listed.add(serial)
+    assert gateway.sessions.by_id(session) is None
+    assert gateway.session_counters.sessions == 0
+
+
+def test_what_was_proved_after_the_revocation_is_good() -> None:
+    gateway, revoked = Gateway(), Revoked()
+    gateway.sessions.revocations = cast("Revocations", revoked)
+    revoked.devices["d1"] = gateway.wall()
+    gateway.clock.advance(1.0)
+    session = welcome_of(gateway.device()).session
+    assert gateway.sessions.by_id(session) is not None
 
 
 def test_logout_is_answered_and_then_ends_the_session() -> None:
