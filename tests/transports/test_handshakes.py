@@ -6,7 +6,7 @@ import threading
 from queue import Queue
 
 from accessgw.model.counters import TlsCounters
-from accessgw.transports.handshakes import DELIVERED_PER_TURN, HandshakePool
+from accessgw.transports.handshakes import DELIVERED_PER_TURN, SLICE, HandshakePool, LastSteps
 
 
 class Note:
@@ -116,6 +116,83 @@ def test_completions_are_told_in_batches_and_in_slices():
     assert told[-1] == count
     assert len(told) == 5
     assert max(b - a for a, b in zip([0, *told], told, strict=False)) == DELIVERED_PER_TURN
+    pool.stop()
+
+
+def test_what_one_turn_has_for_the_threads_wakes_them_at_its_end():
+    log, calls, ends = [], Queue(), []
+    pool = HandshakePool(TlsCounters(), threads=2, waiting=10, call_from_thread=calls.put, at_turn_end=ends.append)
+    for number in range(3):
+        pool.submit(Note(number, log), False)
+    assert len(ends) == 1
+    assert pool._tokens.empty()
+    ends.pop()()
+    deliver(calls, log, 3)
+    assert not ends
+    pool.submit(Note(3, log), False)
+    ends.pop()()
+    deliver(calls, log, 4)
+    pool.stop()
+
+
+class Stopwatch:
+    """Each step takes a part of a slice."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_last_steps_take_a_slice_of_each_turn_on_the_reactor_s_thread():
+    log, ends, watch, counters = [], [], Stopwatch(), TlsCounters()
+    last = LastSteps(counters, ends.append, watch)
+    pool = HandshakePool(counters, threads=1, waiting=5, last_steps=last)
+
+    class Short(Note):
+        def run(self):
+            super().run()
+            watch.now += SLICE / 2
+
+    for number in range(5):
+        pool.submit_last(Short(number, log))
+    assert pool.full
+    assert (log, len(ends)) == ([], 1)
+    ends.pop()()
+    # the second ends with the slice; what is left is for the next turn
+    assert log == [(what, number, True) for number in range(2) for what in ("run", "done")]
+    assert (counters.pool_waiting, len(ends)) == (3, 1)
+    ends.pop()()
+    assert len(names(log, "done")) == 4
+    pool.stop()
+    assert counters.pool_waiting == 0
+    ends.pop()()
+    assert len(names(log, "done")) == 4
+    pool.submit_last(Short("late", log))
+    assert not ends
+
+
+def test_a_last_step_that_cannot_be_told_harms_no_other():
+    class Broken(Note):
+        def done(self):
+            raise ValueError("as asked")
+
+    log, ends = [], []
+    last = LastSteps(TlsCounters(), ends.append)
+    last.submit(Broken("bad", log))
+    last.submit(Note("good", log))
+    while ends:
+        ends.pop()()
+    assert names(log, "done") == ["good"]
+
+
+def test_without_a_place_for_them_the_threads_make_last_steps():
+    log, calls = [], Queue()
+    pool = HandshakePool(TlsCounters(), threads=1, waiting=5, call_from_thread=calls.put)
+    pool.submit_last(Note("a", log))
+    deliver(calls, log, 1)
+    assert log == [("run", "a", False), ("done", "a", True)]
     pool.stop()
 
 

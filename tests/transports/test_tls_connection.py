@@ -11,7 +11,8 @@ from accessgw.transports.tls_handshake import HELD
 from protocols.errors import RemoteError
 from protocols.tls.engine import CloseNotifyReceived, HandshakeCompleted
 from protocols.tls.records import RecordLayer
-from tests.protocols.tls.tls_links import IDENTITY, PSK, Issuer, client
+from protocols.tls.server_context import ClientVerification
+from tests.protocols.tls.tls_links import IDENTITY, PSK, Issuer, client, issuer
 from tests.transports.support import Echo
 from tests.transports.tls_by_hand import Contexts, EarlyEcho, EarlyFactory, Hand
 
@@ -21,6 +22,20 @@ def device_with(psk=PSK, early=b""):
     if early:
         engine.early(early)
     return engine
+
+
+class Tap:
+    """A socket whose sends are noted."""
+
+    def __init__(self, sock, sent):
+        self.sock, self.sent = sock, sent
+
+    def send(self, data):
+        self.sent.append(bytes(data))
+        return self.sock.send(data)
+
+    def __getattr__(self, name):
+        return getattr(self.sock, name)
 
 
 # ---------------------------------------------------------------------- the hand-shake
@@ -76,7 +91,37 @@ def test_one_step_at_a_time():
     assert len(hand.pool.steps) == 1
     hand.pool.run()
     hand.pool.tell()
+    # the client's Finished is all that is left
+    assert [begun for _, begun in hand.pool.steps] == ["last"]
+
+
+def test_a_step_that_verifies_a_certificate_is_not_a_last_one():
+    hand = Hand(Contexts(clients=ClientVerification("request", issuer().pem), tickets=False))
+    hand.device.start()
+    hand.turn()
+    hand.send()
     assert [begun for _, begun in hand.pool.steps] == [True]
+
+
+def test_the_end_of_the_hand_shake_and_its_first_answers_leave_in_one_segment():
+    class Talker(Echo):
+        def __init__(self, connection, journal):
+            super().__init__(connection, journal)
+            connection.write(b"hello ")
+            assert connection.buffered == 0
+
+    hand = Hand(factories={"mmtp/1": lambda connection: Talker(connection, hand.journal)})
+    hand.device.start()
+    hand.turn()
+    hand.device.encrypt(b"you")
+    hand.send()
+    sent = []
+    send, hand.connection._sock = hand.connection._sock, Tap(hand.connection._sock, sent)
+    hand.pool.all()
+    hand.connection._sock = send
+    hand.receive()
+    assert hand.plaintext() == b"hello you"
+    assert len(sent) == 1
 
 
 def test_application_data_behind_finished_is_taken_along():
@@ -328,8 +373,26 @@ def test_close_notify_both_ways():
     hand.send()
     hand.receive()
     assert any(type(event) is CloseNotifyReceived for event in hand.events)
-    hand.peer.close()
-    hand.reactor.turn()
+    # Nothing may follow it, so the FIN is not waited for.
+    assert hand.ended[0] == "peer_closed"
+    assert hand.peer.recv(1) == b""
+
+
+def test_close_notify_in_the_middle_of_much_that_is_unsent():
+    """All that was written before leaves first."""
+    hand = Hand(write_buffer=1 << 24).shake_hands()
+    much = b"x" * (1 << 22)
+    hand.connection.write(much)
+    assert hand.connection.buffered
+    hand.device.close()
+    hand.send()
+    assert hand.ended is None
+    while hand.ended is None:
+        hand.receive()
+        hand.reactor.turn()
+    hand.receive()
+    assert hand.plaintext() == much
+    assert any(type(event) is CloseNotifyReceived for event in hand.events)
     assert hand.ended[0] == "peer_closed"
 
 

@@ -33,7 +33,7 @@ class ManualPool:
         self.steps.append((step, begun))
 
     def submit_last(self, step):
-        self.submit(step, True)
+        self.steps.append((step, "last"))
 
     def run(self):
         """Run the first step; not told yet."""

@@ -76,6 +76,39 @@ def test_authorities_of_clients_do_not_lengthen_the_server_s_own_chain():
     assert len(device._connection.get_peer_cert_chain(as_cryptography=True)) == 1
 
 
+def steps(device, gateway):
+    """What the server's engine says of what is left, after each flight of the client."""
+    device.start()
+    said = [gateway.only_finished_left]
+    while not gateway.handshaken:
+        gateway.feed(device.to_send())
+        said.append(gateway.only_finished_left)
+        device.feed(gateway.to_send())
+    return said
+
+
+@pytest.mark.parametrize(
+    ("options", "groups", "said"),
+    [
+        ({}, (), [False, True, True]),
+        # A second ClientHello has to be signed for yet.
+        ({"groups": ["P-256"]}, ("X25519", "P-256"), [False, False, True, True]),
+        ({"clients": ClientVerification("request", issuer().pem), "tickets": False}, (), [False, False, False]),
+    ],
+    ids=["full", "another group", "a certificate"],
+)
+def test_when_only_the_client_s_finished_is_left(options, groups, said, server_engine):
+    device = client(groups=groups).engine("localhost")
+    assert steps(device, server(**options).engine(detachable=True)) == said
+
+
+def test_over_tls_1_2_the_last_step_needs_the_private_key_perhaps():
+    gateway = server(minimum="1.2", alpn=["http/1.1"], alpn_below_1_3=frozenset({"http/1.1"})).engine(detachable=True)
+    old = client(minimum="1.2", alpn=["http/1.1"])
+    old.context.set_max_proto_version(SSL.TLS1_2_VERSION)
+    assert not any(steps(old.engine("localhost"), gateway))
+
+
 def test_the_server_s_pinned_algorithms_leave_only_one(two_kinds):
     gateway = server(certificates=two_kinds, signature_algorithms=["ecdsa_secp256r1_sha256"])
     chain = chain_seen(gateway, signature_algorithms=["rsa_pss_rsae_sha256", "ecdsa_secp256r1_sha256"])
