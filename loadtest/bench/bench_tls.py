@@ -263,7 +263,7 @@ class Bench:
         self.say(f"storm of {self.seconds:.0f} s: {kind.name}")
         with server_of(kind, directory, certificates) as server:
             quiet = echoes(server, 3.0)
-            order = Order(server.ports[P256], seconds=self.seconds, width=64, nice=19)
+            order = Order(server.ports[P256], seconds=self.seconds, width=64, idle=True)
             before = lateness(server)
             cpu = server.cpu_of_all()
             clients = [client(order) for _ in range(STORM_CLIENTS)]

@@ -50,8 +50,9 @@ class Order:
     seconds: float = 0.0
     width: int = 8
     """At a time."""
-    nice: int = 0
-    """So that many of these leave the processors to the server that they load."""
+    idle: bool = False
+    """Run only where nobody else wants a processor (sched(7), SCHED_IDLE): so many of these leave the processors to the
+    server that they load, as those on other machines do."""
 
 
 @dataclass
@@ -249,7 +250,8 @@ def hold(order: Order, context: ClientContext) -> list[tuple[socket.socket, Reco
 
 def main() -> None:
     order = Order(**json.loads(sys.argv[1]))
-    os.nice(order.nice)
+    if order.idle:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     chain = Path(order.chain).read_bytes() if order.chain else b""
     key = Path(order.key).read_bytes() if order.key else b""
     context = ClientContext(ClientOptions(verify=False, alpn=[order.alpn] if order.alpn else [], chain=chain, key=key))
