@@ -20,6 +20,8 @@ ADAPTER = {CORE_INTERFACES, "accessgw.model", "accessgw.policy", "protocols", "t
 RULES: dict[str, set[str]] = {
     "protocols._native": {"protocols._native", "cffi"},
     "protocols.mmtp": {"protocols.errors", "protocols.mmtp", "hpack", "zstandard"},
+    # what zstd makes is kept for each thread
+    "protocols.mmtp.bodies": {"protocols.errors", "protocols.mmtp", "zstandard", "threading"},
     # the only one that binds the library
     "protocols.mmtp._nghttp2": {"protocols.errors", "protocols.mmtp", "protocols._native", "hpack"},
     "protocols.http": {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import zstandard
 
 from protocols.errors import RemoteError
@@ -32,11 +34,22 @@ _HEAD = 1 + 4 + 2
 _SLICE = 256
 """decompressobj has no bound on its output: 4 bytes may become a block of 128 KiB, so a slice at most 8 MiB."""
 
-_compressor = zstandard.ZstdCompressor(
-    compression_params=zstandard.ZstdCompressionParameters.from_level(3, window_log=17, write_content_size=0)
-)
-_decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
-"""For whole bodies, one after the other; a body in parts has its own."""
+
+class _Codecs(threading.local):
+    """What compresses and expands whole bodies, one after the other; a body in parts has its own.
+
+    A pair for each thread: zstd lets go of the interpreter lock while it works, and two calls at once in one of its
+    objects break each other's bodies, or the process.
+    """
+
+    def __init__(self) -> None:
+        self.compressor = zstandard.ZstdCompressor(
+            compression_params=zstandard.ZstdCompressionParameters.from_level(3, window_log=17, write_content_size=0)
+        )
+        self.decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
+
+
+_own = _Codecs()
 
 
 def compress(body: bytes) -> bytes | None:
@@ -44,7 +57,7 @@ def compress(body: bytes) -> bytes | None:
     size = len(body)
     if not COMPRESS_FROM <= size <= MAX_EXPANDED:
         return None
-    packed = _PREFIX + _compressor.compress(body)
+    packed = _PREFIX + _own.compressor.compress(body)
     if len(packed) >= size or (size > RATIO_FREE and size > MAX_RATIO * (len(packed) - 1)):
         return None
     return packed
@@ -70,7 +83,7 @@ def decompress(body: bytes, limits: Limits) -> bytes:
     Not by ZstdDecompressor.decompress: its `allow_extra_data=False` lets bytes after the frame pass unless
     the output is exactly as large as its bound (zstandard 0.25).
     """
-    return StreamDecompressor(limits, _decompressor).feed(body, True)
+    return StreamDecompressor(limits, _own.decompressor).feed(body, True)
 
 
 class StreamDecompressor:

@@ -116,9 +116,11 @@ _latest: list[tuple[Limits, Terms]] = []
 
 def terms_of(limits: Limits) -> Terms:
     """The prepared form of `limits`."""
-    if _latest and _latest[0][0] is limits:
-        # A server has one such object for all connections, whose hash would be most of the cost.
-        return _latest[0][1]
+    # A server has one such object for all connections, whose hash would be most of the cost. The pair is read at once:
+    # another thread may put its own there meanwhile.
+    for known, terms in _latest:
+        if known is limits:
+            return terms
     terms = _terms_of(limits)
     _latest[:] = [(limits, terms)]
     return terms
