@@ -25,7 +25,7 @@ from accessgw.transports.services import TransportServices
 from accessgw.transports.stream import ESTABLISHED, FLUSHING, HANDSHAKE, HELLO, StreamConnection, ignore
 from accessgw.transports.tls_handshake import HANDSHAKE_RECORD, HELD, TlsHandshake
 from protocols.errors import LocalError, RemoteError
-from protocols.tls.alerts import name_of
+from protocols.tls.alerts import NO_APPLICATION_PROTOCOL, name_of
 from protocols.tls.engine import (
     EARLY_REFUSED,
     CloseNotifyReceived,
@@ -293,7 +293,9 @@ class TlsConnection(StreamConnection):
         """Many MQTT libraries offer no ALPN at all."""
         meant = {name: factory for name, factory in self._factories.items() if name not in NEEDS_ALPN}
         if not meant:
-            self._refuse_handshake(None, f"no ALPN, and {', '.join(self._factories)} needs it")
+            # As RFC 9001 section 8.1 has it where ALPN must be used.
+            why = f"no ALPN, and {', '.join(self._factories)} needs it"
+            self._refuse_handshake(NO_APPLICATION_PROTOCOL, why, "no_alpn")
             return
         self.await_hello()
         if len(meant) == 1:
@@ -458,12 +460,15 @@ class TlsConnection(StreamConnection):
         else:
             self._refuse_handshake(error.code, str(error))
 
-    def _refuse_handshake(self, code: int | None, why: str) -> None:
-        reason = "no_alpn" if code is None else name_of(code)
-        count(self._services.tls.refused, reason)
+    def _refuse_handshake(self, code: int, why: str, counted: str = "") -> None:
+        """`counted`: under another name than the alert's."""
+        reason = name_of(code)
+        count(self._services.tls.refused, counted or reason)
         self._give_up_early()
-        detail = why if code is None else f"alert {code} ({reason}): {why}"
-        super().close(CloseReason.HANDSHAKE_FAILED, detail)
+        if self._records is not None:
+            # It was in order for TLS. Over 1.3 the peer hears why, see TlsRecords.refuse().
+            self._records.refuse(code)
+        super().close(CloseReason.HANDSHAKE_FAILED, f"alert {code} ({reason}): {why}")
 
     def _defect(self, error: Exception) -> None:
         _log.failure("The hand-shake of connection {id} raised", Failure(error), id=self.info.id)

@@ -113,7 +113,14 @@ class TlsRecords(Protocol):
         """Ciphertext for the peer, empty when there is none."""
 
     def close(self) -> None:
-        """Queue close_notify."""
+        """Queue close_notify; nothing after refuse()."""
+
+    def refuse(self, code: int) -> None:
+        """Instead of close(): queue a fatal alert of that number, for a reason that TLS itself does not know of. The
+        connection is dead then (RFC 8446 section 6.2). After the hand-shake; without effect after the end.
+
+        Of an engine, which is not detached, it is close_notify: OpenSSL sends no alert that it has not found itself.
+        """
 
 
 class TlsEngine(TlsRecords, Protocol):

@@ -174,6 +174,9 @@ class NativeEngine:
             self._end()
             self._failure = RemoteError(alert if alert >= 0 else INTERNAL_ERROR, f"TLS: {reason}")
 
+    def refuse(self, code: int) -> None:
+        self.close()
+
     def detach(self) -> DetachedState | None:
         connection = self._connection
         if connection is None or not self.handshaken:

@@ -217,6 +217,9 @@ class PyOpenSSLEngine:
             # Only a connection that has already failed inside OpenSSL refuses; there is nothing to say then.
             self._failure = RemoteError(alert_for(error), f"TLS: {_text(error)}")
 
+    def refuse(self, code: int) -> None:
+        self.close()
+
     def detach(self) -> DetachedState | None:
         if self._connection is None or not self.handshaken:
             return None

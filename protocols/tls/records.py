@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from protocols.errors import LocalError, RemoteError
-from protocols.tls.alerts import CLOSE_NOTIFY, DECODE_ERROR, UNEXPECTED_EOF, UNEXPECTED_MESSAGE, USER_CANCELED
+from protocols.tls.alerts import (
+    CLOSE_NOTIFY,
+    DECODE_ERROR,
+    UNEXPECTED_EOF,
+    UNEXPECTED_MESSAGE,
+    USER_CANCELED,
+    name_of,
+)
 from protocols.tls.engine import CloseNotifyReceived, PlaintextReceived, TlsEvent
 from protocols.tls.key_schedule import SUITES, keying_material, next_secret, traffic_keys
 from protocols.tls.post_handshake import KEY_UPDATE, is_update_requested, key_update, session_ticket, take_message
@@ -218,7 +225,7 @@ class RecordLayer:
         else:
             # Whatever its level says (RFC 8446 section 6.2). Nobody listens to an answer.
             self._out = None
-            error = RemoteError(code, f"TLS: the peer sent alert {code}")
+            error = RemoteError(code, f"TLS: the peer sent alert {code} ({name_of(code)})")
             self._give_up(error, tell=False)
             raise error
 
@@ -282,6 +289,12 @@ class RecordLayer:
             self._update_writer()
         self._closed = True
         self._put(ALERT, bytes((1, CLOSE_NOTIFY)))
+
+    def refuse(self, code: int) -> None:
+        if self._handed_over:
+            raise _handed_over()
+        if not self._closed and self._failure is None:
+            self._give_up(RemoteError(code, f"TLS: the peer was refused with alert {code} ({name_of(code)})"))
 
     def _put(self, kind: int, content: bytes) -> None:
         record = self._writer.seal(kind, content)

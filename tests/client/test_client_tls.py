@@ -124,6 +124,16 @@ def test_a_client_certificate_is_shown_and_named(tmp_path: Path) -> None:
     assert shown.not_after > WALL
 
 
+def test_a_client_certificate_that_is_refused_afterwards_tells_the_alert(tmp_path: Path) -> None:
+    device = client(tmp_path, own=issuer().issue("phone1")).connection(ADDRESS, NO_FLIGHT)
+    engine, _ = shake_hands(device, server(clients=ClientVerification("request", issuer().pem), tickets=False))
+    layer = RecordLayer(engine.detach())
+    layer.refuse(44)
+    device.receive(engine.to_send() + layer.to_send())
+    assert device.handshaken is not None
+    assert str(device.failure) == "TLS: the peer sent alert 44 (certificate_revoked)"
+
+
 @pytest.mark.parametrize("what", ["ca", "cert", "key"])
 def test_files_that_cannot_be_used_are_told(tmp_path: Path, what: str) -> None:
     tls = client(tmp_path, own=issuer().issue("phone1"))

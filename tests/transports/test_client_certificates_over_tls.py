@@ -7,28 +7,38 @@ import socket
 import ssl
 import subprocess
 import time
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 from twisted.internet.threads import deferToThread
 
 from accessgw.crypto.client_certificates import ClientCertificates
-from accessgw.crypto.contexts import ServerContexts
+from accessgw.crypto.contexts import ContextOptions, ServerContexts
 from accessgw.crypto.development import ensure_development_certificate
+from accessgw.crypto.revocations import RevocationStore
 from accessgw.model.listener_settings import CertificateSettings
+from protocols.tls.engines import WHY_NOT_NATIVE
 from tests.crypto.authority import Authority
 from tests.reactor_loop import run
 from tests.transports.support import Journal, echo_factories, listen, make_services, outcome, play
 
+ENGINES = ("pure",) if WHY_NOT_NATIVE else ("pure", "native")
 OPENSSL = shutil.which("openssl")
 
 
-def begin(reactor, state, authority, mode, rule="cn"):
+def begin(reactor, state, authority, mode, rule="cn", engine="pure", revoked=b""):
     journal = Journal()
     services = make_services(reactor, journal)
     files = ensure_development_certificate(state, time.time(), "gateway.test")
     clients = ClientCertificates(mode, authority, rule)
-    contexts = ServerContexts([CertificateSettings(chain=files.chain, key=files.key)], ("mqtt",), clients=clients)
+    store = RevocationStore(Path(state, "revoked-" + engine))
+    if revoked:
+        store.revoke_certificate(sha256(revoked).digest(), time.time())
+        store.poll(time.time())
+    options = ContextOptions(name=mode, revocations=store, engine=engine)
+    certificate = CertificateSettings(chain=files.chain, key=files.key)
+    contexts = ServerContexts([certificate], ("mqtt",), clients=clients, options=options)
     factories = echo_factories(journal, ("mqtt",))
     return journal, services, listen(services, journal, contexts, factories, transport="tls", protocols=("mqtt",))
 
@@ -122,11 +132,46 @@ def test_a_client_certificate_is_verified_at_every_connection(played):
         assert "Reused, " not in text and "New, TLSv1." in text, text
 
 
+async def refusals(reactor, state, ca, issued):
+    good, _, nameless = issued
+    seen = {}
+    for engine in ENGINES:
+        journal, _, listener = begin(reactor, state, ca, "require", engine=engine, revoked=good.der)
+
+        def s_client(certificate, version, port=listener.port):
+            command = [
+                OPENSSL, "s_client", "-connect", f"127.0.0.1:{port}", "-CAfile", state + "/ca.pem", version,
+                "-cert", certificate.chain, "-key", certificate.key, "-ign_eof", "-msg",
+            ]  # fmt: skip
+            done = subprocess.run(command, input=b"", capture_output=True, check=False, timeout=30)
+            return (done.stdout + done.stderr).decode(errors="replace")
+
+        for version in ("-tls1_2", "-tls1_3"):
+            for name, certificate in (("revoked", good), ("nameless", nameless)):
+                seen[engine, version, name] = await deferToThread(s_client, certificate, version)
+        await journal.all_closed(4)
+    return seen
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.skipif(not OPENSSL, reason="openssl is not installed")
+def test_who_is_refused_hears_why(played, engine):
+    seen = outcome(played, "refusals")
+    for name, alert in (("revoked", "certificate revoked"), ("nameless", "bad certificate")):
+        said = seen[engine, "-tls1_3", name]
+        assert f"alert {alert}" in said, said
+        alerts = [line for line in said.splitlines() if line.startswith("<<<") and "Alert" in line]
+        assert [line.split("], ")[-1] for line in alerts] == [f"fatal {alert.replace(' ', '_')}"], alerts
+        # OpenSSL has no other way to refuse after a hand-shake.
+        assert "close_notify" in seen[engine, "-tls1_2", name]
+
+
 async def everything(reactor, state, ca, issued):
     return await play(
         {
             "modes": modes(reactor, state, ca, issued),
             **({"sessions": sessions(reactor, state, ca, issued)} if OPENSSL else {}),
+            **({"refusals": refusals(reactor, state, ca, issued)} if OPENSSL else {}),
         }
     )
 

@@ -130,7 +130,10 @@ async def ends(reactor, state):
 
     def no_alpn():
         with connect(listener.port, client_context(state)) as tls:
-            return tls.recv(1)
+            try:
+                return tls.recv(1)
+            except ssl.SSLError as error:
+                return str(error)
 
     def cut():
         tls = connect(listener.port, client_context(state, "mmtp/1"))
@@ -152,7 +155,8 @@ async def ends(reactor, state):
 
 def test_connections_end_with_their_reasons(played):
     seen, reasons, failures = outcome(played, "ends")
-    assert seen[:3] == ["reset", "reset", b""]
+    assert seen[:2] == ["reset", "reset"]
+    assert "application protocol" in seen[2].lower().replace("_", " ") or "1120" in seen[2]
     assert seen[4] == b""
     assert reasons == [
         "handshake_timeout",

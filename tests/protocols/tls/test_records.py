@@ -280,6 +280,48 @@ def test_our_alert_comes_after_what_was_said(backend):
     assert hand.layer.to_send() == b""
 
 
+@pytest.mark.parametrize("update_due", [False, True])
+def test_a_peer_that_is_refused_hears_why_and_nothing_more(backend, update_due):
+    hand = Hand(backend)
+    hand.layer.encrypt(b"said")
+    if update_due:
+        hand.layer.feed(hand.record(HANDSHAKE, UPDATE_PLEASE))
+    hand.layer.refuse(44)
+    hand.layer.close()
+    hand.layer.refuse(42)
+    assert hand.said() == [(DATA, b"said"), (ALERT, b"\x02\x2c")]
+    with pytest.raises(LocalError):
+        hand.layer.encrypt(b"more")
+    with pytest.raises(LocalError, match="failed"):
+        hand.layer.export_state()
+    with pytest.raises(RemoteError, match=r"alert 44 \(certificate_revoked\)") as refusal:
+        hand.layer.feed(hand.record(DATA, b"late"))
+    assert refusal.value.code == 44
+    assert hand.layer.events() == []
+    assert hand.said() == []
+
+
+def test_the_peer_of_one_that_is_refused_knows_the_alert(backend):
+    server, client = pair(backend)
+    server.refuse(44)
+    with pytest.raises(RemoteError, match=r"the peer sent alert 44 \(certificate_revoked\)") as told:
+        client.feed(server.to_send())
+    assert told.value.code == 44
+    assert client.to_send() == b""
+
+
+@pytest.mark.parametrize("end", [RecordLayer.close, RecordLayer.export_state])
+def test_nobody_is_refused_after_the_end(backend, end):
+    hand = Hand(backend)
+    end(hand.layer)
+    if end is RecordLayer.export_state:
+        with pytest.raises(LocalError, match="handed over"):
+            hand.layer.refuse(44)
+        return
+    hand.layer.refuse(44)
+    assert hand.said() == [(ALERT, b"\x01\x00")]
+
+
 def test_no_alert_after_our_close_notify(backend):
     hand = Hand(backend)
     hand.layer.close()
