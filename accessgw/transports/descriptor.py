@@ -21,6 +21,9 @@ from accessgw.core.interfaces.clock import DescriptorReactor
 from accessgw.model.counters import TransportCounters
 from accessgw.model.reasons import CloseReason
 
+MOST_HELD = 16 * 1024
+"""Bytes that wait for the end of a step. What writes as long as nothing is buffered must not fill this instead."""
+
 
 @implementer(IReadWriteDescriptor)
 class StreamDescriptor(ABC):
@@ -60,11 +63,15 @@ class StreamDescriptor(ABC):
         """The socket is readable. Never returns a reason: it ends the connection itself."""
 
     def _send(self, data: bytes | bytearray) -> None:
+        held = self._held
+        if held is not None:
+            held += data
+            if len(held) < MOST_HELD:
+                return
+            self._held = None
+            data = held
         out = self._out
         if out is None:
-            if self._held is not None:
-                self._held += data
-                return
             try:
                 sent = self._sock.send(data)
             except (BlockingIOError, InterruptedError):
@@ -84,7 +91,8 @@ class StreamDescriptor(ABC):
         self._grown()
 
     def _hold(self, data: bytes) -> None:
-        """Send it with what is sent until _send_held(), in one system call and one segment."""
+        """Send it with what is sent until _send_held() or as much as fits MOST_HELD, in one system call and one segment;
+        behind what is buffered, like all the rest."""
         self._held = bytearray(data)
 
     def _send_held(self) -> None:
