@@ -54,13 +54,14 @@ class LeanReactor(epollreactor.EPollReactor):
         if ends:
             calls = ends[:]
             ends.clear()
+            running = self.running
             for call in calls:
                 try:
                     call()
                 except Exception:
                     log.failure("{call} raised at the end of a turn", call=call)
-            if ends:
-                timeout = 0.0
+            if ends or self._justStopped or self.running is not running:
+                timeout = 0.0  # whoever stopped it would otherwise wait for somebody's next event
             elif timeout is None or timeout:
                 timeout = self.timeout()  # what was ordered or moved may be due sooner than all that was known
         wait = -1.0 if timeout is None else timeout

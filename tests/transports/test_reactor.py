@@ -170,6 +170,24 @@ def test_the_reactor_waits_no_longer_than_for_what_the_end_of_a_turn_moved(
     call.cancel()
 
 
+@pytest.mark.parametrize("how", ["stop", "crash"])
+def test_who_is_stopped_at_the_end_of_a_turn_does_not_wait(
+    reactor: Any, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    waits: list[float] = []
+
+    class Poller:
+        def poll(self, wait: float, most: int) -> list[tuple[int, int]]:
+            waits.append(wait)
+            return []
+
+    with monkeypatch.context() as patched:
+        patched.setattr(reactor, "_poller", Poller())
+        reactor.callWhenRunning(lambda: reactor.at_turn_end(getattr(reactor, how)))
+        reactor.run(installSignalHandlers=False)
+    assert waits and not any(waits)
+
+
 def test_a_turn_is_over_for_one_that_is_served_alone(reactor: Any) -> None:
     one = Reader(reactor)
     seen: list[bool] = []
