@@ -121,15 +121,19 @@ class TlsConnection:
         try:
             self._records.feed(data)
         except RemoteError as error:
-            self.failure = error
+            self._fail(error)
         plaintext: list[bytes] = []
         try:
             self._take(self._records.events(), plaintext)
         except RemoteError as error:
-            self.failure = error
+            self._fail(error)
             # Of somebody else than was meant nothing is wanted: the flight that waits has the device's own certificate.
             self._mute = self.handshaken is None
         return plaintext[0] if len(plaintext) == 1 else b"".join(plaintext)
+
+    def _fail(self, error: RemoteError) -> None:
+        # Its frames have this object, which only the garbage collector would free then.
+        self.failure = RemoteError(error.code, str(error))
 
     def send(self, data: bytes) -> None:
         """Plaintext to send; nothing happens after the end."""

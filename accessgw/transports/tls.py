@@ -23,7 +23,7 @@ from accessgw.transports.listener import SocketListener
 from accessgw.transports.opening import Opening, chosen
 from accessgw.transports.services import TransportServices
 from accessgw.transports.stream import ESTABLISHED, FLUSHING, HANDSHAKE, HELLO, StreamConnection, ignore
-from accessgw.transports.tls_handshake import HANDSHAKE_RECORD, HELD, TlsHandshake
+from accessgw.transports.tls_handshake import HANDSHAKE_RECORD, HELD, TlsHandshake, without_frames
 from protocols.errors import LocalError, RemoteError
 from protocols.tls.alerts import NO_APPLICATION_PROTOCOL, name_of
 from protocols.tls.engine import (
@@ -198,8 +198,9 @@ class TlsConnection(StreamConnection):
         self._unstall()
 
     def _take_step(self, handshake: TlsHandshake) -> None:
-        if handshake.defect is not None:
-            self._defect(handshake.defect)
+        defect, handshake.defect = handshake.defect, None
+        if defect is not None:
+            self._defect(defect)
             return
         answer, events, failure = handshake.answer, handshake.events, handshake.failure
         handshake.answer, handshake.events = b"", []
@@ -371,7 +372,7 @@ class TlsConnection(StreamConnection):
         try:
             records.feed(data)
         except RemoteError as error:
-            failure = error
+            failure = without_frames(error)
         answer = records.to_send()
         if answer:
             self._send(answer)

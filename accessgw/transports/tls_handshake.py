@@ -71,7 +71,7 @@ class TlsHandshake:
         self.events: list[TlsEvent] = []
         self.failure: RemoteError | None = None
         self.defect: Exception | None = None
-        """An error of ours."""
+        """An error of ours. Its frames have this object: take it away."""
         self.records: TlsRecords | None = None
         """Once the hand-shake is complete: what goes on with the connection."""
         self.detached = False
@@ -164,7 +164,7 @@ class TlsHandshake:
             self._told()
         if self._abandoned:
             self.busy = False
-            self._engine = self.records = None
+            self._engine = self.records = self.defect = None
         elif wanted is not None:
             self._ask(wanted)
 
@@ -207,7 +207,7 @@ class TlsHandshake:
             else:
                 self._go_on_signed(cast("SigningEngine", engine), *self._signed)
         except RemoteError as error:
-            self.failure = error
+            self.failure = without_frames(error)
         if self._pool.signer is not None and self.failure is None:
             self._wanted = cast("SigningEngine", engine).pending_signature()
         self.answer = engine.to_send()
@@ -237,9 +237,15 @@ class TlsHandshake:
         try:
             layer.start()
         except RemoteError as error:
-            self.failure = error
+            self.failure = without_frames(error)
         self.events += layer.events()
         self.answer += layer.to_send()
+
+
+def without_frames(error: RemoteError) -> RemoteError:
+    """The same error, to be kept: the frames of one that was raised, and of its cause, have the engine and whoever
+    called it, and only the garbage collector would free those."""
+    return RemoteError(error.code, str(error))
 
 
 def _is_whole(data: bytes) -> bool:

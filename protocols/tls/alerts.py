@@ -1,4 +1,4 @@
-"""TLS alert numbers (RFC 8446 section 6), and how to find the one that OpenSSL meant."""
+"""TLS alert numbers (RFC 8446 section 6), how to find the one that OpenSSL meant, and what it said."""
 
 from __future__ import annotations
 
@@ -128,3 +128,10 @@ def alert_for_words(reason: str) -> int:
         if text in words:
             return code
     return INTERNAL_ERROR
+
+
+def reasons_of(error: SSL.Error) -> str:
+    """OpenSSL's reasons, without its library and function names."""
+    if error.args and isinstance(error.args[0], list):
+        return "; ".join(str(entry[-1]) for entry in error.args[0]) or "no reason given"
+    return " ".join(str(part) for part in error.args) or type(error).__name__

@@ -328,7 +328,7 @@ def _note_secret(ssl: Any, line: Any) -> None:
     try:
         notes.note_line(ffi.string(line))
     except Exception as error:
-        notes.defect = error
+        notes.defect = error.with_traceback(None)
 
 
 def _find_psk(ssl: Any, identity: Any, size: int, out: Any) -> int:
@@ -341,7 +341,7 @@ def _find_psk(ssl: Any, identity: Any, size: int, out: Any) -> int:
             out[0] = _session(psk, notes.traits.max_early_data)
             notes.chosen = psk.identity
     except Exception as error:
-        notes.defect = error
+        notes.defect = error.with_traceback(None)
         return 0
     return 1
 
@@ -355,7 +355,7 @@ def _offer_psk(ssl: Any, digest: Any, identity: Any, size: Any, out: Any) -> int
             notes.kept = kept = ffi.new("unsigned char[]", psk.identity)
             identity[0], size[0], out[0] = kept, len(psk.identity), _session(psk, psk.max_early_data)
     except Exception as error:
-        notes.defect = error
+        notes.defect = error.with_traceback(None)
         return 0
     return 1
 
@@ -375,7 +375,7 @@ def _select_alpn(  # noqa: PLR0917  # OpenSSL's own arguments
         notes.kept = kept = ffi.new("unsigned char[]", chosen)
         out[0], out_size[0] = kept, len(chosen)
     except Exception as error:
-        notes.defect = error
+        notes.defect = error.with_traceback(None)
         return int(lib.SSL_TLSEXT_ERR_ALERT_FATAL)
     return int(lib.SSL_TLSEXT_ERR_OK)
 

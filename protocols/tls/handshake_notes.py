@@ -65,7 +65,8 @@ class HandshakeNotes:
         self.lines: dict[bytes, bytes] = {}
         """Of the key log, by label."""
         self.defect: Exception | None = None
-        """What a callback raised: OpenSSL has ended the hand-shake for it."""
+        """What a callback raised: OpenSSL has ended the hand-shake for it. Without traceback: its frames have the
+        connection and these notes."""
         self.offered: ExternalPsk | None = None
         """The key that a client offers."""
         self.chosen = b""

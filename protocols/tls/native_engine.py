@@ -71,7 +71,8 @@ class NativeEngine:
         self._options = options
         self._detachable = detachable
         self._events: list[TlsEvent] = []
-        self._failure: RemoteError | None = None
+        self._failure: tuple[int, str] | None = None
+        """Not the exception: it would keep its frames, and those this engine."""
         self._closed = False
         self._peer_closed = False
         self._holding = False
@@ -96,7 +97,7 @@ class NativeEngine:
 
     def feed(self, data: bytes) -> None:
         if self._failure is not None:
-            raise self._failure
+            raise RemoteError(*self._failure)
         if not data or self._peer_closed:
             return
         connection = self._alive()
@@ -110,7 +111,7 @@ class NativeEngine:
 
     def feed_eof(self) -> None:
         if self._failure is not None:
-            raise self._failure
+            raise RemoteError(*self._failure)
         if self._holding:
             self._holding = False
             self._read(self._alive())
@@ -172,7 +173,7 @@ class NativeEngine:
             # Only a connection that has already failed inside OpenSSL refuses; there is nothing to say then.
             alert, reason, _ = connection.failure()
             self._end()
-            self._failure = RemoteError(alert if alert >= 0 else INTERNAL_ERROR, f"TLS: {reason}")
+            self._failure = alert if alert >= 0 else INTERNAL_ERROR, f"TLS: {reason}"
 
     def refuse(self, code: int) -> None:
         self.close()
@@ -321,7 +322,7 @@ class NativeEngine:
         self._fail(alert if alert >= 0 else alert_for_words(words), reason)
 
     def _end(self) -> None:
-        """Free OpenSSL's object: the error that is kept has frames which have this engine, so it may stay for a while."""
+        """Free OpenSSL's object, however long the error that is about to be raised has this engine in its frames."""
         if self._connection is not None:
             self._rest += self._connection.take()
             self._connection.free()
@@ -331,8 +332,8 @@ class NativeEngine:
     def _fail(self, code: int, message: str, error: Exception | None = None) -> NoReturn:
         """Raise RemoteError now and for ever; the alert, if OpenSSL made one, is left for to_send()."""
         self._end()
-        self._failure = RemoteError(code, f"TLS {message}")
-        raise self._failure from error
+        self._failure = code, f"TLS {message}"
+        raise RemoteError(*self._failure) from error
 
 
 def _names(offer: bytes) -> list[bytes]:

@@ -10,7 +10,7 @@ from OpenSSL import SSL
 from protocols.errors import LocalError, RemoteError
 from protocols.tls import binding
 from protocols.tls import handshake_notes as labels
-from protocols.tls.alerts import INTERNAL_ERROR, UNEXPECTED_EOF, alert_for, alert_for_words, alert_in
+from protocols.tls.alerts import INTERNAL_ERROR, UNEXPECTED_EOF, alert_for, alert_for_words, alert_in, reasons_of
 from protocols.tls.client_hello import ClientHello, HelloReader
 from protocols.tls.completion import completed_event
 from protocols.tls.detaching import RecordCount, detached_state
@@ -84,7 +84,8 @@ class PyOpenSSLEngine:
         self._connection.set_app_data(self._notes)
         self._events: list[TlsEvent] = []
         self._out: list[bytes] = []
-        self._failure: RemoteError | None = None
+        self._failure: tuple[int, str] | None = None
+        """Not the exception: it would keep its frames, and those this engine."""
         self._closed = False
         self._peer_closed = False
         self._count = RecordCount() if detachable else None
@@ -132,12 +133,12 @@ class PyOpenSSLEngine:
             try:
                 binding.write_early_data(self._connection, self._early)
             except SSL.Error as error:
-                raise LocalError(f"TLS refused early data: {_text(error)}") from error
+                raise LocalError(f"TLS refused early data: {reasons_of(error)}") from error
         self._shake_hands()
 
     def feed(self, data: bytes) -> None:
         if self._failure is not None:
-            raise self._failure
+            raise RemoteError(*self._failure)
         if not data or self._peer_closed:
             return
         connection = self._connection
@@ -158,7 +159,7 @@ class PyOpenSSLEngine:
 
     def feed_eof(self) -> None:
         if self._failure is not None:
-            raise self._failure
+            raise RemoteError(*self._failure)
         if self._holding:
             self._read()
         if not self._peer_closed:
@@ -193,7 +194,7 @@ class PyOpenSSLEngine:
                 while sent < size:
                     sent += connection.send(view[sent:])
         except SSL.Error as error:
-            raise LocalError(f"TLS refused application data: {_text(error)}") from error
+            raise LocalError(f"TLS refused application data: {reasons_of(error)}") from error
         self._collect()
 
     def to_send(self) -> bytes:
@@ -215,7 +216,9 @@ class PyOpenSSLEngine:
             self._connection.shutdown()
         except SSL.Error as error:
             # Only a connection that has already failed inside OpenSSL refuses; there is nothing to say then.
-            self._failure = RemoteError(alert_for(error), f"TLS: {_text(error)}")
+            self._failure = alert_for(error), f"TLS: {reasons_of(error)}"
+            self._collect()
+            self._end()
 
     def refuse(self, code: int) -> None:
         self.close()
@@ -231,9 +234,7 @@ class PyOpenSSLEngine:
             if self._holding:
                 self._read()
             return None
-        # The last reference: OpenSSL's object and its buffers are freed here.
-        self._connection = None
-        self._notes = HandshakeNotes(NO_TRAITS, None)
+        self._end()
         return state
 
     def session(self) -> Session | None:
@@ -283,7 +284,7 @@ class PyOpenSSLEngine:
             if isinstance(defect, RemoteError):
                 self._fail(defect.code, str(defect))
             why = binding.verify_failure(connection)
-            self._fail(None, f"hand-shake: {_text(error)}{why and f': {why}'}", defect or error)
+            self._fail(None, f"hand-shake: {reasons_of(error)}{why and f': {why}'}", defect or error)
         if not complete:
             self._sent_flight()
             return
@@ -359,7 +360,7 @@ class PyOpenSSLEngine:
             self._events.append(CloseNotifyReceived())
         except SSL.Error as error:
             self._received(parts)
-            self._fail(None, _text(error), error)
+            self._fail(None, reasons_of(error), error)
 
     def _received(self, parts: list[bytes]) -> None:
         if parts:
@@ -377,6 +378,12 @@ class PyOpenSSLEngine:
             if self._count is not None:
                 self._count.add(ciphertext)
 
+    def _end(self) -> None:
+        """The last reference: OpenSSL's object and its buffers are freed here."""
+        self._connection = None
+        self._notes = HandshakeNotes(NO_TRAITS, None)
+        self._hello_reader = None
+
     def _fail(self, code: int | None, message: str, error: Exception | None = None) -> NoReturn:
         """Raise RemoteError now and for ever; the alert, if OpenSSL made one, is left for to_send()."""
         self._drained = False
@@ -385,8 +392,9 @@ class PyOpenSSLEngine:
             code = alert_in(self._out[-1]) if self._out else None
         if code is None:
             code = alert_for_words(message) if isinstance(error, SSL.Error) else INTERNAL_ERROR
-        self._failure = RemoteError(code, f"TLS {message}")
-        raise self._failure from error
+        self._failure = code, f"TLS {message}"
+        self._end()
+        raise RemoteError(*self._failure) from error
 
 
 def _is_address(name: str) -> bool:
@@ -396,10 +404,3 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _text(error: SSL.Error) -> str:
-    """OpenSSL's reasons, without its library and function names."""
-    if error.args and isinstance(error.args[0], list):
-        return "; ".join(str(entry[-1]) for entry in error.args[0]) or "no reason given"
-    return " ".join(str(part) for part in error.args) or type(error).__name__

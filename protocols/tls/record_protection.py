@@ -197,3 +197,11 @@ class Opener(_Direction):
                     continue
             return b"".join(plain), end, found, content
         return plain[0] if len(plain) == 1 else b"".join(plain), at, kind, b""
+
+
+def is_incomplete(unread: bytearray) -> bool:
+    """Whether the record must be waited for. One that will be refused is not."""
+    if len(unread) < 5:
+        return True
+    size = unread[3] << 8 | unread[4]
+    return len(unread) < 5 + size and size <= MAX_CIPHERTEXT and unread.startswith(b"\x17\x03\x03")

@@ -6,19 +6,19 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from protocols.errors import LocalError, RemoteError
-from protocols.tls.alerts import (
-    CLOSE_NOTIFY,
-    DECODE_ERROR,
-    UNEXPECTED_EOF,
-    UNEXPECTED_MESSAGE,
-    USER_CANCELED,
-    name_of,
-)
+from protocols.tls.alerts import CLOSE_NOTIFY, DECODE_ERROR, UNEXPECTED_EOF, UNEXPECTED_MESSAGE, USER_CANCELED, name_of
 from protocols.tls.engine import CloseNotifyReceived, PlaintextReceived, TlsEvent
 from protocols.tls.key_schedule import SUITES, keying_material, next_secret, traffic_keys
 from protocols.tls.post_handshake import KEY_UPDATE, is_update_requested, key_update, session_ticket, take_message
 from protocols.tls.record_backends import Backend, Direction, get_backend
-from protocols.tls.record_protection import ALERT, APPLICATION_DATA, HANDSHAKE, MAX_CIPHERTEXT, MAX_PLAINTEXT, REFUSALS
+from protocols.tls.record_protection import (
+    ALERT,
+    APPLICATION_DATA,
+    HANDSHAKE,
+    MAX_PLAINTEXT,
+    REFUSALS,
+    is_incomplete,
+)
 from protocols.tls.record_state import DetachedState
 
 _NOTHING = bytearray()
@@ -107,7 +107,7 @@ class RecordLayer:
         unread = self._unread
         if unread:
             unread += data
-            if _is_incomplete(unread):
+            if is_incomplete(unread):
                 return
             data = bytes(unread)
             self._unread = _NOTHING
@@ -401,14 +401,6 @@ class RecordLayer:
     ) -> RecordLayer:
         """The connection that export_state() gave away; start() it. ValueError when the bytes are not such a state."""
         return cls(DetachedState.from_bytes(data), limits=limits, backend=backend)
-
-
-def _is_incomplete(unread: bytearray) -> bool:
-    """Whether the record must be waited for. One that will be refused is not."""
-    if len(unread) < 5:
-        return True
-    size = unread[3] << 8 | unread[4]
-    return len(unread) < 5 + size and size <= MAX_CIPHERTEXT and unread.startswith(b"\x17\x03\x03")
 
 
 def _broken(code: int, message: str) -> RemoteError:
