@@ -14,6 +14,7 @@ from twisted.logger import Logger
 
 from accessgw.core.interfaces.tls import Signer
 from accessgw.model.counters import TlsCounters
+from protocols.tls.engines import leave_thread
 
 _log = Logger()
 
@@ -120,8 +121,8 @@ class HandshakePool:
         self._threads: list[threading.Thread] = []
         self._begun: deque[Step] = deque()
         self._fresh: deque[Step] = deque()
-        self._tokens: SimpleQueue[None] = SimpleQueue()
-        """What the threads wait for: one for each that shall look into the two queues."""
+        self._tokens: SimpleQueue[bool] = SimpleQueue()
+        """What the threads wait for: one for each that shall look into the two queues, False for each that shall end."""
         self._waking = False
         """They are about to be put there."""
         self._finished: deque[Step] = deque()
@@ -179,7 +180,7 @@ class HandshakePool:
         self._begun.clear()
         self._fresh.clear()
         for _ in self._threads:
-            self._tokens.put(None)
+            self._tokens.put(False)
         for thread in self._threads:
             thread.join(_LAST_STEP)
         self._threads.clear()
@@ -193,8 +194,7 @@ class HandshakePool:
     # ------------------------------------------------------------------ the threads
 
     def _serve(self) -> None:
-        while True:
-            self._tokens.get()
+        while self._tokens.get():
             told = time.monotonic()
             while not self._stopped and (step := self._next()) is not None:
                 step.run()
@@ -203,10 +203,10 @@ class HandshakePool:
                 if now - told >= TELL_AFTER:
                     told = now
                     self._tell_reactor()
-            if self._stopped:
-                return
-            if self._finished:
+            if self._finished and not self._stopped:
                 self._tell_reactor()
+        # What stop() has dropped may have stopped on this thread.
+        leave_thread()
 
     def _next(self) -> Step | None:
         for queue in (self._begun, self._fresh):
@@ -227,7 +227,7 @@ class HandshakePool:
     def _wake(self) -> None:
         self._waking = False
         for _ in range(min(len(self._begun) + len(self._fresh), self._size)):
-            self._tokens.put(None)
+            self._tokens.put(True)
 
     def _deliver(self) -> None:
         # Before the look: what is appended after it wakes the reactor again.

@@ -148,7 +148,20 @@ class TlsHandshake:
             self._asked.cancel()
             self.busy = False
         if not self.busy:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Free the engine. One that has stopped for a signature only its own thread can: with a last step."""
+        self.busy = self._is_stopped()
+        if self.busy:
+            self._pool.submit(self, True)
+        else:
             self._engine = None
+
+    def _is_stopped(self) -> bool:
+        if self._pool.signer is None or self._engine is None:
+            return False
+        return cast("SigningEngine", self._engine).pending_signature() is not None
 
     def _finish(self) -> None:
         if self._counted:
@@ -163,8 +176,9 @@ class TlsHandshake:
         if not self._abandoned:
             self._told()
         if self._abandoned:
-            self.busy = False
-            self._engine = self.records = self.defect = None
+            self.records = self.defect = None
+            if wanted is not None or not self.busy:
+                self._let_go()
         elif wanted is not None:
             self._ask(wanted)
 
@@ -190,6 +204,8 @@ class TlsHandshake:
 
     def run(self) -> None:
         if self._abandoned:
+            # The last reference to it.
+            self._engine = None
             return
         try:
             self._step(self._work)

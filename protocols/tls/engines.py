@@ -49,6 +49,15 @@ def native_version() -> str:
     return VERSION
 
 
+def leave_thread() -> None:
+    """A thread that has made hand-shakes is about to end: free those which had stopped on it for a signature, and which
+    others have dropped. Nobody else can."""
+    if _native is not None:
+        from protocols.tls.native_engine import reap
+
+        reap()
+
+
 def server_context(options: ServerOptions, engine: str = AUTO) -> ServerContext | NativeServerContext:
     """The contexts of a listener on the engine `auto`, `native` or `pure`.
 

@@ -37,6 +37,9 @@ LIBSSL = "libssl.so.3"
 VERSION = tls_engine.load(LIBSSL)
 """Of OpenSSL, in its own words."""
 
+reap = tls_engine.reap
+"""Frees the connections that other threads have dropped while their hand-shakes were stopped on this one; how many."""
+
 _STATUS_ACCEPTED = 2
 
 

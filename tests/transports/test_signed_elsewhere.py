@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import threading
+from queue import Queue
+from types import SimpleNamespace
 
 import pytest
 from twisted.internet.defer import Deferred, succeed
@@ -121,8 +123,11 @@ def test_a_connection_that_is_lost_while_it_waits_forgets_the_signature():
     handshake = hand.connection._handshake
     hand.connection.abort("lost")
     assert hand.pool.signer.cancelled == 1
+    # Freed by a step on the thread on which it stopped, which nobody is told of.
+    assert [begun for _, begun in hand.pool.steps] == [True]
+    hand.pool.all()
     assert handshake._engine is None
-    assert not hand.pool.steps
+    assert not handshake.busy
 
 
 def test_a_connection_that_is_lost_before_it_could_ask_does_not():
@@ -130,9 +135,108 @@ def test_a_connection_that_is_lost_before_it_could_ask_does_not():
     hand.device.start()
     hand.send()
     hand.pool.run()
+    handshake = hand.connection._handshake
     hand.connection.abort("lost")
     hand.pool.tell()
     assert hand.pool.signer.asked == []
+    hand.pool.all()
+    assert handshake._engine is None
+
+
+def test_nor_does_one_that_is_lost_when_it_is_told():
+    hand = hand_of()
+    hand.device.start()
+    hand.send()
+    handshake = hand.connection._handshake
+    handshake._told = lambda: hand.connection.abort("lost")
+    hand.pool.run()
+    hand.pool.tell()
+    assert hand.pool.signer.asked == []
+    hand.pool.all()
+    assert handshake._engine is None
+
+
+def test_a_connection_that_is_lost_when_the_signature_has_come():
+    hand = hand_of()
+    hand.device.start()
+    hand.turn()
+    handshake = hand.connection._handshake
+    hand.pool.signer.answer()
+    hand.connection.abort("lost")
+    hand.pool.all()
+    assert handshake._engine is None
+    assert not hand.pool.steps
+
+
+class Lane:
+    """Hand-shakes on a thread of their own, told when a test says so."""
+
+    def __init__(self):
+        self.calls = Queue()
+        self.signer = HeldSigner()
+        self.pinned = PinnedHandshakes(
+            TlsCounters(), self.signer, threads=1, waiting=100, call_from_thread=self.calls.put
+        )
+
+    def stopped_hand(self):
+        """A connection that waits for a signature."""
+        hand = Hand(KeylessContexts())
+        hand.services.handshakes = self.pinned
+        hand.device.start()
+        hand.send()
+        while not self.signer.asked:
+            self.calls.get(timeout=30)()
+        self.signer.asked.clear()
+        return hand
+
+    def catch_up(self):
+        """Until the thread has done what there was: behind it, it does this."""
+        ran = threading.Event()
+        step = SimpleNamespace(run=ran.set, done=lambda: None)
+        self.pinned.lane().submit(step, True)
+        assert ran.wait(30)
+
+    def stop(self):
+        (thread,) = [thread for pool in self.pinned._pools for thread in pool._threads]
+        self.pinned.stop()
+        assert not thread.is_alive()
+
+
+def test_what_is_lost_while_it_waits_is_freed_by_its_own_thread_and_soon():
+    before = tls_engine.counts()
+    lane = Lane()
+    hands = [lane.stopped_hand() for _ in range(3)]
+    assert tls_engine.counts()[1] == before[1] + 3
+    gc.disable()
+    try:
+        for hand in hands:
+            hand.connection.abort("lost")
+        lane.catch_up()
+        assert tls_engine.counts() == before
+    finally:
+        gc.enable()
+        lane.stop()
+
+
+def test_what_stop_drops_is_freed_before_its_thread_ends():
+    before = tls_engine.counts()
+    lane = Lane()
+    hand = lane.stopped_hand()
+    gate = threading.Event()
+    lane.pinned.lane().submit(SimpleNamespace(run=lambda: gate.wait(30), done=lambda: None), True)
+    hand.connection.abort("lost")
+    put, tokens = lane.pinned._pools[0]._tokens.put, []
+
+    def watch(token):
+        # All that waited is dropped by now, by a thread that cannot free it.
+        tokens.append((token, tls_engine.counts()[2] - before[2]))
+        gate.set()
+        put(token)
+
+    lane.pinned._pools[0]._tokens = SimpleNamespace(put=watch, get=lane.pinned._pools[0]._tokens.get)
+    lane.stop()
+    assert tokens == [(False, 1)]
+    assert tls_engine.counts() == before
 
 
 def test_what_comes_meanwhile_waits():
