@@ -64,7 +64,8 @@ class SessionManager:
     ) -> None:
         self.registry = SessionRegistry()
         self.revocations: Revocations | None = None
-        """Asked for a session without a connection; whoever has one is looked at by RevokedConnections."""
+        """Asked for a session without a connection, and for a device that had to wait until it was admitted; whoever is
+        connected is looked at by RevokedConnections."""
         self._settings = settings
         self._chain = chain
         self._filters = filters
@@ -120,6 +121,7 @@ class SessionManager:
         asked: Identity | Deferred[Identity | None] | None = None,
     ) -> Identity:
         _check(introduction)
+        began = self._wall()
         if isinstance(asked, Identity):
             identity = asked
         else:
@@ -131,6 +133,12 @@ class SessionManager:
         except Refused as error:
             reason = CloseReason.INTERNAL if error.status == Status.INTERNAL else CloseReason.FORBIDDEN
             raise AdmissionRefused(error.status, reason, str(error)) from None
+        if self.revocations is not None:
+            # Until now nobody could know the connection by its device.
+            since = info.proved_at or began
+            why = why_revoked(self.revocations, identity.device, info.fingerprint, info.serials, since)
+            if why:
+                raise AdmissionRefused(Status.REVOKED, CloseReason.REVOKED, why)
         return identity
 
     def _enter(

@@ -292,6 +292,33 @@ def test_what_was_proved_after_the_revocation_is_good() -> None:
     assert gateway.sessions.by_id(session) is not None
 
 
+@pytest.mark.parametrize("what", ["device", "certificate", "list"])
+def test_who_is_revoked_while_it_is_asked_who_it_is_does_not_come_in(what: str) -> None:
+    """Whoever looks through the connections does not know it by its device yet."""
+    gateway, revoked = Gateway(), Revoked()
+    gateway.sessions.revocations = cast("Revocations", revoked)
+    gateway.authenticator.hold = True
+    serial = ("issuer", b"\x07")
+    device, other = Device(gateway), Device(gateway)
+    device.connection.info.fingerprint, device.connection.info.serials = b"f" * 32, (serial,)
+    device.hello()
+    other.hello("d2")
+    gateway.clock.advance(1.0)
+    if what == "device":
+        revoked.devices["d1"] = gateway.wall()
+    elif what == "certificate":
+        revoked.fingerprints.add(b"f" * 32)
+    else:
+        revoked.listed.add(serial)
+    gateway.clock.advance(1.0)
+    gateway.authenticator.let_go()
+    gateway.authenticator.let_go()
+    assert welcome_of(device).result == Status.REVOKED
+    assert device.connection.closed is CloseReason.REVOKED
+    assert holder(gateway) is None
+    assert welcome_of(other).result == 0
+
+
 def test_logout_is_answered_and_then_ends_the_session() -> None:
     gateway = Gateway()
     device = gateway.device(token="ok:alice")
