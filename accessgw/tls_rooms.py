@@ -196,7 +196,7 @@ class TlsRooms:
                 signature_algorithms=listener.signature_algorithms,
                 profile=listener.profile,
                 engine=self._settings.tls.engine,
-                signs_elsewhere=self.signing is not None,
+                keys_elsewhere=self.signing,
                 early_data=listener.early_data,
                 key_log=self._key_log,
                 tickets=office.keys if office is not None else None,
@@ -216,9 +216,10 @@ class TlsRooms:
         return ends
 
     def reload_signer(self) -> None:
-        """Certificates were loaded again: their keys may be other ones."""
+        """Certificates were loaded again, or wait for their keys: these may be other ones."""
         if self.signing is not None:
-            self.signing.reload()
+            both = [contexts.certificates() for contexts in self.contexts.values()]
+            self.signing.reload([one for loaded, _ in both for one in loaded], [one for _, new in both for one in new])
 
     def reload_lists(self) -> None:
         """The CAs may have changed: read the revocation lists again."""

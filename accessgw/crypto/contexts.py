@@ -7,21 +7,17 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from OpenSSL import SSL, crypto
 from twisted.logger import Logger
 
 from accessgw.core.interfaces.tls import Revocations, TicketKeys
 from accessgw.crypto.client_certificates import NO_CLIENT_CERTIFICATES, ClientCertificates, authorities_of, identity_in
-from accessgw.crypto.ocsp import OcspError, response_end
-from accessgw.crypto.pem import CertificateError, read_file
+from accessgw.crypto.pem import CertificateError
 from accessgw.crypto.serials import serial_of, serial_of_ca
+from accessgw.crypto.server_certificates import KeysElsewhere, LoadedCertificate, by_name, load, moment
 from accessgw.crypto.session_keys import SessionKey, SessionKeys
 from accessgw.crypto.watched_files import Stamps, WatchedFiles
 from accessgw.model.counters import TlsCounters
@@ -33,7 +29,7 @@ from protocols.tls.engine import TlsEngine
 from protocols.tls.engines import PURE, server_context
 from protocols.tls.handshake_notes import KeyLog
 from protocols.tls.psk import ExternalPsk
-from protocols.tls.server_context import ClientVerification, ServerCertificate, ServerContext, ServerOptions
+from protocols.tls.server_context import ClientVerification, ServerContext, ServerOptions
 
 if TYPE_CHECKING:
     from protocols.tls.native_context import NativeServerContext
@@ -47,13 +43,8 @@ TICKET_PROTOCOL = "mmtp/1"
 TICKET_IDENTITY = 17
 """Bytes; what is longer is a ticket of OpenSSL's."""
 
-SM = "sm"
-"""The profile whose keys are SM2."""
-
 ENGINE = "pyopenssl (" + " ".join(SSL.OpenSSL_version(SSL.OPENSSL_VERSION).decode().split()[:2]) + ")"
 """What makes hand-shakes, for the operator."""
-
-_PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey
 
 
 @dataclass(slots=True, frozen=True)
@@ -77,34 +68,8 @@ class ContextOptions:
     session_keys: SessionKeys | None = None
     """Of OpenSSL's own tickets, where the engine takes them (native): without them every process has its own, which end
     with its contexts."""
-    signs_elsewhere: bool = False
+    keys_elsewhere: KeysElsewhere | None = None
     """Private keys are not read: a Signer has them. Needs the native engine."""
-
-
-@dataclass(slots=True, frozen=True)
-class _Certificate:
-    """A chain and its key, loaded and checked against each other."""
-
-    settings: CertificateSettings
-    chain: list[x509.Certificate]
-    kind: type
-    """Of the key: of two certificates for a name, the client's signature algorithms choose by it."""
-    pem: ServerCertificate
-    staple_end: float
-    """Wall-clock second at which the stapled response ends."""
-    unstapled: str
-    """Why the response that the settings name is not stapled."""
-
-    @property
-    def names(self) -> list[str]:
-        """The server names it is for: the configured ones, else its own."""
-        if self.settings.names:
-            return [name.lower() for name in self.settings.names]
-        try:
-            extension = self.chain[0].extensions.get_extension_for_class(x509.SubjectAlternativeName)
-        except x509.ExtensionNotFound:
-            return []
-        return [name.lower() for name in extension.value.get_values_for_type(x509.DNSName)]
 
 
 @dataclass(slots=True, frozen=True)
@@ -112,6 +77,10 @@ class _Built:
     """Contexts of files as they were at one moment."""
 
     context: ServerContext | NativeServerContext
+    loaded: list[LoadedCertificate]
+    """In the order of the settings."""
+    awaited: list[LoadedCertificate]
+    """Those in the files whose keys are not elsewhere yet: `loaded` has those before them."""
     expiry: dict[str, float]
     staples_end: float
     stamps: Stamps
@@ -151,14 +120,19 @@ class ServerContexts:
         self._lock = threading.Lock()
         self._shared: tuple[object, Sequence[SessionKey]] = (None, ())
         """The context in force, and the keys of tickets that it was given."""
+        self._loaded: Sequence[LoadedCertificate] = ()
+        self._awaited: Sequence[LoadedCertificate] = ()
+        self._told: set[str] = set()
+        """Ids of keys that are awaited, and that was logged."""
         files = [path for one in self._settings for path in (one.chain, one.ocsp) if path]
-        if not options.signs_elsewhere:
+        if options.keys_elsewhere is None:
             files += [one.key for one in self._settings]
         self._watched = WatchedFiles([*files, clients.ca] if clients.mode != "off" else files)
         self._use(self._build())
 
     def _use(self, built: _Built) -> None:
         self._current, self._expiry, self._staples_end = built.context, built.expiry, built.staples_end
+        self._loaded, self._awaited = built.loaded, built.awaited
         self._watched.take(built.stamps)
         self._expired: set[str] = set()
         for remark in built.remarks:
@@ -171,7 +145,20 @@ class ServerContexts:
         for file, end in self._expiry.items():
             if end <= now and file not in self._expired and file not in staples:
                 self._expired.add(file)
-                log.error("CERTIFICATE EXPIRED: {file} ended at {when}; replace it", file=file, when=_shown(end))
+                log.error("CERTIFICATE EXPIRED: {file} ended at {when}; replace it", file=file, when=moment(end))
+
+    def _tell_awaited(self) -> None:
+        """Not at once: where key and chain were replaced together, the key is there within a second."""
+        awaited = {one.key_id: one.settings.chain for one in self._awaited}
+        for key in awaited.keys() - self._told:
+            log.error(
+                "listener {name}: THE CERTIFICATE IN {chain} WAITS FOR THE SIGNER TO HAVE ITS KEY (id {key}), the one"
+                " before it stays in force",
+                name=self._options.name,
+                chain=awaited[key],
+                key=key,
+            )
+        self._told = set(awaited)
 
     def context(self) -> Any:
         """Where connections begin: a SSL.Context, or that of the native engine."""
@@ -181,22 +168,32 @@ class ServerContexts:
         return self._current.engine(detachable=True)
 
     def prepare(self) -> Callable[[], None]:
-        """Load the files again; what it returns brings them into force. CertificateError, and nothing changed."""
+        """Load the files again; what it returns brings them into force. CertificateError, and nothing changed.
+
+        A certificate whose key the signer does not have stays out until poll() finds that it has; the one before it
+        serves meanwhile."""
         built = self._build()
 
         def swap() -> None:
             self._use(built)
-            log.info(
-                "listener {name}: loaded {names} again, valid until {when}",
-                name=self._options.name,
-                names=", ".join(settings.chain for settings in self._settings),
-                when=_shown(min(built.expiry[settings.chain] for settings in self._settings)),
-            )
+            waiting = {one.settings.chain for one in built.awaited}
+            chains = [one for one in self._loaded if one.settings.chain not in waiting]
+            if chains:
+                log.info(
+                    "listener {name}: loaded {names} again, valid until {when}",
+                    name=self._options.name,
+                    names=", ".join(one.settings.chain for one in chains),
+                    when=moment(min(one.ends for one in chains)),
+                )
 
         return swap
 
     def expires_at(self) -> Mapping[str, float]:
         return self._expiry
+
+    def certificates(self) -> tuple[Sequence[LoadedCertificate], Sequence[LoadedCertificate]]:
+        """Those in force, and those in the files that wait for the signer to have their keys."""
+        return self._loaded, self._awaited
 
     def knows_ticket(self, identity: bytes) -> bool:
         return self._find(identity) is not None
@@ -209,18 +206,22 @@ class ServerContexts:
         return identity, serials
 
     def poll(self, now: float) -> bool:
-        """Whether other files have come into force: they changed, or a stapled response ended at `now` (wall clock). On
-        the reactor's thread, every second. Files that cannot be used are logged, once, and the old ones stay."""
+        """Whether other files have come into force, or wait to: they changed, a stapled response ended at `now` (wall
+        clock), or the signer has a key at last. On the reactor's thread, every second. Files that cannot be used are
+        logged, once, and the old ones stay."""
         self._share_tickets(self._current, now)
         self._remind(now)
         stamps = self._watched.changed()
-        if stamps is None and now < self._staples_end:
+        come = any(self._has_key(one) for one in self._awaited)
+        if stamps is None and now < self._staples_end and not come:
+            self._tell_awaited()
             return False
         try:
             self.prepare()()
         except CertificateError as error:
             self._watched.take(stamps or self._watched.stamps())
             self._staples_end = float("inf")
+            self._awaited = ()
             log.error("CERTIFICATE REFUSED, those loaded before stay in force: {why}", why=str(error))
             return False
         return True
@@ -251,17 +252,17 @@ class ServerContexts:
         stamps = self._watched.stamps()
         options, clients = self._options, self._clients
         now = self._wall()
-        loaded = [_load(settings, options.profile, now, options.signs_elsewhere) for settings in self._settings]
+        loaded, awaited = self._load(now)
         old = options.minimum == "1.2" and options.profile == "default" and ALLOWED_BELOW_1_3 & set(self._protocols)
         # A ticket of OpenSSL's would carry the certificate of an earlier connection past expiry and revocation.
         tickets = clients.mode == "off"
-        default, by_name = _by_name(loaded)
+        default, names = by_name(loaded)
         authorities = authorities_of(clients)
         try:
             context = server_context(
                 ServerOptions(
                     default,
-                    by_name,
+                    names,
                     alpn=self._protocols,
                     alpn_below_1_3=ALLOWED_BELOW_1_3,
                     minimum="1.2" if old else "1.3",
@@ -284,16 +285,35 @@ class ServerContexts:
         except ValueError as error:
             raise CertificateError(f"listener {options.name}", str(error)) from error
         self._share_tickets(context, now)
-        expiry = {
-            certificate.settings.chain: min(link.not_valid_after_utc.timestamp() for link in certificate.chain)
-            for certificate in loaded
-        }
+        expiry = {one.settings.chain: one.ends for one in loaded}
         if authorities:
             links = x509.load_pem_x509_certificates(authorities)
             expiry[clients.ca] = min(link.not_valid_after_utc.timestamp() for link in links)
         staples = {one.settings.ocsp: one.staple_end for one in loaded if one.pem.ocsp_response}
-        remarks = [remark for one in loaded for remark in (one.unstapled, _not_yet(one, now)) if remark]
-        return _Built(context, {**expiry, **staples}, min(staples.values(), default=float("inf")), stamps, remarks)
+        staples_end = min(staples.values(), default=float("inf"))
+        before = set(map(id, self._loaded))
+        remarks = [remark for one in loaded if id(one) not in before for remark in one.remarks(now)]
+        return _Built(context, loaded, awaited, {**expiry, **staples}, staples_end, stamps, remarks)
+
+    def _load(self, now: float) -> tuple[list[LoadedCertificate], list[LoadedCertificate]]:
+        """What is to be in force, and what waits for its key."""
+        options = self._options
+        fresh = [load(settings, options.profile, now, options.keys_elsewhere) for settings in self._settings]
+        if not self._loaded:
+            return fresh, []  # at a start there is none before
+        loaded, awaited = [], []
+        for new, old in zip(fresh, self._loaded, strict=True):
+            if self._has_key(new) or new.key_id == old.key_id:
+                loaded.append(new)
+            else:
+                awaited.append(new)
+                loaded.append(old.stapled_anew(now))
+        return loaded, awaited
+
+    def _has_key(self, certificate: LoadedCertificate) -> bool:
+        """Whether hand-shakes with it can be signed."""
+        elsewhere = self._options.keys_elsewhere
+        return elsewhere is None or elsewhere.has_key_of(certificate.chain[0], certificate.settings.chain)
 
     # ---------------------------------------------------------------- on the threads of hand-shakes
 
@@ -311,70 +331,3 @@ class ServerContexts:
             with self._lock:
                 refused["unknown"] = refused.get("unknown", 0) + 1
         return found
-
-
-def _by_name(
-    loaded: Sequence[_Certificate],
-) -> tuple[list[ServerCertificate], dict[str, list[ServerCertificate]]]:
-    """The certificates for names that are nobody's, and those of each name: of each kind of key the first."""
-    chosen: dict[str, dict[type, ServerCertificate]] = {}
-    for certificate in loaded:
-        for name in certificate.names:
-            chosen.setdefault(name, {}).setdefault(certificate.kind, certificate.pem)
-    first = loaded[0]
-    default = {first.kind: first.pem}
-    for certificate in loaded:
-        if set(certificate.names) == set(first.names):
-            default.setdefault(certificate.kind, certificate.pem)
-    return list(default.values()), {name: list(kinds.values()) for name, kinds in chosen.items()}
-
-
-def _load(settings: CertificateSettings, profile: str, now: float, signs_elsewhere: bool) -> _Certificate:
-    chain_pem, key_pem = read_file(settings.chain), b"" if signs_elsewhere else read_file(settings.key)
-    try:
-        chain = x509.load_pem_x509_certificates(chain_pem)
-    except ValueError as error:
-        raise CertificateError(settings.chain, "expected a PEM certificate chain, leaf first") from error
-    staple, end, unstapled = _staple(settings, chain, now)
-    pem = ServerCertificate(chain_pem, key_pem, staple)
-    if signs_elsewhere:
-        return _Certificate(settings, chain, type(chain[0].public_key()), pem, end, unstapled)
-    if profile == SM:
-        # cryptography knows no SM2 keys; OpenSSL compares the two when it takes them.
-        return _Certificate(settings, chain, object, pem, end, unstapled)
-    try:
-        key = load_pem_private_key(key_pem, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise CertificateError(settings.key, "expected an unencrypted PEM private key") from error
-    if not isinstance(key, _PrivateKey):
-        raise CertificateError(settings.key, f"expected an EC, RSA or EdDSA key, got {type(key).__name__}")
-    if _public(key) != _public(chain[0]):
-        raise CertificateError(settings.key, f"is not the key of {settings.chain}")
-    return _Certificate(settings, chain, type(key), pem, end, unstapled)
-
-
-def _staple(settings: CertificateSettings, chain: Sequence[x509.Certificate], now: float) -> tuple[bytes, float, str]:
-    """What is stapled and when it ends; nothing rather than what clients would refuse, and why."""
-    if not settings.ocsp:
-        return b"", float("inf"), ""
-    try:
-        response = read_file(settings.ocsp)
-        return response, response_end(response, chain, now), ""
-    except (CertificateError, OcspError) as error:
-        shown = "" if isinstance(error, CertificateError) else f"{settings.ocsp}: "
-        return b"", float("inf"), f"NO OCSP RESPONSE IS STAPLED for {settings.chain}: {shown}{error}"
-
-
-def _not_yet(certificate: _Certificate, now: float) -> str:
-    begins = max(link.not_valid_before_utc.timestamp() for link in certificate.chain)
-    if begins <= now:
-        return ""
-    return f"CERTIFICATE NOT YET VALID, clients refuse it: {certificate.settings.chain} begins at {_shown(begins)}"
-
-
-def _shown(second: float) -> str:
-    return datetime.fromtimestamp(second, UTC).isoformat(timespec="seconds")
-
-
-def _public(holder: _PrivateKey | x509.Certificate) -> bytes:
-    return holder.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

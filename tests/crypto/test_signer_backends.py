@@ -23,6 +23,7 @@ from accessgw.crypto.signers.multibuffer import (
     load_lanes,
     rsa_parts,
 )
+from accessgw.crypto.signers.overlap import Overlap
 from accessgw.crypto.signers.threads import ThreadSigner
 from accessgw.model.counters import TlsCounters
 from protocols.signing import BAD_REQUEST, ECDSA_DIGEST, FAILED, RSA_BLOCK, UNKNOWN_KEY
@@ -297,3 +298,23 @@ def test_no_secret_shows_in_representations(tmp_path: Path) -> None:
     (parts,) = rsa_parts([rsa_key().write(tmp_path, "rsa")]).values()
     assert str(parts.p) not in repr(parts)
     assert str(parts.inverse) not in repr(parts)
+
+
+def test_replaced_keys_sign_until_their_own_end_however_often_others_come(tmp_path) -> None:
+    rsa, ec = rsa_key(), ec_key()
+    first, second = (SoftwareBackend.of_files([key.write(tmp_path, "key")]) for key in (rsa, ec))
+    jobs = [Job(key.id, key.algorithm, key.data()) for key in (ec, rsa, ec)]
+    overlap = Overlap(first).replaced(second, until=60.0).replaced(second, until=70.0)
+    assert (overlap.keys(), overlap.newest_keys(), overlap.next_end) == ({rsa.id, ec.id}, {ec.id}, 60.0)
+    for key, signature in zip((ec, rsa, ec), overlap.without_ended(59.9).sign(jobs), strict=True):
+        key.verify(signature, key.data())
+    late = overlap.without_ended(60.0)
+    assert (late.keys(), late.next_end) == ({ec.id}, float("inf"))
+    assert [isinstance(result, Refused) for result in late.sign(jobs)] == [False, True, False]
+
+
+def test_a_key_that_comes_back_is_not_a_replaced_one(tmp_path) -> None:
+    first, second = (SoftwareBackend.of_files([key.write(tmp_path, "key")]) for key in (rsa_key(), ec_key()))
+    overlap = Overlap(first).replaced(second, until=60.0).replaced(first, until=70.0)
+    assert (overlap.newest_keys(), overlap.next_end) == ({rsa_key().id}, 70.0)
+    assert overlap.without_ended(70.0).keys() == {rsa_key().id}

@@ -80,10 +80,25 @@ def test_sighup_loads_the_keys_again_and_keeps_them_if_that_fails(signer, tmp_pa
     assert isinstance(gateway.event(), SignatureMade)
     (tmp_path / "rsa.pem").write_bytes(ec_key().pem)
     signer.send(signal.SIGHUP)
-    assert gateway.event() == KeysOffered(frozenset({ec_key().id}))
+    assert gateway.event() == KeysOffered(frozenset({ec_key().id, rsa_key().id}))
     gateway.wire.request(2, rsa_key().id, rsa_key().algorithm, rsa_key().data())
+    assert isinstance(gateway.event(), SignatureMade)
+    gateway.close()
+
+
+def test_keys_that_were_replaced_sign_for_as_long_as_it_is_told(tmp_path) -> None:
+    path = rsa_key().write(tmp_path, "key")
+    signer = SignerProcess(tmp_path / "signer.sock", "--key", path, "--keep", "0.2").start()
+    gateway = BlockingGateway(signer.path)
+    gateway.event()
+    Path(path).write_bytes(ec_key().pem)
+    signer.send(signal.SIGHUP)
+    assert gateway.event() == KeysOffered(frozenset({ec_key().id, rsa_key().id}))
+    assert gateway.event() == KeysOffered(frozenset({ec_key().id}))
+    gateway.wire.request(1, rsa_key().id, rsa_key().algorithm, rsa_key().data())
     assert isinstance(gateway.event(), SignatureRefused)
     gateway.close()
+    assert signer.end() == 0
 
 
 def test_it_ends_with_the_process_that_started_it(tmp_path) -> None:
@@ -155,7 +170,7 @@ def test_a_process_of_another_user_is_refused(tmp_path) -> None:
     backend = SoftwareBackend()
     users = {os.getuid() + 1}
     server = SignerServer(
-        listening, backend, lambda: backend, threads=1, waiting=1, users=users, log=lines.append, until=-1
+        listening, backend, lambda: backend, threads=1, waiting=1, users=users, log=lines.append, keep=0.0
     )
     gateway = BlockingGateway(tmp_path / "signer.sock")
     server._accept()

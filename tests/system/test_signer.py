@@ -13,6 +13,7 @@ import stat
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,13 @@ def signatures(gateway: Gateway) -> float:
     return float(found[1]) if found else 0.0
 
 
+def expiry(gateway: Gateway, path: str) -> float:
+    _, body = gateway.http("GET", "/metrics", token="t-read")
+    found = re.search(rf'accessgw_certificate_expires_seconds\{{.*file="{re.escape(path)}".*\}} (\S+)', str(body))
+    assert found is not None
+    return float(found[1])
+
+
 def test_a_signer_of_the_gateways_own_is_killed_under_load_and_nobody_notices(make_gateway, load) -> None:
     gateway = signing_gateway(make_gateway, "process").start()
     assert gateway.process is not None
@@ -248,29 +256,46 @@ def test_keys_are_replaced_hot_in_both_processes(make_gateway, load, tmp_path) -
     before = shake_hands(gateway.tls)
     (tmp_path / "new").mkdir()
     new = self_signed(tmp_path / "new", "localhost")
+    running = load(gateway.tls)
     os.replace(new.key, certificate.key)
     os.replace(new.chain, certificate.chain)
     assert gateway.process is not None
     gateway.process.send_signal(signal.SIGHUP)
     gateway.wait_until(lambda: shake_hands(gateway.tls) != before)
-    running = load(gateway.tls)
     running.more(10)
     running.stop()
+    assert "WAITS FOR THE SIGNER" not in gateway.log.read_text()
 
 
-def test_a_key_that_comes_long_after_its_chain_is_loaded(make_gateway, tmp_path) -> None:
+@pytest.mark.parametrize("ours", [True, False], ids=["process", "unix"])
+def test_a_chain_serves_once_its_key_has_come_and_no_hand_shake_fails(make_gateway, load, tmp_path, ours) -> None:
     certificate = self_signed(tmp_path, "localhost")
-    gateway = signing_gateway(
-        make_gateway, "process", CERTIFICATES.format(chain=certificate.chain, key=certificate.key)
-    ).start()
-    before = shake_hands(gateway.tls)
+    path = tmp_path / "signer.sock"
+    signer = SignerProcess(path, "--key", certificate.key)
+    lines = CERTIFICATES.format(chain=certificate.chain, key=certificate.key)
+    gateway = signing_gateway(make_gateway, "process" if ours else f"unix:{path}", lines)
+    if not ours:
+        signer.start()
+    gateway.start()
+    before, end = shake_hands(gateway.tls), expiry(gateway, certificate.chain)
     (tmp_path / "new").mkdir()
-    new = self_signed(tmp_path / "new", "localhost")
+    new = self_signed(tmp_path / "new", "localhost", lifetime=timedelta(days=2))
+    running = load(gateway.tls)
     os.replace(new.chain, certificate.chain)
-    gateway.wait_until(lambda: f"has no key for {certificate.chain}" in gateway.log.read_text())
+    waits = f"THE CERTIFICATE IN {certificate.chain} WAITS FOR THE SIGNER TO HAVE ITS KEY"
+    gateway.wait_until(lambda: waits in gateway.log.read_text())
+    running.more(20)
+    assert (shake_hands(gateway.tls), expiry(gateway, certificate.chain)) == (before, end)
     os.replace(new.key, certificate.key)
-    gateway.wait_until(lambda: gateway.log.read_text().count("accessgw-signer: loaded again") == 2)
-    assert shake_hands(gateway.tls) != before
+    if not ours:
+        signer.send(signal.SIGHUP)
+    gateway.wait_until(lambda: shake_hands(gateway.tls) != before)
+    running.more(20)
+    running.stop()
+    assert expiry(gateway, certificate.chain) > end
+    assert gateway.log.read_text().count(waits) == 1
+    if not ours:
+        signer.end()
 
 
 def test_with_a_fallback_the_gateway_signs_itself_while_there_is_no_signer(make_gateway, tmp_path) -> None:

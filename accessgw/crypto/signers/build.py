@@ -13,12 +13,12 @@ from twisted.logger import Logger
 
 from accessgw.core.interfaces.tls import Signer
 from accessgw.crypto.pem import CertificateError, read_file
-from accessgw.crypto.signers.backend import SoftwareBackend
+from accessgw.crypto.server_certificates import LoadedCertificate
 from accessgw.crypto.signers.child import SignerChild
 from accessgw.crypto.signers.fallback import FallbackSigner
 from accessgw.crypto.signers.libcrypto import LibcryptoError, PublicKey
 from accessgw.crypto.signers.process import ProcessSigner
-from accessgw.crypto.signers.threads import ThreadSigner
+from accessgw.crypto.signers.software_keys import SoftwareKeys
 from accessgw.crypto.watched_files import WatchedFiles
 from accessgw.model.counters import TlsCounters
 from accessgw.model.listener_settings import CertificateSettings
@@ -55,14 +55,13 @@ class Signing:
             raise SignerUnusable(
                 f'tls.signer: "{settings.signer}" needs the native TLS engine, which is not available: {reason}'
             )
-        self._certificates = tuple(certificates)
         own = settings.signer == "process"
         self.path = os.path.join(state_dir, SOCKET) if own else settings.signer.removeprefix("unix:")
         if len(os.fsencode(self.path)) > _LONGEST_PATH:
             raise SignerUnusable(f"tls.signer: expected a path of at most {_LONGEST_PATH} bytes, got {self.path}")
         self.process = ProcessSigner(
             self.path,
-            public_keys(self._certificates),
+            {key.id: key for key in map(_key_in, certificates)},
             counters,
             reactor,
             timeout=settings.signer_timeout,
@@ -71,17 +70,21 @@ class Signing:
             grace=settings.signer_timeout if own else 0.0,
         )
         self.child: SignerChild | None = None
-        files = dict.fromkeys(certificate.key for certificate in self._certificates)
-        self._key_files = WatchedFiles(files if own else ())
+        self._reactor = reactor
+        files = list(dict.fromkeys(certificate.key for certificate in certificates))
+        self._key_files = WatchedFiles(files if own or settings.signer_fallback else ())
         if own:
             options = [part for file in files for part in ("--key", os.path.abspath(file))]
             self.child = SignerChild(["--listen", os.path.abspath(self.path), *options], reactor)
         self.signer: Signer = self.process
-        self._software: ThreadSigner | None = None
+        self._software: SoftwareKeys | None = None
         if settings.signer_fallback:
-            self._software = self._fallback(counters, reactor)
+            try:
+                self._software = SoftwareKeys(files, counters, reactor)
+            except LibcryptoError as error:
+                raise SignerUnusable(f"tls.signer_fallback: {error}") from error
             self.signer = FallbackSigner(
-                self.process, self._software, counters, reactor, timeout=settings.signer_timeout
+                self.process, self._software.signer, counters, reactor, timeout=settings.signer_timeout
             )
 
     def start(self) -> None:
@@ -90,26 +93,35 @@ class Signing:
             self.child.start()
         self.process.start()
 
-    def reload(self) -> None:
-        """The certificates have been loaded again. A process that is not ours has to be told by others (SIGHUP)."""
-        try:
-            self.process.replace_keys(public_keys(self._certificates))
-        except CertificateError as error:
-            # Replaced again a moment after it was loaded: whoever looks at the files comes back to it.
-            _log.error("the signer's keys are not known anew: {why}", why=str(error))
-        if self.child is not None:
-            self.child.reload()
+    def has_key_of(self, leaf: x509.Certificate, path: str) -> bool:
+        """See server_certificates.KeysElsewhere."""
+        key = _public_key(leaf, path).id
+        return self.process.has(key) or (self._software is not None and self._software.has({key}))
+
+    def reload(self, in_force: Sequence[LoadedCertificate], awaited: Sequence[LoadedCertificate]) -> None:
+        """Other certificates have come into force, or wait for their keys. A process that is not ours has to be told by
+        others (SIGHUP)."""
+        new = {one.key_id: _public_key(one.chain[0], one.settings.chain) for one in awaited}
+        keys = {one.key_id: _public_key(one.chain[0], one.settings.chain) for one in in_force}
+        self.process.replace_keys({**new, **keys}, awaited=new.keys() - keys.keys())
+        self._load_keys()
 
     def poll(self) -> None:
-        """Look whether a process of ours can have a key now that it lacks: the chain was replaced first, and the key only
-        a while later. On the reactor's thread, every second."""
+        """Look whether key files were replaced: the chain came first, and the key only a while later. On the reactor's
+        thread, every second."""
+        if self._software is not None:
+            self._software.drop_ended()
         stamps = self._key_files.changed()
-        if stamps is None:
-            return
-        self._key_files.take(stamps)
-        # A key that comes before its chain is loaded with that one: until then hand-shakes need the one before.
+        if stamps is not None:
+            self._key_files.take(stamps)
+            self._load_keys()
+
+    def _load_keys(self) -> None:
+        """A key that comes before its chain is loaded with that one: until then hand-shakes need the one before."""
         if self.child is not None and self.process.lacks_keys:
             self.child.reload()
+        if self._software is not None and not self._software.has(self.process.wanted):
+            self._software.reload()
 
     def stop(self) -> None:
         """No hand-shake is left."""
@@ -119,28 +131,22 @@ class Signing:
         if self._software is not None:
             self._software.stop()
 
-    def _fallback(self, counters: TlsCounters, reactor: Any) -> ThreadSigner:
-        try:
-            backend = SoftwareBackend.of_files([certificate.key for certificate in self._certificates])
-        except LibcryptoError as error:
-            raise SignerUnusable(f"tls.signer_fallback: {error}") from error
-        return ThreadSigner(backend, counters, reactor.callFromThread)
+
+def _key_in(certificate: CertificateSettings) -> PublicKey:
+    try:
+        leaf = x509.load_pem_x509_certificate(read_file(certificate.chain))
+    except ValueError as error:
+        raise CertificateError(certificate.chain, "expected a PEM certificate chain, leaf first") from error
+    return _public_key(leaf, certificate.chain)
 
 
-def public_keys(certificates: Sequence[CertificateSettings]) -> dict[str, PublicKey]:
-    """By key id, of the leaves of these chains. Raises CertificateError for one that no signer can have."""
-    found: dict[str, PublicKey] = {}
-    for certificate in certificates:
-        try:
-            public = x509.load_pem_x509_certificate(read_file(certificate.chain)).public_key()
-        except ValueError as error:
-            raise CertificateError(certificate.chain, "expected a PEM certificate chain, leaf first") from error
-        if not isinstance(public, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
-            raise CertificateError(certificate.chain, f"signers have RSA and EC keys, this is {type(public).__name__}")
-        der = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        try:
-            key = PublicKey(der, certificate.chain)
-        except LibcryptoError as error:
-            raise CertificateError(certificate.chain, f"OpenSSL refuses its key: {error}") from error
-        found[key.id] = key
-    return found
+def _public_key(leaf: x509.Certificate, path: str) -> PublicKey:
+    """Raises CertificateError for one that no signer can have."""
+    public = leaf.public_key()
+    if not isinstance(public, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
+        raise CertificateError(path, f"signers have RSA and EC keys, this is {type(public).__name__}")
+    der = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    try:
+        return PublicKey(der, path)
+    except LibcryptoError as error:
+        raise CertificateError(path, f"OpenSSL refuses its key: {error}") from error

@@ -14,6 +14,7 @@ from accessgw.crypto.pem import CertificateError
 from accessgw.crypto.signers.backend import Backend, SoftwareBackend
 from accessgw.crypto.signers.libcrypto import LibcryptoError, PrivateKey, load_provider
 from accessgw.crypto.signers.multibuffer import MultiBufferBackend, MultiBufferUnavailable, load_lanes, rsa_parts
+from accessgw.crypto.signers.overlap import KEEP
 from accessgw.crypto.signers.server import SignerServer, SocketTaken, listen, to_stderr
 
 _BACKENDS = "auto", "software", "multibuffer"
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             waiting=options.waiting,
             users=users,
             log=to_stderr,
+            keep=options.keep,
             until=sys.stdin.fileno() if options.until_stdin_ends else -1,
         )
     except (CertificateError, LibcryptoError, SocketTaken, _Unusable, OSError) as error:
@@ -93,6 +95,13 @@ def _user(name: str) -> int:
         raise _Unusable(f"--allow-user: no user {name}") from None
 
 
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < float("inf"):
+        raise ValueError
+    return seconds
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "accessgw-signer",
@@ -117,6 +126,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 2) // 2), metavar="N")
     parser.add_argument(
         "--waiting", type=int, default=4096, metavar="N", help="signatures that may wait; more are refused"
+    )
+    parser.add_argument(
+        "--keep",
+        type=_seconds,
+        default=KEEP,
+        metavar="SECONDS",
+        help="for which keys that were replaced still sign (%(default)g)",
     )
     parser.add_argument(
         "--socket-mode", type=lambda text: int(text, 8), default=0o600, metavar="MODE", help="octal, 0600 if not given"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +69,8 @@ class ProcessSigner:
         start() for which it is no news that nobody is there, since the process is only starting."""
         self._path = path
         self._keys = keys
+        self._before: Mapping[str, PublicKey] = {}
+        """Those of hand-shakes that began before the last change."""
         self._counters = counters
         self._reactor = reactor
         self._timeout = timeout
@@ -79,6 +81,8 @@ class ProcessSigner:
         self._requests: dict[int, _Request] = {}
         """By id; the oldest first, so the first is over first."""
         self._last = 0
+        self._awaited: Set[str] = frozenset()
+        """Of these, that the process lacks them is no news: their certificates are not in force."""
         self._has: frozenset[str] = frozenset(keys)
         """The keys of the process; until it names them, all."""
         self._link: _Link | None = None
@@ -104,6 +108,15 @@ class ProcessSigner:
         """Whether the process, when it last said which keys it has, did not name all of ours."""
         return not self._keys.keys() <= self._has
 
+    @property
+    def wanted(self) -> Set[str]:
+        """Ids of the keys that are asked for, or will be."""
+        return self._keys.keys()
+
+    def has(self, key: str) -> bool:
+        """Whether the process has this key, by what it last said."""
+        return key in self._has
+
     def start(self) -> None:
         """Connect, now and whenever the connection is lost."""
         self._quiet_until = self._reactor.seconds() + self._grace
@@ -120,9 +133,13 @@ class ProcessSigner:
         for id in list(self._requests):
             self._fail(id, "the gateway is stopping")
 
-    def replace_keys(self, keys: Mapping[str, PublicKey]) -> None:
-        """Those of the certificates in force from now on."""
+    def replace_keys(self, keys: Mapping[str, PublicKey], awaited: Set[str] = frozenset()) -> None:
+        """Those of the certificates in force from now on, and the `awaited` ones of certificates that come into force
+        once the process has them."""
+        if keys.keys() != self._keys.keys():
+            self._before = self._keys
         self._keys = keys
+        self._awaited = awaited
 
     def sign(self, key: str, algorithm: int, data: bytes) -> Deferred[bytes]:
         """See core.interfaces.tls.Signer."""
@@ -204,7 +221,7 @@ class ProcessSigner:
         request = self._requests.get(id)
         if request is None:
             return  # it came too late
-        key = self._keys.get(request.key)
+        key = self._keys.get(request.key) or self._before.get(request.key)
         # A key that is not known any more is not our matter.
         if key is not None and not key.is_signature(signature, request.data):
             _log.error("the signer at {path} made a wrong signature with key {key}", path=self._path, key=request.key)
@@ -251,7 +268,7 @@ class ProcessSigner:
 
     def _offered(self, keys: frozenset[str]) -> None:
         self._has = keys
-        for key in self._keys.keys() - keys:
+        for key in self._keys.keys() - keys - self._awaited:
             _log.error(
                 "the signer at {path} has no key for {chain} (id {key})",
                 path=self._path,

@@ -12,11 +12,12 @@ import struct
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from accessgw.crypto.signers.backend import Backend, Job, Refused
 from accessgw.crypto.signers.batching import Results, SigningThreads
+from accessgw.crypto.signers.overlap import Overlap
 from protocols.errors import RemoteError
 from protocols.signing import BUSY, GatewayGreeted, SignatureRequested, SigningConnection, SigningEvent
 
@@ -70,7 +71,8 @@ class _Gateway:
 
 
 class SignerServer:
-    """Serves gateways until SIGTERM or SIGINT; SIGHUP loads the keys again, and keeps the old ones if that fails."""
+    """Serves gateways until SIGTERM or SIGINT; SIGHUP loads the keys again. The old ones stay if that fails, and for
+    `keep` seconds if it does not."""
 
     def __init__(
         self,
@@ -82,6 +84,7 @@ class SignerServer:
         waiting: int,
         users: Collection[int],
         log: Callable[[str], None],
+        keep: float,
         until: int = -1,
     ) -> None:
         """`load` makes another back end at SIGHUP, and may raise. `users`: those whose processes are served. `until`:
@@ -90,9 +93,11 @@ class SignerServer:
         self._load = load
         self._users = frozenset(users)
         self._log = log
+        self._keep = keep
         self._until = until
+        self._keys = Overlap(backend)
         self._threads: SigningThreads[tuple[_Gateway, int]] = SigningThreads(
-            backend, self._done, threads=threads, waiting=waiting
+            self._keys, self._done, threads=threads, waiting=waiting
         )
         self._finished: deque[Results[tuple[_Gateway, int]]] = deque()
         self._at_work = 0
@@ -116,14 +121,22 @@ class SignerServer:
                 selector.register(self._until, selectors.EVENT_READ, self._parent_spoke)
             self._log(self._shown_keys("serving"))
             while not self._is_over():
-                for key, mask in selector.select(0.1 if self._ending else None):
+                for key, mask in selector.select(self._longest_wait()):
                     if isinstance(key.data, _Gateway):
                         self._serve(key.data, mask)
                     else:
                         key.data()
+                if self._keys.next_end <= time.monotonic():
+                    self._offer(self._keys.without_ended(time.monotonic()), "replaced keys dropped")
         self._threads.stop(LAST_ANSWERS)
         for gateway in self._gateways:
             gateway.socket.close()
+
+    def _longest_wait(self) -> float | None:
+        if self._ending:
+            return 0.1
+        end = self._keys.next_end
+        return None if end == float("inf") else max(0.0, end - time.monotonic())
 
     def _is_over(self) -> bool:
         if not self._ending:
@@ -178,19 +191,26 @@ class SignerServer:
 
     def _reload(self) -> None:
         try:
-            self._threads.backend = self._load()
+            newest = self._load()
         except Exception as error:  # of a file, a token, a library: the old keys go on
             self._log(f"keys not loaded again, the old ones stay: {error}")
             return
-        self._log(self._shown_keys("loaded again"))
+        self._offer(self._keys.replaced(newest, time.monotonic() + self._keep), "loaded again")
+
+    def _offer(self, keys: Overlap, what: str) -> None:
+        """Sign with these from now on, and tell the gateways."""
+        self._keys = self._threads.backend = keys
+        self._log(self._shown_keys(what))
         for gateway in list(self._gateways):
-            gateway.wire.hello(self._threads.backend.keys())
+            gateway.wire.hello(keys.keys())
             self._flush(gateway)
 
     def _shown_keys(self, what: str) -> str:
-        backend = self._threads.backend
-        keys = sorted(backend.keys())
-        return f"{what}: {len(keys)} keys by {backend.name}: {', '.join(key[:16] for key in keys) or 'none'}"
+        keys = self._keys
+        newest = keys.newest_keys()
+        older = keys.keys() - newest
+        kept = f"; replaced, for {self._keep:g} s: {_shown(older)}" if older else ""
+        return f"{what}: {len(newest)} keys by {keys.name}: {_shown(newest)}{kept}"
 
     # ---------------------------------------------------------------- gateways
 
@@ -210,7 +230,7 @@ class SignerServer:
         gateway = _Gateway(accepted)
         self._gateways.add(gateway)
         self._selector.register(accepted, selectors.EVENT_READ, gateway)
-        gateway.wire.hello(self._threads.backend.keys())
+        gateway.wire.hello(self._keys.keys())
         self._flush(gateway)
 
     def _serve(self, gateway: _Gateway, mask: int) -> None:
@@ -270,6 +290,10 @@ class SignerServer:
         self._gateways.discard(gateway)
         self._selector.unregister(gateway.socket)
         gateway.socket.close()
+
+
+def _shown(keys: Iterable[str]) -> str:
+    return ", ".join(key[:16] for key in sorted(keys)) or "none"
 
 
 def to_stderr(line: str) -> None:

@@ -41,6 +41,10 @@ class ThreadSigner:
         self._counters.signer_waiting += 1
         return deferred
 
+    def use(self, backend: Backend) -> None:
+        """Sign with another back end from now on."""
+        self._threads.backend = backend
+
     def stop(self) -> None:
         """Finish what waits, and end."""
         self._threads.stop()
