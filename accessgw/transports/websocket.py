@@ -80,11 +80,12 @@ class WebSocketConnection:
 
     def data_received(self, data: bytes) -> None:
         wire = self._wire
-        failure: RemoteError | None = None
+        failure = ""
         try:
             wire.receive(data)
         except RemoteError as error:
-            failure = error
+            # Not the error: this frame is in its traceback, so that both would wait for the garbage collector.
+            failure = f"{error.code}: {error}"
         parts: list[bytes] = []
         closed: CloseReceived | None = None
         for event in wire.events():
@@ -99,8 +100,8 @@ class WebSocketConnection:
         if wire.closed:
             # The close frame is the last: the binding can say nothing more.
             self._flush()
-            if failure is not None:
-                self._lower.close(CloseReason.PROTOCOL_ERROR, f"{failure.code}: {failure}")
+            if failure:
+                self._lower.close(CloseReason.PROTOCOL_ERROR, failure)
             elif closed is not None:
                 self._lower.close(CloseReason.PEER_CLOSED, f"WebSocket close {closed.code}")
         else:

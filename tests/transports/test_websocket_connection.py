@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import socket
 import ssl
@@ -17,7 +18,7 @@ from accessgw.crypto.development import ensure_development_certificate
 from accessgw.model.listener_settings import CertificateSettings
 from accessgw.model.reasons import CloseReason
 from accessgw.transports.http import HttpBindingFactory
-from accessgw.transports.websocket import WebSocketEndpoint
+from accessgw.transports.websocket import WebSocketConnection, WebSocketEndpoint
 from protocols.errors import LocalError
 from protocols.proxyproto import encode_v1
 from tests.reactor_loop import run
@@ -103,6 +104,25 @@ def test_bytes_behind_the_request_reach_the_binding_in_any_split():
         (line.binding if bindings else http).data_received(whole[cut:])
         (echo,) = bindings
         assert echo.received == b"pipelined", cut
+
+
+def test_a_connection_that_broke_the_protocol_is_freed_at_once():
+    def alive():
+        return sum(type(one) is WebSocketConnection for one in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = alive()
+        line, bindings, http, _ = upgraded(rest=b"\xf0\x00")
+        assert line.ended == ("close", CloseReason.PROTOCOL_ERROR)
+        line.binding.connection_lost(CloseReason.PROTOCOL_ERROR, "")
+        line.binding = line.farewell = None
+        bindings.clear()
+        del line, http
+        assert alive() == before
+    finally:
+        gc.enable()
 
 
 def test_an_upgrade_after_other_requests():
