@@ -58,7 +58,7 @@ class LeanReactor(epollreactor.EPollReactor):
             for call in calls:
                 try:
                     call()
-                except Exception:
+                except BaseException:  # the others have been taken off the list
                     log.failure("{call} raised at the end of a turn", call=call)
             if ends or self._justStopped or self.running is not running:
                 timeout = 0.0  # whoever stopped it would otherwise wait for somebody's next event

@@ -170,6 +170,20 @@ def test_the_reactor_waits_no_longer_than_for_what_the_end_of_a_turn_moved(
     call.cancel()
 
 
+@pytest.mark.parametrize("what", [ValueError, SystemExit])
+def test_what_one_end_raises_does_not_keep_the_others_from_being_called(
+    reactor: Any, what: type[BaseException]
+) -> None:
+    def end() -> None:
+        raise what("as asked")
+
+    log: list[str] = []
+    reactor.at_turn_end(end)
+    reactor.at_turn_end(lambda: log.append("end"))
+    reactor.doIteration(0)
+    assert log == ["end"]
+
+
 @pytest.mark.parametrize("how", ["stop", "crash"])
 def test_who_is_stopped_at_the_end_of_a_turn_does_not_wait(
     reactor: Any, monkeypatch: pytest.MonkeyPatch, how: str
