@@ -17,7 +17,7 @@ from protocols.tls.record_protection import Opener
 from protocols.tls.record_state import DetachedState
 
 _HEADER = 5
-_TLS_1_3 = "TLSv1.3"
+TLS_1_3 = "TLSv1.3"
 
 
 class RecordCount:
@@ -84,14 +84,16 @@ def _opener(suite: Suite, secret: bytes, sequence: int) -> Opener:
     return Opener(suite.id, secret, *traffic_keys(suite, secret), sequence)
 
 
-def detached_state(connection: Any, notes: HandshakeNotes, count: RecordCount, is_server: bool) -> DetachedState | None:
-    """What a record layer goes on with for an OpenSSL.SSL.Connection that has read nothing since its hand-shake.
+def detached_state(
+    connection: Any, cipher: str, notes: HandshakeNotes, count: RecordCount, is_server: bool
+) -> DetachedState | None:
+    """What a record layer goes on with for an OpenSSL.SSL.Connection that has read nothing since its hand-shake, over TLS
+    1.3 with the suite of OpenSSL's name `cipher`.
 
     All its output has to be in `count`. None when the state is not certain; then nothing has changed.
     """
-    told = binding.negotiated(connection)
-    suite = SUITES_BY_NAME.get(told.cipher)
-    if suite is None or told.version != _TLS_1_3 or binding.pending(connection):
+    suite = SUITES_BY_NAME.get(cipher)
+    if suite is None or binding.pending(connection):
         return None
     try:
         ours, theirs = notes.secret(labels.SERVER_APPLICATION), notes.secret(labels.CLIENT_APPLICATION)

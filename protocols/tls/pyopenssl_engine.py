@@ -13,7 +13,7 @@ from protocols.tls import handshake_notes as labels
 from protocols.tls.alerts import INTERNAL_ERROR, UNEXPECTED_EOF, alert_for, alert_for_words, alert_in, reasons_of
 from protocols.tls.client_hello import ClientHello, HelloReader
 from protocols.tls.completion import completed_event
-from protocols.tls.detaching import RecordCount, detached_state
+from protocols.tls.detaching import TLS_1_3, RecordCount, detached_state
 from protocols.tls.engine import (
     EARLY_ACCEPTED,
     EARLY_NONE,
@@ -42,6 +42,7 @@ class PyOpenSSLEngine:
     """
 
     __slots__ = (
+        "_cipher",
         "_closed",
         "_connection",
         "_count",
@@ -86,6 +87,8 @@ class PyOpenSSLEngine:
         self._out: list[bytes] = []
         self._failure: tuple[int, str] | None = None
         """Not the exception: it would keep its frames, and those this engine."""
+        self._cipher = ""
+        """Of TLS 1.3, once the hand-shake is complete."""
         self._closed = False
         self._peer_closed = False
         self._count = RecordCount() if detachable else None
@@ -229,7 +232,7 @@ class PyOpenSSLEngine:
         state = None
         if self._count is not None and not (self._read_begun or self._closed or self._peer_closed or self._failure):
             self._collect()
-            state = detached_state(self._connection, self._notes, self._count, self._is_server)
+            state = detached_state(self._connection, self._cipher, self._notes, self._count, self._is_server)
         if state is None:
             if self._holding:
                 self._read()
@@ -294,7 +297,9 @@ class PyOpenSSLEngine:
         self._writes_early = False
         if not self._is_server:
             self._sent_flight()
-        self._events.append(completed_event(connection, self._notes, self._is_server, self._early_status))
+        event = completed_event(connection, self._notes, self._is_server, self._early_status)
+        self._cipher = event.cipher if event.version == TLS_1_3 else ""
+        self._events.append(event)
 
     def _sent_flight(self) -> None:
         """After a step of the hand-shake: is our Finished among what it gave?
