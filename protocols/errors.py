@@ -31,3 +31,9 @@ class RemoteError(ProtocolError):
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
         self.code = int(code)
+
+
+def without_frames(error: RemoteError) -> RemoteError:
+    """The same error, to be kept: the frames of one that was raised, and of its cause, have the objects which it came
+    through, and only the garbage collector would free those."""
+    return RemoteError(error.code, str(error))

@@ -14,7 +14,7 @@ from service_identity.exceptions import CertificateError
 
 from accessgw.client.addresses import Address
 from accessgw.client.tickets import Flight, Handshaken
-from protocols.errors import LocalError, RemoteError
+from protocols.errors import LocalError, RemoteError, without_frames
 from protocols.mmtp.tickets import ShownCertificate
 from protocols.tls.alerts import BAD_CERTIFICATE, NO_APPLICATION_PROTOCOL
 from protocols.tls.client_context import ClientContext, ClientOptions
@@ -132,8 +132,7 @@ class TlsConnection:
         return plaintext[0] if len(plaintext) == 1 else b"".join(plaintext)
 
     def _fail(self, error: RemoteError) -> None:
-        # Its frames have this object, which only the garbage collector would free then.
-        self.failure = RemoteError(error.code, str(error))
+        self.failure = without_frames(error)
 
     def send(self, data: bytes) -> None:
         """Plaintext to send; nothing happens after the end."""

@@ -32,7 +32,7 @@ from accessgw.core.interfaces.clock import Timer, Timers
 from accessgw.core.interfaces.handover import MovableFactory
 from accessgw.model.identity import ConnectionInfo
 from accessgw.model.reasons import CloseReason
-from accessgw.transports.tls import Released, TlsConnection
+from accessgw.transports.tls_records import RecordConnection, Released
 from protocols.tls.record_state import DetachedState
 
 _log = Logger()
@@ -57,7 +57,7 @@ class _Offered(msgspec.Struct, array_like=True):
 class _Under:
     """An offer under way."""
 
-    connection: TlsConnection
+    connection: RecordConnection
     released: Released
     descriptor: int
     """A copy, which is ours until the other side has answered: the connection may end before, and its number be used
@@ -115,11 +115,11 @@ class HandoverSender(_Channel):
         self._timers = timers
         self._timeout = timeout
         self._under: dict[int, _Under] = {}
-        self._waiting: deque[tuple[TlsConnection, Deferred[bool]]] = deque()
+        self._waiting: deque[tuple[RecordConnection, Deferred[bool]]] = deque()
         self._number = 0
         self._lost = False
 
-    def offer(self, connection: TlsConnection) -> Deferred[bool]:
+    def offer(self, connection: RecordConnection) -> Deferred[bool]:
         """Hand it over. True: it is the other process's, and over here. False: it stays here, or has ended."""
         told: Deferred[bool] = Deferred()
         self._waiting.append((connection, told))
@@ -188,7 +188,7 @@ class HandoverReceiver(_Channel):
 
     def __init__(
         self,
-        make: Callable[[socket.socket, ConnectionInfo], TlsConnection],
+        make: Callable[[socket.socket, ConnectionInfo], RecordConnection],
         factories: Mapping[str, MovableFactory],
     ) -> None:
         """`make` gives the connection of a socket before its first byte, as a listener's does; `factories` by ALPN, ""

@@ -1,19 +1,16 @@
-"""TLS connections and their listener: hand-shake, then records between the socket and a binding chosen by ALPN."""
+"""TLS connections and their listener: the hand-shake, 0-RTT data, and the binding, which is chosen by ALPN."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from hashlib import sha256
 from sys import intern
-from typing import cast
 
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from accessgw.core.interfaces.connections import Binding, BindingFactory
-from accessgw.core.interfaces.handover import MovableBinding
+from accessgw.core.interfaces.connections import BindingFactory
 from accessgw.core.interfaces.tls import TlsContexts
 from accessgw.model.identity import ConnectionInfo
 from accessgw.model.listener_settings import ListenerSettings
@@ -22,20 +19,12 @@ from accessgw.transports.early_data import EarlyPhase
 from accessgw.transports.listener import SocketListener
 from accessgw.transports.opening import Opening, chosen
 from accessgw.transports.services import TransportServices
-from accessgw.transports.stream import ESTABLISHED, FLUSHING, HANDSHAKE, HELLO, StreamConnection, ignore
-from accessgw.transports.tls_handshake import HANDSHAKE_RECORD, HELD, TlsHandshake, without_frames
-from protocols.errors import LocalError, RemoteError
+from accessgw.transports.stream import FLUSHING, HANDSHAKE
+from accessgw.transports.tls_handshake import HANDSHAKE_RECORD, HELD, TlsHandshake
+from accessgw.transports.tls_records import RecordConnection
+from protocols.errors import RemoteError
 from protocols.tls.alerts import NO_APPLICATION_PROTOCOL, name_of
-from protocols.tls.engine import (
-    EARLY_REFUSED,
-    CloseNotifyReceived,
-    EarlyDataReceived,
-    HandshakeCompleted,
-    PlaintextReceived,
-    TlsEvent,
-    TlsRecords,
-)
-from protocols.tls.records import RecordLayer
+from protocols.tls.engine import EARLY_REFUSED, EarlyDataReceived, HandshakeCompleted, TlsEvent, TlsRecords
 
 _log = Logger()
 
@@ -44,23 +33,14 @@ NEEDS_ALPN = frozenset({"mmtp/1", "h2"})
 _FAILED_HANDSHAKES = (CloseReason.HANDSHAKE_FAILED, CloseReason.HANDSHAKE_TIMEOUT)
 
 
-@dataclass(slots=True, frozen=True)
-class Released:
-    """What another process goes on with."""
-
-    binding: bytes = field(repr=False)
-    records: bytes = field(repr=False)
-    """RecordLayer.export_state(): the keys, and what is unread and unsent."""
-
-
-class TlsConnection(StreamConnection):
-    """A Connection whose bytes are TLS records on the wire. Byte counters count the wire.
+class TlsConnection(RecordConnection):
+    """A RecordConnection, and the hand-shake that gives it its records.
 
     Lives as: the hand-shake (TlsHandshake, on threads) -> with 0-RTT data perhaps an EarlyPhase -> records, on the
     reactor's thread.
     """
 
-    __slots__ = ("_contexts", "_early", "_factories", "_handshake", "_plaintext", "_records", "_released", "_stalled")
+    __slots__ = ("_contexts", "_early", "_factories", "_handshake", "_stalled")
 
     def __init__(  # noqa: PLR0917  # made by its listener alone
         self,
@@ -76,12 +56,8 @@ class TlsConnection(StreamConnection):
         self._factories = factories
         self._handshake: TlsHandshake | None = None
         self._early: EarlyPhase | None = None
-        self._records: TlsRecords | None = None
-        self._plaintext: Callable[[bytes], None] = ignore
         self._stalled = False
         """Not read, since much waits for a step of the hand-shake."""
-        self._released = False
-        """Its keys are on the way to another process, or there."""
         self._phase = HANDSHAKE
 
     def opened(self, data: bytes) -> None:
@@ -107,39 +83,12 @@ class TlsConnection(StreamConnection):
 
     # ------------------------------------------------------------------ Connection
 
-    def write(self, data: bytes) -> None:
-        if self._phase >= FLUSHING:
-            return
-        records = self._records
-        if records is None:
-            self._write_early(data)
-            return
-        try:
-            records.encrypt(data)
-        except LocalError:
-            # The peer broke TLS in the bytes that are being worked through; the close is about to come.
-            return
-        self._send(records.to_send())
-
     def close(self, reason: CloseReason, detail: str = "") -> None:
         if self._early is not None:
             # There is no way to say close_notify before the peer's Finished has come (RFC 8446 6.1).
             self._early.close(reason, detail)
-        elif self._released:
-            # Only the owner of the keys may say something, and a FIN would be its FIN, too.
-            self._lost(reason, detail)
         else:
             super().close(reason, detail)
-
-    def finish(self, reason: CloseReason, detail: str = "") -> None:
-        # The peer should hear close_notify (RFC 8446 6.1), and its own may still be unread.
-        self.close(reason, detail)
-
-    def hand_over(self, binding: Binding, farewell: Callable[[CloseReason], bytes]) -> None:
-        if self._phase < FLUSHING:
-            self._binding = binding
-            self._farewell = farewell
-            self._plaintext = binding.data_received
 
     def established(self) -> None:
         if self._early is not None:
@@ -251,6 +200,12 @@ class TlsConnection(StreamConnection):
         if self._fd >= 0 and not self._eof and not self._paused:
             self._reactor.addReader(self)
 
+    def _handshake_event(self, event: TlsEvent) -> None:
+        if type(event) is HandshakeCompleted:
+            self._handshaken(event)
+        elif type(event) is EarlyDataReceived:
+            self._early_received(event)
+
     def _handshaken(self, event: HandshakeCompleted) -> None:
         self._counters.handshakes += 1
         tls = self._services.tls
@@ -313,10 +268,6 @@ class TlsConnection(StreamConnection):
         self._speak(factory)
         self._plaintext(data)
 
-    def _speak(self, factory: BindingFactory) -> None:
-        binding = self._start_binding(factory)
-        self._plaintext = ignore if binding is None else binding.data_received
-
     # ------------------------------------------------------------------ 0-RTT
 
     def _early_received(self, event: EarlyDataReceived) -> None:
@@ -346,7 +297,7 @@ class TlsConnection(StreamConnection):
             self._plaintext = self._binding.data_received
             early.complete()
 
-    def _write_early(self, data: bytes) -> None:
+    def _write_unready(self, data: bytes) -> None:
         handshake = self._handshake
         if handshake is None or self._early is None or self._early.closing is not None:
             return
@@ -362,102 +313,11 @@ class TlsConnection(StreamConnection):
         self._early = None
         self.info.early = False
 
-    # ------------------------------------------------------------------ records
-
-    def _ciphertext(self, data: bytes) -> None:
-        records = self._records
-        if records is None:
-            return
-        failure: RemoteError | None = None
-        try:
-            records.feed(data)
-        except RemoteError as error:
-            failure = without_frames(error)
-        answer = records.to_send()
-        if answer:
-            self._send(answer)
-        self._handle(records.events())
-        if failure is not None:
-            self._refuse(failure)
-
-    def _handle(self, events: list[TlsEvent]) -> None:
-        for event in events:
-            if self._phase >= FLUSHING:
-                return
-            if type(event) is PlaintextReceived:
-                self._plaintext(event.data)
-            elif type(event) is HandshakeCompleted:
-                self._handshaken(event)
-            elif type(event) is EarlyDataReceived:
-                self._early_received(event)
-            elif type(event) is CloseNotifyReceived:
-                # Nothing may come after it (RFC 8446 6.1), so its FIN need not be waited for either.
-                self._eof = True
-                self.close(CloseReason.PEER_CLOSED)
-
-    # ------------------------------------------------------------------ to another process, see handover
-
-    def release(self) -> Released | None:
-        """Leave the reactor with the socket open, and give what another goes on with. None for a connection that has to
-        stay: OpenSSL has its records, it has no binding yet or none that can move, or it is ending."""
-        records, binding = self._records, self._binding
-        leave = getattr(binding, "leave", None)
-        if leave is None or not isinstance(records, RecordLayer):
-            return None
-        if self._farewell is not None or self._phase not in (HELLO, ESTABLISHED):
-            return None
-        # In full: the other process will have the file too, so that closing ours would not take it out of the set.
-        self._reactor.removeReader(self)
-        self._reactor.removeWriter(self)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        unsent, self._out, self.buffered = bytes(self._out or b""), None, 0
-        released = Released(leave(), records.export_state(unsent))
-        self._records = None
-        self._plaintext = ignore
-        self._released = True
-        return released
-
-    def take_back(self, released: Released) -> None:
-        """It was not taken: go on here, unless it was closed meanwhile."""
-        if self._phase < FLUSHING:
-            self._released = False
-            self._go_on(released.records)
-            binding = cast("MovableBinding", self._binding)
-            self._plaintext = binding.data_received
-            binding.stay()
-            self._ciphertext(b"")
-
-    def surrender(self) -> bool:
-        """It is the other process's now, and over here. False: it was closed meanwhile."""
-        if self._phase >= FLUSHING:
-            return False
-        self._lost(CloseReason.DRAINING, "handed over to another process")
-        return True
-
-    def adopt(self, state: bytes, factory: BindingFactory) -> None:
-        """Instead of begin(): go on with the records that release() of another process gave. The age begins anew.
-        ValueError when that is no such state."""
-        self._go_on(state)
-        self._speak(factory)
-        self._ciphertext(b"")
-
-    def _go_on(self, state: bytes) -> None:
-        self._records = records = RecordLayer.import_state(state)
-        self.receive_with(self._ciphertext)
-        self._phase = HELLO
-        self.established()
-        self._reactor.addReader(self)
-        unsent = records.to_send()
-        if unsent:
-            self._send(unsent)
-
     # ------------------------------------------------------------------ the end
 
     def _refuse(self, error: RemoteError) -> None:
         if self._records is not None:
-            self.close(CloseReason.PROTOCOL_ERROR, f"alert {error.code} ({name_of(error.code)}): {error}")
+            super()._refuse(error)
         else:
             self._refuse_handshake(error.code, str(error))
 
@@ -476,32 +336,16 @@ class TlsConnection(StreamConnection):
         self._give_up_early()
         self.close(CloseReason.INTERNAL, f"{type(error).__name__} in the hand-shake")
 
-    def _say_goodbye(self) -> None:
-        records = self._records
-        if records is not None:
-            records.close()
-            last = records.to_send()
-            if last:
-                self._send(last)
-
     def _peer_finished(self) -> None:
-        records, handshake = self._records, self._handshake
-        if records is not None:
-            try:
-                records.feed_eof()
-            except RemoteError as error:
-                self.close(CloseReason.PEER_RESET, str(error))
-            else:
-                self.close(CloseReason.PEER_CLOSED)
-        elif handshake is None:
-            self.close(CloseReason.PEER_CLOSED)
+        handshake = self._handshake
+        if handshake is None:
+            super()._peer_finished()
         elif not handshake.busy:
             count(self._services.tls.refused, "peer_closed")
             self._give_up_early()
             self.close(CloseReason.HANDSHAKE_FAILED, "the peer ended the connection during the hand-shake")
 
     def _lost(self, reason: CloseReason, detail: str) -> None:
-        self._plaintext = ignore
         self._early = None
         handshake, self._handshake = self._handshake, None
         if handshake is not None:
@@ -509,7 +353,6 @@ class TlsConnection(StreamConnection):
             if reason is CloseReason.HANDSHAKE_TIMEOUT:
                 count(self._services.tls.refused, "timeout")
         super()._lost(reason, detail)
-        self._records = None
         if self._reason in _FAILED_HANDSHAKES:
             self._counters.handshake_failures += 1
 

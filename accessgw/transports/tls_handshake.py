@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 
 from accessgw.core.interfaces.tls import SigningFailed
 from accessgw.transports.handshakes import HandshakePool, PinnedHandshakes
-from protocols.errors import LocalError, RemoteError
+from protocols.errors import LocalError, RemoteError, without_frames
 from protocols.tls.engine import TlsEngine, TlsEvent, TlsRecords
 from protocols.tls.record_state import DetachedState
 from protocols.tls.records import RecordLayer
@@ -256,12 +256,6 @@ class TlsHandshake:
             self.failure = without_frames(error)
         self.events += layer.events()
         self.answer += layer.to_send()
-
-
-def without_frames(error: RemoteError) -> RemoteError:
-    """The same error, to be kept: the frames of one that was raised, and of its cause, have the engine and whoever
-    called it, and only the garbage collector would free those."""
-    return RemoteError(error.code, str(error))
 
 
 def _is_whole(data: bytes) -> bool:
