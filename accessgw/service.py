@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from contextlib import suppress
 
 from twisted.python import usage
@@ -14,6 +15,7 @@ from accessgw.crypto.closed_memory import close_memory
 from accessgw.crypto.pem import CertificateError
 from accessgw.crypto.shared_file import SharedFileError
 from accessgw.crypto.signers.build import SignerUnusable
+from accessgw.file_check import file_problems
 from accessgw.gateway import Gateway
 from accessgw.model.settings import GatewaySettings
 from accessgw.prepared import Prepared
@@ -26,7 +28,7 @@ class Options(usage.Options):
     longdesc = "Access gateway for phones and devices. SIGHUP reloads the configuration, SIGTERM drains and stops."
     optParameters = [["config", "c", "etc/accessgw.toml", "The configuration file."]]
     optFlags = [
-        ["check", None, "Check the configuration and exit."],
+        ["check", None, "Check the configuration and the files that it names, and exit."],
         ["print-config", None, "Print the effective configuration, secrets masked, and exit."],
     ]
     settings: GatewaySettings
@@ -36,6 +38,8 @@ class Options(usage.Options):
         try:
             self.settings = load(self["config"])
             Prepared.of(self.settings)
+            if self["check"] and (problems := list(file_problems(self.settings, time.time()))):
+                raise ConfigError.of(problems)
         except ConfigError as error:
             print(error, file=sys.stderr)
             raise SystemExit(1) from None

@@ -9,12 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cryptography import x509
 from twisted.logger import Logger
 
 from accessgw.core.interfaces.clock import Timers
 from accessgw.core.mmtp_tickets import TicketOffice
-from accessgw.crypto.client_certificates import ClientCertificates, authorities_of, end_of
+from accessgw.crypto.client_certificates import ClientCertificates, authorities_in, end_of
 from accessgw.crypto.contexts import ENGINE, TICKET_PROTOCOL, ContextOptions, ServerContexts
 from accessgw.crypto.development import ensure_development_certificate
 from accessgw.crypto.key_control import Keys
@@ -112,7 +111,8 @@ class TlsRooms:
     def _pool(self, reactor: Any) -> HandshakePool | PinnedHandshakes:
         tls, call_from_thread = self._settings.tls, self._doorbell.call
         at_turn_end = getattr(reactor, "at_turn_end", partial(reactor.callLater, 0))
-        last_steps = LastSteps(self._counters, at_turn_end)
+        turn_is_over = getattr(reactor, "turn_is_over", lambda: False)
+        last_steps = LastSteps(self._counters, at_turn_end, turn_is_over=turn_is_over)
         threads, waiting = tls.handshake_threads, tls.handshake_queue
         if self.signing is None:
             return HandshakePool(
@@ -233,7 +233,7 @@ class TlsRooms:
             if listener.client_crl and store is not None:
                 found.setdefault(listener.client_crl, set()).add(listener.client_ca)
         return [
-            RevocationLists(path, partial(_authorities, sorted(cas)), store, run=run, now=time.time())
+            RevocationLists(path, partial(authorities_in, sorted(cas)), store, run=run, now=time.time())
             for path, cas in found.items()
             if store is not None
         ]
@@ -254,11 +254,3 @@ class TlsRooms:
             return listener.certificates
         files = ensure_development_certificate(self._settings.state_dir, time.time())
         return (CertificateSettings(chain=files.chain, key=files.key),)
-
-
-def _authorities(files: list[str]) -> list[x509.Certificate]:
-    return [
-        one
-        for file in files
-        for one in x509.load_pem_x509_certificates(authorities_of(ClientCertificates("request", file)))
-    ]

@@ -112,6 +112,7 @@ RULES: dict[str, set[str]] = {
     "accessgw.gateway": EVERYTHING,
     "accessgw.rooms": EVERYTHING,
     "accessgw.prepared": EVERYTHING,
+    "accessgw.file_check": EVERYTHING,
     "accessgw.store_rooms": EVERYTHING,
     "accessgw.mmtp_rooms": EVERYTHING,
     "accessgw.mqtt_rooms": EVERYTHING,

@@ -23,7 +23,7 @@ One TOML file, `etc/accessgw.toml` unless `--config` says otherwise. Durations a
 Relative paths are relative to the working directory, but for `routes_file` and `app_tables`, which are relative
 to the file that names them.
 
-- Check a file: `.venv/bin/twistd -n accessgw --config FILE --check`. What is in force, defaults included and
+- Check a file, and those that it names: `.venv/bin/twistd -n accessgw --config FILE --check`. What is in force, defaults included and
   secrets masked: the same with `--print-config`, or `.venv/bin/accessgwctl config` for a running gateway.
 - An unknown key is an error, and so is a value out of its range. Every problem is one line `path: message` on
   standard error, such as `listeners[1].port: expected an integer in 1..65535, got "x"`; the exit code is 1.

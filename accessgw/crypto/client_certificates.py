@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cryptography import x509
@@ -44,6 +45,15 @@ def authorities_of(clients: ClientCertificates) -> bytes:
     except ValueError as error:
         raise CertificateError(clients.ca, "expected PEM certificates of CAs") from error
     return pem
+
+
+def authorities_in(files: Iterable[str]) -> list[x509.Certificate]:
+    """The CAs of several files. Raises CertificateError."""
+    return [
+        one
+        for file in files
+        for one in x509.load_pem_x509_certificates(authorities_of(ClientCertificates("request", file)))
+    ]
 
 
 def identity_in(certificate: bytes, rule: str) -> str:

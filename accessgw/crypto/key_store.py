@@ -201,12 +201,7 @@ class KeyStore:
         if content is None:
             self._epochs = ()
             return
-        try:
-            self._last, self._epochs = _parse(content)
-        except ValueError as error:
-            raise SharedFileError(
-                f"{self._file.path}: {error} (remove the file to have a new one: devices connect in full once)"
-            ) from None
+        self._last, self._epochs = _parsed(self._file.path, content)
 
     def _publish(self, now: float, mints_from: float) -> Epoch:
         epoch = self._new(now, mints_from)
@@ -220,6 +215,23 @@ class KeyStore:
         with self._lock:
             self._file.replace(_serialise(last, epochs))
             self._last, self._epochs = last, epochs
+
+
+def check_key_store(directory: Path) -> None:
+    """Raises SharedFileError for a store that could not be read at a start. Makes none."""
+    file = SharedFile(directory / NAME, _LARGEST)
+    content = file.read()
+    if content is not None:
+        _parsed(file.path, content)
+
+
+def _parsed(path: Path, content: bytes) -> tuple[int, tuple[Epoch, ...]]:
+    try:
+        return _parse(content)
+    except ValueError as error:
+        raise SharedFileError(
+            f"{path}: {error} (remove the file to have a new one: devices connect in full once)"
+        ) from None
 
 
 def _minting(epochs: tuple[Epoch, ...], now: float) -> Epoch | None:

@@ -18,7 +18,8 @@ def test_the_unit_runs_the_promised_command_and_outlives_the_drain() -> None:
     unit.read(ETC / "accessgw.service")
     service = unit["Service"]
     assert service["ExecStart"].endswith("twistd --nodaemon --pidfile= accessgw --config /etc/accessgw/accessgw.toml")
-    assert service["ExecStartPre"] == service["ExecStart"] + " --check"
+    # the dash: the start goes on, and refuses by itself what it cannot serve with
+    assert service["ExecStartPre"] == f"-{service['ExecStart']} --check"
     assert "-HUP" in service["ExecReload"]
     settings = load(ETC / "accessgw.toml", {})
     drain = settings.drain.timeout + settings.limits.close_timeout

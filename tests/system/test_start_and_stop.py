@@ -15,6 +15,8 @@ import pytest
 
 from accessgw.crypto.development import ensure_development_certificate
 from protocols.mmtp import Status
+from tests.crypto.authority import Authority
+from tests.crypto.revoking import crl
 from tests.system.device import Device
 from tests.system.gateway_process import ROOT, Gateway, free_ports
 from tests.system.upstream import Upstream
@@ -50,6 +52,22 @@ def test_a_bad_configuration_is_one_line_and_exit_code_1(tmp_path: Path, toml: s
         assert complaint in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr
         assert done.stdout == ""
+
+
+def test_a_damaged_revocation_list_is_one_line_of_the_check_and_exit_code_1(tmp_path: Path) -> None:
+    authority = Authority(tmp_path, "ca")
+    lists, config = tmp_path / "crl.pem", tmp_path / "accessgw.toml"
+    config.write_text(
+        f'state_dir = "{tmp_path}/state"\n[[listeners]]\nname = "tls"\ntransport = "tls"\nport = 7443\n'
+        f'client_certificates = "require"\nclient_ca = "{authority.file}"\nclient_crl = "{lists}"\n'
+    )
+    lists.write_bytes(crl(authority))
+    assert twistd("--config", config, "--check").returncode == 0
+    lists.write_bytes(b"damaged")
+    done = twistd("--config", config, "--check")
+    complaint = f"listeners[0].client_crl: {lists}: expected PEM revocation lists, got none\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", complaint)
+    assert not (tmp_path / "state").exists()
 
 
 def test_a_missing_configuration_names_its_path(tmp_path: Path) -> None:

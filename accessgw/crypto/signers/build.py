@@ -50,18 +50,11 @@ class Signing:
         counters: TlsCounters,
     ) -> None:
         """Of settings whose `signs_elsewhere` holds. Raises SignerUnusable, and CertificateError for a chain."""
-        if WHY_NOT_NATIVE or settings.engine == PURE:
-            reason = WHY_NOT_NATIVE or 'tls.engine is "pure"'
-            raise SignerUnusable(
-                f'tls.signer: "{settings.signer}" needs the native TLS engine, which is not available: {reason}'
-            )
         own = settings.signer == "process"
-        self.path = os.path.join(state_dir, SOCKET) if own else settings.signer.removeprefix("unix:")
-        if len(os.fsencode(self.path)) > _LONGEST_PATH:
-            raise SignerUnusable(f"tls.signer: expected a path of at most {_LONGEST_PATH} bytes, got {self.path}")
+        self.path = socket_path(settings, state_dir)
         self.process = ProcessSigner(
             self.path,
-            {key.id: key for key in map(_key_in, certificates)},
+            {key.id: key for key in map(public_key_of, certificates)},
             counters,
             reactor,
             timeout=settings.signer_timeout,
@@ -70,7 +63,6 @@ class Signing:
             grace=settings.signer_timeout if own else 0.0,
         )
         self.child: SignerChild | None = None
-        self._reactor = reactor
         files = list(dict.fromkeys(certificate.key for certificate in certificates))
         self._key_files = WatchedFiles(files if own or settings.signer_fallback else ())
         if own:
@@ -132,7 +124,22 @@ class Signing:
             self._software.stop()
 
 
-def _key_in(certificate: CertificateSettings) -> PublicKey:
+def socket_path(settings: TlsSettings, state_dir: str) -> str:
+    """Where the signer is asked. Raises SignerUnusable."""
+    if WHY_NOT_NATIVE or settings.engine == PURE:
+        reason = WHY_NOT_NATIVE or 'tls.engine is "pure"'
+        raise SignerUnusable(
+            f'tls.signer: "{settings.signer}" needs the native TLS engine, which is not available: {reason}'
+        )
+    own = settings.signer == "process"
+    path = os.path.join(state_dir, SOCKET) if own else settings.signer.removeprefix("unix:")
+    if len(os.fsencode(path)) > _LONGEST_PATH:
+        raise SignerUnusable(f"tls.signer: expected a path of at most {_LONGEST_PATH} bytes, got {path}")
+    return path
+
+
+def public_key_of(certificate: CertificateSettings) -> PublicKey:
+    """Of the leaf in its chain file. Raises CertificateError for one that no signer can have."""
     try:
         leaf = x509.load_pem_x509_certificate(read_file(certificate.chain))
     except ValueError as error:
@@ -141,7 +148,6 @@ def _key_in(certificate: CertificateSettings) -> PublicKey:
 
 
 def _public_key(leaf: x509.Certificate, path: str) -> PublicKey:
-    """Raises CertificateError for one that no signer can have."""
     public = leaf.public_key()
     if not isinstance(public, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
         raise CertificateError(path, f"signers have RSA and EC keys, this is {type(public).__name__}")

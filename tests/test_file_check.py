@@ -1,0 +1,151 @@
+"""`--check` and files: everything that the start would refuse, or log as an error, is named with its setting."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from accessgw.config import loads
+from accessgw.crypto.development import ensure_development_certificate
+from accessgw.file_check import file_problems
+from protocols.tls.engines import WHY_NOT_NATIVE
+from tests.crypto.authority import Authority
+from tests.crypto.certificates import self_signed
+from tests.crypto.revoking import crl, response, write
+
+SERVER = ExtendedKeyUsageOID.SERVER_AUTH
+DAY = 86_400.0
+
+
+class House:
+    """A configuration with every file of TLS, all of them good."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.authority = Authority(directory, "ca")
+        self.issued = self.authority.issue("gateway", usage=SERVER, days=9.0)
+        self.ocsp = Path(write(directory / "ocsp.der", response(self.authority, self.issued.der, days=2.0)))
+        self.crl = Path(write(directory / "crl.pem", crl(self.authority, days=3.0)))
+        self.more = ""
+        self.tls = ""
+
+    def problems(self, after: float = 0.0) -> list[str]:
+        settings = loads(f"""
+state_dir = "{self.directory}/state"
+[[listeners]]
+name = "plain"
+port = 7080
+[[listeners]]
+name = "tls"
+transport = "tls"
+port = 7443
+client_certificates = "require"
+client_ca = "{self.authority.file}"
+client_crl = "{self.crl}"
+{self.more}
+[[listeners.certificates]]
+chain = "{self.issued.chain}"
+key = "{self.issued.key}"
+ocsp = "{self.ocsp}"
+[tls]
+{self.tls}
+""")
+        return list(map(str, file_problems(settings, time.time() + after)))
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return House(tmp_path)
+
+
+def test_good_files_are_no_problem_and_nothing_is_written(house: House) -> None:
+    before = sorted(house.directory.rglob("*"))
+    assert house.problems() == []
+    assert sorted(house.directory.rglob("*")) == before
+
+
+def test_revocation_lists_are_read_and_verified(house: House) -> None:
+    house.crl.write_bytes(b"-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n")
+    (problem,) = house.problems()
+    assert problem.startswith(f"listeners[1].client_crl: {house.crl}: list 1 cannot be read: ")
+    house.crl.write_bytes(b"")
+    assert house.problems() == [f"listeners[1].client_crl: {house.crl}: expected PEM revocation lists, got none"]
+    house.crl.write_bytes(crl(Authority(house.directory, "other")))
+    (problem,) = house.problems()
+    assert "expected lists signed by the CAs of clients, that of CN=other is not" in problem
+
+
+def test_responses_are_read_and_verified(house: House) -> None:
+    place = f"listeners[1].certificates[0].ocsp: NO OCSP RESPONSE IS STAPLED for {house.issued.chain}: {house.ocsp}: "
+    house.ocsp.write_bytes(b"nothing")
+    (problem,) = house.problems()
+    assert problem.startswith(place + "expected an OCSP response in DER")
+    house.ocsp.unlink()
+    assert house.problems() == [place + "No such file or directory"]
+
+
+def test_what_has_ended_is_told_by_its_setting(house: House) -> None:
+    assert [line.partition(":")[0] for line in house.problems(2.5 * DAY)] == ["listeners[1].certificates[0].ocsp"]
+    assert [line.partition(":")[0] for line in house.problems(9.5 * DAY)] == [
+        "listeners[1].certificates[0].chain",
+        "listeners[1].certificates[0].ocsp",
+        "listeners[1].client_crl",
+    ]
+    assert any(line.startswith("listeners[1].client_ca: ") for line in house.problems(11 * DAY))
+
+
+def test_a_certificate_that_is_not_valid_yet_is_told(house: House) -> None:
+    (problem,) = [line for line in house.problems(-5 * DAY) if ".chain: " in line]
+    assert "CERTIFICATE NOT YET VALID" in problem
+
+
+def test_algorithms_that_openssl_does_not_know_are_of_the_listener(house: House) -> None:
+    house.more = 'groups = ["X25519", "nonsense"]'
+    (problem,) = house.problems()
+    assert problem.startswith("listeners[1]: listener tls: ") and "groups" in problem
+
+
+def test_stores_that_a_start_would_refuse(house: House) -> None:
+    keys = house.directory / "state" / "keys"
+    keys.mkdir(mode=0o700, parents=True)
+    for name in ("epochs", "revoked.json"):
+        (keys / name).write_bytes(b"damaged")
+        (keys / name).chmod(0o600)
+    lines = house.problems()
+    assert [line.split(": ")[:2] for line in lines] == [
+        ["tls.key_store", f"{keys}/epochs"],
+        ["tls.key_store", f"{keys}/revoked.json"],
+    ]
+
+
+def test_development_certificates_are_the_matter_of_the_start(tmp_path: Path) -> None:
+    text = f'state_dir = "{tmp_path}"\n[[listeners]]\nname = "tls"\ntransport = "tls"\nport = 7443\n'
+    assert list(file_problems(loads(text), time.time())) == []
+    ensure_development_certificate(str(tmp_path), time.time())
+    assert list(file_problems(loads(text), time.time())) == []
+
+
+@pytest.mark.skipif(bool(WHY_NOT_NATIVE), reason=WHY_NOT_NATIVE)
+def test_keys_of_a_signer_of_ours_are_read_and_compared(house: House) -> None:
+    house.tls = 'signer = "process"'
+    assert house.problems() == []
+    other = self_signed(house.directory, "other")
+    key = Path(house.issued.key)
+    key.write_bytes(Path(other.key).read_bytes())
+    place = "listeners[1].certificates[0].key"
+    assert house.problems() == [f"{place}: {key}: is not the key of {house.issued.chain}"]
+    key.write_bytes(b"nothing")
+    (problem,) = house.problems()
+    assert problem.startswith(f"{place}: {key}: expected an unencrypted private key in PEM")
+    house.tls = 'signer = "unix:/run/signer.sock"'
+    assert house.problems() == []
+
+
+@pytest.mark.skipif(bool(WHY_NOT_NATIVE), reason=WHY_NOT_NATIVE)
+def test_a_socket_that_cannot_be(house: House) -> None:
+    house.tls = f'signer = "unix:/{"long" * 40}"'
+    (problem,) = house.problems()
+    assert problem.startswith("tls.signer: expected a path of at most 107 bytes")
