@@ -48,16 +48,22 @@ class LastSteps:
         counters: TlsCounters,
         at_turn_end: Callable[[Callable[[], None]], object],
         seconds: Callable[[], float] = time.monotonic,
+        turn_is_over: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`at_turn_end` is the reactor's; `seconds` measures the slice."""
+        """`at_turn_end` and `turn_is_over` are the reactor's; `seconds` measures the slice."""
         self._counters = counters
         self._at_turn_end = at_turn_end
+        self._turn_is_over = turn_is_over
         self._seconds = seconds
         self._waiting: deque[Step] = deque()
         self._ordered = False
 
     def submit(self, step: Step) -> None:
-        """Run it at the end of this turn, or of one of the next."""
+        """Run it at the end of this turn, or of one of the next; at once where the turn has nothing else to do."""
+        if not self._waiting and self._turn_is_over():
+            step.run()
+            _tell(step)
+            return
         self._counters.pool_waiting += 1
         self._waiting.append(step)
         self._order()

@@ -173,6 +173,23 @@ def test_last_steps_take_a_slice_of_each_turn_on_the_reactor_s_thread():
     assert not ends
 
 
+def test_a_last_step_alone_in_its_turn_is_made_at_once():
+    log, ends, over, counters = [], [], [True], TlsCounters()
+    last = LastSteps(counters, ends.append, turn_is_over=lambda: over[0])
+    last.submit(Note("alone", log))
+    assert names(log, "done") == ["alone"]
+    over[0] = False
+    last.submit(Note("one of many", log))
+    over[0] = True
+    # not past one that waits
+    last.submit(Note("behind it", log))
+    assert names(log, "done") == ["alone"]
+    ends.pop()()
+    assert names(log, "done") == ["alone", "one of many", "behind it"]
+    assert counters.pool_waiting == 0
+    assert not ends
+
+
 def test_a_last_step_that_cannot_be_told_harms_no_other():
     class Broken(Note):
         def done(self):
