@@ -18,7 +18,7 @@ from accessgw.client.rtt import RoundTrip
 from accessgw.client.settings import ClientSettings
 from accessgw.client.tickets import NO_FLIGHT, NOT_TLS, Flight, Handshaken, Tickets
 from accessgw.client.tunnel import Tunnel
-from protocols.errors import RemoteError
+from protocols.errors import RemoteError, without_frames
 from protocols.mmtp import events as wire
 from protocols.mmtp.connection import Connection
 from protocols.mmtp.handshake import Goaway, Welcome
@@ -176,7 +176,7 @@ class Connections:
                     link.hello_sent = now
             link.connection.receive(data, now)
         except RemoteError as remote:
-            error = remote
+            error = without_frames(remote)
         link.heard(now)
         self._events(link, now)
         if error is not None and attempt in self.links:

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from accessgw.client.tunnel import Tunnel
-from protocols.errors import LocalError, RemoteError
+from protocols.errors import LocalError, RemoteError, without_frames
 from protocols.mqtt.connection import Connection, Role
 from protocols.mqtt.limits import DEFAULT_LIMITS, Limits
 from protocols.mqtt.packets import (
@@ -204,7 +204,7 @@ class MqttClient(Protocol):
         try:
             connection.receive(data, self._clock.seconds())
         except RemoteError as error:
-            wrong = error
+            wrong = without_frames(error)
         for packet in connection.events():
             self._on_packet("receive", packet)
             self._take(packet)

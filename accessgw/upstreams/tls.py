@@ -16,7 +16,7 @@ from service_identity.exceptions import CertificateError
 from twisted.logger import Logger
 
 from accessgw.model.route_settings import UpstreamTlsSettings
-from protocols.errors import RemoteError
+from protocols.errors import RemoteError, without_frames
 from protocols.tls.alerts import BAD_CERTIFICATE
 from protocols.tls.client_context import ClientContext, ClientOptions
 from protocols.tls.engine import CloseNotifyReceived, HandshakeCompleted, PlaintextReceived, TlsEvent
@@ -152,7 +152,7 @@ class ClientTls:
         try:
             self._engine.feed(data)
         except RemoteError as error:
-            self.failure = error
+            self.failure = without_frames(error)
         plaintext = [part for event in self._engine.events() if (part := self._met(event))]
         if plaintext and not self._heard:
             self._heard = True

@@ -10,7 +10,7 @@ from twisted.python.failure import Failure
 from accessgw.upstreams.address import Address
 from accessgw.upstreams.connection import ConnectionOwner, UpstreamConnection
 from accessgw.upstreams.tls import ClientTls, ClusterTls, TlsUnavailable
-from protocols.errors import RemoteError
+from protocols.errors import RemoteError, without_frames
 
 _LAST_WORDS = 65536
 """Bytes; an alert has far fewer."""
@@ -70,7 +70,7 @@ class TlsUpstreamConnection(UpstreamConnection):
         try:
             plaintext = tls.receive(data)
         except RemoteError as error:
-            tls.failure, plaintext = error, []
+            tls.failure, plaintext = without_frames(error), []
         answer = tls.to_send()
         if answer:
             self._write(answer)
