@@ -204,7 +204,13 @@ class Gateway(Service):
         changes = diff(self.settings, wanted)
         settings = self.settings = applicable(self.settings, wanted)
         self.rooms.reconfigure(settings, prepared)
-        return {"applied": changes.applied, "needs_restart": changes.needs_restart}
+        loaded, waiting = self.rooms.tls.chain_files()
+        return {
+            "applied": changes.applied,
+            "needs_restart": changes.needs_restart,
+            "certificates_loaded": loaded,
+            "certificates_waiting": waiting,
+        }
 
     # ---------------------------------------------------------------- stopping
 

@@ -215,6 +215,12 @@ class TlsRooms:
                     ends[listener.name, one.path] = one.expires_at
         return ends
 
+    def chain_files(self) -> tuple[list[str], list[str]]:
+        """Those whose certificates are in force, and those that wait for the signer to have their keys."""
+        both = [contexts.certificates() for contexts in self.contexts.values()]
+        waiting = {one.settings.chain for _, awaited in both for one in awaited}
+        return sorted({one.settings.chain for loaded, _ in both for one in loaded} - waiting), sorted(waiting)
+
     def reload_signer(self) -> None:
         """Certificates were loaded again, or wait for their keys: these may be other ones."""
         if self.signing is not None:

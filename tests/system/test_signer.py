@@ -286,6 +286,9 @@ def test_a_chain_serves_once_its_key_has_come_and_no_hand_shake_fails(make_gatew
     gateway.wait_until(lambda: waits in gateway.log.read_text())
     running.more(20)
     assert (shake_hands(gateway.tls), expiry(gateway, certificate.chain)) == (before, end)
+    _, answer = gateway.http("POST", "/v1/reload", None, "t-operate")
+    assert answer["certificates_waiting"] == [certificate.chain]
+    assert certificate.chain not in answer["certificates_loaded"]
     os.replace(new.key, certificate.key)
     if not ours:
         signer.send(signal.SIGHUP)

@@ -205,7 +205,9 @@ certificates = [{{ chain = "{tmp_path}/{name}-server.pem", key = "{tmp_path}/{na
     assert ssl.get_server_certificate(("127.0.0.1", port)) == before
     (tmp_path / "two-server.pem").write_bytes((tmp_path / "one-server.pem").read_bytes())
     (tmp_path / "two-server-key.pem").write_bytes((tmp_path / "one-server-key.pem").read_bytes())
-    assert gateway.http("POST", "/v1/reload", None, "t-operate")[0] == 200
+    status, answer = gateway.http("POST", "/v1/reload", None, "t-operate")
+    assert status == 200 and answer["certificates_waiting"] == []
+    assert {f"{tmp_path}/one-server.pem", f"{tmp_path}/two-server.pem"} <= set(answer["certificates_loaded"])
     assert ssl.get_server_certificate(("127.0.0.1", port)) != before
 
 
