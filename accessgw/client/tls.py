@@ -16,7 +16,7 @@ from accessgw.client.addresses import Address
 from accessgw.client.tickets import Flight, Handshaken
 from protocols.errors import LocalError, RemoteError, without_frames
 from protocols.mmtp.tickets import ShownCertificate
-from protocols.tls.alerts import BAD_CERTIFICATE, NO_APPLICATION_PROTOCOL
+from protocols.tls.alerts import BAD_CERTIFICATE, NO_APPLICATION_PROTOCOL, reasons_of
 from protocols.tls.client_context import ClientContext, ClientOptions
 from protocols.tls.engine import (
     EARLY_ACCEPTED,
@@ -85,7 +85,7 @@ class ClientTls:
         try:
             return ClientContext(options)
         except (SSL.Error, crypto.Error) as error:
-            raise ValueError(f"certificate files cannot be used: {error}") from error
+            raise ValueError(f"certificate files cannot be used: {reasons_of(error)}") from error
 
 
 class TlsConnection:

@@ -24,7 +24,7 @@ from accessgw.model.counters import TlsCounters
 from accessgw.model.identity import Serials
 from accessgw.model.listener_settings import CertificateSettings
 from protocols.errors import RemoteError
-from protocols.tls.alerts import BAD_CERTIFICATE, CERTIFICATE_REVOKED
+from protocols.tls.alerts import BAD_CERTIFICATE, CERTIFICATE_REVOKED, reasons_of
 from protocols.tls.engine import TlsEngine
 from protocols.tls.engines import PURE, server_context
 from protocols.tls.handshake_notes import KeyLog
@@ -281,7 +281,7 @@ class ServerContexts:
             )
         except (SSL.Error, crypto.Error) as error:
             shown = ", ".join(settings.chain for settings in self._settings)
-            raise CertificateError(shown, f"OpenSSL refuses it: {error}") from error
+            raise CertificateError(shown, f"OpenSSL refuses it: {reasons_of(error)}") from error
         except ValueError as error:
             raise CertificateError(f"listener {options.name}", str(error)) from error
         self._share_tickets(context, now)

@@ -17,7 +17,7 @@ from twisted.logger import Logger
 
 from accessgw.model.route_settings import UpstreamTlsSettings
 from protocols.errors import RemoteError, without_frames
-from protocols.tls.alerts import BAD_CERTIFICATE
+from protocols.tls.alerts import BAD_CERTIFICATE, reasons_of
 from protocols.tls.client_context import ClientContext, ClientOptions
 from protocols.tls.engine import CloseNotifyReceived, HandshakeCompleted, PlaintextReceived, TlsEvent
 from protocols.tls.pyopenssl_engine import PyOpenSSLEngine, Session
@@ -119,7 +119,7 @@ class ClusterTls:
             return ClientContext(options)
         except (ValueError, SSL.Error, crypto.Error) as error:
             files = ", ".join(filter(None, (settings.ca, settings.certificate, settings.key)))
-            raise TlsUnavailable(f"{files}: not usable for TLS: {error}") from error
+            raise TlsUnavailable(f"{files}: not usable for TLS: {reasons_of(error)}") from error
 
 
 class ClientTls:

@@ -130,8 +130,8 @@ def alert_for_words(reason: str) -> int:
     return INTERNAL_ERROR
 
 
-def reasons_of(error: SSL.Error) -> str:
-    """OpenSSL's reasons, without its library and function names."""
+def reasons_of(error: Exception) -> str:
+    """The reasons in an error of pyOpenSSL's, without library and function names; of another one, what it says."""
     if error.args and isinstance(error.args[0], list):
         return "; ".join(str(entry[-1]) for entry in error.args[0]) or "no reason given"
     return " ".join(str(part) for part in error.args) or type(error).__name__
