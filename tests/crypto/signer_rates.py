@@ -6,6 +6,7 @@ is what a test checks; the table: python -m tests.crypto.signer_rates
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import subprocess
@@ -56,7 +57,8 @@ def rows(seconds: float = SECONDS) -> list[Row]:
 
 
 def _in_a_process(kind: str, way: str, seconds: float) -> dict[str, float]:
-    command = [sys.executable, "-m", "tests.crypto.signer_rates", "--measure", kind, way, str(seconds)]
+    command = [sys.executable, "-m", "tests.crypto.signer_rates", "--measure", kind, way]
+    command += ["--seconds", str(seconds)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=seconds + 60)
     figures: dict[str, float] = json.loads(done.stdout)
     return figures
@@ -176,12 +178,23 @@ def _run(reactor: Any, sign: Sign | None, stop: Callable[[], object], depth: int
 
 
 def main() -> None:
-    """Print the table; with --measure KIND WAY SECONDS, the figures of one case as JSON."""
-    if sys.argv[1:2] == ["--measure"]:
-        kind, way, seconds = sys.argv[2:]
-        print(json.dumps(_measure(kind, way, float(seconds))))
+    """Print the table, or the figures of one case."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.crypto.signer_rates",
+        description="Signatures a second of each way of signing, and how late the reactor's timers are meanwhile."
+        " Takes all processors.",
+    )
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="of each case (%(default)g)")
+    parser.add_argument("--measure", nargs=2, metavar=("KIND", "WAY"), help="one case alone, its figures as JSON")
+    options = parser.parse_args()
+    if options.measure:
+        kind, way = options.measure
+        if kind not in KINDS or way not in WAYS:
+            parser.error(f"--measure: expected one of {', '.join(KINDS)} and one of {', '.join(WAYS)}")
+        print(json.dumps(_measure(kind, way, options.seconds)))
         return
-    Report("Signatures outside of the hand-shake, and the reactor meanwhile", rows=rows()).print()
+    title = "Signatures outside of the hand-shake, and the reactor meanwhile"
+    Report(title, rows=rows(options.seconds)).print()
 
 
 if __name__ == "__main__":

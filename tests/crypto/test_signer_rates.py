@@ -8,6 +8,17 @@ from accessgw.crypto.signers.libcrypto import LibcryptoError, load_provider
 from tests.crypto import signer_rates
 
 
+def test_help_and_unknown_options_measure_nothing(monkeypatch, capsys):
+    monkeypatch.setattr(signer_rates, "rows", lambda seconds: pytest.fail("it measures"))
+    for options, code in ((["--help"], 0), (["--fast"], 2), (["--measure", "RSA-2048", "nobody"], 2)):
+        monkeypatch.setattr("sys.argv", ["signer_rates", *options])
+        with pytest.raises(SystemExit) as ended:
+            signer_rates.main()
+        assert ended.value.code == code
+    said = capsys.readouterr()
+    assert "--seconds" in said.out and "expected one of RSA-2048, P-256" in said.err
+
+
 def test_every_way_signs_and_is_measured():
     try:
         load_provider("base")
