@@ -16,7 +16,7 @@ from accessgw.core.http_dictionaries import HttpDictionaries
 from accessgw.core.interfaces.calls import CallService
 from accessgw.core.interfaces.clock import Clock
 from accessgw.core.interfaces.http import HttpExchange, HttpHandler, HttpUpload
-from accessgw.core.sessions import is_device_id
+from accessgw.core.introductions import is_device_id
 from accessgw.model.calls import Call, Headers
 from accessgw.model.http import BodyCollector, HttpRequest
 from accessgw.model.identity import Credentials, Identity, Strength

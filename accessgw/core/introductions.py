@@ -1,13 +1,67 @@
-"""What a HELLO says, long or short connection, in the words of core."""
+"""What a device says of itself when it comes, what of that may pass, and where a HELLO says it."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
-from accessgw.core.sessions import Introduction
+from msgspec import Struct, field
+
+from accessgw.core.authentication import AdmissionRefused
 from accessgw.model.identity import ConnectionInfo, Credentials, Generation, Identity
 from accessgw.model.pushes import Cursor, Scope, StreamKey
+from accessgw.model.reasons import CloseReason
 from protocols.mmtp.handshake import Hello, StreamCursor
+from protocols.mmtp.statuses import Status
+
+_APP = re.compile(r"[\x20-\x7e]{0,64}")
+MAX_DEVICE = 256
+MAX_ATTRIBUTES = 16
+MAX_ATTRIBUTE = 256
+
+
+class Introduction(Struct):
+    """What a device says of itself: in a HELLO, or in the long form of a short request."""
+
+    credentials: Credentials
+    generation: Generation | None = field(default_factory=lambda: Generation(0, 0))
+    """None: the protocol has no generations, the newest connection takes over."""
+    proven: Identity | None = None
+    """Who it is, when that was proved before: no authenticator is asked again."""
+    attributes: dict[str, str] = field(default_factory=dict)
+
+
+def is_device_id(device: str) -> bool:
+    """Whether a device may be called so."""
+    return device.isprintable() and 1 <= len(device) <= MAX_DEVICE and " " not in device
+
+
+def _is_app(text: str) -> bool:
+    return not text or _APP.fullmatch(text) is not None
+
+
+def check_introduction(introduction: Introduction) -> None:
+    """What a device says of itself goes into headers, logs and metrics: only harmless text passes. Raises
+    AdmissionRefused."""
+    credentials = introduction.credentials
+    attributes = introduction.attributes
+    if not is_device_id(credentials.device):
+        problem = f"a device id is 1 to {MAX_DEVICE} printable characters without spaces"
+    elif (credentials.app or credentials.app_version) and not (
+        _is_app(credentials.app) and _is_app(credentials.app_version)
+    ):
+        problem = "an application and its version are at most 64 printable ASCII characters each"
+    elif not attributes:
+        return
+    elif len(attributes) > MAX_ATTRIBUTES:
+        problem = f"expected at most {MAX_ATTRIBUTES} attributes, got {len(attributes)}"
+    elif any(len(k) > MAX_ATTRIBUTE or len(v) > MAX_ATTRIBUTE for k, v in attributes.items()):
+        problem = f"an attribute is at most {MAX_ATTRIBUTE} characters"
+    elif not all(k.isprintable() and v.isprintable() for k, v in attributes.items()):
+        problem = "attributes are printable text"
+    else:
+        return
+    raise AdmissionRefused(Status.PROTOCOL, CloseReason.PROTOCOL_ERROR, problem)
 
 
 def introduction_of(hello: Hello, info: ConnectionInfo) -> Introduction:

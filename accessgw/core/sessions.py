@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
-from msgspec import Struct, field
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -18,31 +16,16 @@ from accessgw.core.interfaces.clock import Clock, Timer, Timers
 from accessgw.core.interfaces.pushes import PushService
 from accessgw.core.interfaces.sessions import Link, PresenceSink
 from accessgw.core.interfaces.tls import Revocations
+from accessgw.core.introductions import Introduction, check_introduction
 from accessgw.core.registry import FIRST, DeviceSession, SessionRegistry
 from accessgw.core.revoked_connections import why_revoked
 from accessgw.model.counters import SessionCounters
-from accessgw.model.identity import ConnectionInfo, Credentials, Generation, Identity
+from accessgw.model.identity import ConnectionInfo, Generation, Identity
 from accessgw.model.reasons import CloseReason
 from accessgw.model.settings import SessionSettings
 from protocols.mmtp.statuses import Status
 
 log = Logger()
-
-_APP = re.compile(r"[\x20-\x7e]{0,64}")
-MAX_DEVICE = 256
-MAX_ATTRIBUTES = 16
-MAX_ATTRIBUTE = 256
-
-
-class Introduction(Struct):
-    """What a device says of itself: in a HELLO, or in the long form of a short request."""
-
-    credentials: Credentials
-    generation: Generation | None = field(default_factory=lambda: Generation(0, 0))
-    """None: the protocol has no generations, the newest connection takes over."""
-    proven: Identity | None = None
-    """Who it is, when that was proved before: no authenticator is asked again."""
-    attributes: dict[str, str] = field(default_factory=dict)
 
 
 class SessionManager:
@@ -90,7 +73,7 @@ class SessionManager:
 
     def enter(self, introduction: Introduction, link: Link) -> DeviceSession | Deferred[DeviceSession]:
         """As admit, but the session itself when nobody had to be waited for; AdmissionRefused may be raised then."""
-        _check(introduction)
+        check_introduction(introduction)
         identity = introduction.proven or self._chain.ask(introduction.credentials)
         if isinstance(identity, Identity) and not introduction.attributes and not self._filters.ask_connections:
             return self._enter(introduction, identity, link, link.info)
@@ -120,7 +103,7 @@ class SessionManager:
         info: ConnectionInfo,
         asked: Identity | Deferred[Identity | None] | None = None,
     ) -> Identity:
-        _check(introduction)
+        check_introduction(introduction)
         began = self._wall()
         if isinstance(asked, Identity):
             identity = asked
@@ -379,35 +362,3 @@ def _same_person(one: Identity, other: Identity) -> bool:
     given for a certificate.
     """
     return (one.user, one.app, one.strength) == (other.user, other.app, other.strength)
-
-
-def is_device_id(device: str) -> bool:
-    """Whether a device may be called so."""
-    return device.isprintable() and 1 <= len(device) <= MAX_DEVICE and " " not in device
-
-
-def _is_app(text: str) -> bool:
-    return not text or _APP.fullmatch(text) is not None
-
-
-def _check(introduction: Introduction) -> None:
-    """What a device says of itself goes into headers, logs and metrics: only harmless text passes."""
-    credentials = introduction.credentials
-    attributes = introduction.attributes
-    if not is_device_id(credentials.device):
-        problem = f"a device id is 1 to {MAX_DEVICE} printable characters without spaces"
-    elif (credentials.app or credentials.app_version) and not (
-        _is_app(credentials.app) and _is_app(credentials.app_version)
-    ):
-        problem = "an application and its version are at most 64 printable ASCII characters each"
-    elif not attributes:
-        return
-    elif len(attributes) > MAX_ATTRIBUTES:
-        problem = f"expected at most {MAX_ATTRIBUTES} attributes, got {len(attributes)}"
-    elif any(len(k) > MAX_ATTRIBUTE or len(v) > MAX_ATTRIBUTE for k, v in attributes.items()):
-        problem = f"an attribute is at most {MAX_ATTRIBUTE} characters"
-    elif not all(k.isprintable() and v.isprintable() for k, v in attributes.items()):
-        problem = "attributes are printable text"
-    else:
-        return
-    raise AdmissionRefused(Status.PROTOCOL, CloseReason.PROTOCOL_ERROR, problem)

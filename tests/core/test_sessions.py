@@ -12,8 +12,8 @@ from accessgw.core.authentication import AdmissionRefused
 from accessgw.core.interfaces import Filter, Refused
 from accessgw.core.interfaces.authentication import AuthenticationFailed
 from accessgw.core.interfaces.tls import Revocations
+from accessgw.core.introductions import Introduction
 from accessgw.core.registry import DeviceSession
-from accessgw.core.sessions import Introduction
 from accessgw.model.identity import ConnectionInfo, Credentials, Identity, Serial, Serials
 from accessgw.model.reasons import CloseReason
 from accessgw.model.settings import SessionSettings

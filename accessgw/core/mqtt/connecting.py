@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from accessgw.core.interfaces.mqtt_state import StoredWill
+from accessgw.core.introductions import Introduction
 from accessgw.core.mqtt.bridge_loops import MARK, name_in
 from accessgw.core.mqtt.owners import owner_of
 from accessgw.core.mqtt.session import MqttSession
 from accessgw.core.mqtt.session_keeper import Opening, granted_expiry
-from accessgw.core.sessions import Introduction
 from accessgw.model.identity import ConnectionInfo, Credentials, Identity
 from accessgw.model.mqtt_settings import MqttSettings
 from protocols.mmtp.nothing import NOTHING
