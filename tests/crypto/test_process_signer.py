@@ -187,6 +187,17 @@ def test_a_wrong_signature_of_rsa_never_leaves(lie) -> None:
     assert world.results[1] == right
 
 
+def test_a_wrong_signature_for_a_hand_shake_from_before_a_renewal_never_leaves_either() -> None:
+    world = World()
+    world.accept()
+    world.sign(rsa_key())
+    (request,) = world.asked()
+    for _ in range(2):
+        world.signer.replace_keys({ec_key().id: PUBLIC[ec_key().id]})
+    world.say(lambda: world.far.signature(request.id, bytes(256)))
+    assert isinstance(world.results[0], SigningFailed)
+
+
 @pytest.mark.parametrize("lie", [b"nothing like it", b"\x30\x06\x02\x01\x01\x02\x01\x01\x00", b"\x30", bytes(200)])
 def test_what_is_not_even_the_form_of_an_ecdsa_signature_is_refused(lie) -> None:
     world = World()
@@ -360,6 +371,16 @@ def test_a_signer_that_is_stuck_is_one_line_until_it_signs_again(logged) -> None
     world.asked()
     world.reactor.advance(2.0)
     assert len([line for line in logged() if "does not answer" in line]) == 2
+
+
+def test_that_the_signer_lacks_a_key_whose_certificate_waits_for_it_is_no_news(logged) -> None:
+    world = World()
+    world.signer.replace_keys(PUBLIC, awaited={rsa_key().id})
+    world.accept(ec_key().id)
+    assert world.signer.lacks_keys and not world.signer.has(rsa_key().id)
+    assert not any("has no key" in line for line in logged())
+    world.say(lambda: world.far.hello(frozenset(PUBLIC)))
+    assert world.signer.has(rsa_key().id) and not world.signer.lacks_keys
 
 
 def test_a_key_that_the_signer_lacks_is_named_with_its_file(logged) -> None:
