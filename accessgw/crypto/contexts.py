@@ -271,6 +271,7 @@ class ServerContexts:
                     clients=ClientVerification(clients.mode, authorities),
                     session_context=options.name.encode(),
                     tickets=tickets,
+                    ticketless=frozenset() if options.tickets is None else frozenset({TICKET_PROTOCOL}),
                     find_psk=self._find_and_count if options.tickets is not None else None,
                     max_early_data=options.early_data,
                     ticket_early_data=tickets and options.early_data > 0,

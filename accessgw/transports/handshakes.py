@@ -82,15 +82,17 @@ class LastSteps:
         self._ordered = False
         waiting = self._waiting
         until = self._seconds() + SLICE
-        while waiting:
-            step = waiting.popleft()
-            self._counters.pool_waiting -= 1
-            step.run()
-            _tell(step)
-            if self._seconds() >= until:
-                break
-        if waiting:
-            self._order()
+        try:
+            while waiting:
+                step = waiting.popleft()
+                self._counters.pool_waiting -= 1
+                step.run()
+                _tell(step)
+                if self._seconds() >= until:
+                    break
+        finally:
+            if waiting:
+                self._order()
 
 
 class HandshakePool:
@@ -232,7 +234,8 @@ class HandshakePool:
 
     def _wake(self) -> None:
         self._waking = False
-        for _ in range(min(len(self._begun) + len(self._fresh), self._size)):
+        # A thread that is at work finds the steps by itself, and leaves its token.
+        for _ in range(min(len(self._begun) + len(self._fresh), self._size) - self._tokens.qsize()):
             self._tokens.put(True)
 
     def _deliver(self) -> None:

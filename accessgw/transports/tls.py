@@ -237,6 +237,9 @@ class TlsConnection(RecordConnection):
         if early is not None and early.binding is not None:
             self._end_early(early)
             return
+        if early is not None and early.closing is not None:
+            self.close(*early.closing)
+            return
         if event.alpn:
             self.await_hello()
             self._speak(self._factories[event.alpn])
@@ -331,7 +334,7 @@ class TlsConnection(RecordConnection):
             self._records.refuse(code)
         super().close(CloseReason.HANDSHAKE_FAILED, f"alert {code} ({reason}): {why}")
 
-    def _defect(self, error: Exception) -> None:
+    def _defect(self, error: BaseException) -> None:
         _log.failure("The hand-shake of connection {id} raised", Failure(error), id=self.info.id)
         self._give_up_early()
         self.close(CloseReason.INTERNAL, f"{type(error).__name__} in the hand-shake")

@@ -22,6 +22,8 @@ _log = Logger()
 HELD = 64 * 1024
 """Bytes of ciphertext that may wait while a step runs; above, the connection is not read."""
 HANDSHAKE_RECORD = 22
+SHORT = 4096
+"""Bytes of ciphertext up to which a last step is short: early data, too, may come in thousands of records."""
 _HEADER = 5
 _LARGEST = 1 << 14
 """Bytes in a record (RFC 8446 section 5.1); one that says it has more is refused at once."""
@@ -70,7 +72,7 @@ class TlsHandshake:
         self.answer = b""
         self.events: list[TlsEvent] = []
         self.failure: RemoteError | None = None
-        self.defect: Exception | None = None
+        self.defect: BaseException | None = None
         """An error of ours. Its frames have this object: take it away."""
         self.records: TlsRecords | None = None
         """Once the hand-shake is complete: what goes on with the connection."""
@@ -102,7 +104,7 @@ class TlsHandshake:
         self.busy = True
         self._work = data
         engine = self._engine
-        if engine is not None and engine.only_finished_left:
+        if engine is not None and engine.only_finished_left and len(data) <= SHORT:
             self._pool.submit_last(self)
         else:
             self._pool.submit(self, engine is not None)
@@ -209,7 +211,7 @@ class TlsHandshake:
             return
         try:
             self._step(self._work)
-        except Exception as error:
+        except BaseException as error:  # a panic of cryptography's is no Exception, and would end the thread
             self.defect = error
         self._work = b""
 

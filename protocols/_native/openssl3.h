@@ -169,6 +169,7 @@ typedef void (*MessageCallback)(int, int, int, const void *, size_t, SSL *, void
     F(int, SSL_has_pending, (const SSL *))                                                                             \
     F(int, SSL_session_reused, (const SSL *))                                                                          \
     F(int, SSL_get_verify_mode, (const SSL *))                                                                         \
+    F(int, SSL_set_num_tickets, (SSL *, size_t))                                                                       \
     F(int, SSL_version, (const SSL *))                                                                                 \
     F(const char *, SSL_get_version, (const SSL *))                                                                    \
     F(const SSL_CIPHER *, SSL_get_current_cipher, (const SSL *))                                                       \

@@ -67,7 +67,7 @@ static void Context_dealloc(Context *self) {
     for (int i = 0; i < self->key_id_count; i++) free(self->key_ids[i]);
     free(self->key_ids);
     if (library != NULL) {
-        discard(&self->alpn), discard(&self->old_alpn);
+        discard(&self->alpn), discard(&self->old_alpn), discard(&self->ticketless);
         OPENSSL_cleanse(self->tickets, sizeof self->tickets);
     }
     pthread_mutex_destroy(&self->tickets_lock);
@@ -89,15 +89,15 @@ static int list(SSL_CTX *ctx, int command, const char *names) {
 static PyObject *Context_configure(Context *self, PyObject *args, PyObject *keywords) {
     static char *names[] = {"minimum", "ciphers", "groups", "signature_algorithms", "session_context", "tickets",
                             "max_early_data", "ticket_early_data", "finds_keys", "keeps_lines", "alpn", "old_alpn",
-                            NULL};
+                            "ticketless", NULL};
     const char *ciphers, *groups, *algorithms;
-    Py_buffer session, alpn, old;
+    Py_buffer session, alpn, old, ticketless;
     int minimum, tickets, ticket_early, finds, keeps;
     unsigned int early;
     if (!unused(self)) return NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "$isssy*iIpppy*y*:configure", names, &minimum, &ciphers, &groups,
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "$isssy*iIpppy*y*y*:configure", names, &minimum, &ciphers, &groups,
                                      &algorithms, &session, &tickets, &early, &ticket_early, &finds, &keeps, &alpn,
-                                     &old))
+                                     &old, &ticketless))
         return NULL;
     SSL_CTX *ctx = self->ctx;
     PyObject *result = NULL;
@@ -107,7 +107,8 @@ static PyObject *Context_configure(Context *self, PyObject *args, PyObject *keyw
     else if (!list(ctx, CTRL_SIGNATURE_ALGORITHMS_LIST, algorithms)) refused("signature algorithms");
     else if (SSL_CTX_set_session_id_context(ctx, session.buf, (unsigned int)session.len) != 1)
         refused("session context");
-    else if (!append(&self->alpn, alpn.buf, (size_t)alpn.len) || !append(&self->old_alpn, old.buf, (size_t)old.len))
+    else if (!append(&self->alpn, alpn.buf, (size_t)alpn.len) || !append(&self->old_alpn, old.buf, (size_t)old.len) ||
+             !append(&self->ticketless, ticketless.buf, (size_t)ticketless.len))
         PyErr_NoMemory();
     else result = Py_NewRef(Py_None);
     if (result != NULL) {
@@ -118,7 +119,7 @@ static PyObject *Context_configure(Context *self, PyObject *args, PyObject *keyw
         self->ticket_early_data = (char)ticket_early, self->finds_keys = (char)finds, self->keeps_lines = (char)keeps;
         if (alpn.len) SSL_CTX_set_alpn_select_cb(ctx, select_alpn, self);
     }
-    PyBuffer_Release(&session), PyBuffer_Release(&alpn), PyBuffer_Release(&old);
+    PyBuffer_Release(&session), PyBuffer_Release(&alpn), PyBuffer_Release(&old), PyBuffer_Release(&ticketless);
     return result;
 }
 
@@ -738,7 +739,8 @@ static int exec(PyObject *module) {
                  PyModule_AddObjectRef(module, "Connection", connection) < 0 ||
                  PyModule_AddIntMacro(module, FAILED) < 0 || PyModule_AddIntMacro(module, WANT_BYTES) < 0 ||
                  PyModule_AddIntMacro(module, COMPLETE) < 0 || PyModule_AddIntMacro(module, WANT_SIGNATURE) < 0 ||
-                 PyModule_AddIntMacro(module, WANT_KEYS) < 0 || PyModule_AddIntMacro(module, WANT_FINISHED) < 0 || PyModule_AddIntMacro(module, CLOSED) < 0;
+                 PyModule_AddIntMacro(module, WANT_KEYS) < 0 || PyModule_AddIntMacro(module, WANT_FINISHED) < 0 ||
+                 PyModule_AddIntMacro(module, CLOSED) < 0;
     Py_XDECREF(connection);
     return failed ? -1 : 0;
 }

@@ -89,7 +89,7 @@ struct Context {
     int staple_count;
     char **key_ids; /* of the private keys that are elsewhere, which point to them */
     int key_id_count;
-    Bytes alpn, old_alpn;
+    Bytes alpn, old_alpn, ticketless;
     /* Newest first. The only part that changes while connections use it. */
     TicketKey tickets[TICKET_GENERATIONS];
     int ticket_count;
@@ -238,6 +238,13 @@ static int allow_early(SSL *ssl, void *argument) {
     return conn->chosen >= 0 ? conn->keys[conn->chosen].allows_early : conn->context->ticket_early_data;
 }
 
+/* Whether it is among names that are written as ALPN writes them. */
+static int lists(const Bytes *names, const unsigned char *name, unsigned char size) {
+    for (size_t at = 0; at < names->size; at += 1u + names->data[at])
+        if (names->data[at] == size && !memcmp(names->data + at + 1, name, size)) return 1;
+    return 0;
+}
+
 static int select_alpn(SSL *ssl, const unsigned char **out, unsigned char *out_size, const unsigned char *offer,
                        unsigned int size, void *argument) {
     Context *context = argument;
@@ -246,6 +253,7 @@ static int select_alpn(SSL *ssl, const unsigned char **out, unsigned char *out_s
         for (unsigned int from = 0; from < size && from + 1u + offer[from] <= size; from += 1u + offer[from])
             if (offer[from] == known->data[at] && !memcmp(offer + from + 1, known->data + at + 1, offer[from])) {
                 *out = known->data + at + 1, *out_size = known->data[at];
+                if (lists(&context->ticketless, *out, *out_size)) SSL_set_num_tickets(ssl, 0);
                 return EXT_OK;
             }
     append(&conn_of(ssl)->offer, offer, size < MAX_OFFER ? size : MAX_OFFER);

@@ -58,6 +58,7 @@ _BY_TEXT = (
     ("bad length", DECODE_ERROR),
     ("decode error", DECODE_ERROR),
     ("unexpected", UNEXPECTED_MESSAGE),
+    ("bad record type", UNEXPECTED_MESSAGE),
     ("http request", UNEXPECTED_MESSAGE),
     ("illegal parameter", ILLEGAL_PARAMETER),
 )

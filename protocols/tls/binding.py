@@ -210,11 +210,12 @@ def take_unread(connection: SSL.Connection) -> bytes:
 
 def _emptied(bio: Any) -> bytes:
     buffer = _new_chunk("char[]", _CHUNK)
-    size = lib.BIO_read(bio, buffer, _CHUNK)
-    if size <= 0:
-        return b""
-    data: bytes = ffi.buffer(buffer, size)[:]
-    return data if size < _CHUNK else data + _emptied(bio)
+    parts: list[bytes] = []
+    while (size := lib.BIO_read(bio, buffer, _CHUNK)) > 0:
+        parts.append(ffi.buffer(buffer, size)[:])
+        if size < _CHUNK:
+            break
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def shake_hands(connection: SSL.Connection) -> bool:
@@ -292,7 +293,7 @@ def _words(text: Any) -> str:
 
 def read_early_data(connection: SSL.Connection) -> bytes | None:
     """Early data, None when there is no more. Raises what Connection.recv does."""
-    buffer = ffi.new("char[]", _CHUNK)
+    buffer = _new_chunk("char[]", _CHUNK)
     size = ffi.new("size_t *")
     result = lib.SSL_read_early_data(connection._ssl, buffer, _CHUNK, size)
     if result == _READ_FINISH:

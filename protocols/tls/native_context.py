@@ -93,6 +93,7 @@ def _context(
         keeps_lines=options.key_log is not None,
         alpn=_wire(options.alpn),
         old_alpn=_wire([name for name in options.alpn if name in options.alpn_below_1_3]),
+        ticketless=_wire(sorted(options.ticketless)),
     )
     for one in certificates:
         context.use_certificate(one.chain, one.key, "" if one.key else key_id(one.chain), one.ocsp_response)

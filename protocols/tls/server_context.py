@@ -78,6 +78,9 @@ class ServerOptions:
     """Tickets and pre-shared keys of listeners with different values do not mix."""
     tickets: bool = True
     """Serve OpenSSL's own tickets. A ticket of a client certificate outlives its revocation: not beside `clients`."""
+    ticketless: frozenset[str] = frozenset()
+    """Protocols whose connections get none of OpenSSL's tickets, since they have their own. The engine on pyOpenSSL, which
+    cannot say how many tickets a connection gets, sends them as to others."""
     find_psk: FindPsk | None = None
     max_early_data: int = 0
     """Bytes on a connection, at most 16384; 0 refuses all 0-RTT. A client that sends more is cut off."""

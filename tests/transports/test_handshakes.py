@@ -135,6 +135,19 @@ def test_what_one_turn_has_for_the_threads_wakes_them_at_its_end():
     pool.stop()
 
 
+def test_tokens_do_not_grow_while_the_thread_is_never_idle():
+    log, calls, gate = [], Queue(), threading.Event()
+    pool = HandshakePool(TlsCounters(), threads=1, waiting=100, call_from_thread=calls.put)
+    for number in range(20):
+        pool.submit(Note(number, log, gate), False)
+    assert pool._tokens.qsize() <= 1
+    gate.set()
+    deliver(calls, log, 20)
+    pool.submit(Note(20, log), False)
+    deliver(calls, log, 21)
+    pool.stop()
+
+
 class Stopwatch:
     """Each step takes a part of a slice."""
 

@@ -115,7 +115,7 @@ def test_tls_with_mqtt_alone_and_the_lowest_version(played):
     assert "PROTOCOL_VERSION" in results[4]
     assert results[5] == (b"x", "TLSv1.3", None)
     assert "PROTOCOL_VERSION" in results[6]
-    assert results[7] == (b"", "TLSv1.3", None)
+    assert "NO_APPLICATION_PROTOCOL" in results[7]
     assert reasons == ["handshake_failed"] * 2
 
 

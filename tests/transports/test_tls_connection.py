@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from accessgw.model.reasons import CloseReason
-from accessgw.transports.tls_handshake import HELD
+from accessgw.transports.tls_handshake import HELD, SHORT
 from protocols.errors import RemoteError
 from protocols.tls.engine import CloseNotifyReceived, HandshakeCompleted
 from protocols.tls.records import RecordLayer
@@ -437,6 +437,57 @@ def test_early_data_is_answered_in_the_first_flight():
     hand.receive()
     assert hand.plaintext() == b"early:askmore"
     assert hand.services.tls.resumed == 1
+
+
+@pytest.mark.parametrize("how", ["close", "retire"])
+def test_an_end_that_is_wanted_while_early_data_is_held_comes_after_the_hand_shake(how):
+    hand = Hand(device=device_with(early=b"held"))
+    hand.contexts.tickets.add(IDENTITY)
+    hand.device.start()
+    hand.turn()
+    assert hand.connection._early.held == [b"held"]
+    if how == "retire":
+        hand.connection.retire()
+    else:
+        hand.connection.close(CloseReason.DRAINING)
+    assert hand.ended is None
+    hand.turn()
+    hand.turn()
+    assert hand.journal.bindings == []
+    assert any(type(event) is CloseNotifyReceived for event in hand.events)
+    hand.peer.close()
+    hand.reactor.turn()
+    assert hand.ended[0] == "draining"
+
+
+def test_what_is_no_exception_ends_the_connection_and_not_the_thread():
+    """As a panic of cryptography's is."""
+
+    class Panic(BaseException):
+        pass
+
+    class Panicking(Contexts):
+        def engine(self):
+            raise Panic("as asked")
+
+    hand = Hand(Panicking())
+    hand.device.start()
+    hand.turn()
+    hand.peer.close()
+    hand.reactor.turn()
+    assert hand.ended == ("internal", "Panic in the hand-shake")
+
+
+def test_a_last_step_with_much_to_read_goes_to_the_threads():
+    hand = Hand()
+    hand.device.start()
+    hand.turn()
+    hand.device.encrypt(b"x" * SHORT)
+    hand.send()
+    assert [begun for _, begun in hand.pool.steps] == [True]
+    hand.pool.all()
+    hand.receive()
+    assert hand.plaintext() == b"x" * SHORT
 
 
 def test_a_replay_is_told_as_one_and_never_completes():

@@ -68,6 +68,16 @@ def test_records_that_come_together_are_one_event(server_context):
     assert server.events() == [PlaintextReceived(b"onetwo" + b"x" * 40_000), CloseNotifyReceived()]
 
 
+def test_much_is_encrypted_in_one_go(server_context):
+    client, server = pair(server_context)
+    client.start()
+    exchange(client, server)
+    server.events()
+    client.encrypt(bytes(20 << 20))
+    server.feed(client.to_send())
+    assert len(plaintext(server.events())) == 20 << 20
+
+
 def test_what_came_before_a_damaged_record_is_still_told(server_context):
     client, server = pair(server_context)
     client.start()

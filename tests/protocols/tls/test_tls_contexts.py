@@ -76,6 +76,24 @@ def test_authorities_of_clients_do_not_lengthen_the_server_s_own_chain():
     assert len(device._connection.get_peer_cert_chain(as_cryptography=True)) == 1
 
 
+def test_protocols_with_tickets_of_their_own_get_none_of_openssl_s(server_engine):
+    if server_engine == "pure":
+        pytest.skip("pyOpenSSL cannot say how many tickets a connection gets")
+    gateway = server(alpn=["mmtp/1", "http/1.1"], ticketless=frozenset({"mmtp/1"}))
+    for alpn, psk, there in (("mmtp/1", None, False), ("mmtp/1", PSK, False), ("http/1.1", None, True)):
+        link = Link(client(alpn=[alpn]).engine("localhost", psk=psk), gateway.engine(detachable=True)).run()
+        assert completed(link.gateway_events).resumed is (psk is not None)
+        flight = len(link.down)
+        # what follows the client's Finished
+        link.gateway.encrypt(b"hello")
+        link.run_on()
+        assert plaintext(link.device_events) == b"hello"
+        counted = link.gateway.detach()
+        assert counted is not None
+        assert (counted.write_sequence > 1) is there
+        assert flight
+
+
 def steps(device, gateway):
     """What the server's engine says of what is left, after each flight of the client."""
     device.start()
