@@ -58,15 +58,10 @@ def _certificates(path: str, listener: ListenerSettings, settings: GatewaySettin
             listener.certificates,
             listener.protocols,
             clients=ClientCertificates(listener.client_certificates, listener.client_ca, listener.certificate_identity),
-            options=ContextOptions(
-                name=listener.name,
-                minimum=listener.tls_minimum,
-                groups=listener.groups,
-                signature_algorithms=listener.signature_algorithms,
-                profile=listener.profile,
+            options=ContextOptions.of(
+                listener,
                 engine=settings.tls.engine,
                 keys_elsewhere=_Anyone() if settings.tls.signs_elsewhere else None,
-                early_data=listener.early_data,
             ),
             wall=lambda: now,
         )

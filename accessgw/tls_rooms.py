@@ -189,15 +189,10 @@ class TlsRooms:
             self._certificates(listener),
             listener.protocols,
             clients=ClientCertificates(listener.client_certificates, listener.client_ca, listener.certificate_identity),
-            options=ContextOptions(
-                name=listener.name,
-                minimum=listener.tls_minimum,
-                groups=listener.groups,
-                signature_algorithms=listener.signature_algorithms,
-                profile=listener.profile,
+            options=ContextOptions.of(
+                listener,
                 engine=self._settings.tls.engine,
                 keys_elsewhere=self.signing,
-                early_data=listener.early_data,
                 key_log=self._key_log,
                 tickets=office.keys if office is not None else None,
                 revocations=self.revocations,

@@ -22,7 +22,7 @@ from accessgw.crypto.session_keys import SessionKey, SessionKeys
 from accessgw.crypto.watched_files import Stamps, WatchedFiles
 from accessgw.model.counters import TlsCounters
 from accessgw.model.identity import Serials
-from accessgw.model.listener_settings import CertificateSettings
+from accessgw.model.listener_settings import CertificateSettings, ListenerSettings
 from protocols.errors import RemoteError
 from protocols.tls.alerts import BAD_CERTIFICATE, CERTIFICATE_REVOKED, reasons_of
 from protocols.tls.engine import TlsEngine
@@ -70,6 +70,19 @@ class ContextOptions:
     with its contexts."""
     keys_elsewhere: KeysElsewhere | None = None
     """Private keys are not read: a Signer has them. Needs the native engine."""
+
+    @classmethod
+    def of(cls, listener: ListenerSettings, **others: Any) -> ContextOptions:
+        """What stands in the settings of a listener, and `others` beside it."""
+        return cls(
+            name=listener.name,
+            minimum=listener.tls_minimum,
+            groups=listener.groups,
+            signature_algorithms=listener.signature_algorithms,
+            profile=listener.profile,
+            early_data=listener.early_data,
+            **others,
+        )
 
 
 @dataclass(slots=True, frozen=True)
