@@ -1,6 +1,6 @@
 """TLS: CPU of hand-shakes beside nginx, lateness under a storm of them, memory of idle connections, bytes, records.
 
-usage: make bench-tls [JSON=path] [SEED=n]      bounds itself: two to five minutes
+usage: make bench-tls [JSON=path] [SEED=n]      bounds itself: five to eight minutes
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--handshakes", type=int, default=1_500, help="of each kind and server")
     parser.add_argument("--turns", type=int, default=25, help="that they are made in; medians are shown")
     parser.add_argument("--idle", type=int, default=3_000, help="idle connections (as far as ulimit -n allows)")
-    parser.add_argument("--seconds", type=float, default=15.0, help="of the storm of hand-shakes")
+    parser.add_argument("--seconds", type=float, default=40.0, help="of the storm of hand-shakes")
     options = parser.parse_args()
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
