@@ -30,6 +30,9 @@ _log = Logger()
 
 NEEDS_ALPN = frozenset({"mmtp/1", "h2"})
 """Protocols that a client must ask for by ALPN; without it one of the others is meant."""
+TICKET_PROTOCOL = "mmtp/1"
+"""The one whose HELLO holds a ticket of ours against device, certificate and revocations. Over another one nobody would, and
+who has the ticket alone would come in where certificates are required."""
 _FAILED_HANDSHAKES = (CloseReason.HANDSHAKE_FAILED, CloseReason.HANDSHAKE_TIMEOUT)
 
 
@@ -222,6 +225,11 @@ class TlsConnection(RecordConnection):
         info.resumed = event.resumed
         if event.psk_identity:
             info.ticket = event.psk_identity
+            if event.alpn != TICKET_PROTOCOL:
+                count(tls.psk_refused, "other_protocol")
+                why = f"expected a ticket over {TICKET_PROTOCOL}, got one over {event.alpn or 'no ALPN'}"
+                self._refuse_handshake(NO_APPLICATION_PROTOCOL, why)
+                return
         if event.peer_certificate:
             info.certificate = event.peer_certificate
             info.fingerprint = sha256(event.peer_certificate).digest()
