@@ -191,14 +191,23 @@ class MemoryMqttStore:
         session = self._sessions.get(client_id)
         chosen: list[QueuedMessage] = []
         if session is not None:
-            self._drop_expired(session, self._wall(), SWEEP)
+            now = self._wall()
+            stale: list[int] = []
             for entry in session.in_wait():
                 if entry.number <= after:
                     continue
+                if has_expired(entry.message.expires_at, now):
+                    stale.append(entry.number)
+                    continue
                 max_bytes -= size_of(entry.message)
-                if len(chosen) >= limit or (chosen and max_bytes < 0):
+                if chosen and max_bytes < 0:
+                    # those behind the last that is given are another read's
+                    stale = [number for number in stale if number < chosen[-1].number]
                     break
                 chosen.append(replace(entry))
+                if len(chosen) >= limit:
+                    break
+            self._expire(session, stale[:SWEEP])
         return succeed(chosen)
 
     def inflight(self, client_id: str) -> Deferred[list[QueuedMessage]]:
@@ -246,7 +255,10 @@ class MemoryMqttStore:
 
     def _drop_expired(self, session: _Session, now: float, most: int) -> int:
         stale = [entry.number for entry in session.in_wait() if has_expired(entry.message.expires_at, now)][:most]
-        for number in stale:
-            session.remove(number)
-        self._counters.expired += len(stale)
+        self._expire(session, stale)
         return len(stale)
+
+    def _expire(self, session: _Session, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            session.remove(number)
+        self._counters.expired += len(numbers)

@@ -51,7 +51,6 @@ class SqliteMqttStore:
         self._counters = counters or MqttCounters()
         self._table = MqttTable(settings)
         self._loaded = MqttState()
-        self._waiting_at_start: dict[str, int] = {}
         self._log = Logger()
         database.on_start(self._load)
 
@@ -61,18 +60,14 @@ class SqliteMqttStore:
 
     def _load(self, connection: sqlite3.Connection) -> None:
         self._loaded, highest = mqtt_rows.load(connection, rows.micros(self._wall()))
-        self._waiting_at_start = {each.client_id: each.queued for each in self._loaded.sessions if each.queued}
-        self._table.start(connection, highest)
+        waiting = {each.client_id: each.queued for each in self._loaded.sessions if each.queued}
+        self._table.start(connection, highest, waiting)
 
     def bound(self, client_id: str, max_queued: int, max_queued_bytes: int) -> None:
         self._table.bound(client_id, max_queued, max_queued_bytes)
 
     def waiting(self, client_id: str) -> int:
-        found = self._table.waiting(client_id)
-        if found is None:
-            # Nothing has happened to it since the start.
-            return self._waiting_at_start.get(client_id, 0)
-        return found
+        return self._table.waiting(client_id)
 
     # ------------------------------------------------------------ sessions
 

@@ -77,6 +77,8 @@ class SessionCache:
         self.own_bounds: dict[str, tuple[int, int]] = {}
         """Of sessions with bounds of their own, by client id. Written on the reactor's thread, whole entries."""
         self._drop_old = settings.queue_overflow == "drop_old"
+        self.unremembered: dict[str, int] = {}
+        """How many messages wait for stored sessions that are not in `sessions`, by client id; only where some do."""
         self._by_number: dict[int, Session] = {}
         self.sessions: dict[str, Session] = {}
         """By client id."""
@@ -88,8 +90,16 @@ class SessionCache:
         """Messages and bytes that may wait for it."""
         return self.own_bounds.get(client, self._bounds)
 
+    def waiting(self, client: str) -> int:
+        """About how many messages wait for it. Runs on the reactor's thread."""
+        # asked first, since `add` writes it last: a session that comes in meanwhile is found in one of them
+        unremembered = self.unremembered.get(client, 0)
+        session = self.get(client)
+        return unremembered if session is None else session.waiting
+
     def clear(self) -> None:
-        """Forget everything."""
+        """Forget everything but what reports ask for."""
+        self.unremembered.update((each.client, each.waiting) for each in self.sessions.values() if each.waiting)
         self.sessions.clear()
         self._by_number.clear()
         self.entries.clear()
@@ -106,6 +116,7 @@ class SessionCache:
     def add(self, session: Session) -> Session:
         """Remember it."""
         self.sessions[session.client] = self._by_number[session.number] = session
+        self.unremembered.pop(session.client, None)
         return session
 
     def remove(self, client: str) -> Session | None:
@@ -115,9 +126,15 @@ class SessionCache:
             del self._by_number[session.number]
         return session
 
-    def numbered(self, number: int) -> Session | None:
-        """The session with this number, if it is remembered."""
-        return self._by_number.get(number)
+    def expired(self, number: int, client: str, entry: Entry) -> None:
+        """A waiting row of any session, remembered or not, was swept away."""
+        session = self._by_number.get(number)
+        if session is not None:
+            session.left(entry)
+        elif self.unremembered.get(client, 0) > 1:
+            self.unremembered[client] -= 1
+        else:
+            self.unremembered.pop(client, None)
 
     def find(self, client: str, number: int) -> tuple[Session, Entry] | None:
         """A row that the batch named, while it exists."""

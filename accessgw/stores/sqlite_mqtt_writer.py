@@ -44,8 +44,9 @@ class MqttTable:
             commands.Sweep: self._nothing,
         }
 
-    def start(self, connection: sqlite3.Connection, highest: int) -> None:
-        """Numbers go on from what is stored; `highest` is that of the queues."""
+    def start(self, connection: sqlite3.Connection, highest: int, waiting: dict[str, int]) -> None:
+        """Numbers go on from what is stored; `highest` is that of the queues, `waiting` how many wait, by client id."""
+        self._cache.unremembered = waiting
         self._last_number = highest
         newest = "SELECT coalesce(max(number), 0) FROM"
         self._last_session = connection.execute(f"{newest} mqtt_session").fetchone()[0]
@@ -55,10 +56,9 @@ class MqttTable:
         """Runs on the reactor's thread."""
         self._cache.own_bounds[client] = (max_queued, max_bytes)
 
-    def waiting(self, client: str) -> int | None:
-        """Runs on the reactor's thread, for reports; None while nothing is known of the session."""
-        session = self._cache.get(client)
-        return None if session is None else session.waiting
+    def waiting(self, client: str) -> int:
+        """Runs on the reactor's thread, for reports."""
+        return self._cache.waiting(client)
 
     def forget(self) -> None:
         self._cache.clear()
@@ -235,18 +235,17 @@ class MqttTable:
     def _sweep(self, connection: sqlite3.Connection, now: int) -> tuple[int, int]:
         found = rows.query(
             connection,
-            "session, number, message, shared, packet_id, size",
+            "session, (SELECT client FROM mqtt_session WHERE mqtt_session.number = session), "
+            "number, message, shared, packet_id, size",
             "(SELECT * FROM mqtt_queue WHERE expires_at IS NOT NULL AND packet_id = 0 AND expires_at <= ? "
             "ORDER BY expires_at LIMIT ?)",
             (now, SWEEP),
         )
-        for number, *row in found:
-            session = self._cache.numbered(number)
+        for number, client, *row in found:
             entry = Entry(*row)
             self._plan.gone.append((number, entry.number))
             self._let_go(entry)
-            if session is not None:
-                session.left(entry)
+            self._cache.expired(number, client, entry)
         self._write_plan(connection)
         retained = connection.execute(
             "DELETE FROM mqtt_retained WHERE number IN (SELECT number FROM mqtt_retained WHERE expires_at IS NOT NULL "

@@ -191,6 +191,21 @@ def test_a_failing_commit_stores_nothing_and_the_counts_are_right_after_it(made:
     assert made.dropped() == 1
 
 
+def test_how_many_wait_is_still_known_after_a_failing_commit(made: MqttStores) -> None:
+    for client in "abc":
+        made.session(client)
+    made.publish("a", "b")
+    made.reopened()
+    made.publish("b")
+    disk_is_full.set()
+    with pytest.raises(StoreUnavailable):
+        made.session("d")
+    disk_is_full.clear()
+    assert [made.store.waiting(client) for client in "abc"] == [1, 2, 0]
+    made.publish("b", "c")
+    assert [made.store.waiting(client) for client in "abc"] == [1, 3, 1]
+
+
 def test_a_full_disk_refuses_and_recovers(made: MqttStores, tmp_path: Path) -> None:
     made.settings = MqttSettings()
     made.reopened()

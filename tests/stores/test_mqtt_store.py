@@ -391,6 +391,20 @@ def test_how_many_wait_is_known_without_asking_the_disk(mqtt: Any) -> None:
     assert mqtt.store.waiting("a") == 1
 
 
+def test_what_waits_for_a_session_that_ends_or_expires_after_a_restart_is_known_too(mqtt: Any) -> None:
+    for client in "abc":
+        mqtt.session(client)
+    mqtt.publish("a", "b")
+    mqtt.publish("b", "c", expires_at=NOW + 1)
+    mqtt.publish("c", expires_at=NOW + 1)
+    mqtt.reopened()
+    assert [mqtt.store.waiting(client) for client in "abc"] == [1, 2, 2]
+    mqtt.wait(mqtt.store.end_session("a"))
+    assert [mqtt.store.waiting(client) for client in "abc"] == [0, 2, 2]
+    mqtt.wait(mqtt.store.sweep(NOW + 1))
+    assert [mqtt.store.waiting(client) for client in "abc"] == [0, 1, 0]
+
+
 @pytest.mark.parametrize("bound", [1, 2, 40, 64])
 def test_a_storm_into_a_full_queue_leaves_the_newest(open_mqtt: Any, bound: int) -> None:
     mqtt = open_mqtt(max_queued=bound, max_queued_bytes=10**6)
@@ -423,6 +437,23 @@ def test_what_has_expired_is_left_out_removed_and_counted(mqtt: Any) -> None:
     assert mqtt.inflight("a") == []
     assert mqtt.mqtt_counters.expired == 3
     assert mqtt.reopened().sessions[0].queued == 3
+
+
+def test_a_read_removes_the_expired_ones_that_it_passes_and_no_others(mqtt: Any) -> None:
+    mqtt.session("a")
+    numbers = [mqtt.publish("a", body=b"%d" % n, expires_at=None if n % 2 else NOW + 1)[0] for n in range(6)]
+    mqtt.now = NOW + 1
+    for options, waiting in [
+        ({"after": numbers[0], "limit": 1}, 6),
+        ({"limit": 1}, 5),
+        ({"max_bytes": 3}, 5),
+        ({"max_bytes": 4}, 4),
+        ({"after": numbers[3], "limit": 2}, 3),
+    ]:
+        assert mqtt.read("a", **options)
+        assert mqtt.inflight("a") == []
+        assert mqtt.store.waiting("a") == waiting
+    assert mqtt.mqtt_counters.expired == 3
 
 
 def test_nothing_but_expired_messages_is_read_as_nothing(mqtt: Any) -> None:
