@@ -14,8 +14,9 @@ from accessgw.model.reasons import CloseReason
 from accessgw.transports.services import TransportServices
 from accessgw.transports.stream import ESTABLISHED, FLUSHING, HELLO, StreamConnection, ignore
 from protocols.errors import LocalError, RemoteError, without_frames
-from protocols.tls.alerts import name_of
+from protocols.tls.alerts import NO_RENEGOTIATION, name_of
 from protocols.tls.engine import CloseNotifyReceived, PlaintextReceived, TlsEvent, TlsRecords
+from protocols.tls.record_protection import ALERT
 from protocols.tls.records import RecordLayer
 
 
@@ -92,6 +93,9 @@ class RecordConnection(StreamConnection):
         answer = records.to_send()
         if answer:
             self._send(answer)
+            if failure is None and answer[0] == ALERT:
+                # In the clear, so TLS 1.2, which goes on after a warning. The only one that reading brings about.
+                failure = RemoteError(NO_RENEGOTIATION, "TLS: the peer wants to renegotiate")
         self._handle(records.events())
         if failure is not None:
             self._refuse(failure)

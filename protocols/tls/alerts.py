@@ -20,6 +20,7 @@ DECRYPT_ERROR = 51
 PROTOCOL_VERSION = 70
 INTERNAL_ERROR = 80
 USER_CANCELED = 90
+NO_RENEGOTIATION = 100
 MISSING_EXTENSION = 109
 CERTIFICATE_REQUIRED = 116
 NO_APPLICATION_PROTOCOL = 120
@@ -60,6 +61,12 @@ _BY_TEXT = (
     ("unexpected", UNEXPECTED_MESSAGE),
     ("bad record type", UNEXPECTED_MESSAGE),
     ("http request", UNEXPECTED_MESSAGE),
+    # floods and disorder after the hand-shake, of which OpenSSL's alert is sealed
+    ("record too small", UNEXPECTED_MESSAGE),
+    ("invalid alert", UNEXPECTED_MESSAGE),
+    ("too many warn alerts", UNEXPECTED_MESSAGE),
+    ("ccs received early", UNEXPECTED_MESSAGE),
+    ("no renegotiation", HANDSHAKE_FAILURE),
     ("illegal parameter", ILLEGAL_PARAMETER),
 )
 

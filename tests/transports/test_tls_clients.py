@@ -197,9 +197,8 @@ def test_nobody_renegotiates(played):
     said, reasons, details = outcome(played, "renegotiated")
     assert "RENEGOTIATING" in said
     assert "no renegotiation" in said, said[-2000:]
-    # the client gives up with an alert when its wish is refused
     assert reasons == ["protocol_error"]
-    assert details[0].startswith("alert 40 (handshake_failure)")
+    assert details[0].startswith("alert 100 (no_renegotiation)")
 
 
 async def key_updates(reactor, state):
