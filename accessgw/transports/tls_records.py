@@ -69,6 +69,19 @@ class RecordConnection(StreamConnection):
         else:
             super().close(reason, detail)
 
+    def pause(self) -> None:
+        if self._released:
+            self._paused = True
+        else:
+            super().pause()
+
+    def resume(self) -> None:
+        if self._released:
+            # What comes now is for who has the keys: to read it would lose it. take_back() reads on.
+            self._paused = False
+        else:
+            super().resume()
+
     def finish(self, reason: CloseReason, detail: str = "") -> None:
         # The peer should hear close_notify (RFC 8446 6.1), and its own may still be unread.
         self.close(reason, detail)
@@ -127,12 +140,13 @@ class RecordConnection(StreamConnection):
 
     def release(self) -> Released | None:
         """Leave the reactor with the socket open, and give what another goes on with. None for a connection that has to
-        stay: OpenSSL has its records, it has no binding yet or none that can move, or it is ending."""
+        stay: OpenSSL has its records, it has no binding yet or none that can move, it is ending, or the last step of its
+        hand-shake is being told, behind which there may be more to say and to read."""
         records, binding = self._records, self._binding
         leave = getattr(binding, "leave", None)
         if leave is None or not isinstance(records, RecordLayer):
             return None
-        if self._farewell is not None or self._phase not in (HELLO, ESTABLISHED):
+        if self._farewell is not None or self._held is not None or self._phase not in (HELLO, ESTABLISHED):
             return None
         # In full: the other process will have the file too, so that closing ours would not take it out of the set.
         self._reactor.removeReader(self)
@@ -176,7 +190,8 @@ class RecordConnection(StreamConnection):
         self.receive_with(self._ciphertext)
         self._phase = HELLO
         self.established()
-        self._reactor.addReader(self)
+        if not self._paused:
+            self._reactor.addReader(self)
         unsent = records.to_send()
         if unsent:
             self._send(unsent)
