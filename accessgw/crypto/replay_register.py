@@ -22,14 +22,14 @@ import struct
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from twisted.logger import Logger
 
-from accessgw.crypto.shared_file import SharedFile, SharedFileError
+from accessgw.crypto.shared_file import CHECK_INTERVAL, SharedFile, SharedFileError
 
 log = Logger()
 
@@ -122,6 +122,8 @@ class ReplayRegister:
         self._map: mmap.mmap | None = None
         self._closed = False
         self._told_at = float("-inf")
+        self._named_at = float("-inf")
+        """When the file was last seen under its name."""
         with _one_writer:
             self._join(now, starting=True)
 
@@ -153,8 +155,11 @@ class ReplayRegister:
         with _one_writer:
             try:
                 self._follow(now)
-                with self._locked():
+                self._lock()
+                try:
                     return self._strike(len(identity).to_bytes(2, "big") + identity + random, now)
+                finally:
+                    fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
             except (OSError, SharedFileError) as error:
                 self._tell(now, str(error))
                 return False
@@ -176,7 +181,8 @@ class ReplayRegister:
             state = state._replace(generation=state.generation + ahead, started=now, used=0)
             state = self._write(state)
         digest = hashlib.blake2b(flight, key=self._header.key, digest_size=_DIGEST).digest()
-        if self._find(digest, state.generation - 1) is None:
+        # The first generation follows none, whose places would all look taken.
+        if state.generation > 1 and self._find(digest, state.generation - 1) is None:
             return False
         place = self._find(digest, state.generation)
         if not place:
@@ -240,36 +246,41 @@ class ReplayRegister:
         self._map[place : place + _STATE.size + 4] = content + zlib.crc32(content).to_bytes(4, "big")
         return state
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _lock(self) -> None:
+        """Keep other processes out, until the lock of the whole file is given back. OSError after PATIENCE."""
         until = time.monotonic() + PATIENCE
         while True:
             try:
                 # of the process, not of the descriptor: a child that was forked meanwhile does not inherit it
                 fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
+                return
             except (BlockingIOError, PermissionError):
                 if time.monotonic() > until:
                     raise
                 # A strike of another process takes some 20 us, and PATIENCE bounds what this one waits in all.
                 time.sleep(0.0001)
-        try:
-            yield
-        finally:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
 
     # ---------------------------------------------------------------- the file
 
     def _follow(self, now: float) -> None:
         """Go over to the file that has the name now: a process with another one would know nothing of its flights."""
-        if self._map is not None:
-            with suppress(FileNotFoundError):
-                state = os.stat(self._file.path)
-                if (state.st_dev, state.st_ino) == self._inode:
-                    return
+        if self._map is not None and self._has_its_name(now):
+            return
         if self._closed:
             raise SharedFileError(f"{self._file.path}: is closed")
         self._join(now, starting=False)
+
+    def _has_its_name(self, now: float) -> bool:
+        """A file that is removed, or that another one takes the name of, loses its only link, which is cheap to see. That
+        somebody has moved it is seen within a second."""
+        if abs(now - self._named_at) < CHECK_INTERVAL:
+            return os.fstat(self._descriptor).st_nlink > 0
+        with suppress(FileNotFoundError):
+            state = os.stat(self._file.path)
+            if (state.st_dev, state.st_ino) == self._inode:
+                self._named_at = now
+                return True
+        return False
 
     def _join(self, now: float, *, starting: bool) -> None:
         """Only at the start a register of another size is replaced: it must not go to and fro between processes."""
@@ -295,6 +306,7 @@ class ReplayRegister:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+        self._named_at = float("-inf")
 
     def _fits(self) -> bool:
         header = self._header

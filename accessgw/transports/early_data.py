@@ -42,13 +42,12 @@ class EarlyPhase:
         """Note the first flight in the register of replays; before any byte of it has an effect."""
         services = self._services
         guard, tls, now = services.replays, services.tls, services.wall()
-        if guard is None or not guard.ready(now):
-            tls.early_refused["not_ready"] = tls.early_refused.get("not_ready", 0) + 1
-        elif not guard.strike(identity, client_random, now):
-            tls.early_refused["replay"] = tls.early_refused.get("replay", 0) + 1
-        else:
+        if guard is not None and guard.strike(identity, client_random, now):
             self.replayed = False
             tls.early_accepted += 1
+            return
+        reason = "replay" if guard is not None and guard.ready(now) else "not_ready"
+        tls.early_refused[reason] = tls.early_refused.get(reason, 0) + 1
 
     def received(self, data: bytes) -> None:
         """The next bytes of it."""

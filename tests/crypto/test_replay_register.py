@@ -14,7 +14,7 @@ from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from accessgw.core.interfaces.tls import ReplayGuard
 from accessgw.crypto import replay_register
 from accessgw.crypto.replay_register import TICKET_AGE, TOLERANCE, ReplayRegister, boot_id
-from accessgw.crypto.shared_file import SharedFile, SharedFileError
+from accessgw.crypto.shared_file import CHECK_INTERVAL, SharedFile, SharedFileError
 
 NOW = 1_800_000_000.0
 WINDOW = 10.0
@@ -233,6 +233,38 @@ def test_a_process_with_another_setting_draws_the_others_after_it(register: Open
     later = READY + WAIT
     assert one.strike(TICKET, flight(2), later)
     assert not other.strike(TICKET, flight(2), later)
+
+
+def test_another_register_is_followed_at_the_next_strike(register: Open) -> None:
+    one = register()
+    assert one.strike(TICKET, flight(1), READY)
+    other = register(READY, entries=2048)
+    assert (one.problem(READY), other.problem(READY)) == ("new", "new")
+
+
+def test_a_register_that_was_moved_is_left_within_a_second(register: Open, tmp_path: Path) -> None:
+    seen, path = register(), tmp_path / "keys" / "seen"
+    assert seen.strike(TICKET, flight(1), READY)
+    path.rename(path.with_name("moved"))
+    assert not seen.strike(TICKET, flight(2), READY + CHECK_INTERVAL)
+    assert seen.problem(READY + CHECK_INTERVAL) == "new"
+
+
+def test_a_strike_looks_at_a_few_places_from_the_first_generation_on(
+    register: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A place of zeroes looked taken by the generation before the first, so that all PROBES were tried."""
+    looked: list[int] = []
+    find = ReplayRegister._find
+    monkeypatch.setattr(
+        ReplayRegister,
+        "_find",
+        lambda seen, digest, generation: looked.append(generation) or find(seen, digest, generation),
+    )
+    seen = register()
+    assert seen.strike(TICKET, flight(1), READY)
+    assert seen.strike(TICKET, flight(2), READY + LIFE)
+    assert looked == [1, 1, 2]
 
 
 def test_a_register_that_forgets_too_soon_for_this_process_is_not_used(register: Open) -> None:

@@ -78,6 +78,8 @@ class Guard:
         return self.is_ready
 
     def strike(self, identity, random, now):
+        if not self.is_ready:
+            return False
         new = (identity, random) not in self.seen
         self.seen.add((identity, random))
         return new
