@@ -30,8 +30,9 @@ from accessgw.model.counters import TlsCounters
 from accessgw.model.listener_settings import CertificateSettings, ListenerSettings
 from accessgw.model.settings import GatewaySettings
 from accessgw.transports.doorbell import Doorbell
+from accessgw.transports.handshake_crew import HandshakeCrew
 from accessgw.transports.handshakes import HandshakePool, LastSteps, PinnedHandshakes
-from protocols.tls.engines import PURE, WHY_NOT_NATIVE, native_version
+from protocols.tls.engines import PURE, WHY_NOT_NATIVE, make_crew, native_version
 
 log = Logger()
 
@@ -67,6 +68,7 @@ class TlsRooms:
                 counters=counters,
             )
         self._doorbell = Doorbell(reactor)
+        self._crew: HandshakeCrew | None = None
         self.handshakes = self._pool(reactor)
         self.tickets: dict[str, TicketOffice] = {}
         """By name of the listener, for those that give tickets."""
@@ -86,6 +88,8 @@ class TlsRooms:
     def start(self) -> None:
         """Begin what repeats, and listen to the threads."""
         self._doorbell.start()
+        if self._crew is not None:
+            self._crew.start()
         if self.signing is not None:
             self.signing.start()
         if self.keys is not None:
@@ -115,6 +119,9 @@ class TlsRooms:
         last_steps = LastSteps(self._counters, at_turn_end, turn_is_over=turn_is_over)
         threads, waiting = tls.handshake_threads, tls.handshake_queue
         if self.signing is None:
+            make = make_crew()
+            if make is not None:
+                self._crew = HandshakeCrew(make, self._counters, reactor, threads=threads, at_turn_end=at_turn_end)
             return HandshakePool(
                 self._counters,
                 threads=threads,
@@ -123,6 +130,7 @@ class TlsRooms:
                 call_from_thread=call_from_thread,
                 last_steps=last_steps,
                 at_turn_end=at_turn_end,
+                crew=self._crew,
             )
         return PinnedHandshakes(
             self._counters,

@@ -180,6 +180,10 @@ class ServerContexts:
     def engine(self) -> TlsEngine:
         return self._current.engine(detachable=True)
 
+    @property
+    def offloaded(self) -> bool:
+        return self._current.offloaded
+
     def prepare(self) -> Callable[[], None]:
         """Load the files again; what it returns brings them into force. CertificateError, and nothing changed.
 
@@ -208,8 +212,8 @@ class ServerContexts:
         """Those in force, and those in the files that wait for the signer to have their keys."""
         return self._loaded, self._awaited
 
-    def knows_ticket(self, identity: bytes) -> bool:
-        return self._find(identity) is not None
+    def is_own_ticket(self, identity: bytes) -> bool:
+        return self._options.tickets is not None and len(identity) == TICKET_IDENTITY
 
     def identify(self, certificate: bytes, chain: Sequence[bytes] = ()) -> tuple[str, Serials]:
         serials = self._refuse_revoked(certificate, chain)
@@ -334,9 +338,10 @@ class ServerContexts:
     def _find(self, identity: bytes) -> ExternalPsk | None:
         tickets = self._options.tickets
         opened = tickets.open(identity, self._wall()) if tickets is not None else None
-        if opened is None:
+        key = None if tickets is None or opened is None else tickets.key(opened)
+        if key is None:
             return None
-        return ExternalPsk(identity, opened.key, max_early_data=self._options.early_data, alpn=TICKET_PROTOCOL)
+        return ExternalPsk(identity, key, max_early_data=self._options.early_data, alpn=TICKET_PROTOCOL)
 
     def _find_and_count(self, identity: bytes) -> ExternalPsk | None:
         found = self._find(identity)

@@ -14,12 +14,11 @@ from twisted.logger import Logger
 
 from accessgw.core.interfaces.tls import Signer
 from accessgw.model.counters import TlsCounters
+from accessgw.transports.handshake_crew import DELIVERED_PER_TURN, HandshakeCrew
 from protocols.tls.engines import leave_thread
 
 _log = Logger()
 
-DELIVERED_PER_TURN = 16
-"""Steps that are told to their connections in one turn of the reactor: a storm of reconnects leaves time for others."""
 TELL_AFTER = 0.002
 """Seconds that a finished step may wait until the reactor is told of it together with the next."""
 SLICE = 0.001
@@ -113,12 +112,14 @@ class HandshakePool:
         signer: Signer | None = None,
         last_steps: LastSteps | None = None,
         at_turn_end: Callable[[Callable[[], None]], object] = lambda function: function(),
+        crew: HandshakeCrew | None = None,
     ) -> None:
         """`waiting`: steps in the queue beyond which it is full; `unfinished`: hand-shakes under way beyond which it is.
         `call_from_thread` is the reactor's. `signer` makes the signatures that engines with their private keys elsewhere
         stop for. Without `last_steps` the threads make them, too. `at_turn_end` is the reactor's: what one turn has for
-        the threads wakes them once."""
+        the threads wakes them once. With a `crew` steps of OffloadedEngines are submitted there, and counted here."""
         self.signer = signer
+        self.crew = crew
         self._counters = counters
         self._size = threads
         self._bound = waiting
@@ -184,6 +185,8 @@ class HandshakePool:
         self._stopped = True
         if self._last_steps is not None:
             self._last_steps.stop()
+        if self.crew is not None:
+            self.crew.stop()
         self._counters.pool_waiting -= len(self._begun) + len(self._fresh)
         self._begun.clear()
         self._fresh.clear()

@@ -80,7 +80,8 @@ class TlsConnection(RecordConnection):
             waiting, unfinished = services.tls.pool_waiting, services.tls.unfinished
             self.abort(CloseReason.OVERLOAD, f"{waiting} steps of {unfinished} hand-shakes wait")
             return
-        self._handshake = TlsHandshake(self._contexts.engine, services.handshakes, self._stepped)
+        contexts = self._contexts
+        self._handshake = TlsHandshake(contexts.engine, services.handshakes, self._stepped, contexts.offloaded)
         self.receive_with(self._shake_hands)
         self._shake_hands(data)
 
@@ -287,7 +288,7 @@ class TlsConnection(RecordConnection):
             info = self.info
             info.early = info.resumed = True
             info.alpn, info.server_name = event.alpn, event.server_name
-            if self._contexts.knows_ticket(event.identity):
+            if self._contexts.is_own_ticket(event.identity):
                 info.ticket = event.identity
             early = self._early = EarlyPhase(self._services)
             factory = self._factories.get(event.alpn)

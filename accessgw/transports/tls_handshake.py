@@ -10,8 +10,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from accessgw.core.interfaces.tls import SigningFailed
+from accessgw.transports.handshake_crew import HandshakeCrew
 from accessgw.transports.handshakes import HandshakePool, PinnedHandshakes
 from protocols.errors import LocalError, RemoteError, without_frames
+from protocols.tls.crew import OffloadedEngine
 from protocols.tls.engine import TlsEngine, TlsEvent, TlsRecords
 from protocols.tls.record_state import DetachedState
 from protocols.tls.records import RecordLayer
@@ -39,17 +41,23 @@ class TlsHandshake:
     """
 
     __slots__ = (
-        "_abandoned", "_asked", "_counted", "_engine", "_inbox", "_make", "_pending", "_pool", "_signed", "_told", "_wanted",
+        "_abandoned", "_asked", "_counted", "_crew", "_engine", "_inbox", "_make", "_pending", "_pool", "_signed", "_told", "_wanted",
         "_work",
         "answer", "busy", "defect", "detached", "events", "failure", "held", "records",
     )  # fmt: skip
 
     def __init__(
-        self, make: Callable[[], TlsEngine], pool: HandshakePool | PinnedHandshakes, told: Callable[[], None]
+        self,
+        make: Callable[[], TlsEngine],
+        pool: HandshakePool | PinnedHandshakes,
+        told: Callable[[], None],
+        offloaded: bool = False,
     ) -> None:
-        """`make` is called on a thread of the pool; `told` on the reactor's, after each step."""
+        """`make` is called on a thread of the pool; `told` on the reactor's, after each step. `offloaded`: it makes an
+        OffloadedEngine, whose steps are for the pool's crew if there is one."""
         self._make = make
         self._pool = pool.lane()
+        self._crew = self._pool.crew if offloaded else None
         self._pool.begun()
         self._counted = True
         """Among the unfinished ones."""
@@ -102,12 +110,25 @@ class TlsHandshake:
 
     def _run_step(self, data: bytes) -> None:
         self.busy = True
-        self._work = data
         engine = self._engine
         if engine is not None and engine.only_finished_left and len(data) <= SHORT:
+            self._work = data
             self._pool.submit_last(self)
+        elif self._crew is not None:
+            self._offload(self._crew, data)
         else:
+            self._work = data
             self._pool.submit(self, engine is not None)
+
+    def _offload(self, crew: HandshakeCrew, data: bytes) -> None:
+        engine = self._engine
+        try:
+            if engine is None:
+                self._engine = self._make()
+            crew.submit(cast("OffloadedEngine", self._engine), data, self, engine is not None)
+        except Exception as error:
+            self.defect = error
+            self.done()
 
     def take(self) -> bytes:
         """What has come and is not worked through."""
@@ -151,6 +172,8 @@ class TlsHandshake:
             self.busy = False
         if not self.busy:
             self._let_go()
+        elif self._crew is not None and self._engine is not None:
+            cast("OffloadedEngine", self._engine).cancel()
 
     def _let_go(self) -> None:
         """Free the engine. One that has stopped for a signature only its own thread can: with a last step."""
@@ -169,6 +192,21 @@ class TlsHandshake:
         if self._counted:
             self._counted = False
             self._pool.finished()
+
+    def resume(self, state: int) -> None:
+        """The crew has made the step; done() follows."""
+        engine = self._engine
+        if self._abandoned or engine is None:
+            self._engine = None
+            return
+        try:
+            try:
+                cast("OffloadedEngine", engine).resume(state)
+            except RemoteError as error:
+                self.failure = without_frames(error)
+            self._collect(engine)
+        except Exception as error:
+            self.defect = error
 
     def done(self) -> None:
         if self.records is not None:
@@ -228,6 +266,10 @@ class TlsHandshake:
             self.failure = without_frames(error)
         if self._pool.signer is not None and self.failure is None:
             self._wanted = cast("SigningEngine", engine).pending_signature()
+        self._collect(engine)
+
+    def _collect(self, engine: TlsEngine) -> None:
+        """What a step brought."""
         self.answer = engine.to_send()
         self.events = engine.events()
         if not engine.handshaken or self.failure is not None:

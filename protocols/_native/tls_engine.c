@@ -10,6 +10,7 @@
 #include <Python.h>
 #include <dlfcn.h>
 
+#include "tls_crew.h"
 #include "tls_handshake.h"
 
 static void *library;
@@ -306,18 +307,6 @@ static PyObject *Connection_new(PyTypeObject *type, PyObject *args, PyObject *ke
     conn->chosen = -1, conn->whole = 1, conn->detachable = (char)detachable, conn->alert = -1;
     conn->reads_early = conn->context->max_early_data > 0;
     connection_count++;
-    ERR_clear_error();
-    BIO *in = BIO_new(BIO_s_mem()), *out = BIO_new(BIO_s_mem());
-    conn->ssl = SSL_new(conn->context->ctx);
-    if (conn->ssl == NULL || in == NULL || out == NULL || SSL_set_ex_data(conn->ssl, 0, conn) != 1) {
-        BIO_free(in), BIO_free(out);
-        Py_DECREF(self);
-        return refused("no connection");
-    }
-    SSL_set_bio(conn->ssl, in, out);
-    conn->in = in, conn->out = out;
-    SSL_set_accept_state(conn->ssl);
-    if (conn->context->signs_elsewhere) SSL_ctrl(conn->ssl, CTRL_MODE, MODE_ASYNC, NULL);
     return (PyObject *)self;
 }
 
@@ -341,6 +330,10 @@ static Conn *alive(Connection *self) {
 
 static Conn *running(Connection *self) {
     Conn *conn = alive(self);
+    if (conn != NULL && conn->ssl == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "nothing has come yet");
+        return NULL;
+    }
     if (conn == NULL || !conn->stopped) return conn;
     PyErr_SetString(PyExc_RuntimeError, "the hand-shake waits for a signature");
     return NULL;
@@ -350,10 +343,9 @@ static PyObject *Connection_feed(Connection *self, PyObject *args) {
     Py_buffer data;
     Conn *conn = alive(self);
     if (conn == NULL || !PyArg_ParseTuple(args, "y*", &data)) return NULL;
-    int size = data.len <= INT32_MAX ? (int)data.len : -1;
-    int good = size == 0 || (size > 0 && BIO_write(conn->in, data.buf, size) == size);
+    int good = take_in(conn, data.buf, data.len);
     PyBuffer_Release(&data);
-    if (!good) return PyErr_NoMemory();
+    if (!good) return refused("no connection");
     Py_RETURN_NONE;
 }
 
@@ -432,6 +424,12 @@ static PyObject *Connection_refuse_early(Connection *self, PyObject *Py_UNUSED(n
     Conn *conn = alive(self);
     if (conn == NULL) return NULL;
     conn->refuses_early = 1;
+    Py_RETURN_NONE;
+}
+
+/* Nobody waits for it any more: a crew that has not begun its step need not. From any thread that has the lock. */
+static PyObject *Connection_cancel(Connection *self, PyObject *Py_UNUSED(nothing)) {
+    if (self->conn != NULL) __atomic_store_n(&self->conn->cancelled, 1, __ATOMIC_RELAXED);
     Py_RETURN_NONE;
 }
 
@@ -576,7 +574,7 @@ static PyObject *peer_of(const Conn *conn) {
 
 /* What is known of the hand-shake: see native_engine.py for the order. */
 static PyObject *Connection_told(Connection *self, PyObject *Py_UNUSED(nothing)) {
-    Conn *conn = alive(self);
+    Conn *conn = running(self);
     if (conn == NULL) return NULL;
     const unsigned char *alpn = NULL;
     unsigned int alpn_size = 0;
@@ -651,6 +649,7 @@ static PyMethodDef Connection_methods[] = {
     {"identities", (PyCFunction)Connection_identities, METH_NOARGS, NULL},
     {"give_key", (PyCFunction)Connection_give_key, METH_VARARGS, NULL},
     {"refuse_early", (PyCFunction)Connection_refuse_early, METH_NOARGS, NULL},
+    {"cancel", (PyCFunction)Connection_cancel, METH_NOARGS, NULL},
     {"pending_signature", (PyCFunction)Connection_pending_signature, METH_NOARGS, NULL},
     {"answer", (PyCFunction)Connection_answer, METH_VARARGS, NULL},
     {"read", (PyCFunction)Connection_read, METH_NOARGS, NULL},
@@ -733,15 +732,17 @@ static PyMethodDef methods[] = {
 
 static int exec(PyObject *module) {
     context_type = (PyTypeObject *)PyType_FromSpec(&Context_spec);
-    PyObject *connection = PyType_FromSpec(&Connection_spec);
-    int failed = context_type == NULL || connection == NULL ||
+    connection_type = (PyTypeObject *)PyType_FromSpec(&Connection_spec);
+    PyObject *crew = PyType_FromSpec(&Crew_spec);
+    int failed = context_type == NULL || connection_type == NULL || crew == NULL ||
                  PyModule_AddObjectRef(module, "Context", (PyObject *)context_type) < 0 ||
-                 PyModule_AddObjectRef(module, "Connection", connection) < 0 ||
+                 PyModule_AddObjectRef(module, "Connection", (PyObject *)connection_type) < 0 ||
+                 PyModule_AddObjectRef(module, "Crew", crew) < 0 ||
                  PyModule_AddIntMacro(module, FAILED) < 0 || PyModule_AddIntMacro(module, WANT_BYTES) < 0 ||
                  PyModule_AddIntMacro(module, COMPLETE) < 0 || PyModule_AddIntMacro(module, WANT_SIGNATURE) < 0 ||
                  PyModule_AddIntMacro(module, WANT_KEYS) < 0 || PyModule_AddIntMacro(module, WANT_FINISHED) < 0 ||
                  PyModule_AddIntMacro(module, CLOSED) < 0;
-    Py_XDECREF(connection);
+    Py_XDECREF(crew);
     return failed ? -1 : 0;
 }
 

@@ -129,7 +129,7 @@ typedef struct Conn {
     unsigned char random[RANDOM];
     char reason[MAX_REASON];
     int alert;
-    char complete, failed, reads_early, offers_early, hello_seen, detachable, stopped, refuses_early, no_memory;
+    char complete, failed, reads_early, offers_early, hello_seen, detachable, stopped, refuses_early, no_memory, cancelled;
     /* The count of records under our application secret. */
     char counting, whole;
     unsigned long long counted;
@@ -424,7 +424,7 @@ static void note_reason(Conn *conn) {
         memcpy(conn->reason + at, text, size);
         at += size;
     }
-    long verdict = SSL_get_verify_result(conn->ssl);
+    long verdict = conn->ssl ? SSL_get_verify_result(conn->ssl) : 0;
     const char *why = verdict ? X509_verify_cert_error_string(verdict) : NULL;
     if (at && why != NULL && at + strlen(why) + 3 <= MAX_REASON) {
         memcpy(conn->reason + at, ": ", 2);
@@ -436,7 +436,7 @@ static void note_reason(Conn *conn) {
 
 /* Takes what OpenSSL wants to send, counting records; whole ones, as OpenSSL makes them. */
 static int drain(Conn *conn) {
-    size_t more = BIO_ctrl_pending(conn->out);
+    size_t more = conn->out ? BIO_ctrl_pending(conn->out) : 0;
     /* The step that makes the application secret makes our Finished, and nothing after it: see pyopenssl_engine.py. */
     int begin = conn->known & 1 << SERVER_APPLICATION;
     if (more) {
@@ -502,12 +502,34 @@ static int wait_or_fail(Conn *conn, int result) {
     }
 }
 
+/* OpenSSL's object, made with the first bytes: on the thread that needs it, and not for a peer that says nothing. */
+static int open_connection(Conn *conn) {
+    BIO *in = BIO_new(BIO_s_mem()), *out = BIO_new(BIO_s_mem());
+    SSL *ssl = in && out ? SSL_new(conn->context->ctx) : NULL;
+    if (ssl == NULL || SSL_set_ex_data(ssl, 0, conn) != 1) {
+        BIO_free(in), BIO_free(out), SSL_free(ssl);
+        return 0;
+    }
+    SSL_set_bio(ssl, in, out);
+    conn->ssl = ssl, conn->in = in, conn->out = out;
+    SSL_set_accept_state(ssl);
+    if (conn->context->signs_elsewhere) SSL_ctrl(ssl, CTRL_MODE, MODE_ASYNC, NULL);
+    return 1;
+}
+
+/* Ciphertext of the peer, for the next step. */
+static int take_in(Conn *conn, const void *data, Py_ssize_t size) {
+    if (conn->ssl == NULL && !open_connection(conn)) return 0;
+    return size == 0 || (size <= INT32_MAX && BIO_write(conn->in, data, (int)size) == (int)size);
+}
+
 /* Goes on with the hand-shake as far as it gets. */
 static int shake_hands(Conn *conn) {
     unsigned char chunk[CHUNK];
     size_t size;
     int result;
     ERR_clear_error();
+    if (conn->ssl == NULL && !open_connection(conn)) return fail(conn);
     while (conn->reads_early) {
         result = SSL_read_early_data(conn->ssl, chunk, sizeof chunk, &size);
         if (result == EARLY_READ) {

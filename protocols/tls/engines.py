@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from protocols.tls.crew import MakeCrew
 from protocols.tls.profiles import PROFILES
 from protocols.tls.server_context import ServerCertificate, ServerContext, ServerOptions
 
@@ -47,6 +48,15 @@ def native_version() -> str:
     from protocols.tls.native_engine import VERSION
 
     return VERSION
+
+
+def make_crew() -> MakeCrew | None:
+    """What makes a Crew for the engines in C; None where there are none."""
+    if _native is None:
+        return None
+    from protocols.tls.native_engine import Crew
+
+    return Crew
 
 
 def leave_thread() -> None:

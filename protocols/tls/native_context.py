@@ -55,6 +55,8 @@ class NativeServerContext:
         if not options.tickets:
             tickets = 0
         self._options = options
+        self.offloaded = all(one.key for chains in (options.certificates, *options.by_name.values()) for one in chains)
+        """Its engines are OffloadedEngines of protocols.tls.crew: none of them stops for a signature."""
         self.context = _context(options, options.certificates, tickets, revocation_lists)
         if options.by_name:
             self.context.set_names(

@@ -27,6 +27,7 @@ from protocols.tls.engine import (
     PlaintextReceived,
     TlsEvent,
 )
+from protocols.tls.handshake_notes import KeyLog
 from protocols.tls.psk import session_der
 from protocols.tls.record_state import DetachedState
 from protocols.tls.remote_keys import SigningNeeded
@@ -36,6 +37,9 @@ LIBSSL = "libssl.so.3"
 """The ABI that the extension declares for itself."""
 VERSION = tls_engine.load(LIBSSL)
 """Of OpenSSL, in its own words."""
+
+Crew = tls_engine.Crew
+"""See protocols.tls.crew."""
 
 reap = tls_engine.reap
 """Frees the connections that other threads have dropped while their hand-shakes were stopped on this one; how many."""
@@ -58,6 +62,7 @@ class NativeEngine:
         "_failure",
         "_holding",
         "_identity",
+        "_lookup_error",
         "_options",
         "_peer_closed",
         "_read_begun",
@@ -82,6 +87,8 @@ class NativeEngine:
         self._read_begun = False
         self._early_received = False
         self._identity: bytes | None = None
+        self._lookup_error: Exception | None = None
+        """What find_psk raised on a thread of the crew."""
         self._rest = b""
         """What was to be sent when OpenSSL's object was freed."""
         self._wanted: SigningNeeded | None = None
@@ -126,6 +133,31 @@ class NativeEngine:
         if events:
             self._events = []
         return events
+
+    # ------------------------------------------------------------------ on a crew, see protocols.tls.crew
+
+    def offload(self, crew: tls_engine.Crew, data: bytes, step: object, begun: bool) -> None:
+        crew.submit(self._alive(), data, step, begun, self._find_keys if self._options.find_psk is not None else None)
+
+    def cancel(self) -> None:
+        if self._connection is not None:
+            self._connection.cancel()
+
+    def resume(self, state: int) -> None:
+        connection = self._alive()
+        error, self._lookup_error = self._lookup_error, None
+        if error is not None:
+            self._lookup_failed(error)
+        self._come_back(connection, state)
+
+    def _find_keys(self) -> bool:
+        # On a thread of the crew, which has the connection: it is freed in resume().
+        try:
+            self._look_up(self._alive())
+        except Exception as error:
+            self._lookup_error = error
+            return False
+        return True
 
     # ------------------------------------------------------------------ signatures
 
@@ -216,8 +248,16 @@ class NativeEngine:
 
     def _shake_hands(self, connection: tls_engine.Connection, reason: str = "") -> None:
         while (state := connection.step()) == tls_engine.WANT_KEYS:
-            self._give_keys(connection)
-        self._log(connection)
+            try:
+                self._look_up(connection)
+            except Exception as error:
+                self._lookup_failed(error)
+        self._come_back(connection, state, reason)
+
+    def _come_back(self, connection: tls_engine.Connection, state: int, reason: str = "") -> None:
+        """The hand-shake went as far as it could."""
+        if self._options.key_log is not None:
+            self._log(connection, self._options.key_log)
         if self._options.max_early_data:
             self._take_early(connection)
         if state == tls_engine.WANT_SIGNATURE:
@@ -234,25 +274,22 @@ class NativeEngine:
             else:
                 self._read(connection)
 
-    def _give_keys(self, connection: tls_engine.Connection) -> None:
+    def _look_up(self, connection: tls_engine.Connection) -> None:
+        """Give the keys of the identities in the ClientHello. Raises what find_psk raises."""
         find, limit = self._options.find_psk, self._options.max_early_data
         if find is None:
             return
         for identity in connection.identities():
-            try:
-                psk = find(identity)
-                session = session_der(psk, limit) if psk is not None else b""
-            except Exception as error:
-                # Nothing is encrypted yet; OpenSSL waits, and sends no alert of its own.
-                self._rest = plaintext_alert(INTERNAL_ERROR)
-                self._fail(INTERNAL_ERROR, "hand-shake: the look-up of a pre-shared key failed", error)
+            psk = find(identity)
             if psk is not None:
-                connection.give_key(identity, session, psk.max_early_data > 0)
+                connection.give_key(identity, session_der(psk, limit), psk.max_early_data > 0)
 
-    def _log(self, connection: tls_engine.Connection) -> None:
-        log = self._options.key_log
-        if log is None:
-            return
+    def _lookup_failed(self, error: Exception) -> NoReturn:
+        # Nothing is encrypted yet; OpenSSL waits, and sends no alert of its own.
+        self._rest = plaintext_alert(INTERNAL_ERROR)
+        self._fail(INTERNAL_ERROR, "hand-shake: the look-up of a pre-shared key failed", error)
+
+    def _log(self, connection: tls_engine.Connection, log: KeyLog) -> None:
         try:
             for line in connection.lines().splitlines():
                 log(line)

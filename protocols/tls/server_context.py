@@ -116,6 +116,9 @@ class ServerContext:
     crypto.Error for certificates and keys that it refuses.
     """
 
+    offloaded = False
+    """Its engines need the interpreter's lock: what OpenSSL calls back is Python."""
+
     def __init__(self, options: ServerOptions) -> None:
         check_options(options)
         for wanted, there, what in (

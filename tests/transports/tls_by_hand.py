@@ -18,6 +18,7 @@ class ManualPool:
         self.full = False
         self.steps = []
         self.signer = None
+        self.crew = None
         self.unfinished = 0
 
     def lane(self):
@@ -51,6 +52,8 @@ class ManualPool:
 class Contexts:
     """A TlsContexts of certificates in memory."""
 
+    offloaded = False
+
     def __init__(self, **options):
         self.served = server(**options)
         self.made = 0
@@ -63,7 +66,7 @@ class Contexts:
     def identify(self, certificate, chain):
         return "", ()
 
-    def knows_ticket(self, identity):
+    def is_own_ticket(self, identity):
         return identity in self.tickets
 
 

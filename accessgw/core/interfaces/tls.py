@@ -18,6 +18,10 @@ class TlsContexts(Protocol):
     def engine(self) -> TlsEngine:
         """The server side of a new connection. Its hand-shake may run on another thread, one thread at a time."""
 
+    @property
+    def offloaded(self) -> bool:
+        """Whether its engines are OffloadedEngines (protocols.tls.crew)."""
+
     def prepare(self) -> Callable[[], None]:
         """Load the files again; what it returns brings them into force.
         An error has the path, and the old ones stay."""
@@ -25,8 +29,9 @@ class TlsContexts(Protocol):
     def expires_at(self) -> Mapping[str, float]:
         """Certificate name -> wall-clock second of notAfter."""
 
-    def knows_ticket(self, identity: bytes) -> bool:
-        """Whether it is that of a ticket of ours (TicketKeys.open)."""
+    def is_own_ticket(self, identity: bytes) -> bool:
+        """Whether the identity under which a peer has proved to have the key is that of a ticket of ours (TicketKeys), and
+        none of OpenSSL's. It may have ended since: opening it tells."""
 
     def identify(self, certificate: bytes, chain: Sequence[bytes] = ()) -> tuple[str, Serials]:
         """Who a verified client certificate (DER) names, by the listener's rule; empty when it names nobody. `chain` is
@@ -63,7 +68,8 @@ class Ticket:
 class OpenedTicket:
     """A ticket that this zone, listener and transport made, and that is not too old."""
 
-    key: bytes = field(repr=False)
+    identity: bytes
+    """What was opened."""
     issued: float
     """Wall-clock second, to the minute."""
     days: int
@@ -80,13 +86,19 @@ class OpenedTicket:
 
 
 class TicketKeys(Protocol):
-    """Makes and opens tickets of one listener's purpose. `open` and `matches` are called from hand-shake threads."""
+    """Makes and opens tickets of one listener's purpose. `open` and `key` are called from hand-shake threads."""
 
     def mint(self, now: float, binding: TicketBinding, days: int) -> Ticket:
         """A new ticket; `now` is the wall clock, `days` since the last full authentication."""
 
     def open(self, identity: bytes, now: float) -> OpenedTicket | None:
         """None for every identity that is not a ticket of ours in its time."""
+
+    def key(self, opened: OpenedTicket) -> bytes | None:
+        """The pre-shared key; None when the secret has been dropped since it was opened."""
+
+    def is_open(self, opened: OpenedTicket, now: float) -> bool:
+        """Whether `open` would give it again at this wall-clock second. Costs no look inside the ticket."""
 
     def matches(self, opened: OpenedTicket, binding: TicketBinding) -> bool:
         """Whether the ticket was made for it, in constant time."""
