@@ -250,6 +250,44 @@ def test_a_signer_that_speaks_something_else_is_left_and_tried_again() -> None:
     assert world.attempts == 2
 
 
+def test_who_takes_the_connection_and_says_nothing_is_left_told_of_and_tried_again(logged) -> None:
+    """A process that hangs before its greeting, or another program at our path."""
+    world = World(timeout=2.0)
+    world.sign()
+    link = world.reactor.unixClients[-1][1].buildProtocol(None)
+    transport = StringTransport()
+    link.makeConnection(transport)
+    world.reactor.advance(1.9)
+    assert not transport.disconnected
+    world.reactor.advance(0.1)
+    assert transport.disconnected
+    link.connectionLost(Failure(ConnectionDone()))
+    assert any("says nothing for 2 s" in line for line in logged())
+    assert "no signature within 2 s" in str(world.results[0])
+    world.reactor.advance(FIRST_RETRY)
+    world.accept()
+    world.sign()
+    (request,) = world.asked()
+    world.say(lambda: world.far.signature(request.id, ec_signature()))
+    # one that has greeted may be silent for as long as it likes
+    world.reactor.advance(10.0)
+    assert not world.transport.disconnected
+
+
+def test_a_signature_that_comes_twice_or_was_not_asked_for_changes_nothing() -> None:
+    world = World()
+    world.accept()
+    world.sign(seed=1)
+    (request,) = world.asked()
+    for id in (request.id, request.id, request.id + 7):
+        world.say(lambda id=id: world.far.signature(id, ec_signature(1)))
+    world.sign(seed=2)
+    (other,) = world.asked()
+    assert other.id != request.id
+    assert (len(world.results), world.counters.signer_waiting) == (1, 1)
+    assert world.counters.signatures == {"process": 1}
+
+
 # ---------------------------------------------------------------- a card, and what is behind it
 
 

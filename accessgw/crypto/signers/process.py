@@ -238,6 +238,10 @@ class ProcessSigner:
         self._retrying = None
         self._connector = self._reactor.connectUNIX(self._path, _Factory(self), timeout=self._timeout)
 
+    def await_greeting(self, link: _Link) -> Any:
+        """Who takes connections and says nothing is left after a while: another may have its place by then."""
+        return self._reactor.callLater(self._timeout, link.give_up, f"it says nothing for {self._timeout:g} s")
+
     def greeted(self, link: _Link) -> None:
         """The signer has said HELLO on `link`: ask for all that is outstanding."""
         self._retry = FIRST_RETRY
@@ -298,13 +302,20 @@ class _Link(Protocol):
 
     def __init__(self, signer: ProcessSigner) -> None:
         self._signer = signer
-        self._greeted = False
+        self._unheard: Any = None
+        """The end of our patience, until it has greeted."""
         self._trouble = ""
         self.wire = SigningConnection(signer=False)
 
     def connectionMade(self) -> None:
+        self._unheard = self._signer.await_greeting(self)
         self.wire.hello()
         self.flush()
+
+    def give_up(self, why: str) -> None:
+        """It is no signer of ours, or not one that works."""
+        self._trouble = why
+        self.transport.abortConnection()
 
     def flush(self) -> None:
         data = self.wire.to_send()
@@ -315,16 +326,21 @@ class _Link(Protocol):
         try:
             events = self.wire.receive(data)
         except RemoteError as error:
-            self._trouble = f"it does not speak our protocol: {error}"
-            self.transport.abortConnection()
+            self.give_up(f"it does not speak our protocol: {error}")
             return
         for event in events:
-            if not self._greeted:
-                self._greeted = True
+            if self._unheard is not None:
+                self._heard()
                 self._signer.greeted(self)
             self._signer.happened(event)
 
+    def _heard(self) -> None:
+        unheard, self._unheard = self._unheard, None
+        if unheard is not None and unheard.active():
+            unheard.cancel()
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._heard()
         self._signer.lost(self._trouble or reason.getErrorMessage())
 
 
