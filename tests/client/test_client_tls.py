@@ -158,7 +158,8 @@ class Wires:
 
         def find(identity: bytes) -> ExternalPsk | None:
             opened = None if forget else keys.open(identity, gateway.wall())
-            return None if opened is None else ExternalPsk(identity, opened.key, 16384, "mmtp/1")
+            key = None if opened is None else keys.key(opened)
+            return None if key is None else ExternalPsk(identity, key, 16384, "mmtp/1")
 
         minted = keys.mint(gateway.wall(), TicketBinding("d1"), 0)
         self.phone = Phone(HeldTicket(minted.identity, minted.key, gateway.wall() + 1000, 16384), token="ok")

@@ -42,7 +42,8 @@ class Process:
 
     def _find(self, identity: bytes) -> ExternalPsk | None:
         opened = self.tickets.open(identity, self.now)
-        return None if opened is None else ExternalPsk(identity, opened.key, 1000, "mmtp/1")
+        key = None if opened is None else self.tickets.key(opened)
+        return None if key is None else ExternalPsk(identity, key, 1000, "mmtp/1")
 
     def ticket(self) -> Ticket:
         return self.tickets.mint(self.now, BINDING, 0)
