@@ -61,7 +61,9 @@ _BY_TEXT = (
     ("unexpected", UNEXPECTED_MESSAGE),
     ("bad record type", UNEXPECTED_MESSAGE),
     ("http request", UNEXPECTED_MESSAGE),
-    # floods and disorder after the hand-shake, of which OpenSSL's alert is sealed
+    # floods and disorder, of which OpenSSL's alert is sealed
+    ("invalid ccs message", ILLEGAL_PARAMETER),
+    ("too much early data", UNEXPECTED_MESSAGE),
     ("record too small", UNEXPECTED_MESSAGE),
     ("invalid alert", UNEXPECTED_MESSAGE),
     ("too many warn alerts", UNEXPECTED_MESSAGE),

@@ -1,17 +1,21 @@
-"""Tests of the TLS engine that are for any engine run twice: on pyOpenSSL, and on the system's libssl where it is built.
+"""Tests of the TLS engine that are for any engine run on pyOpenSSL, on the system's libssl where it is built, and on that
+with its hand-shakes on the threads of a crew.
 
-In the second run the `server` of the test's module, its SERVER, and its PyOpenSSLEngine as a server, make native engines.
+In the latter runs the `server` of the test's module, its SERVER, and its PyOpenSSLEngine as a server, make those engines.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from protocols.tls.pyopenssl_engine import PyOpenSSLEngine
-from tests.protocols.tls.native_links import HAS_NATIVE, native_server
+from tests.protocols.tls.native_links import HAS_NATIVE, native_server, server_on_crew
 
 FOR_ANY_ENGINE = {
     "test_detach",
+    "test_downgrades",
     "test_early_data",
     "test_openssl_client",
     "test_pyopenssl_engine",
@@ -30,22 +34,23 @@ OF_PYOPENSSL = {
 
 @pytest.fixture(autouse=True)
 def server_engine(request, monkeypatch):
-    """pure | native."""
+    """pure | native | crew."""
     engine = getattr(request, "param", "pure")
-    if engine == "native":
-        monkeypatch.setattr(request.module, "server", native_server, raising=False)
+    if engine != "pure":
+        make = native_server if engine == "native" else server_on_crew
+        monkeypatch.setattr(request.module, "server", make, raising=False)
         if hasattr(request.module, "SERVER"):
-            monkeypatch.setattr(request.module, "SERVER", native_server())
+            monkeypatch.setattr(request.module, "SERVER", make())
         if hasattr(request.module, "PyOpenSSLEngine"):
-            monkeypatch.setattr(request.module, "PyOpenSSLEngine", _native_as_server)
+            monkeypatch.setattr(request.module, "PyOpenSSLEngine", partial(_native_as_server, make))
     return engine
 
 
-def _native_as_server(context, *, server, **more):
+def _native_as_server(make, context, *, server, **more):
     if not server:
         return PyOpenSSLEngine(context, server=False, **more)
     below = frozenset({"http/1.1"})
-    return native_server(alpn=["mmtp/1", "http/1.1"], alpn_below_1_3=below, minimum="1.2").engine()
+    return make(alpn=["mmtp/1", "http/1.1"], alpn_below_1_3=below, minimum="1.2").engine()
 
 
 def pytest_generate_tests(metafunc):
@@ -53,5 +58,6 @@ def pytest_generate_tests(metafunc):
         return
     engines = ["pure"]
     if metafunc.function.__name__ not in OF_PYOPENSSL:
-        engines.append(pytest.param("native", marks=pytest.mark.skipif(not HAS_NATIVE, reason="no native engine here")))
+        there = pytest.mark.skipif(not HAS_NATIVE, reason="no native engine here")
+        engines += [pytest.param(engine, marks=there) for engine in ("native", "crew")]
     metafunc.parametrize("server_engine", engines, indirect=True)
