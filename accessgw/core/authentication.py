@@ -39,22 +39,23 @@ class AuthenticatorChain:
         clock: Clock,
         timeout: float = 4.0,
     ) -> None:
-        self._authenticators = tuple(authenticators)
+        self.authenticators = tuple(authenticators)
+        """Another object after each replace(): what those before said may be out of date."""
         self._counters = counters
         self._clock = clock
         self._timeout = timeout
 
     def replace(self, authenticators: Sequence[Authenticator]) -> None:
         """Ask these from now on; who is connected stays."""
-        self._authenticators = tuple(authenticators)
+        self.authenticators = tuple(authenticators)
 
     def ask(self, credentials: Credentials) -> Identity | Deferred[Identity | None] | None:
         """Who it is, where the first authenticator knows and says so at once, as most do: nobody waits, so that no
         coroutine is needed. Else its answer, for authenticate() to go on with. Raises AdmissionRefused."""
-        if not self._authenticators:
+        if not self.authenticators:
             return None
         try:
-            answer = self._authenticators[0].authenticate(credentials)
+            answer = self.authenticators[0].authenticate(credentials)
         except Exception:
             return fail()
         if answer.called and isinstance(answer.result, Identity):
@@ -69,7 +70,7 @@ class AuthenticatorChain:
         Raises AdmissionRefused: with AUTH when an authenticator refused, with OVERLOAD (and reason
         auth_unavailable) when one failed or did not answer, since then nobody knows.
         """
-        for authenticator in self._authenticators:
+        for authenticator in self.authenticators:
             try:
                 answer = authenticator.authenticate(credentials) if asked is None else asked
                 asked = None

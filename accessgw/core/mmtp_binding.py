@@ -91,7 +91,8 @@ class MmtpBinding(MmtpLink):
         early.over()
         hello = early.hello
         if hello is not None:
-            self._run_batch(lambda now: self._introduced(hello, early.held))
+            handshake = Handshake(self, self._services, hello, early.held, proof=early.proof, proven=early.proven())
+            self._run_batch(lambda now: self._introduced(handshake))
 
     def drained(self) -> None:
         for call in list(self._calls.values()):
@@ -202,7 +203,7 @@ class MmtpBinding(MmtpLink):
             self._early.handle(event)
             return False
         if isinstance(event, events.HelloReceived):
-            self._introduced(event.hello, [])
+            self._introduced(Handshake(self, self._services, event.hello, []))
             return True
         if self.session is None:
             if self._handshake is not None:
@@ -232,17 +233,17 @@ class MmtpBinding(MmtpLink):
 
     # ---------------------------------------------------------------- hand-shake
 
-    def _introduced(self, hello: Hello, held: list[events.Event]) -> None:
+    def _introduced(self, handshake: Handshake) -> None:
         # Its time ends here; authenticators and filters have time-outs of their own.
         self.connection.established()
         self.info.protocol = "mmtp 1"
         if self._services.tracing.watched:
-            self._trace = self._services.tracing.tracer(hello.device)
+            self._trace = self._services.tracing.tracer(handshake.hello.device)
             if self._trace is not None:
                 self._trace(traces.connected(self.info))
                 self._trace({"kind": "frame", "direction": "in", "frame": "hello"})
-        self._handshake = Handshake(self, self._services, hello, held)
-        self._handshake.begin(self.connection)
+        self._handshake = handshake
+        handshake.begin(self.connection)
 
     def welcome(self, handshake: Handshake, session: DeviceSession, found: FoundStates) -> None:
         """The device is admitted, and its states were looked up; from here on the session is ours to use."""

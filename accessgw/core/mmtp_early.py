@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 from accessgw.core.authentication import AdmissionRefused
 from accessgw.core.introductions import introduction_of
 from accessgw.core.mmtp_room import MmtpRoom
+from accessgw.core.mmtp_tickets import TicketProof
 from accessgw.model.identity import Identity
 from protocols.errors import LocalError
 from protocols.mmtp import events
@@ -28,11 +29,17 @@ if TYPE_CHECKING:
 
 log = Logger()
 
+KEPT = 1.0
+"""Seconds for which the admission takes over who the device is: authenticators may come to know better."""
+
 
 class EarlyCalls:
     """Made at the first early data, gone when the hand-shake is complete."""
 
-    __slots__ = ("_asked", "_binding", "_identity", "_refusing", "_services", "held", "hello")
+    __slots__ = (
+        "_asked", "_authenticators", "_binding", "_identity", "_known_at", "_refusing", "_services",
+        "held", "hello", "proof",
+    )  # fmt: skip
 
     def __init__(self, binding: MmtpBinding, services: MmtpRoom, *, replayed: bool) -> None:
         self._binding = binding
@@ -40,7 +47,12 @@ class EarlyCalls:
         self._refusing = replayed
         """Calls are refused: they may have been executed before."""
         self._identity: Identity | None = None
+        self._known_at = 0.0
+        self._authenticators: object = None
+        """Those that have said so."""
         self._asked: Deferred[Identity] | None = None
+        self.proof: TicketProof | None = None
+        """What came of the ticket."""
         self.hello: Hello | None = None
         self.held: list[events.Event] = []
         """For after the hand-shake; the limit of early data bounds it."""
@@ -70,6 +82,14 @@ class EarlyCalls:
         if asked is not None:
             asked.cancel()
 
+    def proven(self) -> Identity | None:
+        """Who the device is, when that was found a moment ago and holds: the admission need not ask. The filters, and
+        whether something was revoked, it asks as ever."""
+        identity, services = self._identity, self._services
+        if identity is None or services.clock.seconds() - self._known_at > KEPT:
+            return None
+        return identity if services.sessions.is_proven(identity, self._authenticators) else None
+
     def _introduced(self, hello: Hello) -> None:
         self.hello = hello
         info = self._binding.info
@@ -83,18 +103,29 @@ class EarlyCalls:
         if self._refusing:
             return
         try:
-            office.check(info, hello)
+            self.proof = office.check(info, hello)
         except AdmissionRefused:
             # The admission says so, to whom can hear it; whoever replays cannot.
             office.refuse_early("ticket")
             return
-        asked = self._asked = self._services.sessions.identify(introduction_of(hello, info), info)
+        sessions = self._services.sessions
+        self._authenticators = sessions.authenticators
+        try:
+            asked = sessions.identify(introduction_of(hello, info), info)
+        except Exception:
+            self._unknown(Failure())
+            return
+        if isinstance(asked, Identity):
+            self._identified(asked)
+            return
+        self._asked = asked
         asked.addCallbacks(self._identified, self._unknown)
         asked.addErrback(self._binding.defect)
 
     def _identified(self, identity: Identity) -> None:
         self._asked = None
         self._identity = identity
+        self._known_at = self._services.clock.seconds()
         held, self.held = self.held, []
         for event in held:
             self.handle(event)

@@ -15,6 +15,7 @@ from accessgw.core.introductions import introduction_of
 from accessgw.core.mmtp_room import MmtpRoom
 from accessgw.core.mmtp_tickets import TicketProof
 from accessgw.core.registry import DeviceSession
+from accessgw.model.identity import Identity
 from accessgw.model.reasons import CloseReason
 from protocols.mmtp import events
 from protocols.mmtp.gateway_exchange import FoundStates
@@ -34,15 +35,26 @@ class Handshake:
     """Made at HELLO, gone with WELCOME or a refusal. The session is in force from its admission on: another connection
     of the device may take it over while the store is read."""
 
-    __slots__ = ("_admission", "_binding", "_services", "held", "hello", "proof", "session")
+    __slots__ = ("_admission", "_binding", "_proven", "_services", "held", "hello", "proof", "session")
 
-    def __init__(self, binding: MmtpBinding, services: MmtpRoom, hello: Hello, held: list[events.Event]) -> None:
-        """`held`: what came with HELLO in early data and waits for WELCOME."""
+    def __init__(
+        self,
+        binding: MmtpBinding,
+        services: MmtpRoom,
+        hello: Hello,
+        held: list[events.Event],
+        *,
+        proof: TicketProof | None = None,
+        proven: Identity | None = None,
+    ) -> None:
+        """Where HELLO came in early data: `held` came with it and waits for WELCOME, `proof` is what came of its ticket
+        then, `proven` who it is, if nobody need be asked again."""
         self._binding = binding
         self._services = services
         self.hello = hello
         self.session: DeviceSession | None = None
-        self.proof: TicketProof | None = None
+        self.proof = proof
+        self._proven = proven
         self.held = held
         """What came before WELCOME; nothing of it runs before the device is known."""
         self._admission: Deferred[DeviceSession] | None = None
@@ -51,14 +63,23 @@ class Handshake:
         """Ask whether the device may come in; the binding's `welcome` or `refuse` follows, or nothing when the
         connection is lost first."""
         try:
-            self.proof = self._services.check_ticket(connection.info, self.hello)
+            self.proof = self._services.check_ticket(connection.info, self.hello, self.proof)
         except AdmissionRefused as error:
             self._binding.refuse(error)
             return
-        admission = self._services.sessions.admit(introduction_of(self.hello, connection.info), self._binding)
-        self._admission = admission
-        admission.addCallbacks(self._admitted, self._refused)
-        admission.addErrback(self._binding.defect)
+        introduction = introduction_of(self.hello, connection.info)
+        introduction.proven = self._proven
+        try:
+            entered = self._services.sessions.enter(introduction, self._binding)
+        except Exception:
+            self._refused(Failure())
+            return
+        if isinstance(entered, DeviceSession):
+            self._admitted(entered)
+            return
+        self._admission = entered
+        entered.addCallbacks(self._admitted, self._refused)
+        entered.addErrback(self._binding.defect)
 
     def hold(self, event: events.Event) -> None:
         """Keep what came until WELCOME has left."""

@@ -72,10 +72,10 @@ class MmtpRoom:
         office = self.tickets.get(info.listener)
         return office is not None and office.max_early_data > 0 and bool(info.ticket)
 
-    def check_ticket(self, info: ConnectionInfo, hello: Hello) -> TicketProof | None:
+    def check_ticket(self, info: ConnectionInfo, hello: Hello, before: TicketProof | None = None) -> TicketProof | None:
         """See TicketOffice.check."""
         office = self.tickets.get(info.listener)
-        return None if office is None else office.check(info, hello)
+        return None if office is None else office.check(info, hello, before)
 
     def grant_tickets(self, info: ConnectionInfo, proof: TicketProof | None, wanted: int) -> GrantedTickets | None:
         """See TicketOffice.grant."""

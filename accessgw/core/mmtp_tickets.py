@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from accessgw.core.authentication import AdmissionRefused
-from accessgw.core.interfaces.tls import Revocations, TicketBinding, TicketKeys
+from accessgw.core.interfaces.tls import OpenedTicket, Revocations, TicketBinding, TicketKeys
 from accessgw.model.counters import TlsCounters
 from accessgw.model.identity import ConnectionInfo
 from accessgw.model.reasons import CloseReason
@@ -23,6 +23,8 @@ class TicketProof:
     binding: TicketBinding
     days: int
     """Since the last full TLS hand-shake."""
+    opened: OpenedTicket | None = None
+    """By which the connection came; None without one."""
 
 
 @dataclass(slots=True)
@@ -42,14 +44,15 @@ class TicketOffice:
     """Wall-clock second of notAfter of a certificate (DER)."""
     revocations: Revocations | None = None
 
-    def check(self, info: ConnectionInfo, hello: Hello) -> TicketProof | None:
-        """Hold the connection's ticket, if it came with one, against HELLO; None: no ticket may be given on it.
+    def check(self, info: ConnectionInfo, hello: Hello, before: TicketProof | None = None) -> TicketProof | None:
+        """Hold the connection's ticket, if it came with one, against HELLO; None: no ticket may be given on it. `before`:
+        what came of it when the same HELLO was in early data; what may have changed since is looked at again.
 
         After a ticket of a client certificate `info.certificate_identity` is what that named. AdmissionRefused (AUTH):
         the device has to connect in full.
         """
         if info.ticket:
-            return self._check_ticket(info, hello)
+            return self._check_ticket(info, hello, before)
         if info.resumed or bool(info.certificate) != bool(info.certificate_identity):
             # OpenSSL's own tickets do not say since when; and a certificate that names nobody proves no device.
             return None
@@ -60,19 +63,18 @@ class TicketOffice:
             binding = TicketBinding(hello.device)
         return TicketProof(binding, 0)
 
-    def _check_ticket(self, info: ConnectionInfo, hello: Hello) -> TicketProof:
+    def _check_ticket(self, info: ConnectionInfo, hello: Hello, before: TicketProof | None) -> TicketProof:
         now = self.wall()
-        opened = self.keys.open(info.ticket, now)
+        opened = None if before is None else before.opened
+        if before is not None and opened is not None and opened.identity == info.ticket:
+            if not self.keys.is_open(opened, now):
+                opened = None
+            binding = before.binding
+        else:
+            opened = self.keys.open(info.ticket, now)
+            binding = TicketBinding(hello.device) if opened is None else self._bound(info, hello, opened)
         if opened is None:
             raise self._refused(info, "expired", "the ticket has ended since the TLS hand-shake")
-        shown, binding = hello.certificate, TicketBinding(hello.device)
-        if shown is not None:
-            # A device that has a certificate does not know whether TLS has ever asked for it.
-            certified = TicketBinding(hello.device, "certificate", shown.fingerprint, shown.not_after)
-            if self.keys.matches(opened, certified):
-                binding = certified
-        if not binding.fingerprint and not self.keys.matches(opened, binding):
-            raise self._refused(info, "other_device", "the ticket is not for this device")
         if binding.fingerprint and binding.not_after <= now:
             raise self._refused(info, "expired", "the certificate of the ticket has ended")
         if self.revocations is not None and self.revocations.is_revoked(binding, opened.issued):
@@ -83,7 +85,20 @@ class TicketOffice:
             info.fingerprint = binding.fingerprint
             if self.revocations is not None:
                 info.serials = self.revocations.serials_of(binding.fingerprint)
-        return TicketProof(binding, opened.days_at(now))
+        return TicketProof(binding, opened.days_at(now), opened)
+
+    def _bound(self, info: ConnectionInfo, hello: Hello, opened: OpenedTicket) -> TicketBinding:
+        """Whom the ticket was made for, if that is who says HELLO."""
+        shown = hello.certificate
+        if shown is not None:
+            # A device that has a certificate does not know whether TLS has ever asked for it.
+            certified = TicketBinding(hello.device, "certificate", shown.fingerprint, shown.not_after)
+            if self.keys.matches(opened, certified):
+                return certified
+        binding = TicketBinding(hello.device)
+        if not self.keys.matches(opened, binding):
+            raise self._refused(info, "other_device", "the ticket is not for this device")
+        return binding
 
     def timely(self, hello: Hello) -> bool:
         """Whether the device's idea of the time says that its first flight is new."""

@@ -75,13 +75,27 @@ class SessionManager:
         """As admit, but the session itself when nobody had to be waited for; AdmissionRefused may be raised then."""
         check_introduction(introduction)
         identity = introduction.proven or self._chain.ask(introduction.credentials)
-        if isinstance(identity, Identity) and not introduction.attributes and not self._filters.ask_connections:
-            return self._enter(introduction, identity, link, link.info)
+        if isinstance(identity, Identity) and not self._filters.ask_connections:
+            return self._enter(introduction, self._identified(introduction, identity, link.info), link, link.info)
         return begun(self._admit(introduction, link.info, link, identity))
 
-    def identify(self, introduction: Introduction, info: ConnectionInfo) -> Deferred[Identity]:
-        """As admit, but only who it is, and that it may come in: nothing is taken over, and there is no session."""
-        return Deferred.fromCoroutine(self._identify(introduction, info))
+    def identify(self, introduction: Introduction, info: ConnectionInfo) -> Identity | Deferred[Identity]:
+        """As enter, but only who it is, and that it may come in: nothing is taken over, and there is no session."""
+        check_introduction(introduction)
+        identity = introduction.proven or self._chain.ask(introduction.credentials)
+        if isinstance(identity, Identity) and not self._filters.ask_connections:
+            return self._identified(introduction, identity, info)
+        return begun(self._identify(introduction, info, identity))
+
+    def is_proven(self, identity: Identity, authenticators: object) -> bool:
+        """Whether what `authenticators` (see below) said a moment ago holds: they are in force, and it has not ended."""
+        expires = identity.expires_at
+        return authenticators is self._chain.authenticators and (expires is None or self._wall() < expires)
+
+    @property
+    def authenticators(self) -> object:
+        """Stands for those that are in force now."""
+        return self._chain.authenticators
 
     def admit_short(self, introduction: Introduction, info: ConnectionInfo) -> Deferred[DeviceSession]:
         """As admit, for a short connection: there is no link, and a live one of the same identity stays."""
@@ -109,20 +123,27 @@ class SessionManager:
             identity = asked
         else:
             identity = introduction.proven or await self._chain.require(introduction.credentials, asked)
-        if introduction.attributes:
-            identity = replace(identity, attributes={**introduction.attributes, **identity.attributes})
+        identity = _described(introduction, identity)
         try:
             await self._filters.connection(identity, info)
         except Refused as error:
             reason = CloseReason.INTERNAL if error.status == Status.INTERNAL else CloseReason.FORBIDDEN
             raise AdmissionRefused(error.status, reason, str(error)) from None
+        self._refuse_revoked(identity, info, began)
+        return identity
+
+    def _identified(self, introduction: Introduction, identity: Identity, info: ConnectionInfo) -> Identity:
+        """As _identify, where nobody has to be waited for."""
+        self._refuse_revoked(identity, info, self._wall())
+        return _described(introduction, identity)
+
+    def _refuse_revoked(self, identity: Identity, info: ConnectionInfo, began: float) -> None:
+        """Until now nobody could know the connection by its device."""
         if self.revocations is not None:
-            # Until now nobody could know the connection by its device.
             since = info.proved_at or began
             why = why_revoked(self.revocations, identity.device, info.fingerprint, info.serials, since)
             if why:
                 raise AdmissionRefused(Status.REVOKED, CloseReason.REVOKED, why)
-        return identity
 
     def _enter(
         self, introduction: Introduction, identity: Identity, link: Link | None, info: ConnectionInfo
@@ -301,6 +322,13 @@ class SessionManager:
     def _expired(self, session: DeviceSession) -> None:
         self._counters.expired += 1
         self._end(session, CloseReason.AUTH_EXPIRED, Status.AUTH)
+
+
+def _described(introduction: Introduction, identity: Identity) -> Identity:
+    """With what the device says of itself beside what its proof says."""
+    if not introduction.attributes:
+        return identity
+    return replace(identity, attributes={**introduction.attributes, **identity.attributes})
 
 
 class _TokenWatch:

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred, succeed
 
+from accessgw.core.interfaces import Filter
 from accessgw.core.interfaces.tls import TicketBinding
+from accessgw.core.mmtp_early import KEPT
 from accessgw.core.mmtp_tickets import TicketOffice
 from accessgw.crypto.key_store import LEAD, KeyStore
 from accessgw.crypto.ticket_keys import EpochTickets
 from accessgw.model.counters import TlsCounters
-from accessgw.model.identity import Serials, Strength
+from accessgw.model.identity import ConnectionInfo, Identity, Serials, Strength
 from accessgw.model.reasons import CloseReason
 from accessgw.model.route_settings import RouteSettings
 from protocols.mmtp import HeaderMemory, Hello, events
@@ -453,6 +456,134 @@ def test_calls_of_a_plain_hello_are_answered_whatever_it_names(place: Place) -> 
 
 def _hello(place: Place) -> Any:
     return Hello(device="d1", token="ok", time=place.gateway.wall(), boot=1, counter=1, call_base=100)
+
+
+# --- what the admission takes over from early data
+
+
+class Asked:
+    """Counts who is asked, of the authenticator and of the tickets' keys."""
+
+    def __init__(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls: list[str] = []
+        self._patch = monkeypatch
+        self._listen(place.gateway.authenticator, "authenticate")
+        self._listen(EpochTickets, "open")
+        self._listen(EpochTickets, "matches")
+
+    def _listen(self, of: Any, name: str) -> None:
+        method = getattr(of, name)
+
+        def listening(*arguments: Any) -> Any:
+            self.calls.append(name)
+            return method(*arguments)
+
+        self._patch.setattr(of, name, listening)
+
+
+def test_a_device_is_looked_at_once_for_its_early_calls_and_its_admission(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticket, asked = place.ticket(), Asked(place, monkeypatch)
+    device = place.device(ticket=ticket).hello(attributes={"os": "x"})
+    assert asked.calls == ["open", "matches", "authenticate"]
+    assert device.complete().welcome().result == 0
+    assert asked.calls == ["open", "matches", "authenticate"]
+    assert device.binding.session is not None
+    assert device.binding.session.identity.attributes == {"os": "x"}
+
+
+def test_who_it_is_is_asked_again_when_the_hand_shake_took_its_time(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticket, asked = place.ticket(), Asked(place, monkeypatch)
+    device = place.device(ticket=ticket).hello()
+    place.gateway.clock.advance(KEPT + 0.01)
+    assert device.complete().welcome().result == 0
+    assert asked.calls == ["open", "matches", "authenticate", "authenticate"]
+
+
+def test_other_authenticators_are_asked_for_the_admission(place: Place) -> None:
+    gateway = place.gateway
+
+    class Nobody:
+        name = "nobody"
+
+        def authenticate(self, credentials: Any) -> Deferred[Any]:
+            return succeed(None)
+
+    device = place.device(ticket=place.ticket()).hello()
+    gateway.chain.replace([Nobody()])
+    assert device.complete().welcome().result == Status.AUTH
+    assert gateway.sessions.registry.by_device("d1") is None
+
+
+def test_a_token_that_ends_during_the_hand_shake_is_shown_to_the_authenticator_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticket, asked = place.ticket(), Asked(place, monkeypatch)
+    device = place.device(ticket=ticket).hello(token=f"ok:ann:{place.gateway.wall() + 0.5}")
+    place.gateway.clock.advance(0.5)
+    device.complete()
+    assert asked.calls == ["open", "matches", "authenticate", "authenticate"]
+
+
+def test_an_authenticator_that_has_not_answered_is_asked_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    gateway = place.gateway
+    gateway.authenticator.hold = True
+    ticket, asked = place.ticket(), Asked(place, monkeypatch)
+    device = place.device(ticket=ticket).hello()
+    device.complete()
+    assert asked.calls == ["open", "matches", "authenticate", "authenticate"]
+    gateway.authenticator.let_go(1)
+    assert device.welcome().result == 0
+
+
+def test_a_revocation_during_the_hand_shake_is_seen(place: Place) -> None:
+    device = place.device(ticket=place.ticket()).hello()
+    place.revoked.answer = True
+    assert device.complete().welcome().result == Status.AUTH
+    assert place.counters.psk_refused == {"revoked": 1}
+    assert place.gateway.sessions.registry.by_device("d1") is None
+
+
+def test_who_was_revoked_is_refused_at_once_or_late_alike(place: Place) -> None:
+    place.gateway.sessions.revocations = place.revoked
+    place.revoked.answer = True
+    assert place.device().hello().welcome().result == Status.REVOKED
+    place.gateway.authenticator.hold = True
+    late = place.device().hello(generation=(1, 2))
+    place.gateway.authenticator.let_go()
+    assert late.welcome().result == Status.REVOKED
+
+
+@pytest.mark.parametrize("how", ["its secret is dropped", "it ends", "its certificate ends"])
+def test_a_ticket_that_ends_during_the_hand_shake_is_refused(place: Place, how: str) -> None:
+    gateway = place.gateway
+    wall = gateway.wall()
+    shown = ShownCertificate(b"f" * 32, int(wall) + 1)
+    bound: dict[str, Any] = {"kind": "certificate", "fingerprint": shown.fingerprint, "not_after": shown.not_after}
+    ticket = place.ticket(**bound)
+    device = place.device(ticket=ticket).hello(certificate=shown)
+    if how == "its secret is dropped":
+        place.store.drop(ticket[0], wall)
+    else:
+        gateway.clock.advance(1 if how == "its certificate ends" else DAY + 60)
+    assert device.complete().welcome().result == Status.AUTH
+    assert place.counters.psk_refused == {"expired": 1}
+
+
+def test_filters_see_a_device_in_early_data_and_when_it_comes_in(tmp_path: Path) -> None:
+    seen: list[bool] = []
+
+    class Watch(Filter):
+        def connection(self, identity: Identity, info: ConnectionInfo | None) -> None:
+            assert info is not None
+            seen.append(info.early)
+
+    place = Place(tmp_path, filters=[("watch", Watch())])
+    assert place.device(ticket=place.ticket()).hello().complete().welcome().result == 0
+    assert seen == [True, False]
 
 
 def test_only_tickets_of_ours_bring_early_data(place: Place) -> None:
