@@ -95,7 +95,7 @@ class MqttStore(Protocol):
         """From now on this session's queue has bounds of its own, in messages and bytes that wait; not stored."""
 
     def waiting(self, client_id: str) -> int:
-        """About how many messages wait for it, for reports."""
+        """About how many messages wait for it, those with packet ids not among them; for reports."""
 
 
 # ------------------------------------------------------------------ enhanced authentication

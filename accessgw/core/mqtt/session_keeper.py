@@ -176,7 +176,8 @@ class SessionKeeper:
     def waiting(self, session: MqttSession) -> int:
         """Messages that wait for it beyond those in flight, for reports."""
         if session.durable:
-            return max(0, self._store.waiting(session.client_id) - len(session.inflight))
+            # those in flight have packet ids there, and do not wait
+            return self._store.waiting(session.client_id)
         return len(session.parked or ())
 
     def end(self, session: MqttSession) -> None:

@@ -18,3 +18,16 @@ def test_listings_count_what_waits_in_the_store_for_a_client_that_is_away() -> N
     control = BrokerControl(world.broker, world.keeper, None, None, list)  # type: ignore[arg-type]  # neither asks nor counts
     assert control.client("c")["queued"] == 3
     assert [row["queued"] for row in control.clients("", 10, None)] == [3]
+
+
+def test_what_is_in_flight_is_not_taken_off_what_waits() -> None:
+    world = World(max_inflight=2)
+    client = world.client("c")
+    client.connect(expiry=60)
+    client.subscribe("t", qos=1)
+    for number in range(5):
+        world.publish(b"%d" % number, qos=1)
+    world.clock.advance(1)
+    row = BrokerControl(world.broker, world.keeper, None, None, list).client("c")  # type: ignore[arg-type]  # as above
+    assert row is not None
+    assert (row["inflight"], row["queued"]) == (2, 3)
