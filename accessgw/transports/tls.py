@@ -354,16 +354,26 @@ class TlsConnection(RecordConnection):
             super()._peer_finished()
         elif not handshake.busy:
             count(self._services.tls.refused, "peer_closed")
+            detail = self._with_replay("the peer ended the connection during the hand-shake")
             self._give_up_early()
-            self.close(CloseReason.HANDSHAKE_FAILED, "the peer ended the connection during the hand-shake")
+            self.close(CloseReason.HANDSHAKE_FAILED, detail)
+
+    def _with_replay(self, detail: str) -> str:
+        """For the access log: who shows a recorded flight again never completes the hand-shake, and this tells it from
+        others that do not."""
+        early = self._early
+        if early is None or early.binding is None or not early.replayed:
+            return detail
+        return f"{detail}{detail and '; '}its early data was refused: a replay, or nobody could tell"
 
     def _lost(self, reason: CloseReason, detail: str) -> None:
-        self._early = None
         handshake, self._handshake = self._handshake, None
         if handshake is not None:
+            detail = self._with_replay(detail)
             handshake.abandon()
             if reason is CloseReason.HANDSHAKE_TIMEOUT:
                 count(self._services.tls.refused, "timeout")
+        self._early = None
         super()._lost(reason, detail)
         if self._reason in _FAILED_HANDSHAKES:
             self._counters.handshake_failures += 1

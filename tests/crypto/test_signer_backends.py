@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from pathlib import Path
 
@@ -78,6 +79,7 @@ def test_files_that_hold_no_usable_key_are_refused_with_their_path(tmp_path) -> 
 def test_keys_come_from_a_store_by_uri_and_providers_by_name(tmp_path) -> None:
     path = ec_key().write(tmp_path, "ec")
     load_provider("legacy")
+    assert ctypes.CDLL("libcrypto.so.3").OSSL_PROVIDER_available(None, b"legacy") == 1
     (key,) = PrivateKey.from_store(f"file:{path}")
     assert key.id == ec_key().id
     ec_key().verify(key.sign(ec_key().data()), ec_key().data())

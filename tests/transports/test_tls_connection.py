@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from twisted.internet.error import ConnectionLost
+from twisted.python.failure import Failure
 
 from accessgw.model.reasons import CloseReason
 from accessgw.transports.tls_handshake import HELD, SHORT
@@ -15,6 +17,9 @@ from protocols.tls.server_context import ClientVerification
 from tests.protocols.tls.tls_links import IDENTITY, PSK, Issuer, client, issuer
 from tests.transports.support import Echo
 from tests.transports.tls_by_hand import Contexts, EarlyEcho, EarlyFactory, Hand
+
+
+REPLAYED = "its early data was refused: a replay, or nobody could tell"
 
 
 def device_with(psk=PSK, early=b""):
@@ -503,9 +508,29 @@ def test_a_replay_is_told_as_one_and_never_completes():
     assert second.binding.calls == [("early", b"ask", True, True)]
     assert second.services.tls.early_refused == {"replay": 1}
     second.reactor.wait(3)
-    assert second.ended[0] == "handshake_timeout"
+    assert second.ended == ("handshake_timeout", REPLAYED)
     assert second.binding.calls[-1] == ("lost", "handshake_timeout")
     assert "completed" not in second.binding.calls
+
+
+@pytest.mark.parametrize("how", ["end", "reset"])
+def test_the_end_of_a_replay_says_that_it_was_one(how):
+    first = early_hand()
+    flight = first.device.to_send()
+    first.send(flight)
+    first.pool.all()
+    second = early_hand()
+    second.services.replays = first.guard
+    second.send(flight)
+    second.pool.all()
+    for hand in (first, second):
+        if how == "end":
+            hand.peer.close()
+            hand.reactor.turn()
+        else:
+            hand.connection.connectionLost(Failure(ConnectionLost()))
+    assert REPLAYED not in first.ended[1]
+    assert second.ended[1].endswith("; " + REPLAYED)
 
 
 @pytest.mark.parametrize("guard", ["absent", "not ready"])
