@@ -18,7 +18,6 @@ from tests.protocols.tls.tls_links import IDENTITY, PSK, Issuer, client, issuer
 from tests.transports.support import Echo
 from tests.transports.tls_by_hand import Contexts, EarlyEcho, EarlyFactory, Hand
 
-
 REPLAYED = "its early data was refused: a replay, or nobody could tell"
 
 
