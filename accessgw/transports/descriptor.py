@@ -92,8 +92,11 @@ class StreamDescriptor(ABC):
 
     def _hold(self, data: bytes) -> None:
         """Send it with what is sent until _send_held() or as much as fits MOST_HELD, in one system call and one segment;
-        behind what is buffered, like all the rest."""
-        self._held = bytearray(data)
+        behind what is buffered, like all the rest. Within a step there may be another one, whose bytes are added."""
+        if self._held is None:
+            self._held = bytearray(data)
+        elif data:
+            self._send(data)
 
     def _send_held(self) -> None:
         held, self._held = self._held, None

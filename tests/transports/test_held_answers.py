@@ -71,3 +71,29 @@ def test_an_answer_far_beyond_the_buffer_waits_for_the_peer_behind_finished_as_w
         hand.reactor.turn()
     assert hand.plaintext().partition(b"\r\n\r\n")[2] == b"x" * MUCH
     assert hand.ended is None
+
+
+def test_the_servers_flight_is_not_lost_to_early_data_that_came_while_it_was_made():
+    """The rest of a record comes while a thread makes the flight; where the reactor has nothing else to do, the step that
+    reads it runs within the telling of the first."""
+    device = client().engine("localhost", psk=PSK)
+    device.early(b"ask" * 100)
+    hand = Hand(Contexts(), device=device)
+    hand.connection._factories = {"mmtp/1": EarlyFactory(hand.journal)}
+
+    def at_once(step):
+        step.run()
+        step.done()
+
+    hand.pool.submit_last = at_once
+    hand.device.start()
+    flight = hand.device.to_send()
+    hand.send(flight[:-50])
+    hand.pool.run()
+    hand.send(flight[-50:])
+    hand.pool.tell()
+    assert hand.receive()
+    hand.turn()
+    assert [call[:2] for call in hand.binding.calls if call[0] == "early"] == [("early", b"ask" * 100)]
+    assert "completed" in hand.binding.calls
+    assert hand.plaintext() == b"early:" + b"ask" * 100
