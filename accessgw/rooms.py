@@ -360,6 +360,7 @@ class Rooms:
             tls=self.counters.tls,
             handshakes=self.tls.handshakes,
             replays=self.tls.replays,
+            answers=self.flusher,
         )
         factories: dict[str, BindingFactory] = {
             "mmtp/1": self.mmtp.services,

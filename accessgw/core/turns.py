@@ -59,6 +59,8 @@ class TurnFlusher:
         self._at_turn_end = _delayed(clock) if turns is None else turns.at_turn_end
         self._turn_is_over = _never if turns is None else turns.turn_is_over
         self._scheduled = False
+        self.gathering = False
+        """answer() is called by somebody who sends what is written now together with more, at once."""
 
     def add(self, one: Flushable) -> None:
         """Call its flush() at the end of this turn. Whoever calls does so once until then."""
@@ -69,8 +71,8 @@ class TurnFlusher:
 
     def answer(self, one: Flushable) -> None:
         """The same after a batch of its own bytes: before all of add(), among which it may be as well; at once where
-        this turn has nothing else to do."""
-        if self._turn_is_over():
+        this turn has nothing else to do, or what is written is gathered."""
+        if self.gathering or self._turn_is_over():
             one.flush()
             return
         answering = self._answering

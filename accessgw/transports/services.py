@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.logger import Logger
 
@@ -88,6 +88,20 @@ def _no_threads() -> HandshakePool:
     return HandshakePool(TlsCounters())
 
 
+class Gathering(Protocol):
+    """Whoever has bindings wait with their answers for the end of a turn."""
+
+    gathering: bool
+    """Set while what they write is sent together anyway: none should wait."""
+
+
+@dataclass(slots=True)
+class NoneWait:
+    """The Gathering of bindings that write at once."""
+
+    gathering: bool = False
+
+
 @dataclass(slots=True)
 class TransportServices:
     """Given to every listener. `limits` may be replaced while running: connections read it when they need it."""
@@ -111,6 +125,7 @@ class TransportServices:
     """Where TLS hand-shakes are made; without threads, on the reactor's."""
     replays: ReplayGuard | None = None
     """The register of first flights with early data; without one all of it counts as replayed."""
+    answers: Gathering = field(default_factory=NoneWait)
     forget: Callable[[Any], None] = field(init=False)
     """Takes a descriptor that is about to be closed out of the reactor."""
     _at_turn_end: Callable[[Callable[[], None]], object] = field(init=False)

@@ -158,9 +158,12 @@ class TlsConnection(RecordConnection):
         answer, events, failure = handshake.answer, handshake.events, handshake.failure
         handshake.answer, handshake.events = b"", []
         self._hold(answer)
+        answers = self._services.answers
+        answers.gathering = True
         try:
             self._go_through(handshake, events, failure)
         finally:
+            answers.gathering = False
             self._send_held()
 
     def _go_through(self, handshake: TlsHandshake, events: list[TlsEvent], failure: RemoteError | None) -> None:

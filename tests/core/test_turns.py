@@ -198,6 +198,18 @@ def test_an_answer_leaves_at_once_where_the_turn_has_nothing_else() -> None:
     assert not turns.ends
 
 
+def test_an_answer_leaves_at_once_where_it_is_sent_together_with_more() -> None:
+    turns, log = FakeTurns(), list[str]()
+    flusher = TurnFlusher(Clock(), turns=turns)
+    flusher.gathering = True
+    flusher.answer(One("gathered", log))
+    flusher.gathering = False
+    flusher.answer(One("waits", log))
+    assert log == ["gathered"]
+    turns.ends.pop()()
+    assert log == ["gathered", "waits"]
+
+
 def test_a_defect_of_one_is_nobody_else_s_trouble() -> None:
     clock, log = Clock(), list[str]()
     flusher = TurnFlusher(clock)

@@ -97,3 +97,31 @@ def test_the_servers_flight_is_not_lost_to_early_data_that_came_while_it_was_mad
     assert [call[:2] for call in hand.binding.calls if call[0] == "early"] == [("early", b"ask" * 100)]
     assert "completed" in hand.binding.calls
     assert hand.plaintext() == b"early:" + b"ask" * 100
+
+
+def test_bindings_know_that_what_they_write_in_a_step_leaves_with_its_answer():
+    """Early data and what came with Finished; not what comes later."""
+    told = []
+
+    class Asking(EarlyEcho):
+        def early_data_received(self, data, replayed):
+            told.append(("early", hand.services.answers.gathering))
+            super().early_data_received(data, replayed)
+
+        def handshake_completed(self):
+            told.append(("complete", hand.services.answers.gathering))
+            self.connection.write(b"complete")
+
+        def data_received(self, data):
+            told.append(("data", hand.services.answers.gathering))
+
+    device = client().engine("localhost", psk=PSK)
+    device.early(b"ask")
+    hand = Hand(Contexts(tickets=True), device=device)
+    hand.connection._factories = {"mmtp/1": EarlyFactory(hand.journal, Asking)}
+    hand.device.start()
+    hand.turn()
+    hand.turn()
+    hand.say(b"later")
+    assert told == [("early", True), ("complete", True), ("data", False)]
+    assert hand.plaintext() == b"early:ask" + b"complete"
