@@ -30,6 +30,8 @@ enum { GET_TAG = 0x10, SET_TAG = 0x11 };
 
 typedef struct evp_cipher_ctx_st EVP_CIPHER_CTX;
 typedef struct evp_cipher_st EVP_CIPHER;
+typedef struct evp_md_st EVP_MD;
+typedef struct hmac_ctx_st HMAC_CTX;
 
 static EVP_CIPHER_CTX *(*ctx_new)(void);
 static void (*ctx_free)(EVP_CIPHER_CTX *);
@@ -38,6 +40,12 @@ static EVP_CIPHER *(*cipher_fetch)(void *, const char *, const char *);
 static int (*cipher_init)(EVP_CIPHER_CTX *, const EVP_CIPHER *, void *, const unsigned char *, const unsigned char *, int);
 static int (*cipher_update)(EVP_CIPHER_CTX *, unsigned char *, int *, const unsigned char *, int);
 static int (*cipher_final)(EVP_CIPHER_CTX *, unsigned char *, int *);
+static EVP_MD *(*digest_fetch)(void *, const char *, const char *);
+static HMAC_CTX *(*hmac_new)(void);
+static void (*hmac_free)(HMAC_CTX *);
+static int (*hmac_init)(HMAC_CTX *, const void *, int, const EVP_MD *, void *);
+static int (*hmac_update)(HMAC_CTX *, const unsigned char *, size_t);
+static int (*hmac_final)(HMAC_CTX *, unsigned char *, unsigned int *);
 static void (*cleanse)(void *, size_t);
 static void (*clear_errors)(void);
 static const char *(*version_text)(int);
@@ -49,18 +57,21 @@ static const struct {
     {"EVP_CIPHER_CTX_new", &ctx_new},    {"EVP_CIPHER_CTX_free", &ctx_free},   {"EVP_CIPHER_CTX_ctrl", &ctx_ctrl},
     {"EVP_CIPHER_fetch", &cipher_fetch}, {"EVP_CipherInit_ex", &cipher_init},  {"EVP_CipherUpdate", &cipher_update},
     {"EVP_CipherFinal_ex", &cipher_final}, {"OPENSSL_cleanse", &cleanse},      {"ERR_clear_error", &clear_errors},
-    {"OpenSSL_version", &version_text},
+    {"OpenSSL_version", &version_text},  {"EVP_MD_fetch", &digest_fetch},      {"HMAC_CTX_new", &hmac_new},
+    {"HMAC_CTX_free", &hmac_free},       {"HMAC_Init_ex", &hmac_init},         {"HMAC_Update", &hmac_update},
+    {"HMAC_Final", &hmac_final},
 };
 
 static struct suite {
     int number;
-    const char *cipher_name;
+    const char *cipher_name, *digest_name;
     int secret_size, key_size;
     EVP_CIPHER *cipher;
+    EVP_MD *digest;
 } SUITES[] = {
-    {0x1301, "AES-128-GCM", 32, 16, NULL},
-    {0x1302, "AES-256-GCM", 48, 32, NULL},
-    {0x1303, "ChaCha20-Poly1305", 32, 32, NULL},
+    {0x1301, "AES-128-GCM", "SHA256", 32, 16, NULL, NULL},
+    {0x1302, "AES-256-GCM", "SHA384", 48, 32, NULL, NULL},
+    {0x1303, "ChaCha20-Poly1305", "SHA256", 32, 32, NULL, NULL},
 };
 enum { SUITE_COUNT = sizeof SUITES / sizeof *SUITES };
 
@@ -435,6 +446,57 @@ static PyType_Spec Sealer_spec = {"protocols._native.tls_records.Sealer", sizeof
 static PyType_Spec Opener_spec = {"protocols._native.tls_records.Opener", sizeof(Direction), 0, Py_TPFLAGS_DEFAULT,
                                   Opener_slots};
 
+/* ------------------------------------------------------------------ keys of a traffic secret */
+
+/* HKDF-Expand-Label of one block, without a context (RFC 8446 section 7.1). */
+static int expand(HMAC_CTX *hmac, const char *label, unsigned char *out, int size) {
+    unsigned char info[32], block[64];
+    size_t length = strlen(label);
+    unsigned int made = 0;
+    info[0] = 0, info[1] = (unsigned char)size, info[2] = (unsigned char)(6 + length);
+    memcpy(info + 3, "tls13 ", 6);
+    memcpy(info + 9, label, length);
+    info[9 + length] = 0, info[10 + length] = 1;
+    int done = hmac_update(hmac, info, 11 + length) == 1 && hmac_final(hmac, block, &made) == 1 && (int)made >= size;
+    if (done) memcpy(out, block, (size_t)size);
+    cleanse(block, sizeof block);
+    return done;
+}
+
+static PyObject *traffic_keys(PyObject *Py_UNUSED(module), PyObject *args) {
+    int number;
+    Py_buffer secret;
+    unsigned char key[MAX_KEY], iv[IV];
+    const struct suite *suite = NULL;
+    PyObject *result = NULL;
+    if (!loaded) {
+        PyErr_SetString(PyExc_ImportError, "load() libcrypto first");
+        return NULL;
+    }
+    if (!PyArg_ParseTuple(args, "iy*", &number, &secret)) return NULL;
+    for (int i = 0; i < SUITE_COUNT; i++)
+        if (SUITES[i].number == number) suite = &SUITES[i];
+    if (suite == NULL || secret.len != suite->secret_size) {
+        PyErr_Format(PyExc_ValueError, "expected a cipher suite that is known, and a secret as long as its digest");
+        PyBuffer_Release(&secret);
+        return NULL;
+    }
+    HMAC_CTX *hmac = hmac_new();
+    if (hmac != NULL && hmac_init(hmac, secret.buf, (int)secret.len, suite->digest, NULL) == 1 &&
+        expand(hmac, "key", key, suite->key_size) && hmac_init(hmac, NULL, 0, NULL, NULL) == 1 &&
+        expand(hmac, "iv", iv, IV)) {
+        result = Py_BuildValue("y#y#", key, (Py_ssize_t)suite->key_size, iv, (Py_ssize_t)IV);
+    } else {
+        clear_errors();
+        PyErr_SetString(PyExc_RuntimeError, "libcrypto refused a secret");
+    }
+    if (hmac != NULL) hmac_free(hmac);
+    PyBuffer_Release(&secret);
+    cleanse(key, sizeof key);
+    cleanse(iv, sizeof iv);
+    return result;
+}
+
 /* ------------------------------------------------------------------ the module */
 
 static PyObject *load(PyObject *Py_UNUSED(module), PyObject *args) {
@@ -456,9 +518,11 @@ static PyObject *load(PyObject *Py_UNUSED(module), PyObject *args) {
     }
     for (int i = 0; i < SUITE_COUNT; i++) {
         SUITES[i].cipher = cipher_fetch(NULL, SUITES[i].cipher_name, NULL);
-        if (SUITES[i].cipher == NULL) {
+        SUITES[i].digest = digest_fetch(NULL, SUITES[i].digest_name, NULL);
+        if (SUITES[i].cipher == NULL || SUITES[i].digest == NULL) {
             clear_errors();
-            PyErr_Format(PyExc_ImportError, "%s does not offer %s", soname, SUITES[i].cipher_name);
+            PyErr_Format(PyExc_ImportError, "%s does not offer %s", soname,
+                         SUITES[i].cipher ? SUITES[i].digest_name : SUITES[i].cipher_name);
             goto failed;
         }
     }
@@ -480,6 +544,7 @@ static int exec(PyObject *module) {
 
 static PyMethodDef methods[] = {
     {"load", load, METH_VARARGS, "load(soname) -> the version in words; ImportError when the library does not serve."},
+    {"traffic_keys", traffic_keys, METH_VARARGS, "traffic_keys(suite, secret) -> key, iv (RFC 8446 section 7.3)"},
     {NULL, NULL, 0, NULL}};
 static PyModuleDef_Slot slots[] = {{Py_mod_exec, exec}, {0, NULL}};
 static struct PyModuleDef definition = {

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from protocols.tls import record_protection
-from protocols.tls.key_schedule import Suite, traffic_keys
+from protocols.tls.key_schedule import SUITES, Suite, traffic_keys
 from protocols.tls.record_protection import Opened
 
 
@@ -50,25 +50,31 @@ class Backend:
     name: str
     sealer: Callable[[int, bytes, bytes, bytes, int], Sealer]
     opener: Callable[[int, bytes, bytes, bytes, int], Opener]
+    keys: Callable[[int, bytes], tuple[bytes, bytes]]
+    """key_schedule.traffic_keys, of a suite's number."""
 
     def make_sealer(self, suite: Suite, secret: bytes, sequence: int) -> Sealer:
         """The writing direction of a traffic secret."""
-        return self.sealer(suite.id, secret, *traffic_keys(suite, secret), sequence)
+        return self.sealer(suite.id, secret, *self.keys(suite.id, secret), sequence)
 
     def make_opener(self, suite: Suite, secret: bytes, sequence: int) -> Opener:
         """The reading direction of a traffic secret."""
-        return self.opener(suite.id, secret, *traffic_keys(suite, secret), sequence)
+        return self.opener(suite.id, secret, *self.keys(suite.id, secret), sequence)
 
 
 def _libcrypto() -> Backend:
     from protocols._native import tls_records
 
     tls_records.load(LIBCRYPTO)
-    return Backend("libcrypto", tls_records.Sealer, tls_records.Opener)
+    return Backend("libcrypto", tls_records.Sealer, tls_records.Opener, tls_records.traffic_keys)
 
 
 def _cryptography() -> Backend:
-    return Backend("cryptography", record_protection.Sealer, record_protection.Opener)
+    return Backend("cryptography", record_protection.Sealer, record_protection.Opener, _traffic_keys)
+
+
+def _traffic_keys(suite: int, secret: bytes) -> tuple[bytes, bytes]:
+    return traffic_keys(SUITES[suite], secret)
 
 
 def _choose(wanted: str) -> Backend:

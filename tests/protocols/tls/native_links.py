@@ -6,7 +6,6 @@ import dataclasses
 import os
 import select
 import threading
-from functools import cache
 
 from tests.protocols.tls.tls_links import PSK, keys, localhost
 
@@ -71,10 +70,12 @@ class ServedCrew:
 
 
 if HAS_NATIVE:
+    _own = threading.local()
 
-    @cache
-    def _one_for_all():
-        return ServedCrew()
+    def _crew_of_this_thread():
+        if not hasattr(_own, "served"):
+            _own.served = ServedCrew()
+        return _own.served
 
     class _ContextOnCrew(NativeServerContext):
         def engine(self, *, detachable=False):
@@ -89,7 +90,7 @@ if HAS_NATIVE:
             if self.handshaken or self._failure is not None or not data or self._peer_closed:
                 super().feed(data)
                 return
-            served = _one_for_all()
+            served = _crew_of_this_thread()
             self.offload(served.crew, data, self, hasattr(self, "begun"))
             self.begun = True
             served.crew.wake()

@@ -6,8 +6,11 @@ import hashlib
 import hmac
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from protocols.tls.key_schedule import SUITES, SUITES_BY_NAME, hkdf_expand_label, next_secret, traffic_keys
+from protocols.tls.record_backends import get_backend
 
 AES_128 = SUITES[0x1301]
 SECRETS = {
@@ -78,3 +81,18 @@ def test_the_next_secret_is_another_of_the_same_size(suite):
     assert following != secret
     key, iv = traffic_keys(suite, bytearray(following))
     assert (len(key), len(iv)) == (suite.key_size, 12)
+
+
+@pytest.mark.parametrize("suite", SUITES.values(), ids=SUITES_BY_NAME)
+@given(st.data())
+def test_the_twin_in_c_makes_the_same_keys(suite, data):
+    try:
+        native = get_backend("libcrypto")
+    except ImportError as error:
+        pytest.skip(str(error))
+    secret = data.draw(st.binary(min_size=suite.secret_size, max_size=suite.secret_size))
+    assert native.keys(suite.id, secret) == traffic_keys(suite, secret)
+    with pytest.raises(ValueError, match="expected a cipher suite"):
+        native.keys(suite.id, secret[1:])
+    with pytest.raises(ValueError, match="expected a cipher suite"):
+        native.keys(0x1304, secret)
