@@ -54,6 +54,9 @@ class SqliteDatabase:
         self._writes: SimpleQueue[Work | None] = SimpleQueue()
         self._reads: SimpleQueue[Read | None] = SimpleQueue()
         self._reading = 0
+        self._asked: list[Read] = []
+        """What this turn of the reactor wants to read: it wakes the reader once, at its end."""
+        self._at_turn_end: Callable[[Callable[[], None]], object] = getattr(reactor, "at_turn_end", _at_once)
         self._held: list[Work] = []
         self._held_timer: Any = None
         self._results: deque[Work | Read] = deque()
@@ -145,8 +148,15 @@ class SqliteDatabase:
             return fail(StoreUnavailable(f"{self.path}: {self._reading} reads wait already"))
         self._reading += 1
         read = Read(ask)
-        self._reads.put(read)
+        self._asked.append(read)
+        if len(self._asked) == 1:
+            self._at_turn_end(self._ask)
         return read.deferred
+
+    def _ask(self) -> None:
+        asked, self._asked = self._asked, []
+        for read in asked:
+            self._reads.put(read)
 
     def _write_behind(self) -> None:
         self._held_timer = None
@@ -164,6 +174,7 @@ class SqliteDatabase:
             self._held_timer.cancel()
             self._held_timer = None
         self._release_held()
+        self._ask()
         self._reads.put(None)
         self._writes.put(None)
 
@@ -240,3 +251,8 @@ class SqliteDatabase:
             self.reactor.callFromThread(self._have_read, reads)
 
         Reader(connection, self._reads, report, str(self.path)).run()
+
+
+def _at_once(call: Callable[[], None]) -> None:
+    """Of a reactor that knows nothing of its turns."""
+    call()

@@ -11,10 +11,12 @@ import pytest
 from twisted.internet.defer import gatherResults
 
 from accessgw.core.interfaces.stores import ClaimState, StoreUnavailable
+from accessgw.model.counters import StoreCounters
 from accessgw.model.pushes import Cursor, PushRequest, Scope, StreamKey
 from accessgw.model.settings import PushSettings, StoreSettings
 from accessgw.stores.sqlite_database import SqliteDatabase
 from accessgw.stores.sqlite_writer import MAX_BATCH, Writer
+from tests.stores.threaded_clock import ThreadedClock
 
 NOW = 1_700_000_000.0
 MAX_CLAIMS = 10
@@ -415,3 +417,20 @@ def test_what_was_forgotten_is_remembered_and_many_new_claims_do_not_outrun_it(o
     last = NOW + 3000 - MAX_CLAIMS
     assert made.wait(made.answers.claim("d", "u", 5, b"", NOW + 4000, first=last)) == ClaimState.OPEN
     assert made.wait(made.answers.claim("d", "u", 5, b"", NOW + 4000, first=last + 1)) == ClaimState.NEW
+
+
+def test_what_a_turn_wants_to_read_wakes_the_reader_once_at_its_end(tmp_path: Path) -> None:
+    clock = ThreadedClock()
+    ends: list[Any] = []
+    clock.at_turn_end = ends.append  # type: ignore[attr-defined]  # as of a reactor that knows its turns
+    database = SqliteDatabase(tmp_path / "store.sqlite", clock, StoreSettings(), StoreCounters())
+    database.start()
+    first = [database.read(lambda connection, number=number: number) for number in range(5)]  # type: ignore[misc]
+    assert len(ends) == 1 and database._reads.empty()
+    ends.pop()()
+    assert clock.wait(gatherResults(first)) == [0, 1, 2, 3, 4]
+    last = database.read(lambda connection: "last")
+    stopped = database.stop()
+    assert clock.wait(last) == "last"
+    clock.wait(stopped)
+    ends.pop()()
