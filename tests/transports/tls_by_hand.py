@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import select
 import socket
+from functools import cache
 
+from accessgw.model.counters import TlsCounters
 from accessgw.model.identity import ConnectionInfo
+from accessgw.transports.handshake_crew import HandshakeCrew
 from accessgw.transports.tls import TlsConnection
+from protocols.tls.engines import make_crew
 from tests.protocols.tls.tls_links import client, server
 from tests.transports.support import Echo, HandReactor, Journal, make_services
 
 
 class ManualPool:
-    """A HandshakePool whose steps run when a test says so."""
+    """A HandshakePool whose steps run when a test says so; those of a crew run by themselves, and are told then."""
 
-    def __init__(self):
+    def __init__(self, crew=None):
         self.full = False
         self.steps = []
         self.signer = None
-        self.crew = None
+        self.crew = crew
         self.unfinished = 0
 
     def lane(self):
@@ -38,15 +42,43 @@ class ManualPool:
 
     def run(self):
         """Run the first step; not told yet."""
-        self.steps[0][0].run()
+        if self.steps:
+            self.steps[0][0].run()
+        else:
+            assert select.select([self.crew.bell], [], [], 30)[0], "the crew has done nothing"
 
     def tell(self):
-        self.steps.pop(0)[0].done()
+        if self.steps:
+            self.steps.pop(0)[0].done()
+        else:
+            self.crew.bell.doRead()
 
     def all(self):
-        while self.steps:
+        while self.steps or (self.crew is not None and self.crew.busy):
             self.run()
             self.tell()
+
+
+class ManualCrew(HandshakeCrew):
+    """A HandshakeCrew whose bell is heard when a test says so."""
+
+    def __init__(self, threads=1):
+        self.counters = TlsCounters()
+        super().__init__(make_crew(), self.counters, HandReactor(), threads=threads, at_turn_end=lambda call: call())
+
+    @property
+    def bell(self):
+        return self._bell
+
+    @property
+    def busy(self):
+        return self.counters.pool_waiting > 0
+
+
+@cache
+def the_crew():
+    """One for all tests: its thread waits when they are over."""
+    return ManualCrew()
 
 
 class Contexts:
@@ -114,13 +146,15 @@ class EarlyFactory:
 class Hand:
     """The connection, and an engine as its client."""
 
-    def __init__(self, contexts=None, factories=None, device=None, reactor=None, **limits):
+    def __init__(self, contexts=None, factories=None, device=None, reactor=None, crew=None, **limits):
         self.reactor = reactor or HandReactor()
         self.journal = Journal()
         self.services = make_services(self.reactor, self.journal, **limits)
-        self.pool = self.services.handshakes = ManualPool()
-        self.guard = self.services.replays = Guard()
         self.contexts = contexts or Contexts()
+        if crew is None and self.contexts.offloaded:
+            crew = the_crew()
+        self.pool = self.services.handshakes = ManualPool(crew)
+        self.guard = self.services.replays = Guard()
         self.peer, ours = socket.socketpair()
         for end in (self.peer, ours):
             end.setblocking(False)
