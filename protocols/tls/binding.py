@@ -292,16 +292,19 @@ def _words(text: Any) -> str:
 
 
 def read_early_data(connection: SSL.Connection) -> bytes | None:
-    """Early data, None when there is no more. Raises what Connection.recv does."""
+    """Early data; none of it: it waits for the peer; None: there is no more. Raises what Connection.recv does, but no
+    exception for the usual."""
     buffer = _new_chunk("char[]", _CHUNK)
     size = ffi.new("size_t *")
-    result = lib.SSL_read_early_data(connection._ssl, buffer, _CHUNK, size)
+    ssl = connection._ssl
+    result = lib.SSL_read_early_data(ssl, buffer, _CHUNK, size)
+    if result == _READ_SUCCESS:
+        return bytes(ffi.buffer(buffer, size[0]))
     if result == _READ_FINISH:
         return None
-    if result != _READ_SUCCESS:
-        connection._raise_ssl_error(connection._ssl, 0)
-        raise SSL.WantReadError
-    return bytes(ffi.buffer(buffer, size[0]))
+    if lib.SSL_get_error(ssl, 0) != lib.SSL_ERROR_WANT_READ:
+        connection._raise_ssl_error(ssl, 0)
+    return b""
 
 
 def write_early_data(connection: SSL.Connection, data: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 
 HANDSHAKE = 22
@@ -9,6 +10,8 @@ CLIENT_HELLO = 1
 PRE_SHARED_KEY = 41
 EARLY_DATA = 42
 RANDOM_SIZE = 32
+_EXTENSION = struct.Struct(">HH")
+"""Type and length."""
 _OFFER = EARLY_DATA.to_bytes(2, "big") + b"\0\0"
 """The extension early_data. A hello without these bytes has none, and most have none."""
 MAX_HELLO = 1 << 16
@@ -49,7 +52,7 @@ class HelloReader:
         try:
             if self._collect(self._rest + data):
                 return _parse(bytes(self._message[4:]))
-        except (IndexError, ValueError):
+        except (IndexError, ValueError, struct.error):
             return NOTHING_OFFERED
         return NOTHING_OFFERED if self._size > MAX_HELLO else None
 
@@ -82,7 +85,7 @@ class HelloReader:
 
 
 def _parse(body: bytes) -> ClientHello:
-    """IndexError and ValueError when it is cut off inside."""
+    """IndexError, ValueError or struct.error when it is cut off inside."""
     random = body[2 : 2 + RANDOM_SIZE]
     if _OFFER not in body:
         return ClientHello(random, False, b"")
@@ -91,11 +94,11 @@ def _parse(body: bytes) -> ClientHello:
     at += 2 + (body[at] << 8 | body[at + 1])  # cipher_suites
     at += 1 + body[at]  # legacy_compression_methods
     at += 2  # the length of the extensions, which go to the end
-    early, identity = False, b""
-    while at < len(body):
-        kind = body[at] << 8 | body[at + 1]
-        after = at + 4 + (body[at + 2] << 8 | body[at + 3])
-        if after > len(body):
+    early, identity, size, head = False, b"", len(body), _EXTENSION.unpack_from
+    while at < size:
+        kind, length = head(body, at)
+        after = at + 4 + length
+        if after > size:
             raise ValueError("an extension that ends beyond its message")
         if kind == EARLY_DATA:
             early = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 MAX_IDENTITY = 256
 MAX_KEY = 64
@@ -51,21 +52,30 @@ def session_der(psk: ExternalPsk, limit: int = MAX_EARLY_DATA) -> bytes:
     `limit`: bytes of early data, if that is less than the key's own. Without a time of its own the session begins
     when OpenSSL reads it.
     """
-    early = min(psk.max_early_data, limit)
-    parts = [
+    before, after = _around_key(len(psk.key), psk.suite, min(psk.max_early_data, limit), psk.alpn)
+    return before + psk.key + after
+
+
+@lru_cache(maxsize=64)
+def _around_key(size: int, suite: int, early: int, alpn: str) -> tuple[bytes, bytes]:
+    """What stands before and behind a key of so many bytes: the same for most keys of a server."""
+    before = [
         _integer(_FORMAT),
         _integer(_TLS_1_3),
-        _tagged(0x04, psk.suite.to_bytes(2, "big")),
+        _tagged(0x04, suite.to_bytes(2, "big")),
         _tagged(0x04, b""),  # session id
-        _tagged(0x04, psk.key),
+        _head(0x04, size),
+    ]
+    after = [
         _tagged(0xA2, _integer(_ANY_LIFETIME)),
         _tagged(0xA4, _tagged(0x04, b"")),  # session id context: OpenSSL puts its own
     ]
     if early:
-        parts.append(_tagged(0xAF, _integer(early)))
-    if psk.alpn:
-        parts.append(_tagged(0xB0, _tagged(0x04, psk.alpn.encode("ascii"))))
-    return _tagged(0x30, b"".join(parts))
+        after.append(_tagged(0xAF, _integer(early)))
+    if alpn:
+        after.append(_tagged(0xB0, _tagged(0x04, alpn.encode("ascii"))))
+    first, last = b"".join(before), b"".join(after)
+    return _head(0x30, len(first) + size + len(last)) + first, last
 
 
 def _integer(value: int) -> bytes:
@@ -74,7 +84,10 @@ def _integer(value: int) -> bytes:
 
 
 def _tagged(tag: int, content: bytes) -> bytes:
-    size = len(content)
+    return _head(tag, len(content)) + content
+
+
+def _head(tag: int, size: int) -> bytes:
     if size < 0x80:
-        return bytes((tag, size)) + content
-    return bytes((tag, 0x82)) + size.to_bytes(2, "big") + content
+        return bytes((tag, size))
+    return bytes((tag, 0x82)) + size.to_bytes(2, "big")

@@ -274,9 +274,7 @@ class PyOpenSSLEngine:
     def _shake_hands(self) -> None:
         connection = self._connection
         try:
-            if self._notes.reading_early:
-                self._read_early()
-            complete = binding.shake_hands(connection)
+            complete = (not self._notes.reading_early or self._read_early()) and binding.shake_hands(connection)
         except SSL.WantReadError:
             complete = False
         except RemoteError as error:
@@ -316,15 +314,18 @@ class PyOpenSSLEngine:
             count.begin()
             self.only_finished_left = self._is_server and not binding.asks_for_certificate(self._connection)
 
-    def _read_early(self) -> None:
-        """All early data that has come, as one event. Raises SSL.Error as long as there may be more."""
+    def _read_early(self) -> bool:
+        """All early data that has come, as one event; False as long as there may be more."""
         parts: list[bytes] = []
         try:
-            while (data := binding.read_early_data(self._connection)) is not None:
+            while data := binding.read_early_data(self._connection):
                 self._sent_flight()
                 parts.append(data)
-            self._notes.reading_early = False
-            self._sent_flight()
+            over = data is None
+            if over:
+                self._notes.reading_early = False
+                self._sent_flight()
+            return over
         finally:
             self._drained = False
             hello = self._hello
