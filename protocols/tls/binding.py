@@ -89,7 +89,7 @@ MODE_NO_AUTO_CHAIN = 8
 _READ_SUCCESS, _READ_FINISH = 1, 2  # SSL_READ_EARLY_DATA_*; 0 is the error
 _CHUNK = 1 << 14
 _new_chunk = ffi.new_allocator(should_clear_after_alloc=False)
-_HANDSHAKE, _END_OF_EARLY_DATA = 22, 5
+_HANDSHAKE, _END_OF_EARLY_DATA, _KEY_UPDATE = 22, 5, 24
 
 
 def missing() -> list[str]:
@@ -163,6 +163,10 @@ def answer_callbacks(context: SSL.Context, traits: ContextTraits, *, server: boo
             )
             lib.SSL_CTX_set_alpn_select_cb(context._context, select, ffi.NULL)
             traits.kept.append(select)
+        if traits.counts_updates:
+            count = ffi.callback("void(int, int, int, void *, size_t, SSL *, void *)", _count_updates)
+            lib.SSL_CTX_set_msg_callback(context._context, count)
+            traits.kept.append(count)
     else:
         use = ffi.callback("int(SSL *, EVP_MD *, unsigned char **, size_t *, SSL_SESSION **)", _offer_psk, error=0)
         lib.SSL_CTX_set_psk_use_session_callback(context._context, use)
@@ -389,6 +393,13 @@ def _watch_messages(  # noqa: PLR0917  # OpenSSL's own arguments
 ) -> None:
     if sent and kind == _HANDSHAKE and size == 4 and ffi.cast("unsigned char *", data)[0] == _END_OF_EARLY_DATA:
         _connection_of(ssl).get_app_data().early_data_ended = True
+
+
+def _count_updates(  # noqa: PLR0917  # OpenSSL's own arguments
+    sent: int, version: int, kind: int, data: Any, size: int, ssl: Any, argument: Any
+) -> None:
+    if not sent and kind == _HANDSHAKE and size and ffi.cast("unsigned char *", data)[0] == _KEY_UPDATE:
+        _connection_of(ssl).get_app_data().key_updates += 1
 
 
 def _session(psk: ExternalPsk, limit: int) -> Any:

@@ -34,6 +34,8 @@ class ContextTraits:
     """Early data is also taken under OpenSSL's own tickets."""
     select_alpn: SelectAlpn | None = None
     key_log: KeyLog | None = None
+    counts_updates: bool = False
+    """The records stay with OpenSSL, which takes any number of KeyUpdates: they are counted for the engine."""
     kept: list[object] = field(default_factory=list)
     """Callbacks of C, which have to live as long as the context. Filled while it is made, then left alone."""
 
@@ -53,6 +55,7 @@ class HandshakeNotes:
         "defect",
         "early_data_ended",
         "kept",
+        "key_updates",
         "lines",
         "offered",
         "reading_early",
@@ -76,6 +79,8 @@ class HandshakeNotes:
         """A client has sent EndOfEarlyData: its early data was accepted."""
         self.reading_early = False
         """A server is ready to take early data."""
+        self.key_updates = 0
+        """Of the peer, for which no application data has paid yet; where they are counted."""
         self.kept: object = None
         """What C still points to."""
         self._lookups = 0

@@ -10,7 +10,15 @@ from OpenSSL import SSL
 from protocols.errors import LocalError, RemoteError
 from protocols.tls import binding
 from protocols.tls import handshake_notes as labels
-from protocols.tls.alerts import INTERNAL_ERROR, UNEXPECTED_EOF, alert_for, alert_for_words, alert_in, reasons_of
+from protocols.tls.alerts import (
+    INTERNAL_ERROR,
+    UNEXPECTED_EOF,
+    UNEXPECTED_MESSAGE,
+    alert_for,
+    alert_for_words,
+    alert_in,
+    reasons_of,
+)
 from protocols.tls.client_hello import ClientHello, HelloReader
 from protocols.tls.completion import completed_event
 from protocols.tls.detaching import TLS_1_3, RecordCount, detached_state
@@ -28,6 +36,10 @@ from protocols.tls.psk import ExternalPsk
 from protocols.tls.record_state import DetachedState
 
 _CHUNK = 65536
+_SLICE = 4096
+"""Bytes that OpenSSL is given at once where KeyUpdates are counted: each costs twenty times a record of data."""
+MAX_KEY_UPDATES = 32
+"""That a peer may send beyond one per reception of application data, as of RecordLimits."""
 Session = SSL.Session
 """What a client resumes with; holds secrets."""
 
@@ -149,6 +161,9 @@ class PyOpenSSLEngine:
             raise LocalError("ciphertext for an engine that is detached")
         self._drained = False
         binding.clear_errors()
+        if self.handshaken and self._notes.traits.counts_updates:
+            self._read_in_slices(connection, data)
+            return
         binding.give(connection, data)
         if not self.handshaken:
             if self._hello_reader is not None and not self._read_hello(self._hello_reader, data):
@@ -368,8 +383,21 @@ class PyOpenSSLEngine:
             self._received(parts)
             self._fail(None, reasons_of(error), error)
 
+    def _read_in_slices(self, connection: Any, data: bytes) -> None:
+        for at in range(0, len(data), _SLICE):
+            binding.give(connection, data[at : at + _SLICE])
+            self._read()
+            if self._peer_closed:
+                return
+            if self._notes.key_updates > MAX_KEY_UPDATES:
+                self._fail(
+                    UNEXPECTED_MESSAGE, f"expected at most {MAX_KEY_UPDATES} KeyUpdates without application data"
+                )
+
     def _received(self, parts: list[bytes]) -> None:
         if parts:
+            if self._notes.key_updates:
+                self._notes.key_updates -= 1
             self._events.append(PlaintextReceived(parts[0] if len(parts) == 1 else b"".join(parts)))
 
     def _collect(self) -> None:

@@ -168,6 +168,7 @@ def _context(
         ticket_early_data=options.ticket_early_data,
         select_alpn=alpn_selector(options.alpn, options.alpn_below_1_3) if options.alpn else None,
         key_log=options.key_log,
+        counts_updates=options.profile != "default",  # whose suites the record layer does not know
     )
     binding.answer_callbacks(context, traits, server=True)
     if by_name:
