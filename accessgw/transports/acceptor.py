@@ -18,7 +18,7 @@ from accessgw.transports.services import TransportServices
 
 _log = Logger()
 
-ACCEPTS_PER_TURN = 100
+ACCEPTS_PER_TURN = 16
 """So that a storm of reconnects leaves the reactor time for those who are connected."""
 PAUSE = 0.5
 """Seconds without accepting when the system has no memory or descriptors left."""

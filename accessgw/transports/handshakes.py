@@ -21,7 +21,7 @@ _log = Logger()
 
 TELL_AFTER = 0.002
 """Seconds that a finished step may wait until the reactor is told of it together with the next."""
-SLICE = 0.001
+SLICE = 0.0005
 """Seconds of a turn of the reactor that last steps of hand-shakes may take."""
 _LAST_STEP = 5.0
 """Seconds that stop() waits for the steps that run."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import select
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 from twisted.internet import epollreactor
@@ -18,7 +19,12 @@ from twisted.logger import Logger
 log = Logger()
 
 MAX_EVENTS = 256
-"""Descriptors served between two looks at the delayed calls: what is due need not wait for a flood of reads."""
+"""Descriptors that one poll tells of."""
+SLICE = 0.001
+"""Seconds for which a turn serves descriptors: what is due, and what a turn does at its end, need not wait for a flood of
+reads. Who is not served then comes first in the next turn."""
+_LOOK_EVERY = 4
+"""Descriptors between two looks at the clock."""
 
 
 class LeanReactor(epollreactor.EPollReactor):
@@ -31,6 +37,8 @@ class LeanReactor(epollreactor.EPollReactor):
         reactor waits again; from within such a call, in the next turn. Only from the reactor's thread."""
         self._alone = False
         """One descriptor was ready, and it is being served."""
+        self._left: set[int] = set()
+        """Descriptors that were ready in the last turn, which was over before they were served."""
         super().__init__()  # type: ignore[no-untyped-call]  # inherited from Twisted, unannotated
         self._forgotten: set[int] = set()
         """Descriptors closed in this iteration, whose events may still be to come;
@@ -67,10 +75,19 @@ class LeanReactor(epollreactor.EPollReactor):
         wait = -1.0 if timeout is None else timeout
         # PEP 475: the poll goes on by itself after a signal whose handler raises nothing.
         ready = self._poller.poll(wait, MAX_EVENTS)
+        left = self._left
+        if left:
+            ready.sort(key=lambda one: one[0] not in left)  # the others stay in the kernel's order, which is a fair one
+            left.clear()
         self._alone = len(ready) == 1
         selectables: dict[int, Any] = self._selectables
         self._forgotten.clear()
+        served, until = 0, monotonic() + SLICE
         for fd, event in ready:
+            served += 1
+            if not served % _LOOK_EVERY and monotonic() > until:
+                left.update(one for one, _ in ready[served - 1 :])
+                break
             selectable = selectables.get(fd)
             if selectable is None:
                 continue

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 
-from accessgw.transports.reactor import MAX_EVENTS, LeanReactor
+from accessgw.transports.reactor import MAX_EVENTS, SLICE, LeanReactor
 
 
 class Reader:
@@ -25,6 +25,7 @@ class Reader:
         self.lost: list[Any] = []
         self.why: Any = None
         self.raises: Exception | None = None
+        self.tells: Callable[[], None] = lambda: None
         reactor.addReader(self)
 
     def fileno(self) -> int:
@@ -35,6 +36,7 @@ class Reader:
 
     def doRead(self) -> Any:
         self.came.append(self.here.recv(100))
+        self.tells()
         if self.raises is not None:
             raise self.raises
         return self.why
@@ -54,8 +56,26 @@ class Reader:
         self.here.close()
 
 
+class Watch:
+    """What the reactor measures its slice with: stands still, but for `step` seconds at each look."""
+
+    def __init__(self) -> None:
+        self.now = self.step = 0.0
+
+    def __call__(self) -> float:
+        self.now += self.step
+        return self.now
+
+
 @pytest.fixture
-def reactor() -> Iterator[Any]:
+def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
+    watch = Watch()
+    monkeypatch.setattr("accessgw.transports.reactor.monotonic", watch)
+    return watch
+
+
+@pytest.fixture
+def reactor(watch: Watch) -> Iterator[Any]:
     made: Any = LeanReactor()
     yield made
     made.removeAll()
@@ -256,6 +276,48 @@ def test_delayed_calls_have_their_turn_in_a_flood_of_reads(reactor: Any) -> None
     for reader in readers:
         reader.close()
         reader.there.close()
+
+
+def test_a_turn_serves_for_a_slice_and_the_next_begins_with_the_rest(reactor: Any, watch: Watch) -> None:
+    order: list[int] = []
+    readers = [Reader(reactor) for _ in range(20)]
+    for number, reader in enumerate(readers):
+        reader.tells = lambda number=number: order.append(number)  # type: ignore[misc]  # a default argument
+        reader.there.send(b"first")
+    watch.step = 2 * SLICE / 5  # the third look is too late
+    reactor.doPoll(0)
+    first = len(order)
+    assert 0 < first < 20
+    for number in order[:first]:
+        readers[number].there.send(b"again")
+    watch.step = 0.0
+    reactor.doPoll(0)
+    assert sorted(order[:20]) == list(range(20))
+    assert sorted(order[20:]) == sorted(order[:first])
+    order.clear()
+    reactor.doPoll(0)
+    assert order == []
+    for reader in readers:
+        reader.close()
+
+
+def test_who_is_closed_before_its_turn_comes_again_is_not_called(reactor: Any, watch: Watch) -> None:
+    order: list[int] = []
+    readers = [Reader(reactor) for _ in range(20)]
+    for number, reader in enumerate(readers):
+        reader.tells = lambda number=number: order.append(number)  # type: ignore[misc]  # a default argument
+        reader.there.send(b"first")
+    watch.step = 2 * SLICE / 5
+    reactor.doPoll(0)
+    watch.step = 0.0
+    gone = next(number for number in range(20) if number not in order)
+    readers[gone].close()
+    successor = Reader(reactor)
+    reactor.doPoll(0)
+    assert gone not in order
+    assert successor.came == []
+    for reader in [*readers[:gone], *readers[gone + 1 :], successor]:
+        reader.close()
 
 
 def test_removing_a_reader_leaves_its_writing_and_strangers_alone(reactor: Any) -> None:
