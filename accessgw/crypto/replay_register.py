@@ -48,6 +48,7 @@ _MAGIC = b"agwseen\x01"
 _HEADER = struct.Struct("=8s36sQQdd32s")
 """Magic, boot, slots, entries, second of making, seconds of a generation, key of the digests; a checksum follows."""
 _STATE = struct.Struct("=QQddQ")
+_TURN_AND_CHECKSUM = struct.Struct("=Q32x4s")
 _STATES = (256, 320)
 _TABLES = 4096
 _SLOT = 16
@@ -189,7 +190,7 @@ class ReplayRegister:
             return False
         assert self._map is not None
         self._map[place : place + _SLOT] = digest + _tag(state.generation)
-        self._write(state._replace(latest=max(now, state.latest), used=state.used + 1))
+        self._write(_State(state.turn, state.generation, state.started, max(now, state.latest), state.used + 1))
         return True
 
     def _find(self, digest: bytes, generation: int) -> int | None:
@@ -228,23 +229,23 @@ class ReplayRegister:
     def _latest_state(self) -> _State | None:
         """The later one of the two that is whole; readable without the lock."""
         assert self._map is not None
-        best: _State | None = None
+        best, latest = b"", -1
         for place in _STATES:
-            content = self._map[place : place + _STATE.size + 4]
-            if zlib.crc32(content[:-4]).to_bytes(4, "big") == content[-4:]:
-                state = _State(*_STATE.unpack(content[:-4]))
-                if best is None or state.turn > best.turn:
-                    best = state
-        return best
+            content = self._map[place : place + _STATE.size]
+            turn, checksum = _TURN_AND_CHECKSUM.unpack_from(self._map, place)
+            if turn > latest and zlib.crc32(content).to_bytes(4, "big") == checksum:
+                best, latest = content, turn
+        return _State(*_STATE.unpack(best)) if best else None
 
     def _write(self, state: _State) -> _State:
         """Over the older one, so that the other stays whole until this one is."""
         assert self._map is not None
-        state = state._replace(turn=state.turn + 1)
-        content = _STATE.pack(*state)
-        place = _STATES[state.turn & 1]
+        turn, generation, started, latest, used = state
+        turn += 1
+        content = _STATE.pack(turn, generation, started, latest, used)
+        place = _STATES[turn & 1]
         self._map[place : place + _STATE.size + 4] = content + zlib.crc32(content).to_bytes(4, "big")
-        return state
+        return _State(turn, generation, started, latest, used)
 
     def _lock(self) -> None:
         """Keep other processes out, until the lock of the whole file is given back. OSError after PATIENCE."""
