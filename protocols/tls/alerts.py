@@ -28,6 +28,7 @@ UNEXPECTED_EOF = UNEXPECTED_MESSAGE
 """TLS has no alert for a missing close_notify, and nobody is left to hear one."""
 
 _BY_TEXT = (
+    ("peer sent close_notify", CLOSE_NOTIFY),
     ("no application protocol", NO_APPLICATION_PROTOCOL),
     ("peer did not return a certificate", CERTIFICATE_REQUIRED),
     # why a certificate was refused stands behind "certificate verify failed"; as OpenSSL's ssl_x509err2alert
@@ -63,6 +64,8 @@ _BY_TEXT = (
     ("http request", UNEXPECTED_MESSAGE),
     # floods and disorder, of which OpenSSL's alert is sealed
     ("invalid ccs message", ILLEGAL_PARAMETER),
+    ("excessive message size", ILLEGAL_PARAMETER),
+    ("mixed handshake and non handshake data", UNEXPECTED_MESSAGE),
     ("too much early data", UNEXPECTED_MESSAGE),
     ("record too small", UNEXPECTED_MESSAGE),
     ("invalid alert", UNEXPECTED_MESSAGE),
@@ -142,6 +145,8 @@ def alert_for_words(reason: str) -> int:
 
 def reasons_of(error: Exception) -> str:
     """The reasons in an error of pyOpenSSL's, without library and function names; of another one, what it says."""
+    if isinstance(error, SSL.ZeroReturnError):
+        return "the peer sent close_notify"
     if error.args and isinstance(error.args[0], list):
         return "; ".join(str(entry[-1]) for entry in error.args[0]) or "no reason given"
     return " ".join(str(part) for part in error.args) or type(error).__name__

@@ -7,9 +7,11 @@ from OpenSSL import SSL
 
 from protocols.errors import RemoteError
 from protocols.tls.client_context import ClientContext, ClientOptions
+from protocols.tls.key_schedule import traffic_keys
 from protocols.tls.pyopenssl_engine import PyOpenSSLEngine as ClientEngine
-from tests.protocols.tls.minimal_handshake import MinimalClient, vector
-from tests.protocols.tls.tls_links import PSK, issuer, localhost, server
+from protocols.tls.record_protection import Sealer
+from tests.protocols.tls.minimal_handshake import SUITE, MinimalClient, vector
+from tests.protocols.tls.tls_links import PSK, client, early, issuer, localhost, server
 
 OLD_TOO = {"alpn": ["mmtp/1", "http/1.1"], "alpn_below_1_3": frozenset({"http/1.1"}), "minimum": "1.2"}
 DOWNGRADED = b"DOWNGRD\1"
@@ -98,3 +100,44 @@ def test_a_second_hello_in_place_of_finished():
         gateway.feed(MinimalClient().start())
     assert refusal.value.code == 10
     assert not gateway.handshaken
+
+
+EARLY_ENDS = {
+    "KeyUpdate": ([(22, b"\x18\0\0\1\0")], 10),
+    "ClientHello": ([(22, b"\1\0\0\0")], 10),
+    "close_notify": ([(21, b"\1\0")], 0),
+    "a long EndOfEarlyData": ([(22, b"\5\0\0\1\0")], 47),
+    "half of EndOfEarlyData, and data": ([(22, b"\5\0"), (23, b"late")], 10),
+    "empty records": ([(23, b"")] * 33, 10),
+}
+"""Records behind the first one of early data, and the alert that they are worth."""
+
+
+def early_flight(data):
+    """A first flight with this early data in a record, and what seals the next."""
+    lines = []
+    device = client(key_log=lines.append).engine("localhost", psk=PSK)
+    device.early(data)
+    device.start()
+    (line,) = (line for line in lines if line.startswith(b"CLIENT_EARLY_TRAFFIC_SECRET"))
+    secret = bytes.fromhex(line.split()[2].decode())
+    return device.to_send(), Sealer(SUITE.id, secret, *traffic_keys(SUITE, secret), 1)
+
+
+@pytest.mark.parametrize(("contents", "alert"), EARLY_ENDS.values(), ids=EARLY_ENDS)
+def test_what_may_not_come_in_early_data(contents, alert):
+    """What came before is told, and the hand-shake ends."""
+    flight, sealer = early_flight(b"call")
+    gateway = server().engine(detachable=True)
+    with pytest.raises(RemoteError) as refusal:
+        gateway.feed(flight + b"".join(sealer.seal(kind, content) for kind, content in contents))
+    assert refusal.value.code == alert
+    assert early(gateway.events()) == b"call"
+    assert not gateway.handshaken
+
+
+def test_empty_records_among_early_data_hold_nothing_up():
+    flight, sealer = early_flight(b"one ")
+    gateway = server().engine(detachable=True)
+    gateway.feed(flight + sealer.seal(23, b"") + sealer.seal(23, b"two") + sealer.seal(23, b""))
+    assert early(gateway.events()) == b"one two"
