@@ -23,12 +23,14 @@ TLS_1_3 = "TLSv1.3"
 class RecordCount:
     """Fed with all ciphertext in the order in which it leaves."""
 
-    __slots__ = ("_before", "_last", "_whole", "counting", "records")
+    __slots__ = ("_before", "_last", "_whole", "counting", "proof", "records")
 
     def __init__(self) -> None:
         self.counting = False
         """Our Finished has left: what comes is under the application key."""
         self.records = 0
+        self.proof: Opener | None = None
+        """What opened the last record, once it is proved that there are so many."""
         self._whole = True
         self._last = self._before = b""
 
@@ -61,7 +63,11 @@ class RecordCount:
             return False
         if not self.records:
             return _ends_in_handshake(suite, handshake, self._before)
-        return _opener(suite, application, self.records - 1).open(self._last, 0, True)[2] > 0
+        opener = _opener(suite, application, self.records - 1)
+        if opener.open(self._last, 0, True)[2] <= 0:
+            return False
+        self.proof = opener
+        return True
 
 
 def _ends_in_handshake(suite: Suite, handshake: bytes, flight: bytes) -> bool:
@@ -114,4 +120,5 @@ def detached_state(
         write_sequence=count.records,
         unread=binding.take_unread(connection),
         exporter_secret=exporter,
+        made=count.proof,
     )

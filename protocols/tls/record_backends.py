@@ -53,8 +53,12 @@ class Backend:
     keys: Callable[[int, bytes], tuple[bytes, bytes]]
     """key_schedule.traffic_keys, of a suite's number."""
 
-    def make_sealer(self, suite: Suite, secret: bytes, sequence: int) -> Sealer:
-        """The writing direction of a traffic secret."""
+    def make_sealer(
+        self, suite: Suite, secret: bytes, sequence: int, made: record_protection.Opener | None = None
+    ) -> Sealer:
+        """The writing direction of a traffic secret; of that, `made` may be there already, and is not used any more."""
+        if made is not None and self.sealer is record_protection.Sealer:
+            return record_protection.Sealer.of(made, sequence)
         return self.sealer(suite.id, secret, *self.keys(suite.id, secret), sequence)
 
     def make_opener(self, suite: Suite, secret: bytes, sequence: int) -> Opener:

@@ -117,6 +117,18 @@ class Sealer(_Direction):
 
     __slots__ = ()
 
+    @classmethod
+    def of(cls, other: _Direction, sequence: int) -> Sealer:
+        """Under the key of `other`, whose AEAD it takes over: `other` is wiped by that."""
+        made = cls.__new__(cls)
+        made._suite, made._iv, made.sequence = other._suite, other._iv, sequence
+        made._keys, other._keys = other._keys, bytearray()
+        made._aead, made._place = other._aead, other._place
+        if made._aead is not None:
+            _awake[made._place] = weakref.ref(made)
+        other.wipe()
+        return made
+
     def seal(self, content_type: int, data: bytes) -> bytes:
         """`data` in as many records as it takes, at least one."""
         encrypt = self._aead_of().encrypt

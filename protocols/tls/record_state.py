@@ -12,6 +12,7 @@ import struct
 from dataclasses import dataclass, field
 
 from protocols.tls.key_schedule import SUITES
+from protocols.tls.record_protection import Opener
 
 VERSION = 1
 MAX_SEQUENCE = 1 << 48
@@ -57,6 +58,9 @@ class DetachedState:
     """We have asked the peer for a KeyUpdate, which has not come."""
     control_messages: int = 0
     empty_records: int = 0
+    made: Opener | None = field(default=None, repr=False, compare=False)
+    """Of the write secret, where the count of records was proved with it: its keys need not be derived again. Never
+    among the bytes."""
 
     def check(self) -> None:
         """Raises ValueError, with what was expected, when no record layer can go on from this."""
