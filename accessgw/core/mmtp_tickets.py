@@ -15,6 +15,8 @@ from protocols.mmtp.handshake import Hello
 from protocols.mmtp.statuses import Status
 from protocols.mmtp.tickets import DeviceTicket, GrantedTickets
 
+_ENDED = "the ticket has ended since the TLS hand-shake"
+
 
 @dataclass(slots=True, frozen=True)
 class TicketProof:
@@ -66,15 +68,14 @@ class TicketOffice:
     def _check_ticket(self, info: ConnectionInfo, hello: Hello, before: TicketProof | None) -> TicketProof:
         now = self.wall()
         opened = None if before is None else before.opened
-        if before is not None and opened is not None and opened.identity == info.ticket:
-            if not self.keys.is_open(opened, now):
-                opened = None
-            binding = before.binding
+        if before is None or opened is None or opened.identity != info.ticket:
+            proof = self._open_ticket(info, hello, now)
+        elif self.keys.is_open(opened, now):
+            proof = before
         else:
-            opened = self.keys.open(info.ticket, now)
-            binding = TicketBinding(hello.device) if opened is None else self._bound(info, hello, opened)
-        if opened is None:
-            raise self._refused(info, "expired", "the ticket has ended since the TLS hand-shake")
+            raise self._refused(info, "expired", _ENDED)
+        opened, binding = proof.opened, proof.binding
+        assert opened is not None
         if binding.fingerprint and binding.not_after <= now:
             raise self._refused(info, "expired", "the certificate of the ticket has ended")
         if self.revocations is not None and self.revocations.is_revoked(binding, opened.issued):
@@ -85,20 +86,23 @@ class TicketOffice:
             info.fingerprint = binding.fingerprint
             if self.revocations is not None:
                 info.serials = self.revocations.serials_of(binding.fingerprint)
-        return TicketProof(binding, opened.days_at(now), opened)
+        days = opened.days_at(now)
+        return proof if days == proof.days else TicketProof(binding, days, opened)
 
-    def _bound(self, info: ConnectionInfo, hello: Hello, opened: OpenedTicket) -> TicketBinding:
-        """Whom the ticket was made for, if that is who says HELLO."""
-        shown = hello.certificate
+    def _open_ticket(self, info: ConnectionInfo, hello: Hello, now: float) -> TicketProof:
+        """Look into the ticket, and whether it was made for who says HELLO."""
+        opened = self.keys.open(info.ticket, now)
+        if opened is None:
+            raise self._refused(info, "expired", _ENDED)
+        shown, binding = hello.certificate, TicketBinding(hello.device)
         if shown is not None:
             # A device that has a certificate does not know whether TLS has ever asked for it.
             certified = TicketBinding(hello.device, "certificate", shown.fingerprint, shown.not_after)
             if self.keys.matches(opened, certified):
-                return certified
-        binding = TicketBinding(hello.device)
-        if not self.keys.matches(opened, binding):
+                binding = certified
+        if not binding.fingerprint and not self.keys.matches(opened, binding):
             raise self._refused(info, "other_device", "the ticket is not for this device")
-        return binding
+        return TicketProof(binding, opened.days_at(now), opened)
 
     def timely(self, hello: Hello) -> bool:
         """Whether the device's idea of the time says that its first flight is new."""

@@ -573,6 +573,17 @@ def test_a_ticket_that_ends_during_the_hand_shake_is_refused(place: Place, how: 
     assert place.counters.psk_refused == {"expired": 1}
 
 
+def test_a_midnight_during_the_hand_shake_counts_as_a_day(place: Place) -> None:
+    gateway = place.gateway
+    gateway.clock.advance(DAY - gateway.wall() % DAY - 0.5)
+    ticket = place.ticket()
+    device = place.device(ticket=ticket).hello()
+    gateway.clock.advance(1)
+    granted = device.complete().welcome().tickets
+    opened = place.keys.open(granted.tickets[0].identity, gateway.wall())
+    assert opened is not None and opened.days == 1
+
+
 def test_filters_see_a_device_in_early_data_and_when_it_comes_in(tmp_path: Path) -> None:
     seen: list[bool] = []
 

@@ -82,7 +82,8 @@ class OpenedTicket:
     def days_at(self, now: float) -> int:
         """Days since the last full authentication, at this wall-clock second: what the next ticket says. Midnights
         (UTC) are counted, so that a chain of tickets of which none lives a day comes to its end, too."""
-        return self.days + max(0, int(now // 86_400) - int(self.issued // 86_400))
+        midnights = now // 86_400 - self.issued // 86_400
+        return self.days + int(midnights) if midnights > 0 else self.days
 
 
 class TicketKeys(Protocol):
