@@ -30,7 +30,7 @@ from accessgw.model.counters import TlsCounters
 from accessgw.model.listener_settings import CertificateSettings, ListenerSettings
 from accessgw.model.settings import GatewaySettings
 from accessgw.transports.doorbell import Doorbell
-from accessgw.transports.handshake_crew import HandshakeCrew
+from accessgw.transports.handshake_crew import HandshakeCrew, crew_size
 from accessgw.transports.handshakes import HandshakePool, LastSteps, PinnedHandshakes
 from protocols.tls.engines import PURE, WHY_NOT_NATIVE, make_crew, native_version
 
@@ -117,11 +117,17 @@ class TlsRooms:
         at_turn_end = getattr(reactor, "at_turn_end", partial(reactor.callLater, 0))
         turn_is_over = getattr(reactor, "turn_is_over", lambda: False)
         last_steps = LastSteps(self._counters, at_turn_end, turn_is_over=turn_is_over)
-        threads, waiting = tls.handshake_threads, tls.handshake_queue
+        threads, waiting = tls.handshake_threads or 1, tls.handshake_queue
         if self.signing is None:
             make = make_crew()
             if make is not None:
-                self._crew = HandshakeCrew(make, self._counters, reactor, threads=threads, at_turn_end=at_turn_end)
+                self._crew = HandshakeCrew(
+                    make,
+                    self._counters,
+                    reactor,
+                    threads=tls.handshake_threads or crew_size(len(os.sched_getaffinity(0))),
+                    at_turn_end=at_turn_end,
+                )
             return HandshakePool(
                 self._counters,
                 threads=threads,

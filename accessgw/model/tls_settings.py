@@ -15,9 +15,10 @@ class TlsSettings(Settings, frozen=True, kw_only=True):
     engine: Literal["auto", "native", "pure"] = "auto"
     """What makes hand-shakes. native: the C engine on the system's OpenSSL, which remote signers need; pure: the one in
     the package cryptography; auto: native where it is built and loads."""
-    handshake_threads: Annotated[int, Meta(ge=1, le=64)] = 1
-    """Threads that make hand-shakes up to the signature; the reactor never signs. More than one is for RSA certificates
-    on machines with idle cores."""
+    handshake_threads: Annotated[int, Meta(ge=0, le=64)] = 0
+    """Threads that make hand-shakes up to the signature; the reactor never signs. 0: on the native engine one for each
+    processor but the reactor's, at most 8; on the pure one and with a signer elsewhere one, since more would only take
+    the interpreter's lock from the reactor."""
     handshake_queue: Count = 4096
     """Hand-shakes that may wait for a thread; more connections are refused and counted."""
     max_handshakes: Count = 8192

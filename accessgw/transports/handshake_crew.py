@@ -18,10 +18,17 @@ _log = Logger()
 
 DELIVERED_PER_TURN = 16
 """Steps that are told to their connections in one turn of the reactor: a storm of reconnects leaves time for others."""
+MOST_THREADS = 8
+"""Threads that begin where nobody says how many: a reactor has no more than that to do for them."""
 NICER_BY = 5
 """Where processors are short the reactor's thread goes first: who is connected comes before who connects."""
 _LAST_STEP = 5.0
 """Seconds that stop() waits for the steps that run."""
+
+
+def crew_size(processors: int) -> int:
+    """Threads for so many processors, one of which is the reactor's."""
+    return min(max(processors - 1, 1), MOST_THREADS)
 
 
 class OffloadedStep(Protocol):

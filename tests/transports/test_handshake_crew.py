@@ -205,3 +205,8 @@ def test_after_stop_nothing_happens_and_nothing_waits(idle):
     hand.connection.abort("done")
     del hand
     assert tls_engine.counts()[0] <= before
+
+
+@pytest.mark.parametrize(("processors", "threads"), [(1, 1), (2, 1), (3, 2), (9, 8), (64, 8)])
+def test_one_processor_is_left_to_the_reactor(processors, threads):
+    assert handshake_crew.crew_size(processors) == threads
