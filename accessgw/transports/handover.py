@@ -223,7 +223,9 @@ class HandoverReceiver(_Channel):
         descriptor = self._descriptors.popleft()
         try:
             offered = msgspec.msgpack.decode(body, type=_Offered)
-            DetachedState.from_bytes(offered.records)
+            state = DetachedState.from_bytes(offered.records)
+            if not state.is_server or state.closed or state.peer_closed:
+                raise ValueError("expected the server's side of a connection that goes on")
             if offered.info.alpn not in self._factories:
                 raise ValueError(f"nothing speaks {offered.info.alpn!r} here")
         except ValueError as error:
