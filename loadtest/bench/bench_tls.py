@@ -5,20 +5,15 @@ usage: make bench-tls [JSON=path] [SEED=n]      bounds itself: five to eight min
 
 from __future__ import annotations
 
-import http.client
-import json
 import resource
 import shutil
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from rich.console import Console
 
@@ -26,6 +21,7 @@ from loadtest.bench import tls_handshakes, tls_records
 from loadtest.bench.report import Report, arguments
 from loadtest.bench.servers import Unavailable
 from loadtest.bench.tls_clients import Order
+from loadtest.bench.tls_processes import Kind, again, client, holding, server_of, settled
 from loadtest.bench.tls_servers import (
     MUTUAL,
     P256,
@@ -38,6 +34,7 @@ from loadtest.bench.tls_servers import (
     TlsServer,
     make_certificates,
 )
+from loadtest.bench.tls_storm import storm
 
 GATEWAYS: tuple[type[TlsGateway], ...] = (TlsGateway, NativeTlsGateway)
 BESIDE: tuple[type[TlsServer], ...] = (Nginx, *GATEWAYS)
@@ -52,7 +49,6 @@ LIMITS = {
     (FULL_MUTUAL, "native"): 1.0,
 }
 IDLE_LIMITS = {"pure": 6.0, "native": 4.0}  # KiB
-LATENESS_LIMIT = 2.0  # ms
 TICKET_LIMIT = 17.0  # bytes
 TICKET = "identity of a ticket in WELCOME"
 OPENSSL_SHARE = 15
@@ -62,11 +58,7 @@ REGISTER_READY = 11.0
 WARM_UP = 2
 """Turns before those that count; after them there are tickets for all that are to resume."""
 EARLY_ROUNDS = 3
-LONGEST = 120.0
-"""Seconds for one order of the clients."""
-STORM_CLIENTS = 2
 MOST_FAILED = 0.02
-Kind = TypeVar("Kind", bound=TlsServer)
 
 
 def main() -> None:
@@ -107,7 +99,9 @@ class Bench:
         self.idle_connections(directory, certificates)
         for kind in GATEWAYS:
             if kind.name not in self.missing:
-                self.storm(kind, directory, certificates)
+                self.say(f"storm of {self.seconds:.0f} s: {kind.name}")
+                with server_of(kind, directory, certificates) as server:
+                    storm(self.report, server, self.seconds)
         self.engines()
 
     def say(self, what: str) -> None:
@@ -256,34 +250,6 @@ class Bench:
         for who, limit in IDLE_LIMITS.items():
             self.report.judge(case, who, limit, "value")
 
-    # ------------------------------------------------------------------ lateness
-
-    def storm(self, kind: type[TlsGateway], directory: Path, certificates: Certificates) -> None:
-        """How late the reactor is, and how long a call on a standing connection takes, while hand-shakes saturate it."""
-        self.say(f"storm of {self.seconds:.0f} s: {kind.name}")
-        with server_of(kind, directory, certificates) as server:
-            quiet = echoes(server, 3.0)
-            order = Order(server.ports[P256], seconds=self.seconds, width=64, idle=True)
-            before = lateness(server)
-            cpu = server.cpu_of_all()
-            clients = [client(order) for _ in range(STORM_CLIENTS)]
-            for process in clients:
-                go(process)
-            loud = echoes(server, self.seconds - 2.0)
-            tallies = [finished(process) for process in clients]
-            after = lateness(server)
-            cpu = server.cpu_of_all() - cpu
-        made = sum(tally["done"] for tally in tallies)
-        note = f"{made / self.seconds:,.0f} hand-shakes/s, {cpu / self.seconds * 100:.0f} % of a core"
-        looks = {bound: after[bound] - before.get(bound, 0.0) for bound in after}
-        self.report.add("reactor late under a storm, p50", kind.name, quantile(looks, 0.5), "ms", "bucket's upper end")
-        self.report.add("reactor late under a storm, p99", kind.name, quantile(looks, 0.99), "ms", note)
-        self.report.judge("reactor late under a storm, p99", kind.name, LATENESS_LIMIT, "value")
-        for name, trips in (("quiet", quiet), ("under a storm", loud)):
-            ranked = sorted(trips)
-            self.report.add(f"call of gw.time, {name}, p50", kind.name, ranked[len(ranked) // 2] / 1e3, "ms")
-            self.report.add(f"call of gw.time, {name}, p99", kind.name, ranked[len(ranked) * 99 // 100] / 1e3, "ms")
-
     # ------------------------------------------------------------------ in memory
 
     def engines(self) -> None:
@@ -294,64 +260,6 @@ class Bench:
         self.say("records")
         self.report.rows += tls_records.record_rows((0x1301,))
         self.report.rows += tls_records.weight_rows(self.idle)
-
-
-# ---------------------------------------------------------------------- servers and clients
-
-
-@contextmanager
-def server_of(kind: type[Kind], directory: Path, certificates: Certificates) -> Iterator[Kind]:
-    """It runs, in a directory of its own."""
-    server = kind(Path(tempfile.mkdtemp(dir=directory)), certificates)
-    server.start()
-    try:
-        yield server
-    finally:
-        server.stop()
-
-
-def client(order: Order) -> subprocess.Popen[str]:
-    """A process that is ready to carry it out."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "loadtest.bench.tls_clients", json.dumps(asdict(order))],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    if process.stdout.readline() != "ready\n":
-        process.kill()
-        raise RuntimeError("the clients did not start")
-    return process
-
-
-def go(process: subprocess.Popen[str]) -> None:
-    assert process.stdin is not None
-    process.stdin.write("\n")
-    process.stdin.flush()
-
-
-def finished(process: subprocess.Popen[str]) -> dict[str, Any]:
-    said, _ = process.communicate(timeout=LONGEST)
-    tally: dict[str, Any] = json.loads(said)
-    return tally
-
-
-def again(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """Let it carry out its order once more; the Tally."""
-    go(process)
-    assert process.stdout is not None
-    tally: dict[str, Any] = json.loads(process.stdout.readline())
-    return tally
-
-
-@contextmanager
-def holding(order: Order) -> Iterator[None]:
-    process = client(order)
-    try:
-        yield
-    finally:
-        process.communicate()
 
 
 def what_is_wrong(order: Order, tally: dict[str, Any], asked: int) -> str:
@@ -366,46 +274,6 @@ def what_is_wrong(order: Order, tally: dict[str, Any], asked: int) -> str:
     if order.device and tally["answered"] < 0.9 * tally["done"]:
         return f"not answered: {tally['done'] - tally['answered']} of {tally['done']}"
     return ""
-
-
-def settled(server: TlsServer) -> None:
-    """Wait until it has nothing left to do."""
-    before = -1.0
-    while (now := server.cpu_of_all()) - before > 0.02:
-        before = now
-        time.sleep(0.5)  # between two readings of its CPU time, which is counted in hundredths of a second
-
-
-def echoes(server: TlsGateway, seconds: float) -> list[float]:
-    """Microseconds of calls of gw.time on a standing connection without TLS."""
-    command = [sys.executable, "-m", "loadtest.bench.probe", "mmtp", str(server.port), str(seconds)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    process.stdout.readline()
-    said, _ = process.communicate("\n")
-    trips: list[float] = json.loads(said)
-    return trips
-
-
-def lateness(server: TlsGateway) -> dict[float, float]:
-    """Upper bound in ms -> how many looks found the reactor no later, as its metrics say."""
-    control = http.client.HTTPConnection("127.0.0.1", server.control_port, timeout=30)
-    control.request("GET", "/metrics", headers={"Authorization": "Bearer bench"})
-    text = control.getresponse().read().decode()
-    control.close()
-    found = {}
-    for line in text.splitlines():
-        if line.startswith("accessgw_reactor_lateness_seconds_bucket{"):
-            bound = line.partition('le="')[2].partition('"')[0]
-            found[float(bound.replace("+Inf", "inf")) * 1e3] = float(line.rpartition(" ")[2])
-    return found
-
-
-def quantile(looks: dict[float, float], share: float) -> float | None:
-    """The bucket's upper bound below which this share of the looks lies."""
-    total = max(looks.values(), default=0.0)
-    reached: Callable[[float], bool] = lambda bound: looks[bound] >= share * total  # noqa: E731  # a name for the test
-    return next((bound for bound in sorted(looks) if reached(bound)), None) if total else None
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """One connection that measures round trips, closed loop with a pause.
 
-usage: python -m loadtest.bench.probe WIRE PORT SECONDS    prints the round trips in microseconds as a JSON list
+usage: python -m loadtest.bench.probe WIRE PORT SECONDS    prints two JSON lists of microseconds: the round trips, and by
+                                                           how much each pause between them was too long
 
 With `frames` a round trip is the echo of a 100 byte frame; with `mmtp` it is a call of gw.time through
 decoder, session look-up and header compression.
@@ -68,14 +69,17 @@ def main() -> None:
         trip()
     print("ready", flush=True)
     sys.stdin.readline()
-    trips = []
+    trips: list[float] = []
+    late: list[float] = []
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         begin = time.perf_counter()
         trip()
-        trips.append(round((time.perf_counter() - begin) * 1e6, 1))
+        pause = time.perf_counter()
+        trips.append(round((pause - begin) * 1e6, 1))
         time.sleep(PAUSE)
-    print(json.dumps(trips), flush=True)
+        late.append(round((time.perf_counter() - pause - PAUSE) * 1e6, 1))
+    print(json.dumps([trips, late]), flush=True)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,11 @@ from math import inf
 
 import pytest
 
-from loadtest.bench.bench_tls import again, client, quantile, server_of, what_is_wrong
+from loadtest.bench.bench_tls import what_is_wrong
 from loadtest.bench.tls_clients import Order, Tally
+from loadtest.bench.tls_processes import again, client, server_of
 from loadtest.bench.tls_servers import MUTUAL, P256, RSA_2048, TlsGateway, make_certificates
+from loadtest.bench.tls_storm import quantile
 
 
 def shake(order, times=1):
