@@ -87,10 +87,12 @@ class HandshakeCrew:
         self._counters.pool_waiting -= self._crew.stop()
         for thread in self._threads:
             thread.join(_LAST_STEP)
-        self._threads.clear()
         while told := self._crew.finished(DELIVERED_PER_TURN):
             self._counters.pool_waiting -= len(told)
-        self._bell.stop()
+        if not any(thread.is_alive() for thread in self._threads):
+            # One that hangs would ring a file that has its number by then.
+            self._bell.stop()
+        self._threads.clear()
 
     def _start_threads(self) -> None:
         for number in range(self._size):
@@ -100,8 +102,11 @@ class HandshakeCrew:
 
     def _serve(self) -> None:
         # On Linux a thread has a priority of its own.
-        least = os.getpriority(os.PRIO_PROCESS, 0)
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(least + NICER_BY, 19))
+        own = os.getpriority(os.PRIO_PROCESS, 0)
+        try:
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(own + NICER_BY, 19))
+        except OSError as error:
+            _log.warn("Threads of hand-shakes keep the reactor's priority: {error}", error=error)
         self._crew.serve()
 
     def _wake(self) -> None:
