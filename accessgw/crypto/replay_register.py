@@ -7,7 +7,7 @@ its time gives it away. Of OpenSSL's own tickets the age gives it away.
 
 One process writes at a time, under a lock of the kernel's that ends with the process. What a kill leaves half done is an
 entry that was never answered for, or a state that does not count: the state is written in turn to two places, each with
-its checksum. A strike costs 22 us, a replay 17 (CPython 3.11, 2 shared cores):
+its checksum. A strike costs 18 us, a replay 13 (CPython 3.11, 2 shared cores):
 
     python -m tests.crypto.strike_cost
 """
