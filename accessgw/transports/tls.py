@@ -340,6 +340,7 @@ class TlsConnection(RecordConnection):
         """`counted`: under another name than the alert's."""
         reason = name_of(code)
         count(self._services.tls.refused, counted or reason)
+        why = self._with_replay(why)
         self._give_up_early()
         if self._records is not None:
             # It was in order for TLS. Over 1.3 the peer hears why, see TlsRecords.refuse().
