@@ -118,6 +118,7 @@ def test_no_number_is_used_twice_after_answers_and_a_ticket(answers, suite, tick
 @pytest.mark.parametrize("suite", SUITES_OF_OPENSSL)
 @pytest.mark.parametrize("moving", MOVING)
 def test_no_number_is_used_twice_after_two_tickets(suite, moving):
+    """Never together with answers to early data: a resumed hand-shake gets one ticket at most."""
     seen = Observed(suite=suite, moving=moving)
     link = seen.link.run()
     if "gateway" in moving:
