@@ -53,8 +53,8 @@ TICKET_LIMIT = 17.0  # bytes
 TICKET = "identity of a ticket in WELCOME"
 OPENSSL_SHARE = 15
 """One hand-shake in so many, where each is a process."""
-REGISTER_READY = 11.0
-"""Seconds after its start from which a gateway takes early data (tls.replay_window, and one more)."""
+REGISTER_READY = 21.0
+"""Seconds after its first start from which a gateway takes early data: twice tls.replay_window, and one more."""
 WARM_UP = 2
 """Turns before those that count; after them there are tickets for all that are to resume."""
 EARLY_ROUNDS = 3
