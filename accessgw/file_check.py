@@ -12,6 +12,7 @@ from accessgw.crypto.client_certificates import ClientCertificates, authorities_
 from accessgw.crypto.contexts import ContextOptions, ServerContexts
 from accessgw.crypto.key_store import check_key_store
 from accessgw.crypto.pem import CertificateError
+from accessgw.crypto.provider import load_provider
 from accessgw.crypto.revocation_lists import load_lists
 from accessgw.crypto.revocations import RevocationStore
 from accessgw.crypto.server_certificates import moment
@@ -19,6 +20,7 @@ from accessgw.crypto.shared_file import SharedFileError
 from accessgw.crypto.signers.backend import SoftwareBackend
 from accessgw.crypto.signers.build import SignerUnusable, public_key_of, socket_path
 from accessgw.crypto.signers.libcrypto import LibcryptoError
+from accessgw.crypto.signers.libcrypto import load_provider as load_for_signer
 from accessgw.model.listener_settings import ListenerSettings
 from accessgw.model.settings import GatewaySettings
 
@@ -62,6 +64,7 @@ def _certificates(path: str, listener: ListenerSettings, settings: GatewaySettin
                 listener,
                 engine=settings.tls.engine,
                 keys_elsewhere=_Anyone() if settings.tls.signs_elsewhere else None,
+                provider=settings.tls.own_provider,
             ),
             wall=lambda: now,
         )
@@ -97,13 +100,20 @@ def _signer(settings: GatewaySettings, listeners: dict[str, ListenerSettings]) -
     """Where private keys are elsewhere: whether they can be, and, of those that are read by this user, whether they are
     the keys of the chains."""
     tls = settings.tls
-    if not tls.signs_elsewhere:
-        return
     try:
-        socket_path(tls, settings.state_dir)
+        load_provider(tls)
+        if tls.signs_elsewhere:
+            socket_path(tls, settings.state_dir)
+            if tls.provider:
+                load_for_signer(tls.provider)
     except SignerUnusable as error:
         setting, _, message = str(error).partition(": ")
         yield Problem(setting, message)
+        return
+    except LibcryptoError as error:
+        yield Problem("tls.provider", str(error))
+        return
+    if not tls.signs_elsewhere:
         return
     for path, listener in listeners.items():
         for index, certificate in enumerate(listener.certificates):

@@ -19,6 +19,7 @@ from accessgw.crypto.development import ensure_development_certificate
 from accessgw.crypto.key_control import Keys
 from accessgw.crypto.key_log import KeyLogFile
 from accessgw.crypto.key_store import KeyStore
+from accessgw.crypto.provider import load_provider
 from accessgw.crypto.replay_register import ReplayRegister
 from accessgw.crypto.revocation_lists import RevocationLists
 from accessgw.crypto.revocations import RevocationStore
@@ -57,6 +58,8 @@ class TlsRooms:
         self.why_pure = "" if settings.tls.engine == PURE else WHY_NOT_NATIVE
         """Why it is not the native engine, where that was not chosen."""
         listeners = [listener for listener in settings.listeners if listener.transport == "tls"]
+        if listeners:
+            load_provider(settings.tls)
         self.signing: Signing | None = None
         """Where the private keys are elsewhere."""
         if settings.tls.signs_elsewhere and listeners:
@@ -207,6 +210,7 @@ class TlsRooms:
                 listener,
                 engine=self._settings.tls.engine,
                 keys_elsewhere=self.signing,
+                provider=self._settings.tls.own_provider,
                 key_log=self._key_log,
                 tickets=office.keys if office is not None else None,
                 revocations=self.revocations,

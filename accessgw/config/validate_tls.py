@@ -18,6 +18,12 @@ def check_tls(tls: TlsSettings, listeners: Sequence[ListenerSettings]) -> Iterat
     """Problems of [tls]."""
     if tls.signer not in ("threads", "process") and not tls.signer.removeprefix("unix:").startswith("/"):
         yield Problem("tls.signer", f"expected {SIGNERS} that begins with /, got {shown(tls.signer)}")
+    if tls.provider and tls.engine == "pure":
+        yield Problem("tls.provider", f'{shown(tls.provider)} needs the native engine, tls.engine is "pure"')
+    if tls.provider and tls.signer.startswith("unix:"):
+        yield Problem("tls.provider", f"{shown(tls.signer)} has the keys: its option --provider names theirs")
+    if tls.provider and tls.signer_fallback:
+        yield Problem("tls.provider", "is used by one process: the signer, or this one without signer_fallback")
     if not tls.signs_elsewhere:
         if tls.signer_fallback:
             yield Problem("tls.signer_fallback", 'is used with signer "process" or "unix:..." only')
@@ -47,7 +53,7 @@ def certificate_problems(
     path: str, certificate: CertificateSettings, tls: TlsSettings, profile: str = "default"
 ) -> Iterator[Problem]:
     """A chain and its key must be there and fit; a key that is the signer's is not looked at, nor, by this check, one
-    of SM2, which Python's own OpenSSL does not take."""
+    of SM2 or of a provider, which Python's own OpenSSL does not take."""
     reads_key = not tls.signs_elsewhere or tls.signer_fallback
     unreadable = list(readable(f"{path}.chain", certificate.chain))
     if not certificate.key and (reads_key or tls.signer == "process"):
@@ -55,7 +61,7 @@ def certificate_problems(
     elif reads_key:
         unreadable += readable(f"{path}.key", certificate.key)
     yield from unreadable
-    if not unreadable and reads_key and profile != "sm":
+    if not unreadable and reads_key and profile != "sm" and not tls.provider:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
             context.load_cert_chain(certificate.chain, certificate.key, password=_no_password)

@@ -17,7 +17,7 @@ from accessgw.core.interfaces.tls import Revocations, TicketKeys
 from accessgw.crypto.client_certificates import NO_CLIENT_CERTIFICATES, ClientCertificates, authorities_of, identity_in
 from accessgw.crypto.pem import CertificateError
 from accessgw.crypto.serials import serial_of, serial_of_ca
-from accessgw.crypto.server_certificates import KeysElsewhere, LoadedCertificate, by_name, load, moment
+from accessgw.crypto.server_certificates import SM, KeysElsewhere, LoadedCertificate, by_name, load, moment
 from accessgw.crypto.session_keys import SessionKey, SessionKeys
 from accessgw.crypto.watched_files import Stamps, WatchedFiles
 from accessgw.model.counters import TlsCounters
@@ -70,11 +70,14 @@ class ContextOptions:
     with its contexts."""
     keys_elsewhere: KeysElsewhere | None = None
     """Private keys are not read: a Signer has them. Needs the native engine."""
+    provider: str = ""
+    """Of OpenSSL, which may have private keys. Needs the native engine; not for the profile sm."""
 
     @classmethod
-    def of(cls, listener: ListenerSettings, **others: Any) -> ContextOptions:
+    def of(cls, listener: ListenerSettings, *, provider: str = "", **others: Any) -> ContextOptions:
         """What stands in the settings of a listener, and `others` beside it."""
         return cls(
+            provider="" if listener.profile == SM else provider,
             name=listener.name,
             minimum=listener.tls_minimum,
             groups=listener.groups,
@@ -294,6 +297,7 @@ class ServerContexts:
                     ticket_early_data=tickets and options.early_data > 0,
                     key_log=options.key_log,
                     profile=options.profile,
+                    provider=options.provider,
                 ),
                 options.engine,
             )
@@ -316,7 +320,7 @@ class ServerContexts:
     def _load(self, now: float) -> tuple[list[LoadedCertificate], list[LoadedCertificate]]:
         """What is to be in force, and what waits for its key."""
         options = self._options
-        fresh = [load(settings, options.profile, now, options.keys_elsewhere) for settings in self._settings]
+        fresh = [load(one, options.profile, now, options.keys_elsewhere, options.provider) for one in self._settings]
         if not self._loaded:
             return fresh, []  # at a start there is none before
         loaded, awaited = [], []

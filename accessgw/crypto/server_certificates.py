@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from accessgw.crypto.ocsp import OcspError, response_end
 from accessgw.crypto.pem import CertificateError, read_file
 from accessgw.model.listener_settings import CertificateSettings
+from protocols.tls.engines import check_key
 from protocols.tls.server_context import ServerCertificate
 
 SM = "sm"
@@ -100,8 +101,11 @@ def by_name(
     return list(default.values()), {name: list(kinds.values()) for name, kinds in chosen.items()}
 
 
-def load(settings: CertificateSettings, profile: str, now: float, elsewhere: KeysElsewhere | None) -> LoadedCertificate:
-    """Its files; the key is not read where it is elsewhere. Raises CertificateError, not for what cannot be stapled."""
+def load(
+    settings: CertificateSettings, profile: str, now: float, elsewhere: KeysElsewhere | None, provider: str = ""
+) -> LoadedCertificate:
+    """Its files; the key is not read where it is elsewhere, and by OpenSSL alone where a provider may have it. Raises
+    CertificateError, not for what cannot be stapled."""
     chain_pem, key_pem = read_file(settings.chain), b"" if elsewhere is not None else read_file(settings.key)
     try:
         chain = x509.load_pem_x509_certificates(chain_pem)
@@ -114,6 +118,12 @@ def load(settings: CertificateSettings, profile: str, now: float, elsewhere: Key
     if profile == SM:
         # cryptography knows no SM2 keys; OpenSSL compares the two when it takes them.
         return LoadedCertificate(settings, chain, object, pem, end, unstapled)
+    if provider:
+        try:
+            check_key(pem, provider)
+        except ValueError as error:
+            raise CertificateError(settings.key, f"with the OpenSSL provider {provider}: {error}") from error
+        return LoadedCertificate(settings, chain, type(chain[0].public_key()), pem, end, unstapled)
     try:
         key = load_pem_private_key(key_pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from typing import Protocol
@@ -20,8 +19,6 @@ DELIVERED_PER_TURN = 16
 """Steps that are told to their connections in one turn of the reactor: a storm of reconnects leaves time for others."""
 MOST_THREADS = 8
 """Threads that begin where nobody says how many: a reactor has no more than that to do for them."""
-NICER_BY = 5
-"""Where processors are short the reactor's thread goes first: who is connected comes before who connects."""
 _LAST_STEP = 5.0
 """Seconds that stop() waits for the steps that run."""
 
@@ -96,18 +93,9 @@ class HandshakeCrew:
 
     def _start_threads(self) -> None:
         for number in range(self._size):
-            thread = threading.Thread(target=self._serve, name=f"accessgw-native-{number}", daemon=True)
+            thread = threading.Thread(target=self._crew.serve, name=f"accessgw-native-{number}", daemon=True)
             thread.start()
             self._threads.append(thread)
-
-    def _serve(self) -> None:
-        # On Linux a thread has a priority of its own.
-        own = os.getpriority(os.PRIO_PROCESS, 0)
-        try:
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(own + NICER_BY, 19))
-        except OSError as error:
-            _log.warn("Threads of hand-shakes keep the reactor's priority: {error}", error=error)
-        self._crew.serve()
 
     def _wake(self) -> None:
         self._waking = False

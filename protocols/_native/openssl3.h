@@ -19,6 +19,8 @@ typedef struct X509_crl_st X509_CRL;
 typedef struct x509_store_st X509_STORE;
 typedef struct stack_st OPENSSL_STACK;
 typedef struct evp_pkey_st EVP_PKEY;
+typedef struct evp_pkey_ctx_st EVP_PKEY_CTX;
+typedef struct ossl_provider_st OSSL_PROVIDER;
 typedef struct rsa_st RSA;
 typedef struct rsa_meth_st RSA_METHOD;
 typedef struct ec_key_st EC_KEY;
@@ -72,6 +74,9 @@ typedef void (*MessageCallback)(int, int, int, const void *, size_t, SSL *, void
     F(X509 *, PEM_read_bio_X509, (BIO *, X509 **, void *, void *))                                                     \
     F(X509_CRL *, PEM_read_bio_X509_CRL, (BIO *, X509_CRL **, void *, void *))                                         \
     F(EVP_PKEY *, PEM_read_bio_PrivateKey, (BIO *, EVP_PKEY **, void *, void *))                                       \
+    F(EVP_PKEY *, PEM_read_bio_PrivateKey_ex, (BIO *, EVP_PKEY **, void *, void *, void *, const char *))              \
+    F(OSSL_PROVIDER *, OSSL_PROVIDER_load, (void *, const char *))                                                     \
+    F(const char *, OSSL_PROVIDER_get0_name, (const OSSL_PROVIDER *))                                                  \
     F(int, i2d_X509, (const X509 *, unsigned char **))                                                                 \
     F(void, X509_free, (X509 *))                                                                                       \
     F(void, X509_CRL_free, (X509_CRL *))                                                                               \
@@ -83,6 +88,13 @@ typedef void (*MessageCallback)(int, int, int, const void *, size_t, SSL *, void
     F(EVP_PKEY *, EVP_PKEY_new, (void))                                                                                \
     F(void, EVP_PKEY_free, (EVP_PKEY *))                                                                               \
     F(int, EVP_PKEY_get_base_id, (const EVP_PKEY *))                                                                   \
+    F(int, EVP_PKEY_eq, (const EVP_PKEY *, const EVP_PKEY *))                                                          \
+    F(const OSSL_PROVIDER *, EVP_PKEY_get0_provider, (const EVP_PKEY *))                                               \
+    F(EVP_PKEY_CTX *, EVP_PKEY_CTX_new_from_pkey, (void *, EVP_PKEY *, const char *))                                  \
+    F(void, EVP_PKEY_CTX_free, (EVP_PKEY_CTX *))                                                                       \
+    F(int, EVP_PKEY_CTX_set_rsa_padding, (EVP_PKEY_CTX *, int))                                                        \
+    F(int, EVP_PKEY_sign_init, (EVP_PKEY_CTX *))                                                                       \
+    F(int, EVP_PKEY_sign, (EVP_PKEY_CTX *, unsigned char *, size_t *, const unsigned char *, size_t))                  \
     F(int, EVP_PKEY_assign, (EVP_PKEY *, int, void *))                                                                 \
     F(RSA *, EVP_PKEY_get1_RSA, (EVP_PKEY *))                                                                          \
     F(EC_KEY *, EVP_PKEY_get1_EC_KEY, (EVP_PKEY *))                                                                    \
@@ -91,6 +103,7 @@ typedef void (*MessageCallback)(int, int, int, const void *, size_t, SSL *, void
     F(int, RSA_size, (const RSA *))                                                                                    \
     F(void, RSA_get0_key, (const RSA *, const BIGNUM **, const BIGNUM **, const BIGNUM **))                            \
     F(int, RSA_set0_key, (RSA *, BIGNUM *, BIGNUM *, BIGNUM *))                                                        \
+    F(int, RSA_public_decrypt, (int, const unsigned char *, unsigned char *, RSA *, int))                              \
     F(int, RSA_set_method, (RSA *, const RSA_METHOD *))                                                                \
     F(int, RSA_set_ex_data, (RSA *, int, void *))                                                                      \
     F(void *, RSA_get_ex_data, (const RSA *, int))                                                                     \

@@ -12,6 +12,7 @@
 
 #include "tls_crew.h"
 #include "tls_handshake.h"
+#include "tls_provider.h"
 
 static void *library;
 
@@ -67,6 +68,8 @@ static void Context_dealloc(Context *self) {
     free(self->staples);
     for (int i = 0; i < self->key_id_count; i++) free(self->key_ids[i]);
     free(self->key_ids);
+    for (int i = 0; i < self->held_count; i++) release_held(self->held[i]);
+    free(self->held);
     if (library != NULL) {
         discard(&self->alpn), discard(&self->old_alpn), discard(&self->ticketless);
         OPENSSL_cleanse(self->tickets, sizeof self->tickets);
@@ -145,16 +148,16 @@ static EVP_PKEY *key_elsewhere(Context *self, X509 *leaf, const char *id) {
         return NULL;
     }
     ids[self->key_id_count++] = kept;
-    if (kind == KEY_RSA) key = rsa_elsewhere(public, kept);
-    if (kind == KEY_EC) key = ec_elsewhere(public, kept);
+    if (kind == KEY_RSA) key = rsa_elsewhere(public, rsa_method, kept);
+    if (kind == KEY_EC) key = ec_elsewhere(public, ec_method, kept);
     self->signs_elsewhere = 1;
     return key;
 }
 
 static PyObject *Context_use_certificate(Context *self, PyObject *args) {
     Py_buffer chain, private, response;
-    const char *id;
-    if (!unused(self) || !PyArg_ParseTuple(args, "y*y*sy*", &chain, &private, &id, &response)) return NULL;
+    const char *id, *provider = "", *what = "private key";
+    if (!unused(self) || !PyArg_ParseTuple(args, "y*y*sy*|s", &chain, &private, &id, &response, &provider)) return NULL;
     PyObject *result = NULL;
     EVP_PKEY *key = NULL;
     BIO *bio = BIO_new_mem_buf(chain.buf, (int)chain.len), *key_bio = BIO_new_mem_buf(private.buf, (int)private.len);
@@ -173,8 +176,10 @@ static PyObject *Context_use_certificate(Context *self, PyObject *args) {
     }
     ERR_clear_error(); /* the end of the PEM */
     /* An empty passphrase: with none OpenSSL would ask for one on the terminal. */
-    key = private.len ? PEM_read_bio_PrivateKey(key_bio, NULL, NULL, "") : key_elsewhere(self, leaf, id);
-    if (key == NULL || SSL_CTX_use_PrivateKey(self->ctx, key) != 1) refused("private key");
+    if (private.len == 0) key = key_elsewhere(self, leaf, id);
+    else if (*provider) key = key_of_provider(self, leaf, &private, provider, &what);
+    else key = PEM_read_bio_PrivateKey(key_bio, NULL, NULL, "");
+    if (key == NULL || SSL_CTX_use_PrivateKey(self->ctx, key) != 1) refused(what);
     else if (!add_staple(self, leaf, &response)) PyErr_NoMemory();
     else result = Py_NewRef(Py_None);
 done:
@@ -704,7 +709,7 @@ static PyObject *load(PyObject *Py_UNUSED(module), PyObject *args) {
     const char *missing = fetch_suites();
     ticket_cipher = EVP_CIPHER_fetch(NULL, "AES-256-CBC", NULL);
     if (missing == NULL && ticket_cipher == NULL) missing = "AES-256-CBC";
-    if (missing == NULL && !make_methods()) missing = "methods of private keys";
+    if (missing == NULL && (!make_methods() || !make_held_methods())) missing = "methods of private keys";
     if (missing != NULL) {
         ERR_clear_error();
         PyErr_Format(PyExc_ImportError, "%s does not offer %s", soname, missing);
@@ -712,6 +717,23 @@ static PyObject *load(PyObject *Py_UNUSED(module), PyObject *args) {
     }
     library = opened;
     return PyUnicode_FromString(OpenSSL_version(0));
+}
+
+/* Beside the default one, and to the end of the process. */
+static PyObject *load_provider(PyObject *Py_UNUSED(module), PyObject *args) {
+    const char *name;
+    if (!PyArg_ParseTuple(args, "s", &name)) return NULL;
+    if (library == NULL) return PyErr_SetString(PyExc_ImportError, "load() libssl first"), NULL;
+    if (strlen(name) > MAX_PROVIDER)
+        return PyErr_Format(PyExc_ValueError, "expected a name of at most %d bytes", MAX_PROVIDER);
+    ERR_clear_error();
+    /* A first provider that is loaded by hand keeps the default one from loading by itself. */
+    if (OSSL_PROVIDER_load(NULL, "default") == NULL || OSSL_PROVIDER_load(NULL, name) == NULL) {
+        char what[MAX_PROVIDER + 64];
+        snprintf(what, sizeof what, "the OpenSSL provider %s does not load", name);
+        return refused(what);
+    }
+    Py_RETURN_NONE;
 }
 
 static PyObject *reap(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(nothing)) {
@@ -725,6 +747,7 @@ static PyObject *counts(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(nothing
 
 static PyMethodDef methods[] = {
     {"load", load, METH_VARARGS, NULL},
+    {"load_provider", load_provider, METH_VARARGS, NULL},
     {"reap", reap, METH_NOARGS, NULL},
     {"counts", counts, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},

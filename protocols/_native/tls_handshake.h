@@ -89,6 +89,8 @@ struct Context {
     int staple_count;
     char **key_ids; /* of the private keys that are elsewhere, which point to them */
     int key_id_count;
+    struct HeldKey **held; /* private keys that a provider has */
+    int held_count;
     Bytes alpn, old_alpn, ticketless;
     /* Newest first. The only part that changes while connections use it. */
     TicketKey tickets[TICKET_GENERATIONS];
@@ -350,16 +352,20 @@ static int ask(const char *key, int is_rsa, const unsigned char *data, int data_
     return signing->state == ANSWERED ? signing->size : 0;
 }
 
+/* Whether `block` is now what the private operation is on. */
+static int pad(unsigned char *block, int block_size, const unsigned char *data, int size, int padding) {
+    if (padding == PADDING_PKCS1) return RSA_padding_add_PKCS1_type_1(block, block_size, data, size) == 1;
+    if (padding != PADDING_NONE || size != block_size) return 0;
+    memcpy(block, data, (size_t)size);
+    return 1;
+}
+
 static int rsa_private(int size, const unsigned char *data, unsigned char *out, RSA *rsa, int padding) {
     int block_size = RSA_size(rsa), made = 0;
     unsigned char *block = malloc((size_t)block_size);
     if (block == NULL) return -1;
-    if (padding == PADDING_NONE && size == block_size) {
-        memcpy(block, data, (size_t)size);
+    if (pad(block, block_size, data, size, padding))
         made = ask(RSA_get_ex_data(rsa, 0), 1, block, block_size, out, block_size);
-    } else if (padding == PADDING_PKCS1 && RSA_padding_add_PKCS1_type_1(block, block_size, data, size) == 1) {
-        made = ask(RSA_get_ex_data(rsa, 0), 1, block, block_size, out, block_size);
-    }
     free(block);
     return made == block_size ? made : -1;
 }
@@ -380,14 +386,15 @@ static int make_methods(void) {
     return 1;
 }
 
-static EVP_PKEY *rsa_elsewhere(EVP_PKEY *public, char *id) {
+/* A key of a public half and of those who make its signatures; `who` is for them. */
+static EVP_PKEY *rsa_elsewhere(EVP_PKEY *public, const RSA_METHOD *method, void *who) {
     EVP_PKEY *key = NULL;
     RSA *known = EVP_PKEY_get1_RSA(public), *rsa = RSA_new();
     const BIGNUM *n = NULL, *e = NULL, *d = NULL;
     if (known != NULL) RSA_get0_key(known, &n, &e, &d);
     BIGNUM *own_n = n ? BN_dup(n) : NULL, *own_e = e ? BN_dup(e) : NULL;
-    if (rsa != NULL && own_n != NULL && own_e != NULL && RSA_set_method(rsa, rsa_method) == 1 &&
-        RSA_set_ex_data(rsa, 0, id) == 1 && RSA_set0_key(rsa, own_n, own_e, NULL) == 1) {
+    if (rsa != NULL && own_n != NULL && own_e != NULL && RSA_set_method(rsa, method) == 1 &&
+        RSA_set_ex_data(rsa, 0, who) == 1 && RSA_set0_key(rsa, own_n, own_e, NULL) == 1) {
         own_n = own_e = NULL;
         key = EVP_PKEY_new();
         if (key != NULL && EVP_PKEY_assign(key, KEY_RSA, rsa) == 1) rsa = NULL;
@@ -397,12 +404,12 @@ static EVP_PKEY *rsa_elsewhere(EVP_PKEY *public, char *id) {
     return key;
 }
 
-static EVP_PKEY *ec_elsewhere(EVP_PKEY *public, char *id) {
+static EVP_PKEY *ec_elsewhere(EVP_PKEY *public, const EC_KEY_METHOD *method, void *who) {
     EVP_PKEY *key = NULL;
     EC_KEY *known = EVP_PKEY_get1_EC_KEY(public), *ec = EC_KEY_new();
-    if (known != NULL && ec != NULL && EC_KEY_set_method(ec, ec_method) == 1 &&
+    if (known != NULL && ec != NULL && EC_KEY_set_method(ec, method) == 1 &&
         EC_KEY_set_group(ec, EC_KEY_get0_group(known)) == 1 &&
-        EC_KEY_set_public_key(ec, EC_KEY_get0_public_key(known)) == 1 && EC_KEY_set_ex_data(ec, 0, id) == 1) {
+        EC_KEY_set_public_key(ec, EC_KEY_get0_public_key(known)) == 1 && EC_KEY_set_ex_data(ec, 0, who) == 1) {
         key = EVP_PKEY_new();
         if (key != NULL && EVP_PKEY_assign(key, KEY_EC, ec) == 1) ec = NULL;
         else if (key != NULL) EVP_PKEY_free(key), key = NULL;

@@ -50,6 +50,23 @@ def native_version() -> str:
     return VERSION
 
 
+def load_provider(name: str) -> None:
+    """Have a provider of OpenSSL loaded for the engines in C. Raises ValueError, also where there are none."""
+    if _native is None:
+        raise ValueError(f"there is no native TLS engine: {WHY_NOT_NATIVE}")
+    from protocols.tls import native_context
+
+    native_context.load_provider(name)
+
+
+def check_key(certificate: ServerCertificate, provider: str) -> None:
+    """ValueError where OpenSSL, with that provider loaded, cannot sign with the key for the chain."""
+    load_provider(provider)
+    from protocols.tls import native_context
+
+    native_context.check_key(certificate, provider)
+
+
 def make_crew() -> MakeCrew | None:
     """What makes a Crew for the engines in C; None where there are none."""
     if _native is None:
@@ -72,7 +89,7 @@ def server_context(options: ServerOptions, engine: str = AUTO) -> ServerContext 
     """The contexts of a listener on the engine `auto`, `native` or `pure`.
 
     `auto` is pyOpenSSL also for a profile that libssl lacks. Raises ValueError when `native` is wanted and is not
-    there, and when a certificate is signed for elsewhere, which needs it; and what the context raises.
+    there, and when a certificate is signed for elsewhere or a provider is named, which need it; and what the context raises.
     """
     if engine not in ENGINES:
         raise ValueError(f"expected an engine of {', '.join(ENGINES)}, got {engine}")
@@ -82,6 +99,8 @@ def server_context(options: ServerOptions, engine: str = AUTO) -> ServerContext 
         raise ValueError(f"there is no native TLS engine: {WHY_NOT_NATIVE}")
     if not all(one.key for certificates in _all(options) for one in certificates):
         raise ValueError(f"private keys elsewhere need the native TLS engine: {WHY_NOT_NATIVE or 'pure is wanted'}")
+    if options.provider:
+        raise ValueError(f"an OpenSSL provider needs the native TLS engine: {WHY_NOT_NATIVE or 'pure is wanted'}")
     return ServerContext(options)
 
 

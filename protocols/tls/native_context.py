@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
+from functools import cache
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -25,6 +27,7 @@ TicketKey = tuple[bytes, bytes, bytes]
 """Of TLS's own tickets (RFC 5077 section 4): name of 16 bytes, AES-256 key, HMAC-SHA-256 key of 32 bytes."""
 TICKETS = 2
 """As many as OpenSSL sends of itself after a full hand-shake."""
+_PROVIDER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 _VERSIONS = {"1.2": 0x303, "1.3": 0x304}
 
 
@@ -54,6 +57,8 @@ class NativeServerContext:
             raise ValueError(f"expected 1 to 8 tickets, got {tickets}")
         if not options.tickets:
             tickets = 0
+        if options.provider:
+            load_provider(options.provider)
         self._options = options
         self.offloaded = all(one.key for chains in (options.certificates, *options.by_name.values()) for one in chains)
         """Its engines are OffloadedEngines of protocols.tls.crew: none of them stops for a signature."""
@@ -98,11 +103,27 @@ def _context(
         ticketless=_wire(sorted(options.ticketless)),
     )
     for one in certificates:
-        context.use_certificate(one.chain, one.key, "" if one.key else key_id(one.chain), one.ocsp_response)
+        context.use_certificate(
+            one.chain, one.key, "" if one.key else key_id(one.chain), one.ocsp_response, options.provider
+        )
     clients = options.clients
     if clients.mode != OFF:
         context.verify_clients(clients.mode == REQUIRE, clients.authorities, revocation_lists, MAX_CHAIN)
     return context
+
+
+@cache
+def load_provider(name: str) -> None:
+    """Have a provider of OpenSSL beside the default one, for this process and to its end. Raises ValueError."""
+    if not _PROVIDER_NAME.fullmatch(name):
+        raise ValueError(f"expected the name of an OpenSSL provider, got {name!r}")
+    tls_engine.load_provider(name)
+
+
+def check_key(certificate: ServerCertificate, provider: str) -> None:
+    """ValueError where the key is not that of the chain, or does not sign; it may be one that the provider has."""
+    load_provider(provider)
+    tls_engine.Context().use_certificate(certificate.chain, certificate.key, "", b"", provider)
 
 
 def key_id(chain: bytes) -> str:

@@ -89,6 +89,8 @@ class ServerOptions:
     handles EarlyDataReceived has to strike its client_random, for longer than that, before the data has an effect."""
     key_log: KeyLog | None = None
     profile: str = "default"
+    provider: str = ""
+    """Of OpenSSL (provider(7)), which may have the private keys: their PEM then says where. Needs the native engine."""
 
 
 def check_options(options: ServerOptions) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from types import SimpleNamespace
 
@@ -206,25 +205,6 @@ def test_after_stop_nothing_happens_and_nothing_waits(idle):
     hand.connection.abort("done")
     del hand
     assert tls_engine.counts()[0] <= before
-
-
-def test_threads_go_after_the_reactor_s_and_do_without_where_they_may_not(monkeypatch):
-    asked, logged = [], []
-
-    def refuse(which, who, priority):
-        asked.append((which, who, priority))
-        raise PermissionError("as asked")
-
-    monkeypatch.setattr(handshake_crew.os, "setpriority", refuse)
-    monkeypatch.setattr(handshake_crew._log, "warn", lambda *args, **more: logged.append(more))
-    hand = Hand(OnCrew(), crew=ManualCrew()).shake_hands()
-    ((which, thread, priority),) = asked
-    assert (which, priority) == (os.PRIO_PROCESS, min(os.getpriority(os.PRIO_PROCESS, 0) + 5, 19))
-    assert thread == hand.pool.crew._threads[0].native_id
-    assert len(logged) == 1
-    assert hand.services.tls.full == 1
-    hand.connection.abort("done")
-    hand.pool.crew.stop()
 
 
 @pytest.mark.parametrize(("processors", "threads"), [(1, 1), (2, 1), (3, 2), (9, 8), (64, 8)])

@@ -67,6 +67,8 @@ class Signing:
         self._key_files = WatchedFiles(files if own or settings.signer_fallback else ())
         if own:
             options = [part for file in files for part in ("--key", os.path.abspath(file))]
+            if settings.provider:
+                options += ["--provider", settings.provider]
             self.child = SignerChild(["--listen", os.path.abspath(self.path), *options], reactor)
         self.signer: Signer = self.process
         self._software: SoftwareKeys | None = None

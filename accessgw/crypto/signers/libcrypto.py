@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
+from threading import RLock
 from typing import Any
 
 _LIBRARY = "libcrypto.so.3"
@@ -16,6 +18,8 @@ _NO_PADDING = 3
 _STORE_PRIVATE_KEY = 4
 _SEQUENCE, _LONG_FORM = 0x30, 0x80  # of DER (X.690 8.9 and 8.1.3.5)
 _KINDS = {b"RSA": "rsa", b"EC": "ec"}
+_DEFAULT = "default"
+_DIGEST = 32
 _OPAQUE = ctypes.c_void_p
 _SIZE = ctypes.POINTER(ctypes.c_size_t)
 
@@ -27,6 +31,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "EVP_PKEY_free": (None, [_OPAQUE]),
     "EVP_PKEY_get_size": (ctypes.c_int, [_OPAQUE]),
     "EVP_PKEY_is_a": (ctypes.c_int, [_OPAQUE, ctypes.c_char_p]),
+    "EVP_PKEY_get0_provider": (_OPAQUE, [_OPAQUE]),
     "i2d_PUBKEY": (ctypes.c_int, [_OPAQUE, ctypes.POINTER(ctypes.POINTER(ctypes.c_ubyte))]),
     "EVP_PKEY_CTX_new_from_pkey": (_OPAQUE, [_OPAQUE, _OPAQUE, ctypes.c_char_p]),
     "EVP_PKEY_CTX_free": (None, [_OPAQUE]),
@@ -40,6 +45,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "ERR_clear_error": (None, []),
     "ERR_error_string_n": (None, [ctypes.c_ulong, ctypes.c_char_p, ctypes.c_size_t]),
     "OSSL_PROVIDER_load": (_OPAQUE, [_OPAQUE, ctypes.c_char_p]),
+    "OSSL_PROVIDER_get0_name": (ctypes.c_char_p, [_OPAQUE]),
     "OSSL_STORE_open": (_OPAQUE, [ctypes.c_char_p, _OPAQUE, _OPAQUE, _OPAQUE, _OPAQUE]),
     "OSSL_STORE_load": (_OPAQUE, [_OPAQUE]),
     "OSSL_STORE_eof": (ctypes.c_int, [_OPAQUE]),
@@ -78,12 +84,21 @@ def _failure(what: str) -> LibcryptoError:
     return LibcryptoError(f"{what}: {text.value.decode('utf-8', 'replace') or 'no reason given'}")
 
 
+class ProviderCalls:
+    """Whether providers of keys are called by one thread at a time: not every one may be called by several."""
+
+    one_by_one: AbstractContextManager[object] = RLock()
+    at_once: AbstractContextManager[object] = nullcontext()
+    turn = one_by_one
+    """Held by each call, also by those that load keys and free them."""
+
+
 @cache
 def load_provider(name: str) -> None:
     """Have a provider of OpenSSL loaded (provider(7)), beside the default one. Raises LibcryptoError."""
     library = _library()
     # A first provider that is loaded by hand keeps the default one from loading by itself.
-    for each in ("default", name):
+    for each in (_DEFAULT, name):
         if not library.OSSL_PROVIDER_load(None, each.encode()):
             raise _failure(f"the OpenSSL provider {each} does not load")
 
@@ -146,14 +161,26 @@ def _kind(library: ctypes.CDLL, handle: int, origin: str) -> str:
     return found
 
 
+def _provider_of(library: ctypes.CDLL, handle: int) -> str:
+    """Whose the key is, empty where it is OpenSSL's own."""
+    provider = library.EVP_PKEY_get0_provider(handle)
+    name: str = library.OSSL_PROVIDER_get0_name(provider).decode() if provider else ""
+    return "" if name == _DEFAULT else name
+
+
 class PrivateKey:
-    """An RSA or EC key. Any number of threads may sign with it."""
+    """An RSA or EC key, perhaps one that only a provider has. Any number of threads may sign with it:
+    see ProviderCalls."""
 
     def __init__(self, handle: int, origin: str) -> None:
         """Owns `handle` (EVP_PKEY). Raises LibcryptoError for a key of another kind."""
         self._handle = handle
         self._library = _library()
         """Kept, so that it is there when the interpreter ends."""
+        provider = _provider_of(self._library, handle)
+        self._turn = ProviderCalls.turn if provider else ProviderCalls.at_once
+        # Asked for no provider, OpenSSL takes the public half of the key to the default one, and misses the rest there.
+        self._query = f"?provider={provider}".encode() if provider else None
         self.kind = _kind(self._library, handle, origin)
         """rsa | ec."""
         self.size: int = self._library.EVP_PKEY_get_size(handle)
@@ -161,20 +188,24 @@ class PrivateKey:
         self.public = self._public(origin)
         """SubjectPublicKeyInfo in DER."""
         self.id = hashlib.sha256(self.public).hexdigest()
+        if provider:
+            self._try(f"{origin}: the OpenSSL provider {provider} does not sign with it")
 
     @classmethod
     def from_pem(cls, pem: bytes, origin: str) -> PrivateKey:
-        """An unencrypted key; `origin` is for messages. Raises LibcryptoError."""
+        """An unencrypted key, or what the PEM of a loaded provider stands for; `origin` is for messages. Raises
+        LibcryptoError."""
         library = _library()
-        bio = library.BIO_new_mem_buf(pem, len(pem))
-        try:
-            # An empty password, so that OpenSSL does not ask the terminal.
-            handle = library.PEM_read_bio_PrivateKey(bio, None, None, b"")
-        finally:
-            library.BIO_free(bio)
-        if not handle:
-            raise _failure(f"{origin}: expected an unencrypted private key in PEM")
-        return cls(handle, origin)
+        with ProviderCalls.turn:
+            bio = library.BIO_new_mem_buf(pem, len(pem))
+            try:
+                # An empty password, so that OpenSSL does not ask the terminal.
+                handle = library.PEM_read_bio_PrivateKey(bio, None, None, b"")
+            finally:
+                library.BIO_free(bio)
+            if not handle:
+                raise _failure(f"{origin}: expected an unencrypted private key in PEM")
+            return cls(handle, origin)
 
     @classmethod
     def from_store(cls, uri: str) -> list[PrivateKey]:
@@ -182,7 +213,11 @@ class PrivateKey:
 
         Raises LibcryptoError, also when there is none.
         """
-        library = _library()
+        with ProviderCalls.turn:
+            return cls._of_store(_library(), uri)
+
+    @classmethod
+    def _of_store(cls, library: ctypes.CDLL, uri: str) -> list[PrivateKey]:
         shown = uri.partition("?")[0]
         store = library.OSSL_STORE_open(uri.encode(), None, None, None, None)
         if not store:
@@ -207,8 +242,12 @@ class PrivateKey:
 
     def sign(self, data: bytes) -> bytes:
         """The private operation on a padded block, or ECDSA in DER over a digest. Raises LibcryptoError."""
+        with self._turn:
+            return self._sign(data)
+
+    def _sign(self, data: bytes) -> bytes:
         library = self._library
-        context = library.EVP_PKEY_CTX_new_from_pkey(None, self._handle, None)
+        context = library.EVP_PKEY_CTX_new_from_pkey(None, self._handle, self._query)
         try:
             size = ctypes.c_size_t(self.size)
             out = ctypes.create_string_buffer(self.size)
@@ -220,6 +259,15 @@ class PrivateKey:
             return out.raw[: size.value]
         finally:
             library.EVP_PKEY_CTX_free(context)
+
+    def _try(self, refused: str) -> None:
+        """A signature of what is nobody's: not every provider makes raw ones. Raises LibcryptoError."""
+        digest = bytes(_DIGEST)
+        block = b"\x00\x01" + b"\xff" * (self.size - 3 - _DIGEST) + b"\x00" + digest
+        try:
+            self.sign(block if self.kind == "rsa" else digest)
+        except LibcryptoError as error:
+            raise LibcryptoError(f"{refused}: {error}") from error
 
     def _public(self, origin: str) -> bytes:
         der = ctypes.POINTER(ctypes.c_ubyte)()
@@ -233,4 +281,5 @@ class PrivateKey:
     def __del__(self) -> None:
         # Not set when the library is absent; a batch that still runs holds a reference.
         if handle := getattr(self, "_handle", 0):
-            self._library.EVP_PKEY_free(handle)
+            with getattr(self, "_turn", ProviderCalls.one_by_one):
+                self._library.EVP_PKEY_free(handle)

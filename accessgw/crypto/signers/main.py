@@ -12,7 +12,7 @@ from pathlib import Path
 from accessgw.crypto.closed_memory import close_memory
 from accessgw.crypto.pem import CertificateError
 from accessgw.crypto.signers.backend import Backend, SoftwareBackend
-from accessgw.crypto.signers.libcrypto import LibcryptoError, PrivateKey, load_provider
+from accessgw.crypto.signers.libcrypto import LibcryptoError, PrivateKey, ProviderCalls, load_provider
 from accessgw.crypto.signers.multibuffer import MultiBufferBackend, MultiBufferUnavailable, load_lanes, rsa_parts
 from accessgw.crypto.signers.overlap import KEEP
 from accessgw.crypto.signers.server import SignerServer, SocketTaken, listen, to_stderr
@@ -27,6 +27,9 @@ class _Unusable(Exception):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Console script; exit code 1, with one line, when it cannot start."""
     options = _parser().parse_args(arguments)
+    options.threads = options.threads or (1 if options.provider else max(1, (os.cpu_count() or 2) // 2))
+    if options.threads > 1:
+        ProviderCalls.turn = ProviderCalls.at_once
     close_memory()
     try:
         users = {os.getuid(), 0, *(_user(name) for name in options.allow_user)}
@@ -123,7 +126,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pkcs11-module", default="", metavar="FILE", help="library of a PKCS#11 token")
     parser.add_argument("--pkcs11-token", default="", metavar="LABEL", help="label of the token")
     parser.add_argument("--pkcs11-pin-file", default="", metavar="FILE", help="file with the user's PIN")
-    parser.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 2) // 2), metavar="N")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=0,
+        metavar="N",
+        help="that sign; half of the processors if not given, and with --provider one",
+    )
     parser.add_argument(
         "--waiting", type=int, default=4096, metavar="N", help="signatures that may wait; more are refused"
     )
