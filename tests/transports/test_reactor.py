@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -278,12 +279,18 @@ def test_delayed_calls_have_their_turn_in_a_flood_of_reads(reactor: Any) -> None
         reader.there.close()
 
 
-def test_a_turn_serves_for_a_slice_and_the_next_begins_with_the_rest(reactor: Any, watch: Watch) -> None:
+def all_ready(reactor: Any, count: int) -> tuple[list[Reader], list[int]]:
+    """So many readers for whom something has come, and where they note their numbers when they are called."""
     order: list[int] = []
-    readers = [Reader(reactor) for _ in range(20)]
+    readers = [Reader(reactor) for _ in range(count)]
     for number, reader in enumerate(readers):
-        reader.tells = lambda number=number: order.append(number)  # type: ignore[misc]  # a default argument
+        reader.tells = partial(order.append, number)
         reader.there.send(b"first")
+    return readers, order
+
+
+def test_a_turn_serves_for_a_slice_and_the_next_begins_with_the_rest(reactor: Any, watch: Watch) -> None:
+    readers, order = all_ready(reactor, 20)
     watch.step = 2 * SLICE / 5  # the third look is too late
     reactor.doPoll(0)
     first = len(order)
@@ -302,11 +309,7 @@ def test_a_turn_serves_for_a_slice_and_the_next_begins_with_the_rest(reactor: An
 
 
 def test_who_is_closed_before_its_turn_comes_again_is_not_called(reactor: Any, watch: Watch) -> None:
-    order: list[int] = []
-    readers = [Reader(reactor) for _ in range(20)]
-    for number, reader in enumerate(readers):
-        reader.tells = lambda number=number: order.append(number)  # type: ignore[misc]  # a default argument
-        reader.there.send(b"first")
+    readers, order = all_ready(reactor, 20)
     watch.step = 2 * SLICE / 5
     reactor.doPoll(0)
     watch.step = 0.0
