@@ -9,7 +9,7 @@ from accessgw.core.interfaces.tls import TlsContexts
 from accessgw.model.listener_settings import ListenerSettings
 from accessgw.transports.listener import SocketListener, TcpListener
 from accessgw.transports.services import TransportServices
-from accessgw.transports.tls import TlsListener
+from accessgw.transports.tls_listener import TlsListener
 from accessgw.transports.unix import UnixListener
 
 

@@ -1,4 +1,4 @@
-"""TLS connections and their listener: the hand-shake, 0-RTT data, and the binding, which is chosen by ALPN."""
+"""A TLS connection from its first bytes: the hand-shake, 0-RTT data, and the binding, which is chosen by ALPN."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ from twisted.python.failure import Failure
 from accessgw.core.interfaces.connections import BindingFactory
 from accessgw.core.interfaces.tls import TlsContexts
 from accessgw.model.identity import ConnectionInfo
-from accessgw.model.listener_settings import ListenerSettings
 from accessgw.model.reasons import CloseReason
 from accessgw.transports.early_data import EarlyPhase
-from accessgw.transports.listener import SocketListener
 from accessgw.transports.opening import Opening, chosen
 from accessgw.transports.services import TransportServices
 from accessgw.transports.stream import FLUSHING, HANDSHAKE
@@ -381,31 +379,6 @@ class TlsConnection(RecordConnection):
         super()._lost(reason, detail)
         if self._reason in _FAILED_HANDSHAKES:
             self._counters.handshake_failures += 1
-
-
-class TlsListener(SocketListener):
-    """TLS over TCP; the protocol of each connection is negotiated by ALPN."""
-
-    def __init__(
-        self,
-        settings: ListenerSettings,
-        services: TransportServices,
-        factories: Mapping[str, BindingFactory],
-        contexts: TlsContexts,
-    ) -> None:
-        super().__init__(settings, services, factories)
-        self._contexts = contexts
-
-    def _begin(self, sock: socket.SocketType, info: ConnectionInfo, key: str, trusted: bool) -> None:
-        connection = TlsConnection(sock, info, self._services, key, self._factories, self._contexts)
-        connection.begin(
-            Opening(connection, True, connection.begin_tls).data_received if trusted else connection.opened
-        )
-
-    def adopting(self, sock: socket.SocketType, info: ConnectionInfo) -> TlsConnection:
-        """The connection of another process, for HandoverReceiver. Limits by address do not count it."""
-        info.id = self._services.table.next_id()
-        return TlsConnection(sock, info, self._services, "", self._factories, self._contexts)
 
 
 def count(counters: dict[str, int], reason: str) -> None:

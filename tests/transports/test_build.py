@@ -9,7 +9,7 @@ from accessgw.model.listener_settings import ListenerSettings
 from accessgw.transports.build import build_listener
 from accessgw.transports.listener import TcpListener
 from accessgw.transports.opening import TrustedNetworks
-from accessgw.transports.tls import TlsListener
+from accessgw.transports.tls_listener import TlsListener
 from accessgw.transports.unix import UnixListener
 from tests.transports.support import Journal, echo_factories, make_services
 
