@@ -57,13 +57,15 @@ def make_backend(options: argparse.Namespace) -> Backend:
     if options.pkcs11_module:
         return _token(options)
     if options.provider:
+        if options.backend == "multibuffer":
+            raise _Unusable("--backend multibuffer: expected keys in ordinary files, got --provider")
         load_provider(options.provider)
     software = SoftwareBackend.of_files(options.key)
     for uri in options.store:
         software.add(PrivateKey.from_store(uri))
     if not software.keys():
         raise _Unusable("expected --key, --store or --pkcs11-module, got none")
-    if options.backend == "software":
+    if options.backend == "software" or options.provider:
         return software
     try:
         return MultiBufferBackend(software, rsa_parts(options.key), load_lanes())
