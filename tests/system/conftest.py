@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.system.gateway_process import Gateway
+from tests.system.handshake_load import Load
 from tests.system.upstream import Upstream
 
 
@@ -40,3 +41,16 @@ def make_gateway(tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
 def gateway(make_gateway: Callable[..., Gateway], upstream: Upstream) -> Gateway:
     """One that runs, in front of `upstream`."""
     return make_gateway(upstream=upstream.url).start()
+
+
+@pytest.fixture
+def load() -> Iterator[Callable[[int], Load]]:
+    made: list[Load] = []
+
+    def make(port: int) -> Load:
+        made.append(Load(port))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.stop()
