@@ -88,6 +88,7 @@ typedef void (*MessageCallback)(int, int, int, const void *, size_t, SSL *, void
     F(EVP_PKEY *, EVP_PKEY_new, (void))                                                                                \
     F(void, EVP_PKEY_free, (EVP_PKEY *))                                                                               \
     F(int, EVP_PKEY_get_base_id, (const EVP_PKEY *))                                                                   \
+    F(int, EVP_PKEY_get_bits, (const EVP_PKEY *))                                                                      \
     F(int, EVP_PKEY_eq, (const EVP_PKEY *, const EVP_PKEY *))                                                          \
     F(const OSSL_PROVIDER *, EVP_PKEY_get0_provider, (const EVP_PKEY *))                                               \
     F(EVP_PKEY_CTX *, EVP_PKEY_CTX_new_from_pkey, (void *, EVP_PKEY *, const char *))                                  \

@@ -17,7 +17,7 @@ typedef struct HeldKey {
     EVP_PKEY *key;
     Bytes pem;
     char query[MAX_PROVIDER + 16]; /* has the provider's own implementation chosen; else a public half is signed with */
-    int kind, uses;
+    int kind, bits, uses;
 } HeldKey;
 
 static HeldKey *held_keys;
@@ -30,6 +30,8 @@ static EC_KEY_METHOD *held_ec_method;
 /* The size of the signature, 0 when there is none. */
 static int sign_held(const HeldKey *held, const unsigned char *data, int size, unsigned char *out, int room) {
     size_t made = (size_t)room;
+    /* Of a longer digest ECDSA takes the first bits (FIPS 186-5 section 6.4.1); a TPM refuses the rest. */
+    if (held->kind == KEY_EC && held->bits % 8 == 0 && size > held->bits / 8) size = held->bits / 8;
     pthread_mutex_lock(&provider_lock);
     EVP_PKEY_CTX *ctx = EVP_PKEY_CTX_new_from_pkey(NULL, held->key, held->query);
     int good = ctx != NULL && EVP_PKEY_sign_init(ctx) == 1 &&
@@ -82,13 +84,13 @@ static HeldKey *find_held(const Py_buffer *pem, const char *query) {
     return NULL;
 }
 
-static HeldKey *keep_held(EVP_PKEY *key, const Py_buffer *pem, const char *query, int kind) {
+static HeldKey *keep_held(EVP_PKEY *key, const Py_buffer *pem, const char *query, int kind, int bits) {
     HeldKey *held = calloc(1, sizeof *held);
     if (held == NULL || !append(&held->pem, pem->buf, (size_t)pem->len)) {
         free(held);
         return NULL;
     }
-    held->key = key, held->kind = kind, held->uses = 1;
+    held->key = key, held->kind = kind, held->bits = bits, held->uses = 1;
     strcpy(held->query, query);
     held->next = held_keys;
     held_keys = held;
@@ -155,7 +157,8 @@ static EVP_PKEY *key_of_provider(Context *self, X509 *leaf, const Py_buffer *pem
     if (bio != NULL) BIO_free(bio);
     if (key == NULL) return *what = "no private key that it opens", NULL;
     if (held == NULL && (holder == NULL || strcmp(OSSL_PROVIDER_get0_name(holder), provider))) return key;
-    if (held == NULL && (fresh = 1, held = keep_held(key, pem, query, kind)) == NULL)
+    int bits = public ? EVP_PKEY_get_bits(public) : 0;
+    if (held == NULL && (fresh = 1, held = keep_held(key, pem, query, kind, bits)) == NULL)
         return EVP_PKEY_free(key), *what = "no memory", NULL;
     self->held[self->held_count++] = held;
     if (!fits) return *what = "not the key of the certificate", NULL;

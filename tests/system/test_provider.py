@@ -105,12 +105,14 @@ def check(gateway: Gateway) -> str:
     return done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("version", ["-tls1_3", "-tls1_2"])
-def test_hand_shakes_are_signed_by_the_provider_for_a_client_that_verifies_the_chain(make, files, version) -> None:
+@pytest.mark.parametrize(("version", "digest"), [("-tls1_3", "SHA256"), ("-tls1_2", "SHA256"), ("-tls1_2", "SHA384")])
+def test_hand_shakes_are_signed_by_the_provider_for_a_client_that_verifies_the_chain(
+    make, files, version, digest
+) -> None:
     gateway = make('provider = "tpm2"').start()
-    said = shaken_hands(start_of_client(gateway.tls, files.ca, version))
+    said = shaken_hands(start_of_client(gateway.tls, files.ca, version, "-sigalgs", f"ECDSA+{digest}"))
     assert "Peer signature type: ECDSA" in said
-    assert "Peer signing digest: SHA256" in said
+    assert f"Peer signing digest: {digest}" in said
     gateway.assert_sound()
 
 

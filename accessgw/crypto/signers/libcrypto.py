@@ -30,6 +30,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "PEM_read_bio_PrivateKey": (_OPAQUE, [_OPAQUE, _OPAQUE, _OPAQUE, ctypes.c_char_p]),
     "EVP_PKEY_free": (None, [_OPAQUE]),
     "EVP_PKEY_get_size": (ctypes.c_int, [_OPAQUE]),
+    "EVP_PKEY_get_bits": (ctypes.c_int, [_OPAQUE]),
     "EVP_PKEY_is_a": (ctypes.c_int, [_OPAQUE, ctypes.c_char_p]),
     "EVP_PKEY_get0_provider": (_OPAQUE, [_OPAQUE]),
     "i2d_PUBKEY": (ctypes.c_int, [_OPAQUE, ctypes.POINTER(ctypes.POINTER(ctypes.c_ubyte))]),
@@ -185,6 +186,9 @@ class PrivateKey:
         """rsa | ec."""
         self.size: int = self._library.EVP_PKEY_get_size(handle)
         """Bytes of the longest signature; of an RSA key, of the modulus."""
+        bits: int = self._library.EVP_PKEY_get_bits(handle)
+        # Of a longer digest ECDSA takes the first bits (FIPS 186-5 section 6.4.1); a TPM refuses the rest.
+        self._longest = bits // 8 if self.kind == "ec" and bits % 8 == 0 else None
         self.public = self._public(origin)
         """SubjectPublicKeyInfo in DER."""
         self.id = hashlib.sha256(self.public).hexdigest()
@@ -243,7 +247,7 @@ class PrivateKey:
     def sign(self, data: bytes) -> bytes:
         """The private operation on a padded block, or ECDSA in DER over a digest. Raises LibcryptoError."""
         with self._turn:
-            return self._sign(data)
+            return self._sign(data[: self._longest])
 
     def _sign(self, data: bytes) -> bytes:
         library = self._library
