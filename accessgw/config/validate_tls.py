@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Iterator, Sequence
 
@@ -13,11 +14,15 @@ from accessgw.model.tls_settings import TlsSettings
 
 SIGNERS = '"threads", "process" or "unix:" and a path'
 
+_PROVIDER = re.compile(r"([A-Za-z][A-Za-z0-9_.-]{0,63})?")
+
 
 def check_tls(tls: TlsSettings, listeners: Sequence[ListenerSettings]) -> Iterator[Problem]:
     """Problems of [tls]."""
     if tls.signer not in ("threads", "process") and not tls.signer.removeprefix("unix:").startswith("/"):
         yield Problem("tls.signer", f"expected {SIGNERS} that begins with /, got {shown(tls.signer)}")
+    if not _PROVIDER.fullmatch(tls.provider):
+        yield Problem("tls.provider", f"expected the name of an OpenSSL provider, got {shown(tls.provider)}")
     if tls.provider and tls.engine == "pure":
         yield Problem("tls.provider", f'{shown(tls.provider)} needs the native engine, tls.engine is "pure"')
     if tls.provider and tls.signer.startswith("unix:"):

@@ -48,7 +48,7 @@ class TlsSettings(Settings, frozen=True, kw_only=True):
     signer_fallback: bool = False
     """Read the private keys here, too, and sign with them where the signer does not: a hand-shake rather survives
     than waits, and the keys are no better kept than with `threads`."""
-    provider: Annotated[str, Meta(pattern="^([A-Za-z][A-Za-z0-9_.-]{0,63})?$")] = ""
+    provider: str = ""
     """Name of an OpenSSL provider that has private keys, such as `tpm2`: loaded beside the default one by whoever signs,
     this process or, with signer `process`, the accessgw-signer. `listeners.certificates.key` is then a PEM file of the
     provider's own kind, or an ordinary one. Needs the native engine."""

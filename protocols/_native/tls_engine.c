@@ -179,7 +179,7 @@ static PyObject *Context_use_certificate(Context *self, PyObject *args) {
     if (private.len == 0) key = key_elsewhere(self, leaf, id);
     else if (*provider) key = key_of_provider(self, leaf, &private, provider, &what);
     else key = PEM_read_bio_PrivateKey(key_bio, NULL, NULL, "");
-    if (key == NULL || SSL_CTX_use_PrivateKey(self->ctx, key) != 1) refused(what);
+    if (key == NULL || SSL_CTX_use_PrivateKey(self->ctx, key) != 1) (void)(PyErr_Occurred() || refused(what));
     else if (!add_staple(self, leaf, &response)) PyErr_NoMemory();
     else result = Py_NewRef(Py_None);
 done:

@@ -134,7 +134,8 @@ static int held_signs(EVP_PKEY *own, int kind) {
     return made;
 }
 
-/* The private key in the PEM, for libssl: our own where the provider has it. NULL, and `*what` says what failed. */
+/* The private key in the PEM, for libssl: our own where the provider has it. NULL with an exception, or with
+   `*what` has failed in OpenSSL. */
 static EVP_PKEY *key_of_provider(Context *self, X509 *leaf, const Py_buffer *pem, const char *provider,
                                  const char **what) {
     EVP_PKEY *public = X509_get0_pubkey(leaf), *own = NULL;
@@ -142,7 +143,7 @@ static EVP_PKEY *key_of_provider(Context *self, X509 *leaf, const Py_buffer *pem
     char query[MAX_PROVIDER + 16];
     snprintf(query, sizeof query, "?provider=%.*s", MAX_PROVIDER, provider);
     HeldKey **all = realloc(self->held, sizeof *all * (size_t)(self->held_count + 1)), *held;
-    if (all == NULL) return *what = "no memory", NULL;
+    if (all == NULL) return PyErr_NoMemory(), NULL;
     self->held = all;
     EVP_PKEY *key = (held = find_held(pem, query)) ? held->key : NULL;
     const OSSL_PROVIDER *holder;
@@ -159,12 +160,12 @@ static EVP_PKEY *key_of_provider(Context *self, X509 *leaf, const Py_buffer *pem
     if (held == NULL && (holder == NULL || strcmp(OSSL_PROVIDER_get0_name(holder), provider))) return key;
     int bits = public ? EVP_PKEY_get_bits(public) : 0;
     if (held == NULL && (fresh = 1, held = keep_held(key, pem, query, kind, bits)) == NULL)
-        return EVP_PKEY_free(key), *what = "no memory", NULL;
+        return EVP_PKEY_free(key), PyErr_NoMemory(), NULL;
     self->held[self->held_count++] = held;
-    if (!fits) return *what = "not the key of the certificate", NULL;
+    if (!fits) return PyErr_SetString(PyExc_ValueError, "not the key of the certificate"), NULL;
     if (kind == KEY_RSA) own = rsa_elsewhere(public, held_rsa_method, held);
     if (kind == KEY_EC) own = ec_elsewhere(public, held_ec_method, held);
-    if (own == NULL) return *what = "expected an RSA or EC key", NULL;
+    if (own == NULL) return PyErr_SetString(PyExc_ValueError, "expected an RSA or EC key"), NULL;
     int signs = 1;
     Py_BEGIN_ALLOW_THREADS;
     if (fresh) signs = held_signs(own, kind);

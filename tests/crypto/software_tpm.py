@@ -93,6 +93,18 @@ class SoftwareTpm:
         )  # fmt: skip
         return str(path)
 
+    def keep_key(self, directory: Path, handle: str) -> None:
+        """A P-256 key that stays in the TPM under that handle."""
+        parent, public, private, loaded = (str(directory / name) for name in ("parent", "public", "private", "loaded"))
+        for command in (
+            ["tpm2_createprimary", "-C", "o", "-c", parent],
+            ["tpm2_create", "-C", parent, "-G", "ecc256", "-u", public, "-r", private],
+            ["tpm2_load", "-C", parent, "-u", public, "-r", private, "-c", loaded],
+            ["tpm2_evictcontrol", "-C", "o", "-c", loaded, handle],
+        ):
+            self.run(*command)
+            self.forget()
+
     def make_certificate(self, key: str, authority: Authority, path: Path) -> str:
         """Of localhost, for the key in the TPM."""
         public = path.with_suffix(".pub")

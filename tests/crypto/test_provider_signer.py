@@ -40,8 +40,7 @@ def key(tpm, tmp_path) -> str:
     return tpm.make_key(tmp_path / "key.pem")
 
 
-def public_key(tpm: SoftwareTpm, key: str) -> ec.EllipticCurvePublicKey:
-    directory = Path(key).parent
+def public_key(tpm: SoftwareTpm, key: str, directory: Path) -> ec.EllipticCurvePublicKey:
     chain = tpm.make_certificate(key, Authority(directory, "ca"), directory / "chain.pem")
     public = x509.load_pem_x509_certificate(Path(chain).read_bytes()).public_key()
     assert isinstance(public, ec.EllipticCurvePublicKey)
@@ -65,14 +64,15 @@ def refusal(process: SignerProcess) -> str:
 
 def test_the_signer_signs_with_a_key_that_only_the_provider_has(tpm, key, tmp_path, monkeypatch) -> None:
     assert b"TSS2 PRIVATE KEY" in Path(key).read_bytes()
-    public = public_key(tpm, key)
+    public = public_key(tpm, key, tmp_path)
     name = hashlib.sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
     ordinary = ec_key().write(tmp_path, "ordinary")
     options = ["--provider", "tpm2", "--key", key, "--key", ordinary]
     process = signer(tpm, tmp_path, *options, monkeypatch=monkeypatch).start()
     gateway = BlockingGateway(process.path)
     assert gateway.event().keys == {name, ec_key().id}
-    digests = {number: hashlib.sha256(bytes([number])).digest() for number in range(1, 41)}
+    algorithms = {number: hashes.SHA384() if number % 5 == 0 else hashes.SHA256() for number in range(1, 41)}
+    digests = {number: hashlib.new(one.name, bytes([number])).digest() for number, one in algorithms.items()}
     for number, digest in digests.items():
         # They come while others are signed, with both kinds of keys.
         gateway.wire.request(number, ec_key().id if number % 2 else name, ECDSA_DIGEST, digest)
@@ -85,11 +85,24 @@ def test_the_signer_signs_with_a_key_that_only_the_provider_has(tpm, key, tmp_pa
             continue
         assert isinstance(made, SignatureMade), made
         digest = digests.pop(made.id)
-        if made.id % 2:
-            ec_key().verify(made.signature, digest)
-        else:
-            public.verify(made.signature, digest, ec.ECDSA(utils.Prehashed(hashes.SHA256())))
+        signed_by = ec_key().private.public_key() if made.id % 2 else public
+        signed_by.verify(made.signature, digest, ec.ECDSA(utils.Prehashed(algorithms[made.id])))
     process.expect("loaded again")
+    gateway.close()
+    assert process.end() == 0
+
+
+def test_a_key_that_stays_in_the_tpm_is_opened_by_uri(tpm, tmp_path, monkeypatch) -> None:
+    tpm.keep_key(tmp_path, "0x81000001")
+    public = public_key(tpm, "handle:0x81000001", tmp_path)
+    options = ["--provider", "tpm2", "--store", "handle:0x81000001"]
+    process = signer(tpm, tmp_path, *options, monkeypatch=monkeypatch).start()
+    assert "1 keys by OpenSSL with tpm2" in process.lines[-1]
+    gateway = BlockingGateway(process.path)
+    (name,) = gateway.event().keys
+    digest = hashlib.sha256(b"data").digest()
+    gateway.wire.request(1, name, ECDSA_DIGEST, digest)
+    public.verify(gateway.event().signature, digest, ec.ECDSA(utils.Prehashed(hashes.SHA256())))
     gateway.close()
     assert process.end() == 0
 

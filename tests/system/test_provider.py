@@ -96,12 +96,12 @@ def refusal(gateway: Gateway) -> str:
     return gateway.said()
 
 
-def check(gateway: Gateway) -> str:
+def check(gateway: Gateway, code: int = 1) -> str:
     command = [Path(sys.executable).with_name("twistd"), "accessgw", "--config", gateway.config, "--check"]
     done = subprocess.run(
         command, cwd=ROOT, env=os.environ | gateway.environment, capture_output=True, text=True, timeout=60, check=False
     )
-    assert done.returncode == 1, (done.stdout, done.stderr)
+    assert done.returncode == code, (done.stdout, done.stderr)
     return done.stdout + done.stderr
 
 
@@ -145,7 +145,9 @@ def test_many_hand_shakes_at_once_on_several_threads_and_files_that_are_loaded_a
 
 
 def test_a_signer_of_the_gateways_own_loads_the_provider(make, files) -> None:
-    gateway = make('provider = "tpm2"\nsigner = "process"\nsigner_timeout = 20.0').start()
+    gateway = make('provider = "tpm2"\nsigner = "process"\nsigner_timeout = 20.0')
+    check(gateway, 0)
+    gateway.start()
     shaken_hands(start_of_client(gateway.tls, files.ca))
     assert gateway.metric("accessgw_tls_signatures_total", signer="process") == 1.0
     gateway.assert_sound()
@@ -160,6 +162,17 @@ def test_a_signer_that_runs_already_has_the_key(make, files, tpm, tmp_path, monk
     assert signer.end() == 0
 
 
+def test_hand_shakes_fail_and_nothing_else_when_the_tpm_has_died(make, files, tpm) -> None:
+    gateway = make('provider = "tpm2"').start()
+    tpm.end()
+    client = start_of_client(gateway.tls, files.ca)
+    said, _ = client.communicate(timeout=60)
+    assert client.returncode == 1
+    assert "alert internal error" in said
+    gateway.wait_until(lambda: gateway.metric("accessgw_tls_handshakes_refused_total", reason="internal_error") == 1.0)
+    gateway.assert_sound()
+
+
 # ---------------------------------------------------------------- what cannot be
 
 
@@ -170,8 +183,9 @@ def both(gateway: Gateway) -> list[str]:
 
 def test_a_provider_that_does_not_exist_is_told_with_the_setting(make) -> None:
     for said in both(make('provider = "tpm3"')):
-        assert "tpm3 does not load: " in said
-        assert "tls.provider: " in said
+        assert "tls.provider: the OpenSSL provider tpm3 does not load: " in said
+    said = check(make('provider = "tpm3"\nsigner = "process"'))
+    assert "tls.provider: the OpenSSL provider tpm3 does not load: " in said
 
 
 def test_a_key_that_another_tpm_has_is_told_with_its_path(make, files, tmp_path) -> None:

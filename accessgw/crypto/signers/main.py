@@ -65,7 +65,10 @@ def make_backend(options: argparse.Namespace) -> Backend:
         software.add(PrivateKey.from_store(uri))
     if not software.keys():
         raise _Unusable("expected --key, --store or --pkcs11-module, got none")
-    if options.backend == "software" or options.provider:
+    if options.provider:
+        software.name = f"OpenSSL with {options.provider}"
+        return software
+    if options.backend == "software":
         return software
     try:
         return MultiBufferBackend(software, rsa_parts(options.key), load_lanes())
