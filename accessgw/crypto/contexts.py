@@ -59,6 +59,8 @@ class ContextOptions:
     profile: str = "default"
     early_data: int = 0
     key_log: KeyLog | None = None
+    session_tickets: int = 1
+    """OpenSSL's own tickets after a full hand-shake, where no client certificates are asked for."""
     tickets: TicketKeys | None = None
     """Without them nobody resumes by a ticket of ours."""
     revocations: Revocations | None = None
@@ -84,6 +86,7 @@ class ContextOptions:
             signature_algorithms=listener.signature_algorithms,
             profile=listener.profile,
             early_data=listener.early_data,
+            session_tickets=listener.session_tickets,
             **others,
         )
 
@@ -275,7 +278,7 @@ class ServerContexts:
         loaded, awaited = self._load(now)
         old = options.minimum == "1.2" and options.profile == "default" and ALLOWED_BELOW_1_3 & set(self._protocols)
         # A ticket of OpenSSL's would carry the certificate of an earlier connection past expiry and revocation.
-        tickets = clients.mode == "off"
+        tickets = clients.mode == "off" and options.session_tickets > 0
         default, names = by_name(loaded)
         authorities = authorities_of(clients)
         try:
@@ -291,6 +294,7 @@ class ServerContexts:
                     clients=ClientVerification(clients.mode, authorities),
                     session_context=options.name.encode(),
                     tickets=tickets,
+                    ticket_count=max(options.session_tickets, 1),
                     ticketless=frozenset() if options.tickets is None else frozenset({TICKET_PROTOCOL}),
                     find_psk=self._find_and_count if options.tickets is not None else None,
                     max_early_data=options.early_data,

@@ -53,6 +53,10 @@ class ListenerSettings(Settings, frozen=True, kw_only=True):
     """Bytes that a returning device may send in its first flight (0-RTT), on `mmtp/1` and `http/1.1`; 0: none."""
     tickets: Annotated[int, Meta(ge=0, le=8)] = 3
     """Tickets that a device gets with each WELCOME over TLS; each is used once."""
+    session_tickets: Annotated[int, Meta(ge=0, le=8)] = 1
+    """Tickets of TLS itself that other clients get with a full hand-shake; 0: none, and nobody resumes. A client that
+    opens several connections at once can use more; each costs a twentieth of a hand-shake and some 290 bytes. The pure
+    engine sends two, with 0 two that nobody takes. None where client certificates are asked for."""
     groups: tuple[str, ...] = ()
     """Key exchange groups, best first, by OpenSSL's names; empty: X25519, P-256, P-384."""
     signature_algorithms: tuple[str, ...] = ()

@@ -25,8 +25,6 @@ from protocols.tls.server_context import (
 
 TicketKey = tuple[bytes, bytes, bytes]
 """Of TLS's own tickets (RFC 5077 section 4): name of 16 bytes, AES-256 key, HMAC-SHA-256 key of 32 bytes."""
-TICKETS = 2
-"""As many as OpenSSL sends of itself after a full hand-shake."""
 _PROVIDER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 _VERSIONS = {"1.2": 0x303, "1.3": 0x304}
 
@@ -34,10 +32,9 @@ _VERSIONS = {"1.2": 0x303, "1.3": 0x304}
 class NativeServerContext:
     """The contexts of one listener, as ServerContext; complete from the start and, but for ticket keys, never changed.
 
-    A certificate without a key is signed for elsewhere: see protocols.tls.remote_keys. `tickets` are sent after a full
-    hand-shake, if the options have them at all. Under `ticket_keys`, newest first, tickets of other contexts and
-    processes are taken; without them a context has keys of its own. `revocation_lists` (PEM): then every client
-    certificate needs one of its issuer.
+    A certificate without a key is signed for elsewhere: see protocols.tls.remote_keys. Under `ticket_keys`, newest first,
+    tickets of other contexts and processes are taken; without them a context has keys of its own. `revocation_lists`
+    (PEM): then every client certificate needs one of its issuer.
 
     Raises ValueError for options that contradict each other, or that OpenSSL refuses.
     """
@@ -47,16 +44,12 @@ class NativeServerContext:
         options: ServerOptions,
         *,
         ticket_keys: Sequence[TicketKey] = (),
-        tickets: int = TICKETS,
         revocation_lists: bytes = b"",
     ) -> None:
         check_options(options)
         if options.profile != "default":
             raise ValueError(f"the native engine has no profile {options.profile}: libssl knows none of its suites")
-        if not 0 < tickets <= 8:
-            raise ValueError(f"expected 1 to 8 tickets, got {tickets}")
-        if not options.tickets:
-            tickets = 0
+        tickets = options.ticket_count if options.tickets else 0
         if options.provider:
             load_provider(options.provider)
         self._options = options

@@ -20,6 +20,7 @@ from protocols.tls.profiles import PROFILES, VERSIONS, restrict
 from protocols.tls.psk import MAX_EARLY_DATA, FindPsk
 from protocols.tls.pyopenssl_engine import PyOpenSSLEngine
 
+MAX_TICKETS = 8
 MAX_CHAIN = 4
 """CAs between a client's certificate and a trusted one."""
 OFF, REQUEST, REQUIRE = "off", "request", "require"
@@ -78,6 +79,8 @@ class ServerOptions:
     """Tickets and pre-shared keys of listeners with different values do not mix."""
     tickets: bool = True
     """Serve OpenSSL's own tickets. A ticket of a client certificate outlives its revocation: not beside `clients`."""
+    ticket_count: int = 1
+    """So many of them after a full hand-shake, 1 to 8. The engine on pyOpenSSL sends two."""
     ticketless: frozenset[str] = frozenset()
     """Protocols whose connections get none of OpenSSL's tickets, since they have their own. The engine on pyOpenSSL, which
     cannot say how many tickets a connection gets, sends them as to others."""
@@ -107,6 +110,8 @@ def check_options(options: ServerOptions) -> None:
         raise ValueError(f"expected off, request or require of client certificates, got {options.clients.mode}")
     if options.tickets and options.clients.mode != OFF:
         raise ValueError("tickets would carry client certificates past their revocation: expected tickets = False")
+    if not 0 < options.ticket_count <= MAX_TICKETS:
+        raise ValueError(f"expected 1 to {MAX_TICKETS} tickets, got {options.ticket_count}")
     if options.ticket_early_data and not options.tickets:
         raise ValueError("early data under tickets needs tickets")
 

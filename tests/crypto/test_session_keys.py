@@ -8,7 +8,8 @@ import pytest
 from accessgw.crypto.contexts import ContextOptions, ServerContexts
 from accessgw.crypto.key_store import LEAD, KeyStore
 from accessgw.crypto.session_keys import SessionKeys
-from protocols.tls.engines import NATIVE
+from accessgw.model.listener_settings import ListenerSettings
+from protocols.tls.engines import NATIVE, PURE
 from tests.crypto.certificates import self_signed
 from tests.protocols.tls.minimal_handshake import MinimalClient
 from tests.protocols.tls.native_links import HAS_NATIVE
@@ -93,3 +94,22 @@ def test_contexts_give_tickets_of_the_current_epoch_through_rotation_and_reload(
     store.drop(store.current(now).number, now)
     contexts[0].poll(now + 1)
     assert made_under(contexts[0]) not in (first, second)
+
+
+@pytest.mark.parametrize(
+    ("engine", "wanted", "given"),
+    [(NATIVE, 0, 0), (NATIVE, 1, 1), (NATIVE, 4, 4), (PURE, 0, 2), (PURE, 1, 2), (PURE, 4, 2)],
+)
+def test_as_many_tickets_as_the_listener_s_settings_say(tmp_path: Path, engine: str, wanted: int, given: int) -> None:
+    """pyOpenSSL cannot be told how many: without tickets there are two that stand for sessions which nobody keeps."""
+    if engine == NATIVE and not HAS_NATIVE:
+        pytest.skip("no native engine here")
+    settings = ListenerSettings(name="tls", protocols=("mqtt",), session_tickets=wanted)
+    contexts = ServerContexts(
+        [self_signed(tmp_path, "localhost")], ["mqtt"], options=ContextOptions.of(settings, engine=engine)
+    )
+    hand, connection = MinimalClient(b"mqtt"), contexts.engine()
+    connection.feed(hand.start())
+    connection.feed(hand.answer(connection.to_send()))
+    assert connection.handshaken
+    assert len(records(connection.to_send())) == given

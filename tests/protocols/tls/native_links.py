@@ -35,7 +35,7 @@ def _server(kind, ticket_keys, ticket_count, revocation_lists, options):
     options.setdefault("find_psk", keys(PSK))
     options.setdefault("max_early_data", 16384)
     return kind(
-        ServerOptions(**options), ticket_keys=ticket_keys, tickets=ticket_count, revocation_lists=revocation_lists
+        ServerOptions(ticket_count=ticket_count, **options), ticket_keys=ticket_keys, revocation_lists=revocation_lists
     )
 
 
