@@ -54,7 +54,12 @@ class Keys:
 
     def rotate(self) -> Deferred[dict[str, Any]]:
         now = self._wall()
-        return self._do(lambda: self._store.rotate(now)).addCallback(lambda epoch: _row(epoch, self._wall()))
+
+        def done(epoch: Epoch) -> dict[str, Any]:
+            # one that waited for its time already was made before
+            return _row(epoch, self._wall()) | {"new": epoch.made == now}
+
+        return self._do(lambda: self._store.rotate(now)).addCallback(done)
 
     def revoke_epoch(self, number: int) -> Deferred[dict[str, Any]]:
         def done(was_there: bool) -> dict[str, Any]:

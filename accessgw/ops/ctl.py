@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from accessgw.ops import ctl_dictionary, ctl_import, ctl_keys, ctl_mqtt, passwd
-from accessgw.ops.ctl_client import ControlClient, Refused, Unreachable
+from accessgw.ops.ctl_client import ControlClient, Refused, Unreachable, trusting
 from accessgw.ops.ctl_session import FAILED, OK, UNREACHABLE, Session, Usage, complain, quoted
 from accessgw.ops.ctl_view import printable
 
@@ -30,8 +30,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     url = getattr(options, "url", None) or os.environ.get("ACCESSGW_URL") or DEFAULT_URL
     token = getattr(options, "token", None) or os.environ.get("ACCESSGW_TOKEN") or ""
+    ca = getattr(options, "ca", "")
     try:
-        client = ControlClient(url, token)
+        context = trusting(ca) if ca else None
+    except OSError as error:
+        parser.error(f"--ca: {ca}: {error}")
+    try:
+        client = ControlClient(url, token, context=context)
     except ValueError as error:
         parser.error(f"--url: {error}")
     session = Session(client, getattr(options, "json", False))
@@ -198,6 +203,9 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     common.add_argument("--url", help=f"control API, default $ACCESSGW_URL or {DEFAULT_URL}")
     common.add_argument("--token", help="bearer token, default $ACCESSGW_TOKEN; on loopback the development tokens")
+    common.add_argument(
+        "--ca", metavar="FILE", help="authorities to trust for https://, PEM, default $SSL_CERT_FILE or the system's"
+    )
     common.add_argument("--json", action="store_true", help="print the answer as JSON")
     parser = argparse.ArgumentParser(
         prog="accessgwctl",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import ipaddress
+import ssl
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,9 +28,10 @@ class Refused(Exception):
 
 
 class ControlClient:
-    """Talks to one control API. Raises ValueError when `url` is none."""
+    """Talks to one control API. `context` verifies an https:// gateway; without one the system's authorities do.
+    Raises ValueError when `url` is none."""
 
-    def __init__(self, url: str, token: str = "", timeout: float = 30.0) -> None:
+    def __init__(self, url: str, token: str = "", timeout: float = 30.0, context: ssl.SSLContext | None = None) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f'expected an http:// or https:// URL, got "{url}"')
@@ -38,6 +40,7 @@ class ControlClient:
         self._prefix = parts.path.rstrip("/")
         self._token = token
         self._timeout = timeout
+        self._context = context
 
     @property
     def loopback(self) -> bool:
@@ -90,11 +93,15 @@ class ControlClient:
         finally:
             connection.close()
 
+    def _connection(self, timeout: float) -> http.client.HTTPConnection:
+        if self._scheme == "https":
+            return http.client.HTTPSConnection(self._host, self._port, timeout=timeout, context=self._context)
+        return http.client.HTTPConnection(self._host, self._port, timeout=timeout)
+
     def _send(
         self, method: str, path: str, body: str, role: str, *, key: str, timeout: float
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
-        kind = http.client.HTTPSConnection if self._scheme == "https" else http.client.HTTPConnection
-        connection = kind(self._host, self._port, timeout=timeout)
+        connection = self._connection(timeout)
         token = self._token or (DEVELOPMENT_TOKENS[role] if self.loopback else "")
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         if body:
@@ -112,6 +119,13 @@ class ControlClient:
             raise Unreachable(f"cannot reach {self._url}: {error}") from None
         connection.close()
         raise Refused(answer.status, _reason(answer.status, text, bool(token)))
+
+
+def trusting(ca: str) -> ssl.SSLContext:
+    """A context that trusts the authorities of a PEM file alone. Raises OSError (ssl.SSLError is one)."""
+    context = ssl.create_default_context(cafile=ca)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
 def _parsed(text: str) -> Any:

@@ -8,7 +8,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from accessgw.ops.ctl_session import Session
+from accessgw.ops.ctl_client import Refused, Unreachable
+from accessgw.ops.ctl_session import OK, Session, Usage, complain, quoted
+
+LOOK = 5.0
+"""Seconds to wait for what is asked only to give a hint."""
 
 Run = Callable[[Session, argparse.Namespace], None]
 
@@ -24,16 +28,49 @@ def _list(session: Session, options: argparse.Namespace) -> None:
 
 def _rotate(session: Session, options: argparse.Namespace) -> None:
     row = session.client.request("POST", "/v1/keys/rotate", role="operate")
-    session.show(row if session.as_json else _dated(row))
+    if session.as_json:
+        session.show(row)
+        return
+    new = row.pop("new")
+    dated = _dated(row)
+    session.show(dated)
+    if not new:
+        complain(f"no other was made: epoch {row['epoch']} waits already, until {dated['mints_from']}", OK)
 
 
 def _revoke(session: Session, options: argparse.Namespace) -> None:
     body = {name: getattr(options, name) for name in ("epoch", "device", "certificate")}
     if options.certificate is not None:
-        # openssl prints "sha256 Fingerprint=..."
-        body["certificate"] = options.certificate.rpartition("=")[2]
+        body["certificate"] = _fingerprint(options.certificate)
     given = json.dumps({name: value for name, value in body.items() if value is not None})
-    session.show(session.client.request("POST", "/v1/keys/revoke", given, role="operate"))
+    answer = session.client.request("POST", "/v1/keys/revoke", given, role="operate")
+    session.show(answer)
+    # asked when it is done: a revocation waits for nothing
+    if options.device is not None and not answer["closed"] and _is_unknown(session, options.device):
+        complain(
+            f"this gateway knows no device {options.device} (no session, nothing stored): is it spelt so?"
+            " If it is, tickets that it has from before are void all the same",
+            OK,
+        )
+
+
+def _fingerprint(words: list[str]) -> str:
+    """What openssl prints, `sha256 Fingerprint=AB:CD...`, is two words where a shell has split it."""
+    name, _, digits = " ".join(words).rpartition("=")
+    if name.lower() not in ("", "sha256 fingerprint") or " " in digits:
+        raise Usage(f"--certificate: expected one SHA-256 fingerprint, got {' '.join(words)}")
+    return digits
+
+
+def _is_unknown(session: Session, device: str) -> bool:
+    """Whether the gateway says that it knows nothing of the device; False when it cannot be asked."""
+    try:
+        session.client.request("GET", f"/v1/devices/{quoted(device)}", role="read", timeout=LOOK)
+    except Refused as refused:
+        return refused.status == 404
+    except Unreachable:
+        return False
+    return False
 
 
 def _dated(row: dict[str, Any]) -> dict[str, Any]:
@@ -62,4 +99,9 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         "--epoch", type=int, metavar="NUMBER", help="all tickets of an epoch; its devices connect in full"
     )
     what.add_argument("--device", help="all tickets that a device has now, its session and its connection")
-    what.add_argument("--certificate", metavar="SHA256", help="a client certificate, for good, by its fingerprint")
+    what.add_argument(
+        "--certificate",
+        nargs="+",
+        metavar="SHA256",
+        help="a client certificate, for good, by its fingerprint, also as openssl x509 -fingerprint -sha256 prints it",
+    )

@@ -98,9 +98,11 @@ def test_secrets_are_rotated_on_schedule_by_one_of_the_processes(tmp_path: Path,
 
 def test_a_rotation_by_hand_is_seen_before_it_takes_effect(process: Process, clock: Clock) -> None:
     row = result(process.keys.rotate())
-    assert (row["state"], row["mints_from"]) == ("next", NOW + LEAD)
+    assert (row["state"], row["mints_from"], row["new"]) == ("next", NOW + LEAD, True)
     assert process.states == ["current", "next"]
-    clock.advance(LEAD)
+    clock.advance(1)
+    assert result(process.keys.rotate()) == row | {"new": False}
+    clock.advance(LEAD - 1)
     assert process.states == ["previous", "current"]
 
 

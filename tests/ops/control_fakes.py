@@ -61,7 +61,7 @@ class FakeControl:
 
     def close_device(self, device: str, revoke: bool = False) -> bool:
         self.asked.append(("revoke" if revoke else "close", device))
-        return device != "away"
+        return device not in ("away", "unknown")
 
     def stream(self, key: StreamKey) -> Deferred[dict[str, Any]]:
         self.asked.append(key)

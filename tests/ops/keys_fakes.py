@@ -20,7 +20,8 @@ class FakeKeys:
         return {"epochs": [ROW | {"epoch": 7, "state": "current"}, ROW], "revoked": {"devices": 2, "certificates": 41}}
 
     def rotate(self) -> Deferred[dict[str, Any]]:
-        return self._answer("rotate", ROW)
+        new = "rotate" not in self.asked
+        return self._answer("rotate", ROW | {"new": new})
 
     def revoke_epoch(self, number: int) -> Deferred[dict[str, Any]]:
         return self._answer(number, {"epoch": number, "revoked": True})

@@ -4,7 +4,9 @@ import contextlib
 import io
 import json
 import socket
+import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +15,8 @@ from rich.console import Console
 from twisted.internet.defer import fail
 
 from accessgw.core.interfaces.control import ControlError
+from accessgw.crypto.development import ensure_development_certificate
+from accessgw.model.settings import ControlSettings, ControlTokenSettings
 from accessgw.ops import ctl
 from accessgw.ops.ctl_view import event_line, printable, show
 from tests.ops.control_fakes import Api
@@ -72,7 +76,10 @@ def test_every_command_answers(gateway: Gateway, run: Run) -> None:
         (["keys", "revoke", "--epoch", "8"], "revoked"),
         (["keys", "revoke", "--device", "d1"], "closed"),
         (["keys", "revoke", "--certificate", "ab" * 32], "revoked"),
+        (["keys", "revoke", "--device", "away"], "revoked"),
         (["keys", "revoke", "--certificate", "sha256 Fingerprint=" + ":".join(["AB"] * 32)], "revoked"),
+        (["keys", "revoke", "--certificate", "sha256", "Fingerprint=" + ":".join(["AB"] * 32)], "revoked"),
+        (["keys", "revoke", "--certificate", "SHA256", "Fingerprint=" + ":".join(["AB"] * 32), "--json"], "true"),
     ):
         code, out, err = run(*arguments)
         assert (code, err) == (0, ""), arguments
@@ -154,6 +161,10 @@ def test_payloads_from_text_and_files(gateway: Gateway, run: Run, tmp_path: Path
         (["push", "--device", "a", "--biz", "b", "--file", "/no/such"], "--file: "),
         (["push", "--device", "a", "--biz", "b", "--where", "x", "1"], "--where: expected JSON"),
         (["streams", "broadcast", "x", "b"], "a broadcast has the id -"),
+        (["keys", "revoke", "--certificate", "sha1", "Fingerprint=" + "AB:" * 20], "expected one SHA-256 fingerprint"),
+        (["keys", "revoke", "--certificate", "ab" * 32, "cd" * 32], "expected one SHA-256 fingerprint"),
+        (["status", "--ca", "/no/such"], "--ca: /no/such: "),
+        (["status", "--ca", __file__], f"--ca: {__file__}: "),
         (["status", "--url", "gateway:7900"], '--url: expected an http:// or https:// URL, got "gateway:7900"'),
     ],
 )
@@ -173,6 +184,46 @@ def test_a_refusal_is_1_with_its_reason(gateway: Gateway, run: Run) -> None:
     assert run("close", "--revoke", "away")[::2] == (1, "accessgwctl: away had no session\n")
     code, _, err = run("close", "away")
     assert (code, err) == (1, "accessgwctl: away was not connected\n")
+
+
+def test_revoking_a_device_that_nobody_knows_is_done_and_hinted_at(gateway: Gateway, run: Run) -> None:
+    code, out, err = run("keys", "revoke", "--device", "unknown", "--json")
+    assert (code, json.loads(out)) == (0, {"device": "unknown", "revoked": True, "closed": False})
+    assert err.startswith("accessgwctl: this gateway knows no device unknown ")
+    assert [request[:2] for request in gateway.requests] == [
+        ("POST", "/v1/keys/revoke"), ("GET", "/v1/devices/unknown"),
+    ]  # fmt: skip
+
+
+def test_a_token_that_may_not_look_hints_at_nothing(gateway: Gateway, run: Run) -> None:
+    tokens = (ControlTokenSettings(token="hands", roles=("operate",)),)
+    gateway.api = Api(ControlSettings(tokens=tokens), keys=FakeKeys())
+    code, _, err = run("keys", "revoke", "--device", "unknown", "--token", "hands")
+    assert (code, err) == (0, "")
+
+
+def test_a_second_rotation_says_that_one_waits(gateway: Gateway, run: Run) -> None:
+    assert run("keys", "rotate")[::2] == (0, "")
+    code, out, err = run("keys", "rotate")
+    assert (code, "new" in out) == (0, False)
+    assert err.startswith("accessgwctl: no other was made: epoch 8 waits already, until 2027-01-")
+    code, out, err = run("keys", "rotate", "--json")
+    assert (code, json.loads(out)["new"], err) == (0, False, "")
+
+
+def test_a_gateway_behind_tls_is_verified(
+    gateway: Gateway, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = ensure_development_certificate(str(tmp_path), time.time())
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files.chain, files.key)
+    gateway.server.socket = context.wrap_socket(gateway.server.socket, server_side=True)
+    url = gateway.url.replace("http://", "https://")
+    assert run("status", "--url", url, "--ca", str(tmp_path / "ca.pem"))[::2] == (0, "")
+    code, _, err = run("status", "--url", url)
+    assert (code, "certificate verify failed" in err) == (3, True)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    assert run("status", "--url", url)[::2] == (0, "")
 
 
 def test_a_gateway_that_is_not_there_is_3(run: Run) -> None:

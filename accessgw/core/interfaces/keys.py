@@ -14,7 +14,8 @@ class KeyControl(Protocol):
         """`epochs`: a row each, oldest first; `revoked`: how many devices and certificates."""
 
     def rotate(self) -> Deferred[dict[str, Any]]:
-        """Publish a new epoch; its row."""
+        """Publish a new epoch, or find one that is published and not in use yet; its row, with `new`: whether it was
+        published now."""
 
     def revoke_epoch(self, number: int) -> Deferred[dict[str, Any]]:
         """Make every ticket of an epoch worthless. 404 when there is none with this number."""
