@@ -37,6 +37,11 @@ class Address:
         return self.scheme in ("wss", "ws")
 
     @property
+    def ticketed(self) -> bool:
+        """Tickets of WELCOME are given and taken there (specification, section 4.5): not in WebSocket."""
+        return self.secure and not self.websocket
+
+    @property
     def name(self) -> str:
         """The name to verify."""
         return self.server_name or self.host

@@ -322,7 +322,7 @@ class Connections:
         if welcome.addresses:
             self._book.learn(welcome.addresses, welcome.addresses_valid, now)
         self.heartbeat.hint(welcome.heartbeat, welcome.idle_timeout)
-        if welcome.tickets is not None and link.address.secure:
+        if welcome.tickets is not None and link.address.ticketed:
             self.flights.tickets.add(welcome.tickets, link.certificate, self._owner.wall(now))
         self._owner.welcomed(link, welcome)
         self._owner.change(State.CONNECTED)

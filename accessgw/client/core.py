@@ -336,7 +336,7 @@ class ClientCore:
             self.wire.capabilities,
             call_base=link.call_base,
             last_close=last_close,
-            tickets=self._connections.flights.tickets.wanted(self.wall(now)) if link.address.secure else 0,
+            tickets=self._connections.flights.tickets.wanted(self.wall(now)) if link.address.ticketed else 0,
             certificate=link.certificate if link.ticketed else None,
         )
         hello.plain = early

@@ -76,7 +76,7 @@ class Flights:
 
     def begin(self, attempt: int, address: Address, now: float, last_close: int, *, calls: bool) -> Flight:
         """The transport is about to begin TLS. `calls`: those that wait may be sent in early data."""
-        if not address.secure or address.websocket:
+        if not address.ticketed:
             return NO_FLIGHT
         owner = self._owner
         ticket = self.tickets.take(owner.wall(now))

@@ -15,6 +15,8 @@ from protocols.mmtp.handshake import Hello
 from protocols.mmtp.statuses import Status
 from protocols.mmtp.tickets import DeviceTicket, GrantedTickets
 
+TICKET_PROTOCOL = "mmtp/1"
+"""By ALPN. A connection in WebSocket has another one, over which no ticket is taken."""
 _ENDED = "the ticket has ended since the TLS hand-shake"
 
 
@@ -55,6 +57,8 @@ class TicketOffice:
         """
         if info.ticket:
             return self._check_ticket(info, hello, before)
+        if info.alpn != TICKET_PROTOCOL:
+            return None
         if info.resumed or bool(info.certificate) != bool(info.certificate_identity):
             # OpenSSL's own tickets do not say since when; and a certificate that names nobody proves no device.
             return None

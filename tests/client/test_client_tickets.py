@@ -14,6 +14,10 @@ from accessgw.client.model import CallFailed, Note, Push, Reply
 from accessgw.client.settings import ClientSettings, addresses_of
 from accessgw.client.ticket_file import TicketFile
 from accessgw.client.tickets import WANTED, Flight, Handshaken, HeldTicket, TicketMemory
+from protocols.http import ServerConnection
+from protocols.http.websocket import BytesReceived, WebSocket
+from protocols.http.websocket import Role as Side
+from protocols.http.websocket_handshake import answer_upgrade
 from protocols.mmtp import Connection, Role, Welcome, events
 from protocols.mmtp.statuses import Status
 from protocols.mmtp.tickets import DeviceTicket, GrantedTickets, ShownCertificate
@@ -114,7 +118,10 @@ class Phone:
         return self.written.pop(self.attempts[attempt], b"")
 
     def answer(self, attempt: int = -1) -> None:
-        self.core.received(self.attempts[attempt], self.gateway.to_send(self.now), self.now)
+        self.arrive(self.gateway.to_send(self.now), attempt)
+
+    def arrive(self, data: bytes, attempt: int = -1) -> None:
+        self.core.received(self.attempts[attempt], data, self.now)
         self.run()
 
     def kinds(self) -> list[str]:
@@ -123,6 +130,16 @@ class Phone:
 
 def requests(heard: list[Any]) -> list[Any]:
     return [event for event in heard if isinstance(event, events.RequestReceived)]
+
+
+def upgrade(request: bytes) -> tuple[bytes, WebSocket]:
+    """The gateway's answer to the upgrade, and its side of the WebSocket."""
+    http = ServerConnection()
+    http.receive(request)
+    (head, *_) = http.events()
+    headers, _ = answer_upgrade(head, ("mmtp",), required=True)
+    answer, _ = http.upgrade(headers)
+    return answer, WebSocket(Side.SERVER)
 
 
 def hello(heard: list[Any]) -> Any:
@@ -372,6 +389,24 @@ def test_no_tickets_where_there_is_no_tls_of_ours() -> None:
     phone.run()
     phone.connect(Handshaken())
     assert hello(phone.hear(phone.said())).tickets == 0
+
+
+@pytest.mark.parametrize("kept", [(), (ticket(1),)])
+def test_none_are_asked_for_nor_kept_in_websocket(kept: tuple[HeldTicket, ...]) -> None:
+    phone = Phone(*kept, url="wss://gw:1/mmtp")
+    phone.core.connect(phone.now)
+    phone.run().reach()
+    phone.connect(Handshaken())
+    upgraded, inside = upgrade(phone.said())
+    phone.arrive(upgraded)
+    inside.receive(phone.said())
+    said = b"".join(event.data for event in inside.events() if isinstance(event, BytesReceived))
+    assert hello(phone.hear(said)).tickets == 0
+    phone.gateway.send_welcome(Welcome(session="s", tickets=granted(3)))
+    inside.send(phone.gateway.to_send(phone.now))
+    phone.arrive(inside.to_send())
+    assert phone.core.session == "s"
+    assert phone.core.ticket_memory() is None
 
 
 def test_tickets_end() -> None:

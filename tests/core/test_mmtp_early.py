@@ -103,6 +103,7 @@ class EarlyDevice(Device):
 
     def __init__(self, place: Place, *, replayed: bool = False, **info: Any) -> None:
         super().__init__(place.gateway)
+        info = {"alpn": "mmtp/1", **info}
         self.connection = FakeConnection(resumed="ticket" in info, early=bool(info.get("ticket")), **info)
         self.binding = place.gateway.services(self.connection)
         self.replayed = replayed
@@ -184,8 +185,12 @@ def test_nobody_gets_tickets_unasked_nor_where_none_are_given(place: Place) -> N
     assert place.device().hello(tickets=0).welcome().tickets is None
     # resumed by a ticket of OpenSSL's: nobody knows since when
     assert place.device(ticket=b"").hello(generation=(1, 2)).complete().welcome().tickets is None
+    # over WebSocket: no ticket is taken there
+    for generation, alpn in enumerate(("http/1.1", "h2", ""), 3):
+        assert place.device(alpn=alpn).hello(generation=(1, generation)).welcome().tickets is None
+    assert place.counters.tickets_minted == 0
     place.gateway.services.tickets = {}
-    assert place.device().hello(generation=(1, 3)).welcome().tickets is None
+    assert place.device().hello(generation=(1, 9)).welcome().tickets is None
 
 
 def test_days_since_the_last_full_hand_shake_go_on_over_tickets_until_there_are_none(place: Place) -> None:
