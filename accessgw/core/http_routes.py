@@ -88,13 +88,13 @@ class HttpRoutes:
         except AdmissionRefused as error:
             served.refuse(error.status)
             return
-        known = identity.strength > Strength.ANONYMOUS
+        # What proved the identity here is not the upstream's business.
+        hidden = identity.strength > Strength.ANONYMOUS and _bearer(request)
         call = Call(
             operation="",
             identity=identity,
             call_id=0,
-            # What proved the identity here is not the upstream's business.
-            headers=[h for h in request.headers if not (known and h[0] == "authorization")],
+            headers=[h for h in request.headers if not (hidden and h[0] == "authorization")],
             binding="http",
             connection=request.connection,
             http_method=request.method,
@@ -106,19 +106,23 @@ class HttpRoutes:
         served.start(self._calls, call, coding)
 
     async def _identify(self, request: HttpRequest) -> Identity:
-        """Who asks: by bearer token (RFC 6750), else nobody. Raises AdmissionRefused for a bad token."""
-        scheme, _, token = request.header("authorization").partition(" ")
-        if scheme.lower() == "bearer" and token:
-            device = request.header("x-device-id")
+        """Who asks: by bearer token (RFC 6750), by a verified client certificate, or by both, as the chain takes them of a
+        HELLO; else nobody. Without x-device-id it is the device that the certificate names. Raises AdmissionRefused where an
+        authenticator refuses."""
+        token, info = _bearer(request), request.connection
+        certificate = info.certificate_identity
+        # A certificate that names what no device may be called proves no device, as at HELLO.
+        if token or is_device_id(certificate):
+            device = request.header("x-device-id") or certificate
             if device and not is_device_id(device):
                 raise AdmissionRefused(Status.PROTOCOL, CloseReason.PROTOCOL_ERROR, "x-device-id is no device id")
             identity = await self._chain.authenticate(
                 Credentials(
                     device=device,
-                    token=token.strip(),
-                    certificate_identity=request.connection.certificate_identity,
-                    loopback=request.connection.loopback,
-                    peer=request.connection.peer,
+                    token=token,
+                    certificate_identity=certificate,
+                    loopback=info.loopback,
+                    peer=info.peer,
                 )
             )
             if identity is not None:
@@ -128,6 +132,12 @@ class HttpRoutes:
     def _defect(self, failure: Failure, served: HttpCall) -> None:
         log.failure("an HTTP request failed", failure=failure)
         served.refuse(Status.INTERNAL)
+
+
+def _bearer(request: HttpRequest) -> str:
+    """The token in `authorization`; empty without one."""
+    scheme, _, token = request.header("authorization").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
 
 
 def _refuse(exchange: HttpExchange, status: int, code: str, message: str, headers: Headers | None = None) -> HttpUpload:

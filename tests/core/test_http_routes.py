@@ -6,13 +6,17 @@ import json
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred, fail
 
 from accessgw.core.http_routes import HttpRoutes
+from accessgw.core.interfaces.authentication import AuthenticationFailed
 from accessgw.core.interfaces.upstreams import UpstreamFailure
 from accessgw.core.short import ShortConnections
+from accessgw.crypto.passwordless import CertificateAuthenticator
 from accessgw.model.http import HttpRequest
 from accessgw.model.route_settings import RouteSettings
-from tests.core.gateway_fakes import FakeConnection, FakeExchangeOfHttp, Gateway
+from accessgw.model.settings import AuthenticatorSettings
+from tests.core.gateway_fakes import FakeAuthenticator, FakeConnection, FakeExchangeOfHttp, Gateway
 
 OPEN = RouteSettings(path="/open/", cluster="c", require="none", max_request_body=1 << 20)
 CLOSED = RouteSettings(path="/api/", cluster="c")
@@ -92,6 +96,73 @@ def test_without_a_valid_token_a_closed_route_is_closed() -> None:
     assert not gateway.upstreams.exchanges
     ask(gateway, "GET", "/open/x", None, ("authorization", "Bearer of-the-service"))
     assert ("authorization", "Bearer of-the-service") in gateway.upstreams.last.request.headers
+
+
+STRICT = RouteSettings(path="/strict/", cluster="c", require="certificate")
+CERTIFICATE = CertificateAuthenticator(AuthenticatorSettings(kind="certificate"))
+
+
+class Refusing:
+    """Knows every token, and that it is wrong."""
+
+    name = "refusing"
+
+    def authenticate(self, credentials: Any) -> Deferred[Any]:
+        return fail(AuthenticationFailed("the token has expired"))
+
+
+@pytest.mark.parametrize("device", [(), (("x-device-id", "d1"),)])
+def test_a_client_certificate_authenticates_alone(device: tuple[tuple[str, str], ...]) -> None:
+    gateway = Gateway(CLOSED, STRICT, authenticators=[FakeAuthenticator(), CERTIFICATE])
+    for path in ("/api/x", "/strict/x"):
+        exchange = ask(gateway, "GET", path, None, *device, ("authorization", "Basic eA=="), certificate_identity="d1")
+        headers = dict(gateway.upstreams.last.request.headers)
+        assert headers["x-device-id"] == "d1"
+        assert headers["authorization"] == "Basic eA=="  # it proved nothing here, so it is for the service
+        gateway.upstreams.last.answer(204)
+        assert exchange.status == 204
+
+
+def test_a_token_beside_a_certificate_is_the_chains_to_judge() -> None:
+    shown: dict[str, Any] = {"certificate_identity": "d1"}
+    junk = ("authorization", "Bearer junk")
+    gateway = Gateway(CLOSED, authenticators=[FakeAuthenticator(), CERTIFICATE])
+    ask(gateway, "GET", "/api/x", None, junk, **shown)  # nobody knows the token, the certificate is next
+    headers = dict(gateway.upstreams.last.request.headers)
+    assert (headers["x-device-id"], headers.get("x-user-id")) == ("d1", None)
+    assert "authorization" not in headers
+    ask(gateway, "GET", "/api/x", None, ("authorization", "Bearer ok:ann"), **shown)
+    assert dict(gateway.upstreams.last.request.headers)["x-user-id"] == "ann"
+    asked = len(gateway.upstreams.exchanges)
+    refusing = Gateway(CLOSED, OPEN, authenticators=[Refusing(), CERTIFICATE])
+    for path in ("/api/x", "/open/x"):
+        assert ask(refusing, "GET", path, None, junk, **shown).status == 401
+    assert not refusing.upstreams.exchanges
+    assert len(gateway.upstreams.exchanges) == asked
+
+
+@pytest.mark.parametrize("authorization", [(), (("authorization", "Bearer ok:ann"),), (("authorization", "Bearer x"),)])
+def test_a_certificate_of_another_device_is_refused(authorization: tuple[tuple[str, str], ...]) -> None:
+    gateway = Gateway(CLOSED, OPEN, authenticators=[FakeAuthenticator(), CERTIFICATE])
+    for path in ("/api/x", "/open/x"):
+        other = ("x-device-id", "d2")
+        assert ask(gateway, "GET", path, None, other, *authorization, certificate_identity="d1").status == 401
+    assert not gateway.upstreams.exchanges
+
+
+def test_without_an_authenticator_for_it_a_certificate_proves_nobody() -> None:
+    gateway = Gateway(CLOSED, OPEN)
+    assert ask(gateway, "GET", "/api/x", None, certificate_identity="d1").status == 401
+    ask(gateway, "GET", "/open/x", None, certificate_identity="d1")
+    assert "x-device-id" not in dict(gateway.upstreams.last.request.headers)
+
+
+def test_a_certificate_that_names_no_device_leaves_open_routes_open() -> None:
+    gateway = Gateway(CLOSED, OPEN, authenticators=[CERTIFICATE])
+    for name in ("", "John Smith"):
+        assert ask(gateway, "GET", "/api/x", None, certificate_identity=name).status == 401
+        ask(gateway, "GET", "/open/x", None, certificate_identity=name)
+        assert "x-device-id" not in dict(gateway.upstreams.last.request.headers)
 
 
 def test_an_encoded_path_is_no_way_round() -> None:
