@@ -19,6 +19,7 @@ from accessgw.config.errors import ConfigError
 from accessgw.config.load import load
 from accessgw.core.interfaces.control import ControlError
 from accessgw.crypto.pem import CertificateError
+from accessgw.model.listener_settings import ListenerSettings
 from accessgw.model.settings import GatewaySettings
 from accessgw.prepared import Prepared
 from accessgw.rooms import Rooms
@@ -104,7 +105,6 @@ class Gateway(Service):
 
     def _greeting(self) -> list[str]:
         rooms = self.rooms
-        settings = self.settings
         codecs = (
             f"HTTP parser {http_backend}, HPACK {hpack_backend}, TLS {rooms.tls.engine}, TLS records {records_backend}"
         )
@@ -115,31 +115,49 @@ class Gateway(Service):
             lines.append(f"  {row['name']}: {row['address']} ({row['transport']}: {', '.join(row['protocols'])})")
         control = f"http://{rooms.control_listener.host}:{rooms.control_listener.port}"
         lines.append(f"  control API and dashboard: {control}/")
-        tls = self._row_to_try()
+        return lines + self._lines_to_try(control)
+
+    def _lines_to_try(self, control: str) -> list[str]:
+        """Commands that this configuration answers; none but for development, with its service and its credentials."""
+        settings = self.settings
         push = next((t.token for t in settings.control.tokens if t.loopback_only and "push" in t.roles), "")
         token = next((t.token for a in settings.authenticators for t in a.tokens if t.loopback_only), "")
-        if settings.demo_upstream and tls is not None and push and token:
-            (listener,) = (one for one in settings.listeners if one.name == tls["name"])
-            own = listener.certificates[0].chain if listener.certificates else ""
-            ca = "CA.pem" if own else Path(settings.state_dir) / "ca.pem"
-            client = f".venv/bin/accessgw-client --url mmtps://{tls['address']} --ca {ca} --token {token}"
-            lines += [
-                f"try, in another shell (CA.pem: the CA of {own}):" if own else "try, in another shell:",
-                f"""  {client} --device phone1 call payments.pay '{{"amount": 100, "currency": "CNY"}}'""",
-                f"  {client} --device phone1 listen",
-                f"  curl -H 'Authorization: Bearer {push}' {control}/v1/push"
-                """ -d '{"to": {"device": "phone1"}, "biz": "orders", "payload": {"text": "shipped 已发货"}}'""",
-            ]
-            lines += self._mqtt_greeting(token)
-        return lines
+        found = self._door_to_try()
+        if not settings.demo_upstream or not push or found is None:
+            return []
+        address, listener = found
+        closed = listener.client_certificates == "require"
+        if not token and not (closed and any(one.kind == "certificate" for one in settings.authenticators)):
+            return []
+        own = listener.certificates[0].chain if listener.certificates else ""
+        ca = "CA.pem" if own else Path(settings.state_dir) / "ca.pem"
+        client = f".venv/bin/accessgw-client --url mmtps://{address} --ca {ca}"
+        files = [f"CA.pem: the CA of {own}"] if own else []
+        if closed:
+            client += " --cert device.pem --key device-key.pem"
+            rule = listener.certificate_identity
+            files.append(f"device.pem: a certificate from {listener.client_ca} whose {rule} is phone1, with its key")
+        if token:
+            client += f" --token {token}"
+        return [
+            f"try, in another shell ({'; '.join(files)}):" if files else "try, in another shell:",
+            f"""  {client} --device phone1 call payments.pay '{{"amount": 100, "currency": "CNY"}}'""",
+            f"  {client} --device phone1 listen",
+            f"  curl -H 'Authorization: Bearer {push}' {control}/v1/push"
+            """ -d '{"to": {"device": "phone1"}, "biz": "orders", "payload": {"text": "shipped 已发货"}}'""",
+            *(self._mqtt_greeting(token) if token else ()),
+        ]
 
-    def _row_to_try(self) -> dict[str, Any] | None:
-        """A listener that lets a device in by its token alone."""
-        closed = {one.name for one in self.settings.listeners if one.client_certificates == "require"}
-        for row in self.rooms.listener_rows():
-            if row["transport"] == "tls" and "mmtp/1" in row["protocols"] and row["name"] not in closed:
-                return row
-        return None
+    def _door_to_try(self) -> tuple[str, ListenerSettings] | None:
+        """The address of a listener that speaks MMTP over TLS; of those that let a device in by its token alone, if
+        there is one."""
+        doors = {one.name: one for one in self.settings.listeners if one.transport == "tls" and one.profile != "sm"}
+        found = [
+            (row["address"], doors[row["name"]])
+            for row in self.rooms.listener_rows()
+            if row["name"] in doors and "mmtp/1" in row["protocols"]
+        ]
+        return min(found, key=lambda one: one[1].client_certificates == "require", default=None)
 
     def _mqtt_greeting(self, token: str) -> list[str]:
         for row in self.rooms.listener_rows():

@@ -171,6 +171,32 @@ def test_a_taken_port_of_the_demo_is_one_line(make_gateway: MakeGateway) -> None
     assert str(first.plain) in done.stderr
 
 
+@pytest.mark.parametrize("kind", ["static", "certificate"])
+def test_the_lines_to_try_show_a_certificate_where_one_is_required(
+    make_gateway: MakeGateway, tmp_path: Path, kind: str
+) -> None:
+    (port,) = free_ports(1)
+    demo = f"http://127.0.0.1:{port}"
+    gateway = make_gateway(upstream=demo, top=f'demo_upstream = "{demo}"\n')
+    authority = Authority(tmp_path, "devices-ca")
+    asks = f'client_certificates = "require"\nclient_ca = "{authority.file}"\n'
+    text = gateway.config.read_text().replace('name = "phones"\n', f'name = "phones"\n{asks}')
+    text = text.replace('token = "t-push", ', 'token = "t-push", loopback_only = true, ')
+    if kind == "certificate":
+        begin, end = text.index("[[authenticators]]"), text.index("[control]")
+        text = text[:begin] + '[[authenticators]]\nkind = "certificate"\n' + text[end:]
+    gateway.config.write_text(text)
+    gateway.start()
+    gateway.wait_until(lambda: "/v1/push" in gateway.said())
+    what, call, *_ = gateway.said().split("try, in another shell ")[1].splitlines()
+    assert what == f"(device.pem: a certificate from {authority.file} whose cn is phone1, with its key):"
+    assert ("--token device-token" in call) == (kind == "static")
+    authority.issue("device", common=("phone1",))
+    command = call.strip().replace(".venv/bin", str(Path(sys.executable).parent))
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert '"state": "paid"' in done.stdout, done.stderr
+
+
 def test_a_refused_reload_swaps_no_certificate(make_gateway: MakeGateway, tmp_path: Path) -> None:
     """Two TLS listeners; the first one's new files are good, the second one's are not."""
     made = make_gateway().start()
