@@ -157,7 +157,9 @@ static EVP_PKEY *key_elsewhere(Context *self, X509 *leaf, const char *id) {
 static PyObject *Context_use_certificate(Context *self, PyObject *args) {
     Py_buffer chain, private, response;
     const char *id, *provider = "", *what = "private key";
-    if (!unused(self) || !PyArg_ParseTuple(args, "y*y*sy*|s", &chain, &private, &id, &response, &provider)) return NULL;
+    int anew = 0;
+    if (!unused(self) || !PyArg_ParseTuple(args, "y*y*sy*|sp", &chain, &private, &id, &response, &provider, &anew))
+        return NULL;
     PyObject *result = NULL;
     EVP_PKEY *key = NULL;
     BIO *bio = BIO_new_mem_buf(chain.buf, (int)chain.len), *key_bio = BIO_new_mem_buf(private.buf, (int)private.len);
@@ -177,7 +179,7 @@ static PyObject *Context_use_certificate(Context *self, PyObject *args) {
     ERR_clear_error(); /* the end of the PEM */
     /* An empty passphrase: with none OpenSSL would ask for one on the terminal. */
     if (private.len == 0) key = key_elsewhere(self, leaf, id);
-    else if (*provider) key = key_of_provider(self, leaf, &private, provider, &what);
+    else if (*provider) key = key_of_provider(self, leaf, &private, provider, anew, &what);
     else key = PEM_read_bio_PrivateKey(key_bio, NULL, NULL, "");
     if (key == NULL || SSL_CTX_use_PrivateKey(self->ctx, key) != 1) (void)(PyErr_Occurred() || refused(what));
     else if (!add_staple(self, leaf, &response)) PyErr_NoMemory();

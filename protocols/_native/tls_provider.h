@@ -10,14 +10,14 @@
 
 #include "tls_handshake.h"
 
-enum { MAX_PROVIDER = 64, PROBE = 32 };
+enum { MAX_PROVIDER = 64, PROBE = 32, MAX_EC = 160 };
 
 typedef struct HeldKey {
     struct HeldKey *next;
     EVP_PKEY *key;
     Bytes pem;
     char query[MAX_PROVIDER + 16]; /* has the provider's own implementation chosen; else a public half is signed with */
-    int kind, bits, uses;
+    int kind, bits, uses, lost;
 } HeldKey;
 
 static HeldKey *held_keys;
@@ -97,60 +97,68 @@ static HeldKey *keep_held(EVP_PKEY *key, const Py_buffer *pem, const char *query
     return held;
 }
 
-static void release_held(HeldKey *held) {
-    if (--held->uses) return;
+/* Not found any more: who has it keeps it. */
+static void hide_held(HeldKey *held) {
     for (HeldKey **place = &held_keys; *place != NULL; place = &(*place)->next)
         if (*place == held) {
             *place = held->next;
-            break;
+            return;
         }
-    pthread_mutex_lock(&provider_lock);
-    EVP_PKEY_free(held->key);
-    pthread_mutex_unlock(&provider_lock);
+}
+
+static void release_held(HeldKey *held) {
+    if (--held->uses) return;
+    hide_held(held);
+    if (!held->lost) {
+        pthread_mutex_lock(&provider_lock);
+        EVP_PKEY_free(held->key);
+        pthread_mutex_unlock(&provider_lock);
+    } /* else it would free what a TPM has in its place now */
     discard(&held->pem);
     free(held);
 }
 
 /* A signature of what is nobody's: whether the key is there, and does what we ask of it. */
-static int held_signs(EVP_PKEY *own, int kind) {
-    unsigned char data[PROBE] = {0}, *out;
-    unsigned int size = 0;
-    int made = 0;
-    if (kind == KEY_RSA) {
-        RSA *rsa = EVP_PKEY_get1_RSA(own);
-        if (rsa != NULL && (out = malloc((size_t)RSA_size(rsa))) != NULL) {
-            made = rsa_held(PROBE, data, out, rsa, PADDING_PKCS1) > 0;
-            free(out);
-        }
-        RSA_free(rsa);
-    } else {
-        EC_KEY *ec = EVP_PKEY_get1_EC_KEY(own);
-        if (ec != NULL && (out = malloc((size_t)ECDSA_size(ec))) != NULL) {
-            made = ec_held(0, data, PROBE, out, &size, NULL, NULL, ec);
-            free(out);
-        }
-        EC_KEY_free(ec);
-    }
-    return made;
+static int signs(const HeldKey *held) {
+    unsigned char digest[PROBE] = {0};
+    int size = held->kind == KEY_RSA ? (held->bits + 7) / 8 : PROBE, room = size > MAX_EC ? size : MAX_EC, made = 0;
+    unsigned char *block = calloc(2, (size_t)room);
+    if (block == NULL) return 0;
+    if (held->kind != KEY_RSA || pad(block, size, digest, PROBE, PADDING_PKCS1))
+        made = sign_held(held, block, size, block + room, room);
+    free(block);
+    return made > 0;
 }
 
 /* The private key in the PEM, for libssl: our own where the provider has it. NULL with an exception, or with
-   `*what` has failed in OpenSSL. */
-static EVP_PKEY *key_of_provider(Context *self, X509 *leaf, const Py_buffer *pem, const char *provider,
+   `*what` has failed in OpenSSL. `anew`: one that does not sign any more, since a TPM was reset, is opened again. */
+static EVP_PKEY *key_of_provider(Context *self, X509 *leaf, const Py_buffer *pem, const char *provider, int anew,
                                  const char **what) {
-    EVP_PKEY *public = X509_get0_pubkey(leaf), *own = NULL;
-    int kind = public ? EVP_PKEY_get_base_id(public) : 0, fits, fresh = 0;
+    EVP_PKEY *public = X509_get0_pubkey(leaf), *own = NULL, *key;
+    int kind = public ? EVP_PKEY_get_base_id(public) : 0, bits = public ? EVP_PKEY_get_bits(public) : 0;
+    int fits, good = 1, fresh = 0;
+    const OSSL_PROVIDER *holder;
     char query[MAX_PROVIDER + 16];
     snprintf(query, sizeof query, "?provider=%.*s", MAX_PROVIDER, provider);
-    HeldKey **all = realloc(self->held, sizeof *all * (size_t)(self->held_count + 1)), *held;
+    HeldKey **all = realloc(self->held, sizeof *all * (size_t)(self->held_count + 1));
     if (all == NULL) return PyErr_NoMemory(), NULL;
     self->held = all;
-    EVP_PKEY *key = (held = find_held(pem, query)) ? held->key : NULL;
-    const OSSL_PROVIDER *holder;
+    HeldKey *held = find_held(pem, query);
+    if (held != NULL && anew) {
+        Py_BEGIN_ALLOW_THREADS;
+        good = signs(held);
+        Py_END_ALLOW_THREADS;
+        ERR_clear_error();
+        if (!good) {
+            held->lost = 1;
+            hide_held(held), release_held(held);
+            held = NULL;
+        }
+    }
     BIO *bio = held ? NULL : BIO_new_mem_buf(pem->buf, (int)pem->len);
     Py_BEGIN_ALLOW_THREADS;
     pthread_mutex_lock(&provider_lock);
-    if (held == NULL) key = PEM_read_bio_PrivateKey_ex(bio, NULL, NULL, "", NULL, query);
+    key = held ? held->key : PEM_read_bio_PrivateKey_ex(bio, NULL, NULL, "", NULL, query);
     fits = key != NULL && public != NULL && EVP_PKEY_eq(public, key) == 1;
     holder = key ? EVP_PKEY_get0_provider(key) : NULL;
     pthread_mutex_unlock(&provider_lock);
@@ -158,20 +166,17 @@ static EVP_PKEY *key_of_provider(Context *self, X509 *leaf, const Py_buffer *pem
     if (bio != NULL) BIO_free(bio);
     if (key == NULL) return *what = "no private key that it opens", NULL;
     if (held == NULL && (holder == NULL || strcmp(OSSL_PROVIDER_get0_name(holder), provider))) return key;
-    int bits = public ? EVP_PKEY_get_bits(public) : 0;
     if (held == NULL && (fresh = 1, held = keep_held(key, pem, query, kind, bits)) == NULL)
         return EVP_PKEY_free(key), PyErr_NoMemory(), NULL;
     self->held[self->held_count++] = held;
     if (!fits) return PyErr_SetString(PyExc_ValueError, "not the key of the certificate"), NULL;
-    if (kind == KEY_RSA) own = rsa_elsewhere(public, held_rsa_method, held);
-    if (kind == KEY_EC) own = ec_elsewhere(public, held_ec_method, held);
-    if (own == NULL) return PyErr_SetString(PyExc_ValueError, "expected an RSA or EC key"), NULL;
-    int signs = 1;
+    if (kind != KEY_RSA && kind != KEY_EC) return PyErr_SetString(PyExc_ValueError, "expected an RSA or EC key"), NULL;
     Py_BEGIN_ALLOW_THREADS;
-    if (fresh) signs = held_signs(own, kind);
+    good = !fresh || signs(held);
     Py_END_ALLOW_THREADS;
-    if (!signs) return EVP_PKEY_free(own), *what = "the key does not sign", NULL;
-    return own;
+    if (!good) return *what = "the key does not sign", NULL;
+    own = kind == KEY_RSA ? rsa_elsewhere(public, held_rsa_method, held) : ec_elsewhere(public, held_ec_method, held);
+    return own != NULL ? own : (PyErr_NoMemory(), NULL);
 }
 
 #endif

@@ -114,9 +114,10 @@ def load_provider(name: str) -> None:
 
 
 def check_key(certificate: ServerCertificate, provider: str) -> None:
-    """ValueError where the key is not that of the chain, or does not sign; it may be one that the provider has."""
+    """ValueError where the key is not that of the chain, or does not sign; it may be one that the provider has. One that
+    contexts have already and that does not sign any more, since a TPM was reset, is opened anew for those to come."""
     load_provider(provider)
-    tls_engine.Context().use_certificate(certificate.chain, certificate.key, "", b"", provider)
+    tls_engine.Context().use_certificate(certificate.chain, certificate.key, "", b"", provider, True)
 
 
 def key_id(chain: bytes) -> str:

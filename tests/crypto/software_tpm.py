@@ -33,21 +33,26 @@ _ATTEMPTS, _START = 5, 20.0
 
 
 class SoftwareTpm:
-    """Serves one process at a time, as a TPM without a resource manager does; has room for three keys."""
+    """Without a resource manager: has room for three keys, also of processes that are gone."""
 
     def __init__(self, directory: Path) -> None:
         """Returns once it answers."""
         self._state = directory / "tpm"
         self._state.mkdir()
         for _ in range(_ATTEMPTS):
+            with socket.create_server(("127.0.0.1", 0)) as held:
+                self._port = held.getsockname()[1]
             if self._started():
                 return
         raise AssertionError(f"swtpm does not start: {(self._state / 'log').read_text()}")
 
+    def start_again(self) -> None:
+        """As at a reset: what keys were loaded is forgotten."""
+        self.end()
+        assert self._started(), (self._state / "log").read_text()
+
     def _started(self) -> bool:
-        # The library expects the second port to be the one after the first.
-        with socket.create_server(("127.0.0.1", 0)) as held:
-            port = held.getsockname()[1]
+        port = self._port  # the library expects the second one to be the next
         self.where = f"swtpm:host=127.0.0.1,port={port}"
         self.environment = {"TPM2OPENSSL_TCTI": self.where, "TPM2TOOLS_TCTI": self.where, "TSS2_LOG": "all+NONE"}
         with (self._state / "log").open("ab") as log:

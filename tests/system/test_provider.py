@@ -42,7 +42,7 @@ class Files:
     """A key in the TPM, and a certificate of it from a CA."""
 
     def __init__(self, tpm: SoftwareTpm, directory: Path) -> None:
-        authority = Authority(directory, "ca")
+        self.authority = authority = Authority(directory, "ca")
         self.ca = authority.file
         self.key = tpm.make_key(directory / "key.pem")
         self.chain = tpm.make_certificate(self.key, authority, directory / "chain.pem")
@@ -141,6 +141,34 @@ def test_many_hand_shakes_at_once_on_several_threads_and_files_that_are_loaded_a
         gateway.wait_until(lambda count=count: gateway.said().count(f"loaded {files.chain} again") == count)
         running.more(5)
     running.stop()
+    gateway.assert_sound()
+
+
+def test_keys_that_are_replaced_leave_the_tpm(make, files, tpm, tmp_path) -> None:
+    gateway = make('provider = "tpm2"').start()
+    for _ in range(4):
+        key = tpm.make_key(tmp_path / "next-key.pem")
+        chain = tpm.make_certificate(key, files.authority, tmp_path / "next.pem")
+        expected = Path(chain).read_text()
+        os.replace(key, files.key)
+        os.replace(chain, files.chain)
+        assert gateway.process is not None
+        gateway.process.send_signal(signal.SIGHUP)
+        gateway.wait_until(lambda wanted=expected: wanted in shaken_hands(start_of_client(gateway.tls, files.ca)))
+    gateway.assert_sound()
+
+
+def test_a_tpm_that_was_reset_serves_again_once_the_files_are_loaded(make, files, tpm) -> None:
+    gateway = make('provider = "tpm2"').start()
+    shaken_hands(start_of_client(gateway.tls, files.ca))
+    for count in (1, 2):
+        tpm.start_again()
+        assert start_of_client(gateway.tls, files.ca).wait(60) == 1
+        assert gateway.process is not None
+        gateway.process.send_signal(signal.SIGHUP)
+        gateway.wait_until(lambda count=count: gateway.said().count(f"loaded {files.chain} again") == count)
+        for _ in range(3):
+            shaken_hands(start_of_client(gateway.tls, files.ca))
     gateway.assert_sound()
 
 
