@@ -19,6 +19,7 @@ FOR_ANY_ENGINE = {
     "test_early_data",
     "test_openssl_client",
     "test_pyopenssl_engine",
+    "test_ticket_vector",
     "test_tls12_records",
     "test_tls_contexts",
 }
