@@ -360,6 +360,27 @@ def test_a_refusal_over_a_ticket_is_heard_again_without_before_a_token_is_asked_
     assert phone.tokens == 1
 
 
+def test_a_refusal_after_early_data_repeats_what_has_no_answer_with_its_id() -> None:
+    phone = Phone(ticket(1), ticket(2))
+    answered, other = phone.call(), phone.call("history", b"y")
+    _, early = requests(phone.hear(phone.reach().early))
+    phone.gateway.respond(0, 0, [], b"12")
+    phone.connect(ACCEPTED)
+    phone.gateway.send_welcome(Welcome(result=Status.AUTH))
+    phone.answer()
+    assert list(phone.outcomes) == [answered]
+    assert phone.reach() == Flight()
+    phone.gateway = Connection(Role.SERVER, now=phone.now)
+    phone.connect(Handshaken())
+    (again,) = requests(phone.hear(phone.said()))
+    assert (again.operation, again.call_id, again.resent) == ("history", early.call_id, True)
+    assert phone.tokens == 0
+    phone.gateway.send_welcome(Welcome())
+    phone.gateway.respond(0, 0, [], b"13")
+    phone.answer()
+    assert isinstance(phone.outcomes[other], Reply)
+
+
 def test_a_ticket_names_the_certificate_that_it_stands_for() -> None:
     phone = Phone()
     phone.core.connect(phone.now)
