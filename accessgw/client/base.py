@@ -42,6 +42,7 @@ from accessgw.client.streaming import Chunks, StreamReply
 from accessgw.client.ticket_file import TicketFile
 from accessgw.client.tickets import Handshaken
 from accessgw.client.tls import ClientTls, TlsConnection
+from accessgw.client.tls_errors import is_refusal, words_of
 from protocols.mmtp.statuses import Status
 
 TokenSource = Callable[[], "str | Awaitable[str | None] | None"]
@@ -455,7 +456,7 @@ class BaseClient(Face):
 
     def _posted(self, post: int, outcome: tuple[int, bytes] | BaseException) -> None:
         if isinstance(outcome, BaseException):
-            self.core.post_failed(post, str(outcome), self._now())
+            self.core.post_failed(post, words_of(outcome), self._now(), refused=is_refusal(outcome))
         else:
             self._trace("posted", outcome[1])
             self.core.posted(post, *outcome, self._now())

@@ -72,6 +72,8 @@ class Connections:
         self.current: Link | None = None
         self.paused = False
         """The application cannot take more: no reconnection until resume()."""
+        self.refusal = ""
+        """What the gateway said of our credentials when it refused them last."""
         self.heartbeat = heartbeat
         self._settings = settings
         self._owner = owner
@@ -340,11 +342,12 @@ class Connections:
         elif welcome.result == Status.AUTH:
             self._drop(link, now, redial=False)
             self._tokens_refused += 1
+            self.refusal = welcome.message or "the credentials were refused"
             if self._tokens_refused < MAX_TOKENS:
-                self._owner.change(State.WAITING, welcome.result, welcome.message)
+                self._owner.change(State.WAITING, welcome.result, self.refusal)
                 self._owner.emit(AskToken())
             else:
-                self._owner.stop(CannotConnect(Status.AUTH, welcome.message or "the token was refused"))
+                self._owner.stop(CannotConnect(Status.AUTH, self.refusal))
         elif welcome.result in FINAL:
             self._owner.stop(CannotConnect(welcome.result, welcome.message))
         else:

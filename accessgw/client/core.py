@@ -14,7 +14,7 @@ from collections.abc import Callable
 from random import Random
 
 from accessgw.client.calls import CallTable, OpenCall
-from accessgw.client.commands import Changed, Command, Finish, Tell
+from accessgw.client.commands import Changed, Command, Finish
 from accessgw.client.connections import Connections
 from accessgw.client.cursors import MAX_NETWORKS, Memory
 from accessgw.client.fallback import Fallback
@@ -22,7 +22,7 @@ from accessgw.client.greeting import Greeting
 from accessgw.client.heartbeat import Heartbeat
 from accessgw.client.link import Link
 from accessgw.client.longcalls import LongCalls
-from accessgw.client.model import CallFailed, CannotConnect, Headers, Note, Push, Reply, State
+from accessgw.client.model import CallFailed, CannotConnect, Headers, Push, Reply, State
 from accessgw.client.pushing import PushDesk
 from accessgw.client.retry import Verdict, judge
 from accessgw.client.rtt import RoundTrip
@@ -257,7 +257,7 @@ class ClientCore:
         if self._closed is not None:
             return
         if token is None:
-            self.stop(CannotConnect(Status.AUTH, "the token was refused"))
+            self.stop(CannotConnect(Status.AUTH, self._connections.refusal))
         else:
             self._greeting.token = token
             self._connections.dial(now)
@@ -309,10 +309,9 @@ class ClientCore:
                 self._pushes.received(push, None)
         self.settle(now)
 
-    def post_failed(self, post: int, reason: str, now: float) -> None:
-        """A Post had no response."""
-        if self._fallback.failed(post, now):
-            self.emit(Tell(Note("short_failed", reason)))
+    def post_failed(self, post: int, reason: str, now: float, *, refused: bool = False) -> None:
+        """A Post had no response; `refused`: the peer's TLS has found our certificate, or the lack of one, wrong."""
+        self._fallback.failed(post, reason, now, refused=refused)
         self.settle(now)
 
     def saved(self, now: float) -> None:

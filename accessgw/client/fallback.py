@@ -7,8 +7,8 @@ from collections.abc import Callable
 from random import Random
 
 from accessgw.client.calls import CallTable, OpenCall
-from accessgw.client.commands import CancelPost, Command
-from accessgw.client.model import CallFailed, Reply
+from accessgw.client.commands import CancelPost, Command, Tell
+from accessgw.client.model import CallFailed, Note, Reply
 from accessgw.client.settings import ClientSettings
 from accessgw.client.short import MAX_BODY, ShortAnswer, ShortConnections
 from protocols.errors import LocalError
@@ -78,16 +78,20 @@ class Fallback:
             self._settle(call, answer, now)
         return answer
 
-    def failed(self, post: int, now: float) -> bool:
-        """No response came. False when nobody waits for it."""
+    def failed(self, post: int, reason: str, now: float, *, refused: bool) -> None:
+        """No response came. `refused`: the peer's TLS has found our certificate, or the lack of one, wrong."""
         if post not in self._posts:
-            return False
+            return
+        self._emit(Tell(Note("short_failed", reason)))
         call = self._take(post)
         self.codec.forget(post)
         self.codec.failed()
-        if call is not None:
+        if call is not None and refused and call.short_failures + 1 >= len(self._settings.short_addresses):
+            # every address would refuse it again; the long connection may yet take it
+            if not self._settings.addresses:
+                self._ended(call, CallFailed(Status.AUTH, reason), now)
+        elif call is not None:
             self._again(call, now)
-        return True
 
     def finished(self, call: OpenCall) -> None:
         """The call has its outcome: nobody waits for its short connection."""

@@ -16,6 +16,7 @@ from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from accessgw.client.tls_errors import words_of
 from accessgw.client.tunnel import Tunnel
 from protocols.errors import LocalError, RemoteError, without_frames
 from protocols.mqtt.connection import Connection, Role
@@ -216,7 +217,7 @@ class MqttClient(Protocol):
         for timer in (self._timer, self._aborter):
             if timer is not None and timer.active():
                 timer.cancel()
-        self._end(self._why or MqttFailure(reason.getErrorMessage()))
+        self._end(self._why or MqttFailure(words_of(reason.value or ConnectionDone())))
 
     def _end(self, why: MqttFailure) -> None:
         if self._over is not None:

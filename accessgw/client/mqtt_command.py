@@ -18,6 +18,7 @@ from twisted.internet.protocol import Factory
 
 from accessgw.client.addresses import Address
 from accessgw.client.mqtt import MqttClient, MqttFailure, reason_text
+from accessgw.client.tls_errors import words_of
 from accessgw.client.tunnel import Tunnel
 from accessgw.client.twisted_transports import ALPN_SHORT, Endpoints
 from protocols.errors import LocalError
@@ -112,7 +113,7 @@ async def run(reactor: Any, args: argparse.Namespace, address: Address, endpoint
         await client.accepted
     except Exception as error:
         # whatever an endpoint, OpenSSL or a server says: who typed wants to read it
-        print(f"cannot connect to {args.url}: {_text(error)}", file=sys.stderr)
+        print(f"cannot connect to {args.url}: {words_of(error)}", file=sys.stderr)
         client.disconnect()
         return UNREACHABLE
     stopping = reactor.addSystemEventTrigger("before", "shutdown", client.disconnect)
@@ -268,10 +269,6 @@ def _pretty(body: bytes) -> str:
         return json.dumps(json.loads(body.decode()), ensure_ascii=False, indent=2)
     except (ValueError, RecursionError):
         return body.decode("utf-8", "backslashreplace")
-
-
-def _text(error: BaseException) -> str:
-    return str(error) or type(error).__name__
 
 
 def payload_of(args: argparse.Namespace) -> bytes:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 from typing import Protocol as Interface
 
+from OpenSSL import SSL, crypto
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
-from twisted.internet.error import ConnectionDone
+from twisted.internet.error import ConnectionDone, VerifyError
 from twisted.internet.protocol import Protocol
 from twisted.internet.ssl import (
     AcceptableCiphers,
@@ -26,6 +27,7 @@ from accessgw.client.addresses import Address
 from accessgw.client.exchange import PostExchange
 from accessgw.client.long_stream import LongStream, StreamOwner
 from protocols.errors import RemoteError
+from protocols.tls.alerts import reasons_of
 
 ALPN_SHORT = b"http/1.1"
 CLOSE_TIMEOUT = 2.0
@@ -76,7 +78,10 @@ class Endpoints:
             return plain
         options = self._made.get((address.name, alpn))
         if options is None:
-            options = self._made[address.name, alpn] = self._options(address.name, alpn)
+            try:
+                options = self._made[address.name, alpn] = self._options(address.name, alpn)
+            except (SSL.Error, crypto.Error, VerifyError) as error:
+                raise ValueError(f"certificate files cannot be used: {reasons_of(error)}") from error
         return wrapClientTLS(options, plain)
 
     def _options(self, name: str, alpn: bytes) -> Any:
