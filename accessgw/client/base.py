@@ -17,6 +17,7 @@ from accessgw.client.commands import (
     CallHead,
     CallRoom,
     CancelPost,
+    Carried,
     Changed,
     Close,
     Command,
@@ -317,14 +318,14 @@ class BaseClient(Face):
     def _leave(self, attempt: int) -> None:
         parts = self._leaving.pop(attempt, None)
         if parts is not None:
-            data = parts[0] if len(parts) == 1 else b"".join(parts)
-            self._trace("send", data)
-            self._write(attempt, data)
+            self._write(attempt, parts[0] if len(parts) == 1 else b"".join(parts))
 
     def _perform(self, command: Command) -> None:
         match command:
             case Write():
                 self._leaving.setdefault(command.attempt, []).append(command.data)
+            case Carried():
+                self._trace("send" if command.sent else "received", command.data)
             case Finish():
                 self._finish(self._calls.pop(command.call, None), command.outcome)
                 stream = self._streams.pop(command.call, None)
@@ -423,7 +424,6 @@ class BaseClient(Face):
         self._run()
 
     def _received(self, attempt: int, data: bytes) -> None:
-        self._trace("received", data)
         self.core.received(attempt, data, self._now())
         self._run()
 

@@ -27,6 +27,14 @@ class Write:
 
 
 @dataclass(slots=True)
+class Carried:
+    """Bytes of MMTP that went through a WebSocket, whose own bytes nobody wants to see in a trace."""
+
+    sent: bool
+    data: bytes
+
+
+@dataclass(slots=True)
 class Close:
     """End a transport (or the attempt to open it); no answer is expected."""
 
@@ -141,6 +149,7 @@ class Changed:
 Command = (
     Connect
     | Write
+    | Carried
     | Close
     | Inspect
     | Post

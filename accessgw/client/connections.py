@@ -8,7 +8,7 @@ from typing import Protocol
 
 from accessgw.client.addresses import Address, AddressBook
 from accessgw.client.backoff import Backoff
-from accessgw.client.commands import AskToken, Close, Inspect, Tell, Write
+from accessgw.client.commands import AskToken, Carried, Close, Inspect, Tell, Write
 from accessgw.client.dialer import Dialer
 from accessgw.client.flights import FlightOwner, Flights
 from accessgw.client.heartbeat import Heartbeat
@@ -176,6 +176,8 @@ class Connections:
                 data = link.tunnel.receive(data)
                 if waited and link.tunnel.open:
                     link.hello_sent = now
+                if data:
+                    self._owner.emit(Carried(False, data))
             link.connection.receive(data, now)
         except RemoteError as remote:
             error = without_frames(remote)
@@ -255,6 +257,7 @@ class Connections:
         data = link.connection.to_send(now) if tunnel is None or tunnel.open else b""
         if tunnel is not None:
             if data:
+                self._owner.emit(Carried(True, data))
                 tunnel.send(data)
             data = tunnel.to_send()
         if data:

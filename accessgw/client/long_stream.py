@@ -20,6 +20,9 @@ class StreamOwner(Protocol):
 
     def _received(self, attempt: int, data: bytes) -> None: ...
 
+    def _trace(self, kind: str, data: bytes) -> None:
+        """Bytes of MMTP: `send` or `received`."""
+
 
 class LongStream:
     """Between the two; a face's transport calls made() and received(), and sends what is written."""
@@ -70,7 +73,7 @@ class LongStream:
         """Bytes of the peer."""
         tls = self._tls
         if tls is None:
-            self._owner._received(self._attempt, data)
+            self._deliver(data)
             return
         plaintext = tls.receive(data)
         self._flush(tls)
@@ -78,7 +81,7 @@ class LongStream:
             self.opened = True
             self._owner._opened(self._attempt, tls.handshaken)
         if plaintext:
-            self._owner._received(self._attempt, plaintext)
+            self._deliver(plaintext)
         if tls.failure is not None:
             self.tls_failed = True
             self._refuse(str(tls.failure))
@@ -88,6 +91,8 @@ class LongStream:
 
     def send(self, data: bytes) -> None:
         """What the client has to say."""
+        if not self._address.websocket:
+            self._owner._trace("send", data)
         tls = self._tls
         if tls is None:
             self._write(data)
@@ -104,6 +109,11 @@ class LongStream:
         else:
             tls.close()
             self._flush(tls)
+
+    def _deliver(self, data: bytes) -> None:
+        if not self._address.websocket:  # of what is inside one the client knows more
+            self._owner._trace("received", data)
+        self._owner._received(self._attempt, data)
 
     def _flush(self, tls: TlsConnection) -> None:
         data = tls.to_send()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +67,23 @@ def test_a_refused_upgrade_is_told(gateway: Gateway) -> None:
     with pytest.raises(CannotConnect, match="answered the upgrade with 404"):
         asyncio.run(device())
     assert any("404" in note.message for note in notes)
+
+
+@pytest.mark.parametrize("scheme", ["ws", "wss", "mmtps"])
+def test_the_command_line_shows_the_frames_inside(gateway: Gateway, scheme: str) -> None:
+    url = f"{scheme}://localhost:{gateway.plain if scheme == 'ws' else gateway.tls}"
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "accessgw.client.cli", "--url", url, "--ca", gateway.ca, "--device", "shown",
+            "--token", "alice-token", "-v", "call", "gw.subscriptions",
+        ],
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0
+    arrows = [line for line in done.stderr.splitlines() if line.startswith(("->", "<-"))]
+    assert not [line for line in arrows if "not a frame" in line]
+    names = [" ".join(line.split()[:2]) for line in arrows]
+    assert names[0] == "-> HELLO"
+    assert names.index("<- WELCOME") < names.index("<- RESPONSE")
+    assert names.count("-> REQUEST") == names.count("<- RESPONSE") == 1
+    gateway.assert_sound()
