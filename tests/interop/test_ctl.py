@@ -17,7 +17,7 @@ import pytest
 from accessgw.ops.ctl import DEFAULT_URL, main
 from protocols.mmtp import Status
 from protocols.mmtp.events import GoawayReceived
-from tests.system.device import Device
+from tests.system.device import Device, Gone
 from tests.system.gateway_process import ROOT, Gateway, free_ports
 from tests.system.upstream import Upstream
 
@@ -171,6 +171,31 @@ def test_closing_and_draining(ctl: Ctl, gateway: Gateway) -> None:
     device.cut()
     assert values(ctl.said("status"))["state"] == "draining"
     assert ctl.parsed("drain")["connections"] == 0
+
+
+def test_keys_of_a_gateway(ctl: Ctl, gateway: Gateway) -> None:
+    operator = ("--token", "t-operate")
+    first = json.loads(ctl.said("keys", "rotate", "--json", *operator))
+    assert (first["state"], first["new"]) == ("next", True)
+    again = ctl.run("keys", "rotate", *operator)
+    assert (again.returncode, values(again.stdout)["epoch"]) == (0, str(first["epoch"]))
+    assert again.stderr.startswith(f"accessgwctl: no other was made: epoch {first['epoch']} waits already, until ")
+
+    printed = "sha256 Fingerprint=" + ":".join(["AB"] * 32)
+    for words in ([printed], printed.split()):
+        assert values(ctl.said("keys", "revoke", *operator, "--certificate", *words))["certificate"] == "ab" * 32
+    assert ctl.said("keys", "revoke", "--device", "TYPO", *operator), "who may not look gets no hint"
+
+    text = gateway.config.read_text()
+    gateway.config.write_text(text.replace('roles = ["operate"]', 'roles = ["operate", "read"]'))
+    assert ctl.said("reload", *operator)
+    device = Device(gateway.plain, "phone").welcomed()
+    assert values(ctl.said("keys", "revoke", "--device", "phone", *operator))["closed"] == "yes"
+    with pytest.raises(Gone):
+        device.call("query.balance")
+    done = ctl.run("keys", "revoke", "--device", "TYPO", *operator)
+    assert (done.returncode, values(done.stdout)["revoked"]) == (0, "yes")
+    assert done.stderr.startswith("accessgwctl: this gateway knows no device TYPO ")
 
 
 def test_reloading(ctl: Ctl, gateway: Gateway) -> None:
