@@ -21,6 +21,8 @@ typedef struct stack_st OPENSSL_STACK;
 typedef struct evp_pkey_st EVP_PKEY;
 typedef struct evp_pkey_ctx_st EVP_PKEY_CTX;
 typedef struct ossl_provider_st OSSL_PROVIDER;
+typedef struct ossl_lib_ctx_st OSSL_LIB_CTX;
+typedef struct evp_kdf_st EVP_KDF;
 typedef struct rsa_st RSA;
 typedef struct rsa_meth_st RSA_METHOD;
 typedef struct ec_key_st EC_KEY;
@@ -40,6 +42,19 @@ typedef struct {
     void *data;
     size_t data_size, return_size;
 } OSSL_PARAM;
+
+typedef struct {
+    int id;
+    void (*function)(void);
+} OSSL_DISPATCH;
+
+typedef struct {
+    const char *names, *properties;
+    const OSSL_DISPATCH *functions;
+    const char *description;
+} OSSL_ALGORITHM;
+
+typedef int (*ProviderInit)(const void *, const OSSL_DISPATCH *, const OSSL_DISPATCH **, void **);
 
 typedef int (*EcSign)(int, const unsigned char *, int, unsigned char *, unsigned int *, const BIGNUM *, const BIGNUM *,
                       EC_KEY *);
@@ -75,7 +90,13 @@ typedef void (*MessageCallback)(int, int, int, const void *, size_t, SSL *, void
     F(X509_CRL *, PEM_read_bio_X509_CRL, (BIO *, X509_CRL **, void *, void *))                                         \
     F(EVP_PKEY *, PEM_read_bio_PrivateKey, (BIO *, EVP_PKEY **, void *, void *))                                       \
     F(EVP_PKEY *, PEM_read_bio_PrivateKey_ex, (BIO *, EVP_PKEY **, void *, void *, void *, const char *))              \
-    F(OSSL_PROVIDER *, OSSL_PROVIDER_load, (void *, const char *))                                                     \
+    F(OSSL_LIB_CTX *, OSSL_LIB_CTX_new, (void))                                                                        \
+    F(int, OSSL_PROVIDER_add_builtin, (OSSL_LIB_CTX *, const char *, ProviderInit))                                    \
+    F(OSSL_PROVIDER *, OSSL_PROVIDER_load, (OSSL_LIB_CTX *, const char *))                                             \
+    F(EVP_KDF *, EVP_KDF_fetch, (OSSL_LIB_CTX *, const char *, const char *))                                          \
+    F(const OSSL_PROVIDER *, EVP_KDF_get0_provider, (const EVP_KDF *))                                                 \
+    F(void, EVP_KDF_free, (EVP_KDF *))                                                                                 \
+    F(int, EVP_Digest, (const void *, size_t, unsigned char *, unsigned int *, const EVP_MD *, void *))                \
     F(const char *, OSSL_PROVIDER_get0_name, (const OSSL_PROVIDER *))                                                  \
     F(int, i2d_X509, (const X509 *, unsigned char **))                                                                 \
     F(void, X509_free, (X509 *))                                                                                       \
@@ -143,7 +164,7 @@ typedef void (*MessageCallback)(int, int, int, const void *, size_t, SSL *, void
     F(int, EVP_CipherFinal_ex, (EVP_CIPHER_CTX *, unsigned char *, int *))                                             \
     F(int, EVP_MAC_init, (EVP_MAC_CTX *, const unsigned char *, size_t, const OSSL_PARAM *))                           \
     F(const SSL_METHOD *, TLS_server_method, (void))                                                                   \
-    F(SSL_CTX *, SSL_CTX_new, (const SSL_METHOD *))                                                                    \
+    F(SSL_CTX *, SSL_CTX_new_ex, (OSSL_LIB_CTX *, const char *, const SSL_METHOD *))                                   \
     F(void, SSL_CTX_free, (SSL_CTX *))                                                                                 \
     F(long, SSL_CTX_ctrl, (SSL_CTX *, int, long, void *))                                                              \
     F(long, SSL_CTX_callback_ctrl, (SSL_CTX *, int, void (*)(void)))                                                   \

@@ -79,9 +79,14 @@ static int make_step(Job *job, PyThreadState **outside) {
     Conn *conn = job->connection->conn;
     if (__atomic_load_n(&conn->cancelled, __ATOMIC_RELAXED)) return conn->failed = 1, FAILED;
     if (!take_in(conn, PyBytes_AS_STRING(job->data), PyBytes_GET_SIZE(job->data))) return fail(conn);
+    current = conn;
     int state;
     while ((state = shake_hands(conn)) == WANT_KEYS)
-        if (job->ask != Py_None && !asked(job, outside)) return conn->failed = 1, FAILED;
+        if (job->ask != Py_None && !asked(job, outside)) {
+            conn->failed = 1, state = FAILED;
+            break;
+        }
+    current = NULL;
     return state;
 }
 

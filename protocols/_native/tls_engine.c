@@ -12,9 +12,11 @@
 
 #include "tls_crew.h"
 #include "tls_handshake.h"
+#include "tls_kdf.h"
 #include "tls_provider.h"
 
 static void *library;
+static int sees_secrets; /* the library context derives by our provider */
 
 /* ------------------------------------------------------------------ Context for Python */
 
@@ -37,7 +39,7 @@ static PyObject *Context_new(PyTypeObject *type, PyObject *args, PyObject *keywo
     if (self == NULL) return NULL;
     pthread_mutex_init(&self->tickets_lock, NULL);
     ERR_clear_error();
-    self->ctx = SSL_CTX_new(TLS_server_method());
+    self->ctx = SSL_CTX_new_ex(sees_secrets ? library_context : NULL, NULL, TLS_server_method());
     if (self->ctx == NULL) {
         Py_DECREF(self);
         return refused("no context");
@@ -46,7 +48,7 @@ static PyObject *Context_new(PyTypeObject *type, PyObject *args, PyObject *keywo
     SSL_CTX_set_options(ctx, OP_NO_COMPRESSION | OP_NO_RENEGOTIATION | OP_NO_ANTI_REPLAY);
     SSL_CTX_ctrl(ctx, CTRL_MODE, MODE_RELEASE_BUFFERS | MODE_NO_AUTO_CHAIN, NULL);
     SSL_CTX_ctrl(ctx, CTRL_SESSION_CACHE_MODE, 0, NULL);
-    SSL_CTX_set_keylog_callback(ctx, note_line);
+    if (!sees_secrets) SSL_CTX_set_keylog_callback(ctx, note_line);
     SSL_CTX_set_msg_callback(ctx, note_message);
     SSL_CTX_set_client_hello_cb(ctx, see_hello, NULL);
     SSL_CTX_set_psk_find_session_callback(ctx, find_session);
@@ -121,6 +123,7 @@ static PyObject *Context_configure(Context *self, PyObject *args, PyObject *keyw
         SSL_CTX_set_max_early_data(ctx, early);
         self->max_early_data = early;
         self->ticket_early_data = (char)ticket_early, self->finds_keys = (char)finds, self->keeps_lines = (char)keeps;
+        if (keeps) SSL_CTX_set_keylog_callback(ctx, note_line);
         if (alpn.len) SSL_CTX_set_alpn_select_cb(ctx, select_alpn, self);
     }
     PyBuffer_Release(&session), PyBuffer_Release(&alpn), PyBuffer_Release(&old), PyBuffer_Release(&ticketless);
@@ -687,7 +690,8 @@ static PyType_Spec Connection_spec = {"protocols._native.tls_engine.Connection",
 
 static PyObject *load(PyObject *Py_UNUSED(module), PyObject *args) {
     const char *soname;
-    if (!PyArg_ParseTuple(args, "s", &soname)) return NULL;
+    int derive = 1;
+    if (!PyArg_ParseTuple(args, "s|p", &soname, &derive)) return NULL;
     if (library != NULL) return PyUnicode_FromString(OpenSSL_version(0));
     void *opened = dlopen(soname, RTLD_NOW | RTLD_LOCAL);
     if (opened == NULL) {
@@ -711,6 +715,8 @@ static PyObject *load(PyObject *Py_UNUSED(module), PyObject *args) {
     const char *missing = fetch_suites();
     ticket_cipher = EVP_CIPHER_fetch(NULL, "AES-256-CBC", NULL);
     if (missing == NULL && ticket_cipher == NULL) missing = "AES-256-CBC";
+    sees_secrets = derive && make_library_context();
+    ERR_clear_error();
     if (missing == NULL && (!make_methods() || !make_held_methods())) missing = "methods of private keys";
     if (missing != NULL) {
         ERR_clear_error();
@@ -743,6 +749,10 @@ static PyObject *reap(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(nothing))
     return PyLong_FromLong(reap_orphans());
 }
 
+static PyObject *derives(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(nothing)) {
+    return PyBool_FromLong(sees_secrets);
+}
+
 static PyObject *counts(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(nothing)) {
     return Py_BuildValue("lll", connection_count, stopped_count, orphan_count);
 }
@@ -752,6 +762,7 @@ static PyMethodDef methods[] = {
     {"load_provider", load_provider, METH_VARARGS, NULL},
     {"reap", reap, METH_NOARGS, NULL},
     {"counts", counts, METH_NOARGS, NULL},
+    {"derives", derives, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 

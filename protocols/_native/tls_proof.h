@@ -34,6 +34,12 @@ static const char *fetch_suites(void) {
     return NULL;
 }
 
+/* One of those with the digest of this name, as OpenSSL says it first. */
+static const Suite *suite_of_digest(const char *name) {
+    if (!strcmp(name, "SHA2-256") || !strcmp(name, "SHA256")) return &SUITES[0];
+    return !strcmp(name, "SHA2-384") || !strcmp(name, "SHA384") ? &SUITES[1] : NULL;
+}
+
 static const Suite *suite_of(int number) {
     for (size_t i = 0; i < sizeof SUITES / sizeof *SUITES; i++)
         if (SUITES[i].number == number) return &SUITES[i];

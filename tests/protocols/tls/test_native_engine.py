@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from protocols.errors import RemoteError
+from protocols.tls.key_schedule import SUITES_BY_NAME
 from protocols.tls.server_context import ClientVerification, ServerOptions
 from tests.interop.programs import needs
 from tests.protocols.tls.minimal_handshake import MinimalClient
@@ -322,3 +323,31 @@ def test_handshakes_leave_no_memory_behind():
     assert tls_engine.counts() == (0, 0, 0)
     # What each leaves would be some 20 KB, 30 MB in all.
     assert resident() - before < 3 << 20
+
+
+# ------------------------------------------------------------------ how secrets are learned
+
+
+@pytest.mark.parametrize("suite", sorted(SUITES_BY_NAME))
+@pytest.mark.parametrize("derive", [True, False])
+def test_secrets_are_learned_by_the_derivation_and_without_it_by_the_key_log(derive, suite):
+    """In a process of its own, since libssl is loaded once."""
+    program = (
+        "import sys\n"
+        "import protocols._native.tls_engine as native\n"
+        f"native.load('libssl.so.3', {derive})\n"
+        "from tests.protocols.tls.native_links import native_server\n"
+        "from tests.protocols.tls.tls_links import PSK, Link, client\n"
+        "lines = []\n"
+        f"device = client(suites={suite!r}.encode()).engine('localhost')\n"
+        "link = Link(device, native_server(key_log=lines.append).engine(detachable=True), moving=('gateway',)).run()\n"
+        "link.gateway.encrypt(b'down')\n"
+        "link.device.encrypt(b'up')\n"
+        "link.run_on()\n"
+        "secret = [line for line in lines if line.startswith(b'SERVER_TRAFFIC_SECRET_0')][0].split()[2].decode()\n"
+        "print(native.derives(), link.gateway.state.write_secret.hex() == secret,\n"
+        "      link.device_events[-1].data, link.gateway_events[-1].data)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=60)
+    expected = derive and VERSION.startswith("OpenSSL 3.0.")
+    assert done.stdout.strip() == f"{expected} True b'down' b'up'", done.stderr
