@@ -12,7 +12,7 @@ from accessgw.core import tracing as traces
 from accessgw.core.authentication import AdmissionRefused
 from accessgw.core.codings import Codings
 from accessgw.core.interfaces.connections import Connection
-from accessgw.core.introductions import cursors_of
+from accessgw.core.introductions import cursors_of, is_device_id
 from accessgw.core.link_codings import OF_CODINGS, LinkCodings, agreed
 from accessgw.core.mmtp_call import MmtpCall
 from accessgw.core.mmtp_early import EarlyCalls
@@ -286,9 +286,11 @@ class MmtpBinding(MmtpLink):
 
     def refuse(self, error: AdmissionRefused) -> None:
         """The device may not come in."""
-        self._handshake = None
+        handshake, self._handshake = self._handshake, None
         if self._closed:
             return
+        if handshake is not None and is_device_id(handshake.hello.device):
+            self.info.device = handshake.hello.device
         welcome, shown = refusal_of(error)
         if self._trace is not None:
             self._trace(shown)

@@ -86,7 +86,9 @@ def why_revoked(revocations: Revocations, device: str, fingerprint: bytes, seria
 
     `since`: wall-clock second up to which it has proved itself. `serials`: as in ConnectionInfo."""
     if revocations.is_locked_out(device, fingerprint, since):
-        return "the device, or its certificate, was revoked"
+        return (
+            "the device was revoked" if revocations.is_locked_out(device, b"", since) else "its certificate was revoked"
+        )
     if serials:
         if revocations.are_listed(serials):
             return "a revocation list names the client certificate, or a CA above it"

@@ -94,7 +94,8 @@ class ConnectionInfo(Struct, gc=False):
     server_name: str = ""
     certificate_identity: str = ""
     certificate: bytes = b""
-    """The peer's verified certificate in DER, empty when it showed none."""
+    """The peer's verified certificate in DER, empty when it showed none. Of a hand-shake that was refused, what it showed,
+    for logs: nothing is proved by it, and no binding comes to see it."""
     fingerprint: bytes = b""
     """SHA-256 of the certificate that it stands on, shown now or when its ticket's chain began; empty without one."""
     serials: Serials = ()
@@ -112,7 +113,7 @@ class ConnectionInfo(Struct, gc=False):
     accepted_at: float = 0.0
     """Wall-clock second."""
     device: str = ""
-    """Who was welcomed on it, for logs; empty before, and where several devices share a connection."""
+    """Who was welcomed on it, or refused, for logs; empty before, and where several devices share a connection."""
     user: str = ""
     websocket: bool = False
     """It was upgraded: the protocol rides in WebSocket messages."""

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,14 @@ from accessgw.model.calls import CallRecord
 from accessgw.model.identity import ConnectionInfo
 from accessgw.model.reasons import CloseReason
 from accessgw.model.settings import LogSettings
+from protocols.tls.described import described
 
 INTERVAL = 0.1
 """Seconds between two looks at the queue."""
 SLICE = 64
 """Lines encoded and written at a time."""
+REFUSALS = frozenset({CloseReason.HANDSHAKE_FAILED, CloseReason.AUTH_FAILED, CloseReason.REVOKED})
+"""Close reasons whose lines say what the peer had shown."""
 
 log = Logger()
 
@@ -89,9 +93,10 @@ class AccessLog:
             self._put(record)
 
     def opened(self, info: ConnectionInfo) -> None:
-        """A connection was accepted (and its TLS hand-shake is done)."""
+        """A connection was accepted (and its TLS hand-shake is done, or early data has come)."""
         if self._settings.connections and self._thread is not None:
-            self._put((info, None))
+            # which it may be no more when the thread comes to it
+            self._put((info, info.early))
 
     def closed(  # noqa: PLR0917  # the shape of the transports' close hook
         self, info: ConnectionInfo, reason: CloseReason, detail: str, bytes_in: int, bytes_out: int, seconds: float
@@ -179,20 +184,35 @@ def _fields(at: float, item: Any) -> dict[str, Any]:
         fields["duration"] = round(item.duration, 6)
         return {"time": time_, "event": "call", **fields}
     info, closed = item
+    opened = isinstance(closed, bool)
     fields = {
         "time": time_,
-        "event": "open" if closed is None else "close",
+        "event": "open" if opened else "close",
         "connection_id": info.id,
         "listener": info.listener,
         "transport": info.transport,
         "peer": info.peer,
         "peer_port": info.peer_port,
     }
-    if closed is None:
+    more: dict[str, Any]
+    if opened:
         more = {"alpn": info.alpn, "tls_version": info.tls_version, "server_name": info.server_name}
+        more |= {"resumed": info.resumed, "early": closed}
     else:
         reason, detail, bytes_in, bytes_out, seconds = closed
         fields |= {"reason": reason, "bytes_in": bytes_in, "bytes_out": bytes_out, "duration": round(seconds, 3)}
         more = {"device": info.device, "user": info.user, "protocol": info.protocol}
         more |= {"websocket": info.websocket, "detail": detail}
+        if reason in REFUSALS:
+            more |= _shown(info)
     return fields | {name: value for name, value in more.items() if value}
+
+
+def _shown(info: ConnectionInfo) -> dict[str, Any]:
+    """What a peer that was refused had shown; not all of it need be true."""
+    shown: dict[str, Any] = {"tls_version": info.tls_version, "server_name": info.server_name}
+    fingerprint = info.fingerprint
+    if info.certificate:
+        fingerprint = fingerprint or sha256(info.certificate).digest()
+        shown |= described(info.certificate)
+    return shown | {"fingerprint": fingerprint.hex()}

@@ -22,7 +22,14 @@ from accessgw.transports.tls_handshake import HANDSHAKE_RECORD, HELD, TlsHandsha
 from accessgw.transports.tls_records import RecordConnection
 from protocols.errors import RemoteError
 from protocols.tls.alerts import NO_APPLICATION_PROTOCOL, name_of
-from protocols.tls.engine import EARLY_REFUSED, EarlyDataReceived, HandshakeCompleted, TlsEvent, TlsRecords
+from protocols.tls.engine import (
+    EARLY_REFUSED,
+    EarlyDataReceived,
+    HandshakeCompleted,
+    HandshakeRefused,
+    TlsEvent,
+    TlsRecords,
+)
 
 _log = Logger()
 
@@ -31,6 +38,8 @@ NEEDS_ALPN = frozenset({"mmtp/1", "h2"})
 TICKET_PROTOCOL = "mmtp/1"
 """The one whose HELLO holds a ticket of ours against device, certificate and revocations. Over another one nobody would, and
 who has the ticket alone would come in where certificates are required."""
+EARLY_VERSION = "TLSv1.3"
+"""Of every connection with early data, which older ones do not have."""
 _FAILED_HANDSHAKES = (CloseReason.HANDSHAKE_FAILED, CloseReason.HANDSHAKE_TIMEOUT)
 
 
@@ -210,6 +219,8 @@ class TlsConnection(RecordConnection):
             self._handshaken(event)
         elif type(event) is EarlyDataReceived:
             self._early_received(event)
+        elif type(event) is HandshakeRefused:
+            self._note_refused(event)
 
     def _handshaken(self, event: HandshakeCompleted) -> None:
         self._counters.handshakes += 1
@@ -289,6 +300,7 @@ class TlsConnection(RecordConnection):
             info = self.info
             info.early = info.resumed = True
             info.alpn, info.server_name = event.alpn, event.server_name
+            info.tls_version = EARLY_VERSION
             if self._contexts.is_own_ticket(event.identity):
                 info.ticket = event.identity
             early = self._early = EarlyPhase(self._services)
@@ -349,6 +361,14 @@ class TlsConnection(RecordConnection):
         _log.failure("The hand-shake of connection {id} raised", Failure(error), id=self.info.id)
         self._give_up_early()
         self.close(CloseReason.INTERNAL, f"{type(error).__name__} in the hand-shake")
+
+    def _note_refused(self, event: HandshakeRefused) -> None:
+        """For the access log; no binding has such a connection."""
+        info = self.info
+        info.tls_version = intern(event.version)
+        info.server_name = event.server_name or info.server_name
+        if self._early is None:
+            info.certificate = event.certificate
 
     def _peer_finished(self) -> None:
         handshake = self._handshake

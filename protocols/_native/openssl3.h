@@ -17,6 +17,7 @@ typedef struct bio_method_st BIO_METHOD;
 typedef struct x509_st X509;
 typedef struct X509_crl_st X509_CRL;
 typedef struct x509_store_st X509_STORE;
+typedef struct x509_store_ctx_st X509_STORE_CTX;
 typedef struct stack_st OPENSSL_STACK;
 typedef struct evp_pkey_st EVP_PKEY;
 typedef struct evp_pkey_ctx_st EVP_PKEY_CTX;
@@ -61,6 +62,7 @@ typedef int (*EcSign)(int, const unsigned char *, int, unsigned char *, unsigned
 typedef int (*TicketKeyCallback)(SSL *, unsigned char *, unsigned char *, EVP_CIPHER_CTX *, EVP_MAC_CTX *, int);
 typedef int (*FindSession)(SSL *, const unsigned char *, size_t, SSL_SESSION **);
 typedef int (*AlpnSelect)(SSL *, const unsigned char **, unsigned char *, const unsigned char *, unsigned int, void *);
+typedef int (*VerifyCallback)(int, X509_STORE_CTX *);
 typedef void (*MessageCallback)(int, int, int, const void *, size_t, SSL *, void *);
 
 /* F(result, name, arguments) */
@@ -106,6 +108,8 @@ typedef void (*MessageCallback)(int, int, int, const void *, size_t, SSL *, void
     F(int, X509_STORE_add_crl, (X509_STORE *, X509_CRL *))                                                             \
     F(int, X509_STORE_set_flags, (X509_STORE *, unsigned long))                                                        \
     F(const char *, X509_verify_cert_error_string, (long))                                                             \
+    F(void *, X509_STORE_CTX_get_ex_data, (const X509_STORE_CTX *, int))                                               \
+    F(X509 *, X509_STORE_CTX_get0_cert, (const X509_STORE_CTX *))                                                      \
     F(EVP_PKEY *, EVP_PKEY_new, (void))                                                                                \
     F(void, EVP_PKEY_free, (EVP_PKEY *))                                                                               \
     F(int, EVP_PKEY_get_base_id, (const EVP_PKEY *))                                                                   \
@@ -175,7 +179,7 @@ typedef void (*MessageCallback)(int, int, int, const void *, size_t, SSL *, void
     F(int, SSL_CTX_set_num_tickets, (SSL_CTX *, size_t))                                                               \
     F(int, SSL_CTX_use_certificate, (SSL_CTX *, X509 *))                                                               \
     F(int, SSL_CTX_use_PrivateKey, (SSL_CTX *, EVP_PKEY *))                                                            \
-    F(void, SSL_CTX_set_verify, (SSL_CTX *, int, void *))                                                              \
+    F(void, SSL_CTX_set_verify, (SSL_CTX *, int, VerifyCallback))                                                      \
     F(void, SSL_CTX_set_verify_depth, (SSL_CTX *, int))                                                                \
     F(X509_STORE *, SSL_CTX_get_cert_store, (const SSL_CTX *))                                                         \
     F(int, SSL_CTX_add_client_CA, (SSL_CTX *, X509 *))                                                                 \
@@ -218,6 +222,7 @@ typedef void (*MessageCallback)(int, int, int, const void *, size_t, SSL *, void
     F(X509 *, SSL_get1_peer_certificate, (const SSL *))                                                                \
     F(OPENSSL_STACK *, SSL_get0_verified_chain, (const SSL *))                                                         \
     F(long, SSL_get_verify_result, (const SSL *))                                                                      \
+    F(int, SSL_get_ex_data_X509_STORE_CTX_idx, (void))                                                                 \
     F(size_t, SSL_client_hello_get0_random, (SSL *, const unsigned char **))                                           \
     F(int, SSL_client_hello_get0_ext, (SSL *, unsigned int, const unsigned char **, size_t *))                         \
     F(SSL_SESSION *, d2i_SSL_SESSION, (SSL_SESSION **, const unsigned char **, long))

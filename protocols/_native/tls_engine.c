@@ -214,7 +214,7 @@ static PyObject *Context_verify_clients(Context *self, PyObject *args) {
     PyBuffer_Release(&authorities), PyBuffer_Release(&lists);
     if (!good || !found) return refused("authorities of clients");
     SSL_CTX_set_verify_depth(self->ctx, depth);
-    SSL_CTX_set_verify(self->ctx, VERIFY_PEER | (required ? VERIFY_REQUIRE : 0), NULL);
+    SSL_CTX_set_verify(self->ctx, VERIFY_PEER | (required ? VERIFY_REQUIRE : 0), note_refused);
     Py_RETURN_NONE;
 }
 
@@ -602,6 +602,18 @@ static PyObject *Connection_told(Connection *self, PyObject *Py_UNUSED(nothing))
                          conn->offers_early, SSL_get_early_data_status(conn->ssl));
 }
 
+/* Of a client whose hand-shake has failed: version, server name and certificate, as far as it came to them. */
+static PyObject *Connection_shown(Connection *self, PyObject *Py_UNUSED(nothing)) {
+    Conn *conn = alive(self);
+    if (conn == NULL) return NULL;
+    if (conn->ssl == NULL || conn->stopped) return Py_BuildValue("sy#y#", "", "", (Py_ssize_t)0, "", (Py_ssize_t)0);
+    const char *name = SSL_get_servername(conn->ssl, 0);
+    PyObject *certificate = conn->shown.size ? taken(&conn->shown) : peer_of(conn);
+    return certificate ? Py_BuildValue("sy#N", SSL_get_version(conn->ssl), text(name),
+                                       (Py_ssize_t)(name ? strlen(name) : 0), certificate)
+                       : NULL;
+}
+
 static PyObject *Connection_random(Connection *self, PyObject *Py_UNUSED(nothing)) {
     Conn *conn = alive(self);
     return conn ? PyBytes_FromStringAndSize((const char *)conn->random, RANDOM) : NULL;
@@ -670,6 +682,7 @@ static PyMethodDef Connection_methods[] = {
     {"lines", (PyCFunction)Connection_lines, METH_NOARGS, NULL},
     {"failure", (PyCFunction)Connection_failure, METH_NOARGS, NULL},
     {"told", (PyCFunction)Connection_told, METH_NOARGS, NULL},
+    {"shown", (PyCFunction)Connection_shown, METH_NOARGS, NULL},
     {"random", (PyCFunction)Connection_random, METH_NOARGS, NULL},
     {"free", (PyCFunction)Connection_free, METH_NOARGS, NULL},
     {"detach", (PyCFunction)Connection_detach, METH_NOARGS, NULL},

@@ -14,7 +14,7 @@
 #include "tls_proof.h"
 
 enum { MAX_LOOKUPS = 8, MAX_REASON = 256, CHUNK = 1 << 14, RANDOM = 32, KEY_NAME = 16 };
-enum { TICKET_GENERATIONS = 3, MAX_HANDSHAKE_RECORDS = 64, MAX_OFFER = 512 };
+enum { TICKET_GENERATIONS = 3, MAX_HANDSHAKE_RECORDS = 64, MAX_OFFER = 512, MAX_SHOWN = 8192 };
 /* What step() and read() come back with. */
 enum { FAILED = -1, WANT_BYTES = 0, COMPLETE = 1, WANT_SIGNATURE = 2, WANT_KEYS = 3, CLOSED = 4, WANT_FINISHED = 5 };
 
@@ -125,7 +125,7 @@ typedef struct Conn {
     struct Conn *next_orphan;
     unsigned long long thread; /* that began the job which is stopped */
     Signing signing;
-    Bytes sending, early, lines, identities, offer;
+    Bytes sending, early, lines, identities, offer, shown; /* shown: the certificate that was not taken, DER */
     Key keys[MAX_LOOKUPS];
     int key_count, chosen;
     unsigned char random[RANDOM];
@@ -418,6 +418,17 @@ static EVP_PKEY *ec_elsewhere(EVP_PKEY *public, const EC_KEY_METHOD *method, voi
     return key;
 }
 
+/* Keeps a client certificate that is not taken: OpenSSL forgets it. The verdict stays as it is. */
+static int note_refused(int good, X509_STORE_CTX *store) {
+    SSL *ssl = good ? NULL : X509_STORE_CTX_get_ex_data(store, SSL_get_ex_data_X509_STORE_CTX_idx());
+    Conn *conn = ssl ? conn_of(ssl) : NULL;
+    X509 *leaf = conn && !conn->shown.size ? X509_STORE_CTX_get0_cert(store) : NULL;
+    int size = leaf ? i2d_X509(leaf, NULL) : 0;
+    unsigned char *at = size > 0 && size <= MAX_SHOWN ? reserve(&conn->shown, (size_t)size) : NULL;
+    if (at != NULL && (size = i2d_X509(leaf, &at)) > 0) conn->shown.size = (size_t)size;
+    return good;
+}
+
 /* ------------------------------------------------------------------ steps */
 
 static void note_reason(Conn *conn) {
@@ -566,7 +577,7 @@ static void free_conn(Conn *conn) {
     SSL_free(conn->ssl);
     for (int i = 0; i < conn->key_count; i++) discard(&conn->keys[i].identity), discard(&conn->keys[i].session);
     discard(&conn->sending), discard(&conn->early), discard(&conn->lines);
-    discard(&conn->identities), discard(&conn->offer);
+    discard(&conn->identities), discard(&conn->offer), discard(&conn->shown);
     free(conn->last);
     OPENSSL_cleanse(conn, sizeof *conn);
     free(conn);

@@ -18,7 +18,7 @@ from cryptography import x509
 from OpenSSL import SSL, crypto
 from OpenSSL._util import ffi, lib
 
-from protocols.tls.handshake_notes import ContextTraits
+from protocols.tls.handshake_notes import ContextTraits, HandshakeNotes
 from protocols.tls.psk import ExternalPsk, session_der
 
 EARLY_DATA_FUNCTIONS = ("SSL_CTX_set_max_early_data", "SSL_read_early_data", "SSL_write_early_data")
@@ -43,6 +43,7 @@ FUNCTIONS = (
     "SSL_CTX_set1_sigalgs_list",
     "SSL_CTX_set_alpn_select_cb",
     "SSL_CTX_set_msg_callback",
+    "SSL_CTX_set_verify",
     "SSL_CTX_use_PrivateKey",
     "SSL_ERROR_WANT_READ",
     "SSL_TLSEXT_ERR_ALERT_FATAL",
@@ -52,6 +53,7 @@ FUNCTIONS = (
     "SSL_get0_group_name",
     "SSL_get0_verified_chain",
     "SSL_get_current_cipher",
+    "SSL_get_ex_data_X509_STORE_CTX_idx",
     "SSL_get_error",
     "SSL_get_peer_certificate",
     "SSL_get_servername",
@@ -59,6 +61,8 @@ FUNCTIONS = (
     "SSL_get_verify_result",
     "SSL_get_version",
     "SSL_pending",
+    "X509_STORE_CTX_get0_cert",
+    "X509_STORE_CTX_get_ex_data",
     "X509_free",
     "X509_verify_cert_error_string",
     "i2d_X509_bio",
@@ -173,6 +177,13 @@ def answer_callbacks(context: SSL.Context, traits: ContextTraits, *, server: boo
         watch = ffi.callback("void(int, int, int, void *, size_t, SSL *, void *)", _watch_messages)
         lib.SSL_CTX_set_msg_callback(context._context, watch)
         traits.kept.extend((use, watch))
+
+
+def note_refused(context: SSL.Context, traits: ContextTraits) -> None:
+    """Have the certificates that are not taken noted in HandshakeNotes, on a context that verifies: OpenSSL forgets them."""
+    note = ffi.callback("int (*)(int, X509_STORE_CTX *)", _note_refused)
+    lib.SSL_CTX_set_verify(context._context, context.get_verify_mode(), note)
+    traits.kept.append(note)
 
 
 # ------------------------------------------------------------------ connections
@@ -291,6 +302,17 @@ def negotiated(connection: SSL.Connection) -> Negotiated:
     )
 
 
+def shown(connection: SSL.Connection, notes: HandshakeNotes) -> tuple[str, bytes, bytes]:
+    """Of a client whose hand-shake has failed: version, server name and certificate, as far as it came to them."""
+    ssl = connection._ssl
+    name = lib.SSL_get_servername(ssl, 0)
+    return (
+        _words(lib.SSL_get_version(ssl)),
+        ffi.string(name) if name else b"",
+        notes.shown or peer_certificate(connection),
+    )
+
+
 def _words(text: Any) -> str:
     return ffi.string(text).decode("latin-1") if text else ""
 
@@ -337,6 +359,19 @@ def _note_secret(ssl: Any, line: Any) -> None:
         notes.note_line(ffi.string(line))
     except Exception as error:
         notes.defect = error.with_traceback(None)
+
+
+def _note_refused(good: int, store: Any) -> int:
+    if not good:
+        ssl = lib.X509_STORE_CTX_get_ex_data(store, lib.SSL_get_ex_data_X509_STORE_CTX_idx())
+        notes = _connection_of(ssl).get_app_data()
+        leaf = lib.X509_STORE_CTX_get0_cert(store)
+        try:
+            if leaf and not notes.shown:
+                notes.shown = _der(leaf)
+        except Exception as error:
+            notes.defect = error.with_traceback(None)
+    return good
 
 
 def _find_psk(ssl: Any, identity: Any, size: int, out: Any) -> int:

@@ -11,6 +11,9 @@ EARLY_NONE = ""
 EARLY_ACCEPTED = "accepted"
 EARLY_REFUSED = "refused"
 
+MAX_SHOWN = 8192
+"""Bytes of a certificate that was refused, above which it is not told."""
+
 
 @dataclass(slots=True, frozen=True)
 class EarlyDataReceived:
@@ -55,6 +58,25 @@ class HandshakeCompleted:
 
 
 @dataclass(slots=True, frozen=True)
+class HandshakeRefused:
+    """A server's hand-shake has failed, and the RemoteError comes next: what is known of the client, for logs only."""
+
+    version: str = ""
+    server_name: str = ""
+    certificate: bytes = b""
+    """DER of what the client showed; empty when it came to none, or to one above MAX_SHOWN. It proves nothing."""
+
+    @classmethod
+    def of(cls, version: str, server_name: bytes, certificate: bytes) -> HandshakeRefused:
+        """In OpenSSL's words."""
+        return cls(
+            "" if version == "unknown" else version,
+            server_name.decode("latin-1"),
+            certificate if len(certificate) <= MAX_SHOWN else b"",
+        )
+
+
+@dataclass(slots=True, frozen=True)
 class PlaintextReceived:
     """Decrypted application data."""
 
@@ -82,7 +104,14 @@ class SessionTicketReceived:
     """Bytes of 0-RTT data that the server takes with it; 0: none."""
 
 
-TlsEvent = EarlyDataReceived | HandshakeCompleted | PlaintextReceived | SessionTicketReceived | CloseNotifyReceived
+TlsEvent = (
+    EarlyDataReceived
+    | HandshakeCompleted
+    | HandshakeRefused
+    | PlaintextReceived
+    | SessionTicketReceived
+    | CloseNotifyReceived
+)
 
 
 class TlsRecords(Protocol):

@@ -59,6 +59,7 @@ class HandshakeNotes:
         "lines",
         "offered",
         "reading_early",
+        "shown",
         "traits",
     )
 
@@ -79,6 +80,8 @@ class HandshakeNotes:
         """A client has sent EndOfEarlyData: its early data was accepted."""
         self.reading_early = False
         """A server is ready to take early data."""
+        self.shown = b""
+        """DER of a client's certificate that was not taken."""
         self.key_updates = 0
         """Of the peer, for which no application data has paid yet; where they are counted."""
         self.kept: object = None

@@ -24,6 +24,7 @@ from protocols.tls.engine import (
     CloseNotifyReceived,
     EarlyDataReceived,
     HandshakeCompleted,
+    HandshakeRefused,
     PlaintextReceived,
     TlsEvent,
 )
@@ -371,6 +372,9 @@ class NativeEngine:
 
     def _fail(self, code: int, message: str, error: Exception | None = None) -> NoReturn:
         """Raise RemoteError now and for ever; the alert, if OpenSSL made one, is left for to_send()."""
+        if not self.handshaken and self._connection is not None:
+            version, name, certificate = self._connection.shown()
+            self._events.append(HandshakeRefused.of(version, name, certificate))
         self._end()
         self._failure = code, f"TLS {message}"
         raise RemoteError(*self._failure) from error

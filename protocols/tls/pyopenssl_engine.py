@@ -28,6 +28,7 @@ from protocols.tls.engine import (
     EARLY_REFUSED,
     CloseNotifyReceived,
     EarlyDataReceived,
+    HandshakeRefused,
     PlaintextReceived,
     TlsEvent,
 )
@@ -427,6 +428,8 @@ class PyOpenSSLEngine:
         if code is None:
             code = alert_for_words(message) if isinstance(error, SSL.Error) else INTERNAL_ERROR
         self._failure = code, f"TLS {message}"
+        if self._is_server and not self.handshaken and self._connection is not None:
+            self._events.append(HandshakeRefused.of(*binding.shown(self._connection, self._notes)))
         self._end()
         raise RemoteError(*self._failure) from error
 

@@ -178,6 +178,8 @@ def _context(
         counts_updates=options.profile != "default",  # whose suites the record layer does not know
     )
     binding.answer_callbacks(context, traits, server=True)
+    if options.clients.mode != OFF:
+        binding.note_refused(context, traits)
     if by_name:
         context.set_tlsext_servername_callback(_sni_switch(by_name))
     return context

@@ -127,8 +127,16 @@ def test_a_refused_hello_is_answered_and_closed() -> None:
     (welcomed,) = device.take(events.WelcomeReceived)
     assert welcomed.welcome.result == Status.AUTH
     assert device.connection.closed is CloseReason.AUTH_FAILED
+    assert device.connection.info.device == "d1"
     assert gateway.session_counters.auth_failures == {"none": 1}
     assert len(gateway.sessions.registry) == 0
+
+
+def test_what_is_no_device_id_does_not_get_into_the_log() -> None:
+    for name in ("a b", "line\nfeed"):
+        device = Device(Gateway()).hello(name)
+        assert device.take(events.WelcomeReceived)[0].welcome.result == Status.PROTOCOL
+        assert device.connection.info.device == ""
 
 
 def test_hello_cursors_reach_the_push_side_but_for_strangers_streams() -> None:

@@ -284,6 +284,7 @@ def test_a_revoked_ticket_is_refused(place: Place) -> None:
     device = place.device(ticket=place.ticket()).hello()
     device.call("balance")
     assert device.complete().welcome().result == Status.AUTH
+    assert device.connection.info.device == "d1"
     assert not place.gateway.upstreams.exchanges
     assert place.counters.psk_refused == {"revoked": 1}
 

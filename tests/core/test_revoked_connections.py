@@ -11,7 +11,8 @@ from accessgw.model.identity import ConnectionInfo
 from accessgw.model.reasons import CloseReason
 from accessgw.transports.services import PAGE_BITS, OpenConnections
 
-LOCKED_OUT = "the device, or its certificate, was revoked"
+LOCKED_OUT = "the device was revoked"
+REVOKED = "its certificate was revoked"
 LISTED = "a revocation list names the client certificate, or a CA above it"
 NEVER_SEEN = "a revocation list changed, and the certificate behind the ticket is on it or was not seen here"
 CA = ("issuer of the ca", b"\x01")
@@ -140,7 +141,7 @@ def test_certificates_by_list_and_by_fingerprint():
     revoked.fingerprints |= {b"of 2", b"f"}
     revoked.change()
     assert listed.closed == [(CloseReason.REVOKED, LISTED)]
-    assert known.closed == ticket.closed == [(CloseReason.REVOKED, LOCKED_OUT)]
+    assert known.closed == ticket.closed == [(CloseReason.REVOKED, REVOKED)]
     assert not free.closed
 
 

@@ -5,10 +5,12 @@ import json
 import os
 import threading
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 from msgspec.structs import replace
 
 from accessgw.model.calls import CallRecord
@@ -17,6 +19,7 @@ from accessgw.model.reasons import CloseReason
 from accessgw.model.settings import LogSettings
 from accessgw.ops import access_log
 from accessgw.ops.access_log import AccessLog
+from tests.crypto.authority import Authority
 
 CALL = CallRecord("payments.pay", "d1", "alice", 255, "mmtp", 0, 200, "demo", "127.0.0.1:7800", 1, 10, 20, 0.0123456789)
 INFO = ConnectionInfo(id=3, listener="tls", transport="tls", peer="192.0.2.7", peer_port=5, alpn="mmtp/1")
@@ -66,6 +69,45 @@ def test_calls_and_connections_are_json_lines(path: Path) -> None:
     assert broken["detail"] == "status 1: bad frame"
     assert not {"device", "user", "protocol"} & closed.keys()
     assert (log.written, log.dropped, log.errors, log.pending) == (4, 0, 0, 0)
+
+
+def test_the_line_open_says_how_the_connection_came(path: Path) -> None:
+    log = AccessLog(LogSettings(access=str(path)))
+    log.start()
+    log.opened(INFO)
+    early = replace(INFO, resumed=True, early=True)
+    log.opened(early)
+    early.early = False  # the hand-shake is complete before the thread comes to it
+    log.opened(replace(INFO, resumed=True))
+    log.stop()
+    assert [(line.get("resumed"), line.get("early")) for line in lines(path)] == [
+        (None, None), (True, True), (True, None),
+    ]  # fmt: skip
+
+
+def test_a_refusal_says_what_was_shown(path: Path, tmp_path: Path) -> None:
+    name = x509.DNSName("a" * 300)
+    issued = Authority(tmp_path, "devices").issue('d1"\n', names=[x509.UniformResourceIdentifier("urn:d1"), name])
+    shown = replace(INFO, certificate=issued.der, tls_version="TLSv1.3", server_name="gw\x01")
+    log = AccessLog(LogSettings(access=str(path)))
+    log.start()
+    log.closed(shown, CloseReason.HANDSHAKE_FAILED, "why", 1, 2, 0.5)
+    log.closed(replace(INFO, fingerprint=b"f" * 32, device="d1"), CloseReason.AUTH_FAILED, "why", 1, 2, 0.5)
+    log.closed(replace(INFO, certificate=b"junk"), CloseReason.HANDSHAKE_FAILED, "why", 1, 2, 0.5)
+    log.closed(replace(shown, fingerprint=b"f" * 32), CloseReason.IDLE, "", 1, 2, 0.5)
+    log.stop()
+    certificate, ticket, junk, idle = lines(path)
+    assert certificate["subject"].startswith('CN=d1\\"')
+    assert certificate["names"].startswith("aaa") and certificate["names"].endswith("...")
+    assert len(certificate["names"]) == 256
+    parsed = x509.load_der_x509_certificate(issued.der)
+    assert int(certificate["serial"], 16) == parsed.serial_number
+    assert certificate["fingerprint"] == sha256(issued.der).hexdigest()
+    assert (certificate["tls_version"], certificate["server_name"]) == ("TLSv1.3", "gw\x01")
+    assert (ticket["device"], ticket["fingerprint"]) == ("d1", "66" * 32)
+    assert junk["fingerprint"] == sha256(b"junk").hexdigest()
+    assert not {"subject", "names", "serial"} & (ticket.keys() | junk.keys())
+    assert not {"subject", "names", "serial", "fingerprint", "tls_version", "server_name"} & idle.keys()
 
 
 def test_the_end_of_a_connection_names_the_device_that_was_welcomed_on_it(path: Path) -> None:

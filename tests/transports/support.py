@@ -26,11 +26,14 @@ class Journal:
     opened: list = field(default_factory=list)
     closed: list = field(default_factory=list)
     """(reason, detail, bytes in, bytes out, seconds)."""
+    infos: list = field(default_factory=list)
+    """Of those that were closed."""
     bindings: list = field(default_factory=list)
     waiters: list = field(default_factory=list)
 
     def on_close(self, info, *rest):
         self.closed.append(rest)
+        self.infos.append(info)
         for count, deferred in list(self.waiters):
             if len(self.closed) >= count:
                 self.waiters.remove((count, deferred))

@@ -135,7 +135,7 @@ def speak(port: int, issued: Issued | None, version: ssl.TLSVersion) -> bytes:
     try:
         with (
             socket.create_connection(("127.0.0.1", port), timeout=10) as sock,
-            context.wrap_socket(sock) as tls,
+            context.wrap_socket(sock, server_hostname="gateway.test") as tls,
         ):
             tls.sendall(b"x")
             return tls.recv(1)
@@ -163,6 +163,7 @@ def begin(reactor, folder, authority, lists, mode, engine):
 
 async def every_combination(reactor, folder, engine, authority, lists, issued):
     seen = {}
+    known = seen["known"] = {}
     for mode in ("off", "request", "require"):
         journal, services, _, listener = begin(reactor, Path(folder), authority, lists, mode, engine)
         for version in VERSIONS:
@@ -173,17 +174,30 @@ async def every_combination(reactor, folder, engine, authority, lists, issued):
                 reason, detail = journal.closed[closed][:2]
                 identities = [info.certificate_identity for info in journal.opened[opened:]]
                 seen[mode, version.name, name] = (answer, identities, str(reason), detail)
+                info = journal.infos[-1]
+                known[mode, version.name, name] = (info.certificate, info.tls_version, info.server_name)
         seen[mode] = dict(services.tls.refused)
         await listener.stop()
     return seen
 
 
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mtls")
+    return folder, prepare(folder)
+
+
+@pytest.fixture
+def issued(prepared):
+    return prepared[1][2]
+
+
 @pytest.fixture(scope="module", params=["pure", "native"])
-def seen(tmp_path_factory, request):
+def seen(prepared, tmp_path_factory, request):
     if request.param == "native" and WHY_NOT_NATIVE:
         pytest.skip(f"no native engine here: {WHY_NOT_NATIVE}")
-    folder = tmp_path_factory.mktemp("mtls")
-    return run(every_combination, str(folder), request.param, *prepare(folder))
+    folder = tmp_path_factory.mktemp(request.param)
+    return run(every_combination, str(folder), request.param, *prepared[1])
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -198,6 +212,16 @@ def test_bad_ones_are_refused_with_their_reason(seen, mode, version, name):
         assert HEARD[name] in answer
     assert REFUSED[name] in detail, detail
     assert detail.startswith(ALERTS[name])
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("mode", ["request", "require"])
+def test_what_was_shown_is_known_at_the_end(seen, issued, mode, version):
+    shown = "TLSv1.3" if version is ssl.TLSVersion.TLSv1_3 else "TLSv1.2", "gateway.test"
+    for name in REFUSED:
+        der = x509.load_pem_x509_certificates(Path(issued[name].chain).read_bytes())[0].public_bytes(Encoding.DER)
+        assert seen["known"][mode, version.name, name] == (der, *shown), name
+    assert seen["known"]["require", version.name, "absent"] == (b"", *shown)
 
 
 @pytest.mark.parametrize("version", VERSIONS)

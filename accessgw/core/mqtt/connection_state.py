@@ -14,6 +14,7 @@ from accessgw.core import tracing as traces
 from accessgw.core.interfaces.clock import Timer
 from accessgw.core.interfaces.connections import Connection
 from accessgw.core.interfaces.mqtt import EnhancedExchange
+from accessgw.core.introductions import is_device_id
 from accessgw.core.mqtt import frame_trace
 from accessgw.core.mqtt.calls import ConnectionCalls
 from accessgw.core.mqtt.rate import ConnectionRate
@@ -205,6 +206,9 @@ class MqttConnection(ABC):
             return
         refused = self._services.counters.connects_refused
         refused[reason.name.lower()] = refused.get(reason.name.lower(), 0) + 1
+        connect, info = self._connect, self.info
+        if connect is not None and not info.device and is_device_id(connect.client_id):
+            info.device = connect.client_id
         self.wire.refuse(reason)
         self._sent("connack")
         self._finish(close, detail)
