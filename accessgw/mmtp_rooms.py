@@ -16,7 +16,7 @@ from accessgw.core.interfaces.clock import Timers
 from accessgw.core.interfaces.pushes import PushService
 from accessgw.core.interfaces.stores import HeaderStateStore
 from accessgw.core.mmtp_binding import MmtpServices
-from accessgw.core.mmtp_room import wire_limits
+from accessgw.core.mmtp_room import LogUntimely, wire_limits
 from accessgw.core.mmtp_tickets import TicketOffice
 from accessgw.core.rollout import Packs, Rollout
 from accessgw.core.sessions import SessionManager
@@ -47,6 +47,7 @@ class MmtpRooms:
         headers: HeaderCounters,
         counters: CodingCounters,
         tickets: Mapping[str, TicketOffice],
+        log_untimely: LogUntimely,
     ) -> None:
         self._header_states = HeaderStates(settings.header_states, store, timers, time.time, headers)
         self._packers = Workers(reactor.callFromThread, threads=1)
@@ -81,6 +82,7 @@ class MmtpRooms:
             codings=self._codings,
             is_secret=dictionaries.is_secret,
             tickets=tickets,
+            log_untimely=log_untimely,
         )
 
     def start(self) -> None:

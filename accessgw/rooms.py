@@ -293,6 +293,7 @@ class Rooms:
             headers=self.counters.headers,
             counters=self.counters.codings,
             tickets=self.tls.tickets,
+            log_untimely=self.access_log.untimely,
         )
         assert self.counters.mqtt is not None
         self.mqtt = MqttRooms(

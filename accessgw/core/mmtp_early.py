@@ -15,7 +15,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from accessgw.core.authentication import AdmissionRefused
-from accessgw.core.introductions import introduction_of
+from accessgw.core.introductions import introduction_of, is_device_id
 from accessgw.core.mmtp_room import MmtpRoom
 from accessgw.core.mmtp_tickets import TicketProof
 from accessgw.model.identity import Identity
@@ -97,10 +97,13 @@ class EarlyCalls:
         if office is None:
             self._refusing = True
             return
-        if not self._refusing and not office.timely(hello):
-            office.refuse_early("clock")
-            self._refusing = True
         if self._refusing:
+            return
+        ahead = office.ahead(hello)
+        if not office.timely(ahead):
+            office.refuse_early("clock")
+            self._services.log_untimely(info, hello.device if is_device_id(hello.device) else "", ahead)
+            self._refusing = True
             return
         try:
             self.proof = office.check(info, hello)

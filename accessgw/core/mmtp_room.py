@@ -28,6 +28,14 @@ def wire_limits(settings: MmtpSettings, hello_timeout: float) -> Limits:
     return Limits(**same, hello_timeout=hello_timeout)
 
 
+LogUntimely = Callable[[ConnectionInfo, str, "float | None"], None]
+"""Takes a connection, the device that its HELLO names, and the seconds by which its clock is ahead."""
+
+
+def _untold(info: ConnectionInfo, device: str, ahead: float | None) -> None:
+    pass
+
+
 def _nothing_is_secret(name: str) -> bool:
     return False
 
@@ -66,6 +74,8 @@ class MmtpRoom:
     """Seconds over which those devices should spread their return."""
     tickets: Mapping[str, TicketOffice] = field(default_factory=dict)
     """By the name of the listener; without one it gives no tickets, and takes no early data."""
+    log_untimely: LogUntimely = _untold
+    """Is told of first flights that are refused since the device's clock is off."""
 
     def takes_early_data(self, info: ConnectionInfo) -> bool:
         """See EarlyBindingFactory: calls are for who has a ticket of ours, which is a device."""

@@ -108,9 +108,13 @@ class TicketOffice:
             raise self._refused(info, "other_device", "the ticket is not for this device")
         return TicketProof(binding, opened.days_at(now), opened)
 
-    def timely(self, hello: Hello) -> bool:
-        """Whether the device's idea of the time says that its first flight is new."""
-        return hello.time is not None and abs(hello.time - self.wall()) <= self.replay_window
+    def ahead(self, hello: Hello) -> float | None:
+        """Seconds by which the device's idea of the time is ahead of ours; None when it says none."""
+        return None if hello.time is None else hello.time - self.wall()
+
+    def timely(self, ahead: float | None) -> bool:
+        """Whether that says that the first flight is new."""
+        return ahead is not None and abs(ahead) <= self.replay_window
 
     def grant(self, proof: TicketProof | None, wanted: int) -> GrantedTickets | None:
         """Tickets for WELCOME; None where there are none to give."""

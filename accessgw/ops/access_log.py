@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from twisted.logger import Logger
@@ -105,6 +105,11 @@ class AccessLog:
         if self._settings.connections and self._thread is not None:
             self._put((info, (reason.value, detail, bytes_in, bytes_out, seconds)))
 
+    def untimely(self, info: ConnectionInfo, device: str, ahead: float | None) -> None:
+        """A first flight was refused since the device's clock is so many seconds off; None: it did not say its time."""
+        if self._settings.connections and self._thread is not None:
+            self._put((info, _Untimely(device, ahead)))
+
     def _put(self, item: Any) -> None:
         if self._thread is None:
             return
@@ -171,6 +176,11 @@ class AccessLog:
             self._file = -1
 
 
+class _Untimely(NamedTuple):
+    device: str
+    ahead: float | None
+
+
 def _line(fields: dict[str, Any]) -> bytes:
     return msgspec.json.encode(fields) + b"\n"
 
@@ -184,10 +194,10 @@ def _fields(at: float, item: Any) -> dict[str, Any]:
         fields["duration"] = round(item.duration, 6)
         return {"time": time_, "event": "call", **fields}
     info, closed = item
-    opened = isinstance(closed, bool)
+    opened, untimely = isinstance(closed, bool), isinstance(closed, _Untimely)
     fields = {
         "time": time_,
-        "event": "open" if opened else "close",
+        "event": "open" if opened else "early_refused" if untimely else "close",
         "connection_id": info.id,
         "listener": info.listener,
         "transport": info.transport,
@@ -198,6 +208,9 @@ def _fields(at: float, item: Any) -> dict[str, Any]:
     if opened:
         more = {"alpn": info.alpn, "tls_version": info.tls_version, "server_name": info.server_name}
         more |= {"resumed": info.resumed, "early": closed}
+    elif untimely:
+        fields["reason"] = "clock"
+        more = {"device": closed.device, "clock_ahead": None if closed.ahead is None else round(closed.ahead, 3)}
     else:
         reason, detail, bytes_in, bytes_out, seconds = closed
         fields |= {"reason": reason, "bytes_in": bytes_in, "bytes_out": bytes_out, "duration": round(seconds, 3)}

@@ -349,9 +349,12 @@ def test_a_service_that_wants_the_end_of_the_hand_shake_gets_the_call_again(plac
 
 @pytest.mark.parametrize("off", [None, -11.0, 11.0])
 def test_a_clock_that_is_off_gets_early_calls_refused(place: Place, off: float | None) -> None:
+    told: list[Any] = []
+    place.gateway.services.log_untimely = lambda info, device, ahead: told.append((info.id, device, ahead))
     time = None if off is None else place.gateway.wall() + off
     device = place.device(ticket=place.ticket()).hello(time=time)
     device.call("balance")
+    assert told == [(device.connection.info.id, "d1", off)]
     assert device.refusals() == [Status.EARLY_DATA_REFUSED]
     assert not place.gateway.upstreams.exchanges
     assert place.counters.early_refused == {"clock": 1}

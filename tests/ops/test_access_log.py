@@ -85,6 +85,23 @@ def test_the_line_open_says_how_the_connection_came(path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_a_first_flight_with_a_wrong_clock_leaves_a_line(path: Path) -> None:
+    log = AccessLog(LogSettings(access=str(path)))
+    log.start()
+    log.untimely(INFO, "d1", -37.12345)
+    log.untimely(INFO, "d2", None)
+    log.reconfigure(LogSettings(access=str(path), connections=False))
+    log.untimely(INFO, "d3", 1.0)
+    log.stop()
+    behind, silent = lines(path)
+    assert {name: behind[name] for name in ("event", "reason", "device", "clock_ahead", "connection_id", "peer")} == {
+        "event": "early_refused", "reason": "clock", "device": "d1", "clock_ahead": -37.123, "connection_id": 3,
+        "peer": "192.0.2.7",
+    }  # fmt: skip
+    assert silent["device"] == "d2"
+    assert "clock_ahead" not in silent
+
+
 def test_a_refusal_says_what_was_shown(path: Path, tmp_path: Path) -> None:
     name = x509.DNSName("a" * 300)
     issued = Authority(tmp_path, "devices").issue('d1"\n', names=[x509.UniformResourceIdentifier("urn:d1"), name])

@@ -11,8 +11,10 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,6 +107,41 @@ def test_calls_of_a_returning_device_ride_in_its_first_flight(
 
     asyncio.run(run())
     early_gateway.assert_sound()
+
+
+def test_the_access_log_tells_resumption_early_data_and_wrong_clocks(
+    make_gateway: Callable[..., Gateway], upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = make_gateway(upstream=upstream.url, extra=WINDOW)
+    gateway.log_accesses()
+    with_early_data(gateway).start()
+    device = Device(gateway, tmp_path / "device")
+
+    def lines(event: str) -> list[dict[str, Any]]:
+        rows = map(json.loads, gateway.access_log.read_text().splitlines())
+        return [row for row in rows if row["event"] == event and row["listener"] == "phones"]
+
+    async def run() -> None:
+        await device.ready()
+        accepted = gateway.metric("accessgw_tls_early_data_accepted_total")
+        now = time.time
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "time", lambda: now() - 60.0)  # of this process, not of the gateway
+            assert await device.ask() == 2
+        assert gateway.metric("accessgw_tls_early_data_accepted_total") == accepted + 1  # by the register
+
+    asyncio.run(run())
+    gateway.wait_until(lambda: bool(lines("early_refused")))
+    (untimely,) = lines("early_refused")
+    assert (untimely["reason"], untimely["device"]) == ("clock", "phone1")
+    assert -61.0 < untimely["clock_ahead"] < -59.0
+    first, *_ = opens = lines("open")
+    assert not {"resumed", "early"} & first.keys()
+    *_, last = [row for row in opens if row["connection_id"] <= untimely["connection_id"]]
+    assert last["connection_id"] == untimely["connection_id"]
+    assert (last["resumed"], last["early"], last["tls_version"]) == (True, True, "TLSv1.3")
+    assert gateway.metric("accessgw_tls_early_data_refused_total", reason="clock") == 1
+    gateway.assert_sound()
 
 
 def test_the_line_of_the_manual_shows_early_data(
