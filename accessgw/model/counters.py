@@ -67,9 +67,9 @@ class TlsCounters:
         """First flights whose early data reached the protocol."""
         self.early_refused: dict[str, int] = {}
         """First flights whose early data did not, or to no effect, by reason: replay, not_ready (the register of replays),
-        ticket (OpenSSL took none), clock."""
+        ticket (OpenSSL took none, or HELLO does not go with it), clock. Those of HELLO have been counted as accepted, too."""
         self.psk_refused: dict[str, int] = {}
-        """Tickets not taken, by reason: unknown, expired, revoked, other_device."""
+        """Tickets not taken, by reason: unknown, expired, revoked, other_device, other_protocol."""
         self.tickets_minted = 0
         self.unfinished = 0
         """Hand-shakes under way now."""

@@ -209,6 +209,14 @@ def test_the_hand_shake_has_its_time():
     assert hand.services.counters.handshake_failures == 1
 
 
+def test_who_says_nothing_is_late_and_has_no_hand_shake_that_was_refused():
+    hand = Hand(handshake_timeout=3.0)
+    hand.reactor.wait(4)
+    assert hand.ended[0] == "handshake_timeout"
+    assert hand.services.tls.refused == {}
+    assert hand.services.counters.handshake_failures == 1
+
+
 def test_a_connection_that_is_lost_while_a_step_runs():
     hand = Hand()
     hand.device.start()
