@@ -12,9 +12,10 @@ from typing import Any
 from twisted.logger import Logger
 
 from accessgw.core.interfaces.clock import Timers
+from accessgw.core.interfaces.tls import TICKET_PROTOCOL
 from accessgw.core.mmtp_tickets import TicketOffice
 from accessgw.crypto.client_certificates import ClientCertificates, authorities_in, end_of
-from accessgw.crypto.contexts import ENGINE, TICKET_PROTOCOL, ContextOptions, ServerContexts
+from accessgw.crypto.contexts import ENGINE, ContextOptions, ServerContexts
 from accessgw.crypto.development import ensure_development_certificate
 from accessgw.crypto.key_control import Keys
 from accessgw.crypto.key_log import KeyLogFile

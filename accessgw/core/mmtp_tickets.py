@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from accessgw.core.authentication import AdmissionRefused
-from accessgw.core.interfaces.tls import OpenedTicket, Revocations, TicketBinding, TicketKeys
+from accessgw.core.interfaces.tls import TICKET_PROTOCOL, OpenedTicket, Revocations, TicketBinding, TicketKeys
 from accessgw.model.counters import TlsCounters
 from accessgw.model.identity import ConnectionInfo
 from accessgw.model.reasons import CloseReason
@@ -15,8 +15,6 @@ from protocols.mmtp.handshake import Hello
 from protocols.mmtp.statuses import Status
 from protocols.mmtp.tickets import DeviceTicket, GrantedTickets
 
-TICKET_PROTOCOL = "mmtp/1"
-"""By ALPN. A connection in WebSocket has another one, over which no ticket is taken."""
 _ENDED = "the ticket has ended since the TLS hand-shake"
 
 
@@ -58,6 +56,7 @@ class TicketOffice:
         if info.ticket:
             return self._check_ticket(info, hello, before)
         if info.alpn != TICKET_PROTOCOL:
+            # In WebSocket, for instance: nobody would take it there.
             return None
         if info.resumed or bool(info.certificate) != bool(info.certificate_identity):
             # OpenSSL's own tickets do not say since when; and a certificate that names nobody proves no device.

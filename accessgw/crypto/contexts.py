@@ -13,7 +13,7 @@ from cryptography import x509
 from OpenSSL import SSL, crypto
 from twisted.logger import Logger
 
-from accessgw.core.interfaces.tls import Revocations, TicketKeys
+from accessgw.core.interfaces.tls import TICKET_PROTOCOL, Revocations, TicketKeys
 from accessgw.crypto.client_certificates import NO_CLIENT_CERTIFICATES, ClientCertificates, authorities_of, identity_in
 from accessgw.crypto.pem import CertificateError
 from accessgw.crypto.serials import serial_of, serial_of_ca
@@ -38,8 +38,6 @@ log = Logger()
 
 ALLOWED_BELOW_1_3 = frozenset({"http/1.1", "mqtt"})
 """Protocols whose clients may be too old for TLS 1.3."""
-TICKET_PROTOCOL = "mmtp/1"
-"""Of the tickets that we mint: they are given to devices in WELCOME."""
 TICKET_IDENTITY = 17
 """Bytes; what is longer is a ticket of OpenSSL's."""
 

@@ -11,7 +11,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from accessgw.core.interfaces.connections import BindingFactory
-from accessgw.core.interfaces.tls import TlsContexts
+from accessgw.core.interfaces.tls import TICKET_PROTOCOL, TlsContexts
 from accessgw.model.identity import ConnectionInfo
 from accessgw.model.reasons import CloseReason
 from accessgw.transports.early_data import EarlyPhase
@@ -35,9 +35,6 @@ _log = Logger()
 
 NEEDS_ALPN = frozenset({"mmtp/1", "h2"})
 """Protocols that a client must ask for by ALPN; without it one of the others is meant."""
-TICKET_PROTOCOL = "mmtp/1"
-"""The one whose HELLO holds a ticket of ours against device, certificate and revocations. Over another one nobody would, and
-who has the ticket alone would come in where certificates are required."""
 EARLY_VERSION = "TLSv1.3"
 """Of every connection with early data, which older ones do not have."""
 _FAILED_HANDSHAKES = (CloseReason.HANDSHAKE_FAILED, CloseReason.HANDSHAKE_TIMEOUT)

@@ -11,6 +11,11 @@ from twisted.internet.defer import Deferred
 from accessgw.model.identity import Serials
 from protocols.tls.engine import TlsEngine
 
+TICKET_PROTOCOL = "mmtp/1"
+"""By ALPN: the one over which our tickets (TicketKeys) are made and taken. Its HELLO holds a ticket against device,
+certificate and revocations. Over another one nobody would, and who has the ticket alone would come in where certificates are
+required."""
+
 
 class TlsContexts(Protocol):
     """What a listener serves TLS with: certificates by SNI, replaced whole at a reload."""
