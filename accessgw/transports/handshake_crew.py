@@ -19,7 +19,7 @@ DELIVERED_PER_TURN = 16
 """Steps that are told to their connections in one turn of the reactor: a storm of reconnects leaves time for others."""
 MOST_THREADS = 8
 """Threads that begin where nobody says how many: a reactor has no more than that to do for them."""
-_LAST_STEP = 5.0
+LAST_STEP = 5.0
 """Seconds that stop() waits for the steps that run."""
 
 
@@ -28,15 +28,27 @@ def crew_size(processors: int) -> int:
     return min(max(processors - 1, 1), MOST_THREADS)
 
 
-class OffloadedStep(Protocol):
+class Told(Protocol):
+    """Who waits for a step."""
+
+    def done(self) -> None:
+        """It is made. On the reactor's thread."""
+
+
+class OffloadedStep(Told, Protocol):
     """What is submitted with an engine."""
 
     def resume(self, state: int) -> None:
         """The engine may be used again; `state` is for its resume(). On the reactor's thread, before done(). Does not
         raise."""
 
-    def done(self) -> None:
-        """As of handshakes.Step."""
+
+def tell(step: Told) -> None:
+    """Its trouble is nobody else's."""
+    try:
+        step.done()
+    except Exception:
+        _log.failure("A step of a TLS hand-shake could not be told")
 
 
 class HandshakeCrew:
@@ -83,7 +95,7 @@ class HandshakeCrew:
         self._stopped = True
         self._counters.pool_waiting -= self._crew.stop()
         for thread in self._threads:
-            thread.join(_LAST_STEP)
+            thread.join(LAST_STEP)
         while told := self._crew.finished(DELIVERED_PER_TURN):
             self._counters.pool_waiting -= len(told)
         if not any(thread.is_alive() for thread in self._threads):
@@ -105,7 +117,4 @@ class HandshakeCrew:
         for step, state in self._crew.finished(DELIVERED_PER_TURN):
             self._counters.pool_waiting -= 1
             step.resume(state)
-            try:
-                step.done()
-            except Exception:
-                _log.failure("A step of a TLS hand-shake could not be told")
+            tell(step)

@@ -10,21 +10,15 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Protocol
 
-from twisted.logger import Logger
-
 from accessgw.core.interfaces.tls import Signer
 from accessgw.model.counters import TlsCounters
-from accessgw.transports.handshake_crew import DELIVERED_PER_TURN, HandshakeCrew
+from accessgw.transports.handshake_crew import DELIVERED_PER_TURN, LAST_STEP, HandshakeCrew, tell
 from protocols.tls.engines import leave_thread
-
-_log = Logger()
 
 TELL_AFTER = 0.002
 """Seconds that a finished step may wait until the reactor is told of it together with the next."""
 SLICE = 0.0005
 """Seconds of a turn of the reactor that last steps of hand-shakes may take."""
-_LAST_STEP = 5.0
-"""Seconds that stop() waits for the steps that run."""
 NO_BOUND = 1 << 62
 
 
@@ -61,7 +55,7 @@ class LastSteps:
         """Run it at the end of this turn, or of one of the next; at once where the turn has nothing else to do."""
         if not self._waiting and self._turn_is_over():
             step.run()
-            _tell(step)
+            tell(step)
             return
         self._counters.pool_waiting += 1
         self._waiting.append(step)
@@ -86,7 +80,7 @@ class LastSteps:
                 step = waiting.popleft()
                 self._counters.pool_waiting -= 1
                 step.run()
-                _tell(step)
+                tell(step)
                 if self._seconds() >= until:
                     break
         finally:
@@ -193,7 +187,7 @@ class HandshakePool:
         for _ in self._threads:
             self._tokens.put(False)
         for thread in self._threads:
-            thread.join(_LAST_STEP)
+            thread.join(LAST_STEP)
         self._threads.clear()
 
     def _start(self) -> None:
@@ -250,7 +244,7 @@ class HandshakePool:
             self._counters.pool_waiting -= 1
             if self._stopped:
                 continue
-            _tell(step)
+            tell(step)
         if finished and not self._woken:
             self._woken = True
             self._call_from_thread(self._deliver)
@@ -303,11 +297,3 @@ class PinnedHandshakes:
         """Drop what waits, and end when what runs is over."""
         for pool in self._pools:
             pool.stop()
-
-
-def _tell(step: Step) -> None:
-    """Its trouble is nobody else's."""
-    try:
-        step.done()
-    except Exception:
-        _log.failure("A step of a TLS hand-shake could not be told")
