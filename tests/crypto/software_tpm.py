@@ -76,7 +76,7 @@ class SoftwareTpm:
                 for each in (port, port + 1):
                     socket.create_connection(("127.0.0.1", each), timeout=_START).close()
             except ConnectionRefusedError:
-                time.sleep(0.01)
+                time.sleep(0.01)  # another program's start, which it tells nobody of
                 continue
             return True
         self.end()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -419,13 +420,17 @@ def test_what_was_forgotten_is_remembered_and_many_new_claims_do_not_outrun_it(o
     assert made.wait(made.answers.claim("d", "u", 5, b"", NOW + 4000, first=last + 1)) == ClaimState.NEW
 
 
+def _given(number: int, connection: sqlite3.Connection) -> int:
+    return number
+
+
 def test_what_a_turn_wants_to_read_wakes_the_reader_once_at_its_end(tmp_path: Path) -> None:
     clock = ThreadedClock()
     ends: list[Any] = []
     clock.at_turn_end = ends.append  # type: ignore[attr-defined]  # as of a reactor that knows its turns
     database = SqliteDatabase(tmp_path / "store.sqlite", clock, StoreSettings(), StoreCounters())
     database.start()
-    first = [database.read(lambda connection, number=number: number) for number in range(5)]  # type: ignore[misc]
+    first = [database.read(partial(_given, number)) for number in range(5)]
     assert len(ends) == 1 and database._reads.empty()
     ends.pop()()
     assert clock.wait(gatherResults(first)) == [0, 1, 2, 3, 4]
