@@ -1,7 +1,8 @@
 """Twisted's epoll reactor without the log context that it makes around every event, and with an end of its turns.
 
 A read event costs stock Twisted some 2.5 us of context, logger and checks before the descriptor sees it, which is as
-much as the system call that follows. A delayed call of 0 seconds costs as much again; at_turn_end() is a list.
+much as the system call that follows. A delayed call of 0 seconds costs as much again; at_turn_end() is a list. A turn
+itself costs stock Twisted as much as two reads, and a connection that says little has every turn for itself.
 Everything else is Twisted's own; what is not a plain read takes its way.
 """
 
@@ -23,8 +24,11 @@ MAX_EVENTS = 256
 SLICE = 0.001
 """Seconds for which a turn serves descriptors: what is due, and what a turn does at its end, need not wait for a flood of
 reads. Who is not served then comes first in the next turn."""
+LONGEST = 2_000_000.0
+"""Seconds that one poll waits at most; epoll_wait(2) takes milliseconds in an int."""
 _LOOK_EVERY = 4
 """Descriptors between two looks at the clock."""
+_main_loop = log.failureHandler("Unexpected error in the reactor's main loop")
 
 
 class LeanReactor(epollreactor.EPollReactor):
@@ -39,6 +43,9 @@ class LeanReactor(epollreactor.EPollReactor):
         """One descriptor was ready, and it is being served."""
         self._left: set[int] = set()
         """Descriptors that were ready in the last turn, which was over before they were served."""
+        self._observe: Callable[[float], object] | None = None
+        self._began = 0.0
+        """When this turn began to serve; 0.0 before the first."""
         super().__init__()  # type: ignore[no-untyped-call]  # inherited from Twisted, unannotated
         self._forgotten: set[int] = set()
         """Descriptors closed in this iteration, whose events may still be to come;
@@ -48,6 +55,20 @@ class LeanReactor(epollreactor.EPollReactor):
         """Whether nothing is known that this turn has yet to do, after what is being done now."""
         return self._alone and not (self._ends or self._newTimedCalls or self.threadCallQueue)
 
+    def watch_turns(self, observe: Callable[[float], object] | None) -> None:
+        """Call the argument with the seconds of each turn, the wait for events not included; None ends it."""
+        self._observe = observe
+
+    def mainLoop(self) -> None:
+        """As Twisted's; what raises is logged, and the next turn begins."""
+        while self._started:
+            with _main_loop:
+                while self._started:
+                    self.runUntilCurrent()
+                    waits = self._end_turn() if self._ends else True
+                    self._serve(self.timeout() if waits and self.running else 0.0)
+        log.info("Main loop terminated.")
+
     def runUntilCurrent(self) -> None:
         """As Twisted's; most turns have nothing for it."""
         if not (self.threadCallQueue or self._newTimedCalls or self._justStopped):
@@ -56,25 +77,46 @@ class LeanReactor(epollreactor.EPollReactor):
                 return
         super().runUntilCurrent()
 
+    def timeout(self) -> float | None:
+        """As Twisted's: seconds until something is due, None when nothing is known."""
+        if self._newTimedCalls:
+            self._insertNewDelayedCalls()
+        pending = self._pendingTimedCalls
+        if not pending:
+            return None
+        wait: float = pending[0].time - self.seconds()
+        return 0.0 if wait < 0.0 else min(wait, LONGEST)
+
     def doPoll(self, timeout: float | None) -> None:
         """Wait for events, at most `timeout` seconds (None: as long as it takes), and serve them."""
-        ends = self._ends
-        if ends:
-            calls = ends[:]
-            ends.clear()
-            running = self.running
-            for call in calls:
-                try:
-                    call()
-                except BaseException:  # the others have been taken off the list
-                    log.failure("{call} raised at the end of a turn", call=call)
-            if ends or self._justStopped or self.running is not running:
-                timeout = 0.0  # whoever stopped it would otherwise wait for somebody's next event
+        if self._ends:
+            if not self._end_turn():
+                timeout = 0.0
             elif timeout is None or timeout:
                 timeout = self.timeout()  # what was ordered or moved may be due sooner than all that was known
-        wait = -1.0 if timeout is None else timeout
+        self._serve(timeout)
+
+    doIteration = doPoll
+
+    def _end_turn(self) -> bool:
+        """Make the calls that were ordered for now. False: do not wait then. More were ordered; or who was stopped
+        would wait for somebody's next event."""
+        calls = self._ends[:]
+        self._ends.clear()
+        running = self.running
+        for call in calls:
+            try:
+                call()
+            except BaseException:  # the others have been taken off the list
+                log.failure("{call} raised at the end of a turn", call=call)
+        return self.running is running and not (self._ends or self._justStopped)
+
+    def _serve(self, timeout: float | None) -> None:
+        if self._observe is not None and self._began:
+            self._observe(monotonic() - self._began)
         # PEP 475: the poll goes on by itself after a signal whose handler raises nothing.
-        ready = self._poller.poll(wait, MAX_EVENTS)
+        ready = self._poller.poll(-1.0 if timeout is None else timeout, MAX_EVENTS)
+        self._began = began = monotonic()
         left = self._left
         if left:
             ready.sort(key=lambda one: one[0] not in left)  # the others stay in the kernel's order, which is a fair one
@@ -82,7 +124,7 @@ class LeanReactor(epollreactor.EPollReactor):
         self._alone = len(ready) == 1
         selectables: dict[int, Any] = self._selectables
         self._forgotten.clear()
-        served, until = 0, monotonic() + SLICE
+        served, until = 0, began + SLICE
         for fd, event in ready:
             served += 1
             if not served % _LOOK_EVERY and monotonic() > until:
@@ -104,8 +146,6 @@ class LeanReactor(epollreactor.EPollReactor):
             if why:
                 self._disconnectSelectable(selectable, why, True)  # type: ignore[no-untyped-call]  # inherited from Twisted, unannotated
         self._alone = False
-
-    doIteration = doPoll
 
     def addReader(self, reader: Any) -> None:
         """As Twisted's, in one step for what is not known yet."""

@@ -12,7 +12,7 @@ import pytest
 from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 
-from accessgw.transports.reactor import MAX_EVENTS, SLICE, LeanReactor
+from accessgw.transports.reactor import LONGEST, MAX_EVENTS, SLICE, LeanReactor
 
 
 class Reader:
@@ -306,6 +306,62 @@ def test_a_turn_serves_for_a_slice_and_the_next_begins_with_the_rest(reactor: An
     assert order == []
     for reader in readers:
         reader.close()
+
+
+def test_a_turn_is_measured_without_its_wait(reactor: Any, watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    watch.now = 100.0
+    took: list[float] = []
+
+    class Poller:
+        def poll(self, wait: float, most: int) -> list[tuple[int, int]]:
+            watch.now += 5.0
+            return []
+
+    reactor.watch_turns(took.append)
+    with monkeypatch.context() as patched:
+        patched.setattr(reactor, "_poller", Poller())
+        reactor.doPoll(0)
+        assert took == []
+        watch.now += 0.25
+        reactor.doPoll(0)
+        reactor.watch_turns(None)
+        watch.now += 0.5
+        reactor.doPoll(0)
+    assert took == [0.25]
+
+
+def test_the_main_loop_goes_on_after_what_raises(reactor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+
+    class Poller:
+        calls = 0
+
+        def poll(self, wait: float, most: int) -> list[tuple[int, int]]:
+            self.calls += 1
+            if self.calls == 1:
+                raise OSError("as asked")
+            reactor.stop()
+            return []
+
+    globalLogPublisher.addObserver(told.append)
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(reactor, "_poller", Poller())
+            reactor.run(installSignalHandlers=False)
+    finally:
+        globalLogPublisher.removeObserver(told.append)
+    assert any(event.get("log_failure") and str(event["log_failure"].value) == "as asked" for event in told)
+
+
+def test_the_reactor_waits_until_the_next_call_is_due(reactor: Any) -> None:
+    assert reactor.timeout() is None
+    far = reactor.callLater(1e9, lambda: None)
+    assert reactor.timeout() == LONGEST
+    near = reactor.callLater(-0.0, lambda: None)
+    reactor.seconds = lambda: near.getTime() + 1
+    assert reactor.timeout() == 0.0
+    for call in (far, near):
+        call.cancel()
 
 
 def test_who_is_closed_before_its_turn_comes_again_is_not_called(reactor: Any, watch: Watch) -> None:
