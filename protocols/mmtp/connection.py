@@ -14,6 +14,7 @@ from protocols.mmtp.attributes import RequestAttributes
 from protocols.mmtp.bundles import EMPTY_BUNDLE, Bundle
 from protocols.mmtp.device_calls import DeviceCalls
 from protocols.mmtp.device_exchange import HeaderMemory
+from protocols.mmtp.device_receiver import DeviceReceiver
 from protocols.mmtp.dictionaries import PUSH_KIND, Dictionary
 from protocols.mmtp.events import Event, Headers
 from protocols.mmtp.frames import ACK_PLAIN, PING_ANSWER_FRAME, PING_FRAME, FrameType, encode_frame
@@ -24,6 +25,7 @@ from protocols.mmtp.gateway_exchange import (
     PackedDictionary,
     packed_dictionary,
 )
+from protocols.mmtp.gateway_receiver import GatewayReceiver
 from protocols.mmtp.greeting import say_hello, say_welcome
 from protocols.mmtp.handshake import (
     Goaway,
@@ -35,7 +37,6 @@ from protocols.mmtp.handshake import (
 from protocols.mmtp.hpack_backends import Backend
 from protocols.mmtp.profiles import Profiles
 from protocols.mmtp.pushes import PushFrame, PushSender
-from protocols.mmtp.receiver import DeviceReceiver, GatewayReceiver
 from protocols.mmtp.settings import DEFAULT_LIMITS, Limits
 from protocols.mmtp.shared_bodies import SharedBody
 from protocols.mmtp.state import ConnectionState, Sent

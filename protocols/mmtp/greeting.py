@@ -9,11 +9,12 @@ from protocols.mmtp.agreement import Agreement
 from protocols.mmtp.bodies import ZSTD_CAPABILITY
 from protocols.mmtp.bundles import EMPTY_BUNDLE, Bundle
 from protocols.mmtp.device_exchange import HeaderMemory
+from protocols.mmtp.device_receiver import DeviceReceiver
 from protocols.mmtp.frames import FrameType, encode_frame
 from protocols.mmtp.gateway_exchange import FoundStates, bundle_in_force
+from protocols.mmtp.gateway_receiver import GatewayReceiver
 from protocols.mmtp.handshake import Hello, Welcome, encode_hello, encode_welcome
 from protocols.mmtp.profiles import TEMPLATE_CAPABILITY
-from protocols.mmtp.receiver import DeviceReceiver, GatewayReceiver
 from protocols.mmtp.settings import DEFAULT_LIMITS, apply
 from protocols.mmtp.state import Sent
 from protocols.mmtp.uses import DICT_CAPABILITY, HISTORY_CAPABILITY, Uses
