@@ -11,7 +11,8 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-from loadtest.bench.servers import Gateway, Server, Unavailable, free_ports, wait_for_port
+from loadtest.bench.servers import Gateway, Server, Unavailable, wait_for_port
+from loadtest.free_ports import free_ports
 
 USER, PASSWORD = "bench", "bench-device"
 IN_FLIGHT = 64  # unacknowledged messages towards a client, the gateway's default

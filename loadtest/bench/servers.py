@@ -14,6 +14,8 @@ import time
 from abc import ABC, abstractmethod
 from pathlib import Path
 
+from loadtest.free_ports import free_ports
+
 TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -148,15 +150,6 @@ tokens = [{{ token = "bench", roles = ["push", "read", "operate"] }}]
         said: dict[str, str] = json.loads(control.getresponse().read())["backends"]
         control.close()
         return said
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in held]
-    for s in held:
-        s.close()
-    return ports
 
 
 def wait_for_port(port: int, process: subprocess.Popen[str], log: Path) -> None:

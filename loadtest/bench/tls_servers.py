@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from loadtest.bench.servers import Gateway, Server, Unavailable, free_ports, wait_for_port
+from loadtest.bench.servers import Gateway, Server, Unavailable, wait_for_port
+from loadtest.free_ports import free_ports
 
 P256, RSA_2048, MUTUAL = "P-256", "RSA-2048", "mutual"
 KINDS = (P256, RSA_2048, MUTUAL)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from twisted.internet.protocol import Factory, Protocol
 
 from accessgw.client import CallFailed, CannotConnect, Client, State
 from accessgw.client.rtt import TCP_INFO_SIZE
+from loadtest.free_ports import free_ports
 from protocols.mmtp.statuses import Status
 from tests.client import tls_files
 from tests.client.fake_gateway import FakeGateway, FakePost
@@ -171,8 +171,7 @@ def test_short_connections_alone(tmp_path: Path) -> None:
 
 
 async def nobody_there(reactor: Any) -> tuple[int, str]:
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        port = held.getsockname()[1]
+    (port,) = free_ports(1)
     refused: Deferred[None] = Deferred()
 
     def on_state(state: State, status: int, message: str) -> None:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from loadtest.free_ports import free_ports
 from protocols.scram import Verifier
 from tests.conformance.mqtt_peer import Room
-from tests.system.gateway_process import Gateway, free_ports
+from tests.system.gateway_process import Gateway
 
 EXTRA = """
 [[listeners]]

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_public_key
 from cryptography.x509.oid import NameOID
 
+from loadtest.free_ports import free_ports
 from tests.crypto.authority import Authority
 
 _MODULES = [
@@ -29,7 +30,7 @@ MISSING = ", ".join(
     + ([] if any(module.exists() for module in _MODULES) else ["tpm2-openssl"])
 )
 """What is not installed (Debian: swtpm, tpm2-openssl, tpm2-tools), empty where all is."""
-_ATTEMPTS, _START = 5, 20.0
+_START = 20.0
 
 
 class SoftwareTpm:
@@ -39,12 +40,8 @@ class SoftwareTpm:
         """Returns once it answers."""
         self._state = directory / "tpm"
         self._state.mkdir()
-        for _ in range(_ATTEMPTS):
-            with socket.create_server(("127.0.0.1", 0)) as held:
-                self._port = held.getsockname()[1]
-            if self._started():
-                return
-        raise AssertionError(f"swtpm does not start: {(self._state / 'log').read_text()}")
+        self._port, _ = free_ports(2, adjacent=True)
+        assert self._started(), f"swtpm does not start: {(self._state / 'log').read_text()}"
 
     def start_again(self) -> None:
         """As at a reset: what keys were loaded is forgotten."""

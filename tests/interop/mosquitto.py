@@ -20,7 +20,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from tests.system.gateway_process import free_ports
+from loadtest.free_ports import free_ports
 
 TIMEOUT = 20.0
 

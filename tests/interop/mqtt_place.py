@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from loadtest.free_ports import free_ports
 from tests.crypto.authority import Authority
-from tests.system.gateway_process import Gateway, free_ports
+from tests.system.gateway_process import Gateway
 from tests.system.upstream import Upstream
 
 CONFIGURATION = """

@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 from accessgw.ops.ctl import DEFAULT_URL, main
+from loadtest.free_ports import free_ports
 from protocols.mmtp import Status
 from protocols.mmtp.events import GoawayReceived
 from tests.system.device import Device, Gone
-from tests.system.gateway_process import ROOT, Gateway, free_ports
+from tests.system.gateway_process import ROOT, Gateway
 from tests.system.upstream import Upstream
 
 TOKENS = {"push": "t-push", "close": "t-operate", "drain": "t-operate", "reload": "t-operate"}

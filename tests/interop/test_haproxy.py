@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from loadtest.free_ports import free_ports
 from tests.interop.programs import needs
 from tests.system.device import Device, Gone
-from tests.system.gateway_process import Gateway, free_ports
+from tests.system.gateway_process import Gateway
 
 pytestmark = needs("haproxy", "haproxy")
 

@@ -11,9 +11,10 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from loadtest.free_ports import free_ports
 from tests.crypto.authority import Authority
 from tests.interop.mosquitto import Mosquitto, Peer, wait_until
-from tests.system.gateway_process import Gateway, free_ports
+from tests.system.gateway_process import Gateway
 
 TOKEN = "device-token"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import json
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,17 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from loadtest.free_ports import free_ports
 from tests.client import tls_files
 
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
 pytestmark = pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed")
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +24,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str,
     """(plain URL, TLS URL, authority)."""
     directory = tmp_path_factory.mktemp("mosquitto")
     ca, chain, key = tls_files.write(directory)
-    plain, tls = free_port(), free_port()
+    plain, tls = free_ports(2)
     (directory / "m.conf").write_text(
         f"user {getpass.getuser()}\nallow_anonymous true\nlistener {plain} 127.0.0.1\nlistener {tls} 127.0.0.1\ncertfile {chain}\nkeyfile {key}\n"
     )
@@ -84,7 +77,7 @@ def test_exit_codes(broker: tuple[str, str, Path]) -> None:
     plain, secure, _ = broker
     assert client("publish", "-t", "a/#", "-n", "--url", plain).returncode == 1
     assert client("publish", "-t", "a", "-n", "--url", "http://127.0.0.1").returncode == 2
-    assert client("publish", "-t", "a", "-n", "--url", f"mqtt://127.0.0.1:{free_port()}").returncode == 3
+    assert client("publish", "-t", "a", "-n", "--url", f"mqtt://127.0.0.1:{free_ports(1)[0]}").returncode == 3
     untrusted = client("publish", "-t", "a", "-n", "--url", secure)
     assert untrusted.returncode == 3
     assert "cannot connect" in untrusted.stderr

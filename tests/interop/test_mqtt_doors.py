@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from loadtest.free_ports import free_ports
 from tests.crypto.authority import Authority
-from tests.system.gateway_process import Gateway, free_ports
+from tests.system.gateway_process import Gateway
 
 mqtt = pytest.importorskip("paho.mqtt.client", reason="no paho-mqtt here (pip install '.[test]')")
 

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import contextlib
 import io
 import json
-import socket
 import ssl
 import threading
 import time
@@ -19,6 +17,7 @@ from accessgw.crypto.development import ensure_development_certificate
 from accessgw.model.settings import ControlSettings, ControlTokenSettings
 from accessgw.ops import ctl
 from accessgw.ops.ctl_view import event_line, printable, show
+from loadtest.free_ports import free_ports
 from tests.ops.control_fakes import Api
 from tests.ops.ctl_gateway import Gateway
 from tests.ops.keys_fakes import FakeKeys
@@ -227,8 +226,7 @@ def test_a_gateway_behind_tls_is_verified(
 
 
 def test_a_gateway_that_is_not_there_is_3(run: Run) -> None:
-    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as held:
-        port = held.getsockname()[1]
+    (port,) = free_ports(1)
     code, out, err = run("status", "--url", f"http://127.0.0.1:{port}")
     assert (code, out) == (3, "")
     assert err.startswith(f"accessgwctl: cannot reach http://127.0.0.1:{port}: ")

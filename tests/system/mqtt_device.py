@@ -8,13 +8,14 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from loadtest.free_ports import free_ports
 from protocols.errors import LocalError, RemoteError
 from protocols.mqtt import packets
 from protocols.mqtt.connection import Connection, Role
 from protocols.mqtt.limits import STANDARD_LIMITS
 from protocols.mqtt.packets import NO_PROPERTIES, V5, Property, SubscriptionRequest, Will
 from protocols.mqtt.reasons import FAILURE
-from tests.system.gateway_process import Gateway, free_ports
+from tests.system.gateway_process import Gateway
 
 LISTENER = """
 [[listeners]]

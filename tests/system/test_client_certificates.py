@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
+from loadtest.free_ports import free_ports
 from protocols.mmtp.events import WelcomeReceived
 from protocols.mmtp.statuses import Status
 from protocols.tls.engines import WHY_NOT_NATIVE
 from tests.crypto.authority import Authority, Issued
 from tests.system.device import Device
-from tests.system.gateway_process import Gateway, free_ports
+from tests.system.gateway_process import Gateway
 from tests.system.upstream import Upstream
 
 MakeGateway = Callable[..., Gateway]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from loadtest.free_ports import free_ports
 from protocols.mqtt.encoding import encode
 from protocols.mqtt.packets import (
     Connack,
@@ -27,7 +28,7 @@ from protocols.mqtt.packets import (
 )
 from protocols.mqtt.reasons import Reason
 from tests.conformance.mqtt_peer import Peer, Room
-from tests.system.gateway_process import Gateway, free_ports
+from tests.system.gateway_process import Gateway
 
 EXTRA = """
 [[listeners]]

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.gateway_process import Gateway, free_ports
+from loadtest.free_ports import free_ports
+from tests.system.gateway_process import Gateway
 from tests.system.test_tls_door import EARLY, Phone
 from tests.system.upstream import Upstream
 

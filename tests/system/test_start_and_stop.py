@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from accessgw.crypto.development import ensure_development_certificate
+from loadtest.free_ports import free_ports
 from protocols.mmtp import Status
 from tests.crypto.authority import Authority
 from tests.crypto.revoking import crl
 from tests.system.device import Device
-from tests.system.gateway_process import ROOT, Gateway, free_ports
+from tests.system.gateway_process import ROOT, Gateway
 from tests.system.upstream import Upstream
 
 MakeGateway = Callable[..., Gateway]

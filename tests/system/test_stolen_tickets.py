@@ -13,12 +13,13 @@ import pytest
 from accessgw.client.aio import Client
 from accessgw.client.ticket_file import TicketFile
 from accessgw.client.tickets import HeldTicket
+from loadtest.free_ports import free_ports
 from protocols.tls.client_context import ClientContext, ClientOptions
 from protocols.tls.engine import PlaintextReceived
 from protocols.tls.psk import ExternalPsk
 from tests.crypto.authority import Authority
 from tests.system.attacker import Attacker, hello_of
-from tests.system.gateway_process import Gateway, free_ports
+from tests.system.gateway_process import Gateway
 from tests.system.test_tls_abuse import Peer
 
 ASKS = 'client_certificates = "require"\nclient_ca = "{ca}"\nearly_data = 16384\n'

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from OpenSSL import SSL
 
+from loadtest.free_ports import free_ports
 from protocols.errors import RemoteError
 from protocols.tls.client_context import ClientContext, ClientOptions
 from protocols.tls.engine import HandshakeCompleted, PlaintextReceived
@@ -26,7 +27,7 @@ from protocols.tls.pyopenssl_engine import PyOpenSSLEngine
 from tests.crypto.authority import Authority
 from tests.system.attacker import Attacker
 from tests.system.device import Device
-from tests.system.gateway_process import Gateway, free_ports
+from tests.system.gateway_process import Gateway
 
 LISTENERS = """
 [limits]

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.gateway_process import Gateway, free_ports
+from loadtest.free_ports import free_ports
+from tests.system.gateway_process import Gateway
 from tests.system.upstream import Upstream
 
 MakeGateway = Callable[..., Gateway]

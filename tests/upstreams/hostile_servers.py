@@ -11,6 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import ThreadingUnixStreamServer
 from typing import Any
 
+from loadtest.free_ports import free_ports
+
 
 class Handler(BaseHTTPRequestHandler):
     """The standard library's server: echoes bodies, streams, counts."""
@@ -149,5 +151,4 @@ def black_hole() -> tuple[str, list[socket.socket]]:
 
 
 def refused() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+    return f"http://127.0.0.1:{free_ports(1)[0]}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from twisted.internet.protocol import Factory, Protocol
 
 from accessgw.model.mqtt_settings import BridgeSettings
 from accessgw.upstreams.dialer import BridgeDialer
+from loadtest.free_ports import free_ports
 from tests.crypto.authority import Authority
 from tests.reactor_loop import run
 
@@ -146,9 +146,7 @@ def test_it_says_how_much_waits_and_when_no_more_does() -> None:
 
 
 async def failures(reactor: Any, directory: str) -> list[Any]:
-    free = socket.create_server(("127.0.0.1", 0))
-    number = free.getsockname()[1]
-    free.close()
+    (number,) = free_ports(1)
     found = []
     Path(directory, "empty.pem").write_text("")
     authority = Authority(Path(directory), "ca")

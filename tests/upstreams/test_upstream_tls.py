@@ -22,6 +22,7 @@ from accessgw.upstreams.client import HttpUpstreams
 from accessgw.upstreams.post import Poster, cluster_of
 from accessgw.upstreams.questions import Questions, clusters_of_questions
 from accessgw.upstreams.tls import LOOK_AFTER
+from loadtest.free_ports import free_ports
 from protocols.mmtp.statuses import Status
 from tests.crypto.authority import Authority
 from tests.reactor_loop import run
@@ -301,7 +302,7 @@ def test_webhooks_and_authenticators_speak_tls_with_certificates_of_their_own(tm
 async def against_s_server(reactor: Any, folder: str) -> tuple[int, str]:
     authority = Authority(Path(folder), "ca")
     shown, ours = certificate(authority, "s", "127.0.0.1"), authority.issue("gateway")
-    port = _free_port()
+    (port,) = free_ports(1)
     command = ["openssl", "s_server", "-accept", f"127.0.0.1:{port}", "-cert", shown.chain, "-key", shown.key, "-www",
                "-CAfile", authority.file, "-Verify", "1", "-verify_return_error"]  # fmt: skip
     server = subprocess.Popen(
@@ -319,15 +320,6 @@ async def against_s_server(reactor: Any, folder: str) -> tuple[int, str]:
     finally:
         server.kill()
         server.wait()
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def test_openssl_s_server_agrees(tmp_path: Path) -> None:
