@@ -2,37 +2,37 @@
 
 A session that ends with its connection keeps what waits in memory. One that outlives it has a queue in
 the store: every message of QoS 1 and 2 is a row there before it is sent, with its packet id when there
-was room in the window. Rows without one are read again when there is; nothing but packet ids is held
-in memory, for connected and absent clients alike.
+was room in the window. Rows without one are read again when there is (queue_reader); nothing but packet
+ids is held in memory, for connected and absent clients alike.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from accessgw.core.interfaces.clock import Clock
 from accessgw.core.interfaces.mqtt import MqttStore
-from accessgw.core.interfaces.mqtt_state import Enqueue, Message, QueuedMessage
+from accessgw.core.interfaces.mqtt_state import Enqueue
 from accessgw.core.mqtt.publication import PACKET_IDS, Parts, Publication
-from accessgw.core.mqtt.session import KIND, NUMBER, PUBACK, PUBCOMP, PUBREC, MqttSession, Waiting
+from accessgw.core.mqtt.queue_reader import QueueReader
+from accessgw.core.mqtt.session import (
+    KIND,
+    NUMBER,
+    PUBACK,
+    PUBCOMP,
+    PUBREC,
+    QOS_KINDS,
+    MqttSession,
+    Outlet,
+    Waiting,
+)
 from accessgw.model.counters import MqttCounters
 from accessgw.model.mqtt_settings import MqttSettings
-from protocols.mmtp.nothing import NOTHING
 from protocols.mqtt.encoding import mark_dup
 from protocols.mqtt.reasons import FAILURE, Reason
-
-log = Logger()
-
-READ_BYTES = 256 * 1024
-"""Bytes of queued messages asked of the store at a time."""
-QOS_KINDS = (0, PUBACK, PUBREC)
-"""What a message of each QoS waits for first."""
 
 
 class Outbound:
@@ -51,6 +51,7 @@ class Outbound:
         self._clock = clock
         self._wall = wall
         self._counters = counters
+        self._reader = QueueReader(store, wall, counters, put=self._put_stored, pull=self.pull)
         self.max_buffer = 256 * 1024
         """Unsent bytes of a connection past which its window counts as full."""
         self.feed: Callable[[MqttSession], None] = lambda session: None
@@ -97,7 +98,7 @@ class Outbound:
         self._counters.sent_bytes += len(pub.message.payload)
         outlet.put(frame)
 
-    def _put(self, session: MqttSession, outlet: Any, parts: Parts, entry: int) -> bool:
+    def _put(self, session: MqttSession, outlet: Outlet, parts: Parts, entry: int) -> bool:
         """Send under a new packet id. False when the client does not take packets of this size."""
         head, tail = parts
         if session.max_packet and len(head) + 2 + len(tail) > session.max_packet:
@@ -122,7 +123,7 @@ class Outbound:
         parked = session.parked
         if parked is None:
             parked = session.parked = deque()
-        size = _size(waiting.message)
+        size = waiting.message.size
         if size > settings.max_queued_bytes:
             # It would drive out all others, and still not fit.
             self._counters.drop("queue_full")
@@ -138,7 +139,7 @@ class Outbound:
             self._counters.drop("queue_full")
             if settings.queue_overflow == "drop_new":
                 return
-            session.parked_bytes -= _size(parked.popleft().message)
+            session.parked_bytes -= parked.popleft().message.size
         parked.append(waiting)
         session.parked_bytes += size
         pub.reached += 1
@@ -237,7 +238,7 @@ class Outbound:
             self.pull(session)
 
     def _put_stored(
-        self, session: MqttSession, outlet: Any, parts: Parts, packet_id: int, entry: int, *, dup: bool = False
+        self, session: MqttSession, outlet: Outlet, parts: Parts, packet_id: int, entry: int, *, dup: bool = False
     ) -> bool:
         """False when the client does not take packets of this size: it needs the message no more."""
         head, tail = parts
@@ -264,7 +265,7 @@ class Outbound:
         if outlet is None or session.reading:
             return
         if session.resend:
-            self._send_again(session, outlet)
+            self._reader.send_again(session, outlet, self.max_buffer)
             if session.resend:
                 return
         if session.parked:
@@ -274,16 +275,16 @@ class Outbound:
         room = session.window - len(session.inflight)
         # Not for every acknowledgement: reading costs more than a row.
         if session.behind and room > 0 and (room * 2 >= session.window or not session.inflight):
-            self._read(session, room)
+            self._reader.read(session, room)
         elif session.feed is not None and room > 0:
             self.feed(session)
 
-    def _unpark(self, session: MqttSession, outlet: Any) -> None:
+    def _unpark(self, session: MqttSession, outlet: Outlet) -> None:
         parked = session.parked
         now = self._wall()
         while parked and len(session.inflight) < session.window and outlet.buffered <= self.max_buffer:
             message, qos, retain, identifiers = parked.popleft()
-            session.parked_bytes -= _size(message)
+            session.parked_bytes -= message.size
             if message.expires_at is not None and message.expires_at <= now:
                 self._counters.expired += 1
                 continue
@@ -292,55 +293,6 @@ class Outbound:
                 self._counters.sent_bytes += len(message.payload)
         if not parked:
             session.parked = None
-
-    def _read(self, session: MqttSession, room: int) -> None:
-        session.reading = True
-        session.behind = False
-        self._store.read(session.client_id, session.read_after, room, READ_BYTES).addCallbacks(
-            self._have_read, self._cannot, (session, session.connection), errbackArgs=(session, session.connection)
-        )
-
-    def _have_read(self, rows: list[QueuedMessage], session: MqttSession, connection: int) -> None:
-        if session.connection != connection or session.outlet is None:
-            return
-        if not rows:
-            session.reading = False
-            if session.uncommitted:
-                session.behind = True  # reads see what is durable: these pull when they are
-            else:
-                self.pull(session)
-            return
-        session.behind = True
-        # Pushes may have taken some of the room meanwhile.
-        rows = rows[: max(0, session.window - len(session.inflight))]
-        if not rows:
-            session.reading = False
-            return
-        session.read_after = rows[-1].number
-        for row in rows:
-            row.packet_id = session.allocate(QOS_KINDS[row.qos])
-        self._store.assign(session.client_id, [(row.number, row.packet_id) for row in rows]).addCallbacks(
-            self._sent, self._cannot, (session, connection, rows), errbackArgs=(session, connection)
-        )
-
-    def _sent(self, _: None, session: MqttSession, connection: int, rows: Iterable[QueuedMessage]) -> None:
-        """Their packet ids are durable."""
-        outlet = session.outlet
-        if session.connection != connection or outlet is None:
-            return
-        now = self._wall()
-        for row in rows:
-            parts = Publication(row.message, now).parts(session.v5, row.qos, row.retain, row.identifiers)
-            if self._put_stored(session, outlet, parts, row.packet_id, row.number << NUMBER | QOS_KINDS[row.qos]):
-                self._counters.sent_bytes += len(row.message.payload)
-        session.reading = False
-        self.pull(session)
-
-    def _cannot(self, failure: Failure, session: MqttSession, connection: int) -> None:
-        """The store cannot be read: the client comes back, and finds all that was stored."""
-        log.error("the queue of {client} cannot be read: {error}", client=session.client_id, error=failure.value)
-        if session.connection == connection and session.outlet is not None:
-            session.outlet.displace(Reason.SERVER_UNAVAILABLE)
 
     # ---------------------------------------------------------------- a client that comes back
 
@@ -354,50 +306,7 @@ class Outbound:
         if not session.inflight and not session.unknown:
             self.pull(session)
             return None
-        session.reading = True
-        return self._store.inflight(session.client_id).addCallbacks(
-            self._resume, self._cannot, (session, session.connection), errbackArgs=(session, session.connection)
-        )
-
-    def _resume(self, rows: list[QueuedMessage], session: MqttSession, connection: int) -> None:
-        if session.connection != connection or session.outlet is None:
-            return
-        session.unknown = False
-        latest = {row.packet_id: row for row in rows}
-        # Ids of what never became durable are free again.
-        session.inflight = NOTHING
-        resend: deque[QueuedMessage] = deque()
-        for row in rows:
-            if latest[row.packet_id] is not row:
-                # Its id was given to another message: it was acknowledged, and the store could not note that.
-                self._store.acknowledged(session.client_id, row.number)
-                continue
-            session.allocate_as(row.packet_id, PUBCOMP if row.received else QOS_KINDS[row.qos])
-            resend.append(row)
-        session.resend = resend or None
-        session.reading = False
-        # Rows may wait beyond those in flight: the store knows.
-        session.behind = True
-        self.pull(session)
-
-    def _send_again(self, session: MqttSession, outlet: Any) -> None:
-        resend = session.resend
-        now = self._wall()
-        sent = len(session.pushes) + sum(1 for entry in session.inflight.values() if entry >> NUMBER)
-        while resend and sent < session.window and outlet.buffered <= self.max_buffer:
-            row = resend.popleft()
-            if row.received:
-                sent += 1
-                session.inflight[row.packet_id] = row.number << NUMBER | PUBCOMP
-                outlet.pubrel(row.packet_id)
-                continue
-            parts = Publication(row.message, now).parts(session.v5, row.qos, row.retain, row.identifiers)
-            entry = row.number << NUMBER | QOS_KINDS[row.qos]
-            if self._put_stored(session, outlet, parts, row.packet_id, entry, dup=True):
-                sent += 1
-                self._counters.sent_bytes += len(row.message.payload)
-        if not resend:
-            session.resend = None
+        return self._reader.resume(session)
 
     # ---------------------------------------------------------------- acknowledgements
 
@@ -433,7 +342,7 @@ class Outbound:
         noted: Deferred[None] = self._store.pubrec(session.client_id, entry >> NUMBER)
         noted.addCallbacks(
             self._pubrec_noted,
-            self._cannot,
+            self._reader.failed,
             (session, session.connection, packet_id),
             errbackArgs=(session, session.connection),
         )
@@ -457,7 +366,3 @@ class Outbound:
         del session.inflight[packet_id]
         if session.behind or session.parked or session.resend or session.feed is not None:
             self.pull(session)
-
-
-def _size(message: Message) -> int:
-    return message.size

@@ -25,6 +25,8 @@ PUSH = 0
 PUBACK = 1
 PUBREC = 2
 PUBCOMP = 3
+QOS_KINDS = (0, PUBACK, PUBREC)
+"""What a message of each QoS waits for first."""
 KIND = 3
 NUMBER = 2
 """Bits to shift by."""
