@@ -4,8 +4,8 @@ Every method takes `now` (seconds of any monotonic clock). After each of them th
 take_commands() in order and arms one timer for next_timer(). What the application wishes only makes the core
 `unsettled`: settle(), once per turn of the event loop, sends all of it in one piece; news of transports and
 timers settle at once. The parts: connections (long ones, from dialing
-to their end), calls (the table), longcalls and fallback (calls over either way), pushing (pushes and their
-cursors). What is decided here is how they meet.
+to their end), calling (calls, over either way, to their outcome), pushing (pushes and their cursors).
+What is decided here is how they meet.
 """
 
 from __future__ import annotations
@@ -13,18 +13,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from accessgw.client.calls import CallTable, OpenCall
-from accessgw.client.commands import Changed, Command, Finish
+from accessgw.client.calling import CallDesk
+from accessgw.client.calls import CallTable
+from accessgw.client.commands import Changed, Command
 from accessgw.client.connections import Connections
 from accessgw.client.cursors import MAX_NETWORKS, Memory
-from accessgw.client.fallback import Fallback
 from accessgw.client.greeting import Greeting
 from accessgw.client.heartbeat import Heartbeat
 from accessgw.client.link import Link
-from accessgw.client.longcalls import LongCalls
-from accessgw.client.model import CallFailed, CannotConnect, Headers, Push, Reply, State
+from accessgw.client.model import CallFailed, CannotConnect, Headers, Push, State
 from accessgw.client.pushing import PushDesk
-from accessgw.client.retry import Verdict, judge
 from accessgw.client.rtt import RoundTrip
 from accessgw.client.settings import ClientSettings
 from accessgw.client.tickets import NOT_TLS, Flight, Handshaken, TicketMemory, Tickets
@@ -76,17 +74,9 @@ class ClientCore:
         skew = 0.0 if tickets is None else tickets.skew
         self._local_offset = wall_clock - now
         self.wire = WireState(settings, wire_memory or WireMemory(), persistent=settings.persistent, emit=self.emit)
-        self._long = LongCalls(
-            settings, self.calls, emit=self.emit, ended=self._ended, finish=self._finish, missed=self._missed
-        )
-        self._fallback = Fallback(
-            settings,
-            self.calls,
-            random,
-            emit=self.emit,
-            ended=self._ended,
-            still_open=self._still_open,
-        )
+        self._desk = CallDesk(settings, self.calls, self._connections, random, emit=self.emit, missed=self.wire.missed)
+        self._long = self._desk.long
+        self._fallback = self._desk.short
         self._pushes = PushDesk(
             self._memory,
             persistent=settings.persistent,
@@ -142,11 +132,7 @@ class ClientCore:
     def timer(self, now: float) -> None:
         """Do what is due."""
         self._connections.handle_timer(now)
-        for call in self.calls.expired(now):
-            failure = CallFailed(Status.DEADLINE, f"no answer within {now - call.created:.3g} s")
-            self._give_up(call, call.held or failure)
-        for call in self.calls.resumed(now):
-            self._again(call, now)
+        self._desk.handle_timer(now)
         self._pushes.handle_timer(now)
         self.settle(now)
 
@@ -177,10 +163,9 @@ class ClientCore:
     ) -> int:
         """Open a call; its Finish comes exactly once. CallFailed when too many wait or the client is closed."""
         self._check_open()
-        call = self.calls.add(operation, headers, body, idempotent=idempotent, now=now, timeout=timeout, secret=secret)
-        call.short_at = now + self._patience
+        key = self._desk.open(operation, headers, body, timeout=timeout, idempotent=idempotent, now=now, secret=secret)
         self.unsettled = True
-        return call.key
+        return key
 
     def call_stream(self, operation: str, headers: Headers, *, timeout: float, more: bool, now: float) -> int:
         """Open a call whose body goes on through call_data (after CallRoom) and whose answer comes in chunks.
@@ -188,34 +173,23 @@ class ClientCore:
         It is sent once, on the long connection: losing that ends it (outcome unknown).
         """
         self._check_open()
-        call = self.calls.add(operation, headers, b"", idempotent=False, now=now, timeout=timeout)
-        call.streaming = True
-        call.more = more
+        key = self._desk.open_stream(operation, headers, timeout=timeout, more=more, now=now)
         self.unsettled = True
-        return call.key
+        return key
 
     def call_data(self, key: int, data: bytes, more: bool, now: float) -> None:
         """The next part of a streaming body; only after CallRoom."""
-        call = self.calls.get(key)
-        link = None if call is None else self._link_of(call)
-        if call is not None and link is not None and call.more:
-            call.more = more
-            self._long.upload(link, call, data, more, now)
+        if self._desk.data(key, data, more, now):
             self.unsettled = True
 
     def call_consumed(self, key: int, wire_size: int, now: float) -> None:
         """The application took a chunk."""
-        call = self.calls.get(key)
-        link = None if call is None else self._link_of(call)
-        if call is not None and link is not None:
-            link.connection.consumed(call.number, wire_size)
+        if self._desk.consumed(key, wire_size):
             self.unsettled = True
 
     def cancel(self, key: int, now: float) -> None:
         """Nobody waits for the call any more; it finishes with status cancelled."""
-        call = self.calls.get(key)
-        if call is not None:
-            self._give_up(call, CallFailed(Status.CANCELLED, "cancelled by the application"))
+        if self._desk.cancel(key):
             self.unsettled = True
 
     def taken(self, now: float) -> None:
@@ -397,28 +371,17 @@ class ClientCore:
 
     def call_lost(self, key: int, now: float) -> None:
         """The connection that had the call is gone, or will not execute it."""
-        call = self.calls.get(key)
-        if call is None:
-            return
-        if call.held is not None:
-            self._finish(call, call.held)
-        elif call.streaming:
-            self._finish(call, CallFailed(Status.OUTCOME_UNKNOWN, "the connection was lost"))
-        else:
-            self._again(call, now)
+        self._desk.lost(key, now)
 
     def call_suspect(self, key: int, now: float) -> None:
         """The connection that has the call is silent."""
-        call = self.calls.get(key)
-        if call is not None and call.short_at is None:
-            call.short_at = now
+        self._desk.suspect(key, now)
 
     def stop(self, why: CannotConnect) -> None:
         """For good."""
         self._closed = why
         self._connections.stop()
-        for call in self.calls:
-            self._finish(call, call.held or CallFailed(why.status, f"the client is closed ({why})"))
+        self._desk.stop(why)
         self.wire.close()
         self.change(State.CLOSED, why.status, why.message)
 
@@ -432,57 +395,9 @@ class ClientCore:
         """Something for the face to do."""
         self._commands.append(command)
 
-    # ------------------------------------------------------------------ calls
-
-    @property
-    def _patience(self) -> float:
-        """How long a call waits for a long connection before it goes over a short one."""
-        return self.settings.patience if self.settings.addresses else 0.0
-
     def _check_open(self) -> None:
         if self._closed is not None:
             raise CallFailed(self._closed.status, f"the client is closed ({self._closed})")
-
-    def _link_of(self, call: OpenCall) -> Link | None:
-        return None if call.link is None else self._connections.links.get(call.link)
-
-    def _ended(self, call: OpenCall, outcome: Reply | CallFailed, now: float) -> None:
-        """A call got its last frame, on either way."""
-        verdict, wait = judge(call, outcome, now)
-        if verdict is Verdict.FINAL:
-            self._finish(call, outcome)
-        elif verdict is Verdict.REPEAT:
-            self._again(call, now)
-        else:
-            self.calls.postpone(call, now + wait)
-
-    def _missed(self, call: OpenCall, status: int, now: float) -> None:
-        """The gateway could not read it, so it goes again at once; the application sees nothing of that."""
-        self.wire.missed(status)
-        self._again(call, now)
-
-    def _again(self, call: OpenCall, now: float) -> None:
-        """Send it again, with its id."""
-        self.calls.requeue(call)
-        if call.post is None:
-            call.short_at = now + self._patience
-
-    def _give_up(self, call: OpenCall, outcome: CallFailed) -> None:
-        link = self._link_of(call)
-        if link is not None and call.number in link.calls:
-            link.connection.reset(call.number, Status.CANCELLED)
-        self._finish(call, outcome)
-
-    def _finish(self, call: OpenCall, outcome: Reply | CallFailed) -> None:
-        self.calls.remove(call)
-        self._fallback.finished(call)
-        self.emit(Finish(call.key, outcome))
-
-    def _still_open(self, call: OpenCall) -> bool:
-        early = self._connections.flights.early
-        return call.link in self._connections.links or (early is not None and call.link == early.attempt)
-
-    # ------------------------------------------------------------------ common
 
     def _remember(self) -> None:
         """Keep what the next Save stores beside the cursors."""
