@@ -31,11 +31,9 @@ typedef struct ec_key_method_st EC_KEY_METHOD;
 typedef struct ec_group_st EC_GROUP;
 typedef struct ec_point_st EC_POINT;
 typedef struct bignum_st BIGNUM;
-typedef struct evp_md_st EVP_MD;
 typedef struct evp_cipher_st EVP_CIPHER;
 typedef struct evp_cipher_ctx_st EVP_CIPHER_CTX;
 typedef struct evp_mac_ctx_st EVP_MAC_CTX;
-typedef struct hmac_ctx_st HMAC_CTX;
 
 typedef struct {
     const char *key;
@@ -54,6 +52,11 @@ typedef struct {
     const OSSL_DISPATCH *functions;
     const char *description;
 } OSSL_ALGORITHM;
+
+/* Of SHA256_CTX (112 bytes) and SHA512_CTX (216), with room. */
+typedef struct {
+    uint64_t words[32];
+} DigestState;
 
 typedef int (*ProviderInit)(const void *, const OSSL_DISPATCH *, const OSSL_DISPATCH **, void **);
 
@@ -98,7 +101,6 @@ typedef void (*MessageCallback)(int, int, int, const void *, size_t, SSL *, void
     F(EVP_KDF *, EVP_KDF_fetch, (OSSL_LIB_CTX *, const char *, const char *))                                          \
     F(const OSSL_PROVIDER *, EVP_KDF_get0_provider, (const EVP_KDF *))                                                 \
     F(void, EVP_KDF_free, (EVP_KDF *))                                                                                 \
-    F(int, EVP_Digest, (const void *, size_t, unsigned char *, unsigned int *, const EVP_MD *, void *))                \
     F(const char *, OSSL_PROVIDER_get0_name, (const OSSL_PROVIDER *))                                                  \
     F(int, i2d_X509, (const X509 *, unsigned char **))                                                                 \
     F(void, X509_free, (X509 *))                                                                                       \
@@ -152,12 +154,12 @@ typedef void (*MessageCallback)(int, int, int, const void *, size_t, SSL *, void
     F(EC_KEY_METHOD *, EC_KEY_METHOD_new, (const EC_KEY_METHOD *))                                                     \
     F(void, EC_KEY_METHOD_set_sign, (EC_KEY_METHOD *, EcSign, void *, void *))                                         \
     F(int, ECDSA_size, (const EC_KEY *))                                                                               \
-    F(HMAC_CTX *, HMAC_CTX_new, (void))                                                                                \
-    F(void, HMAC_CTX_free, (HMAC_CTX *))                                                                               \
-    F(int, HMAC_Init_ex, (HMAC_CTX *, const void *, int, const EVP_MD *, void *))                                      \
-    F(int, HMAC_Update, (HMAC_CTX *, const unsigned char *, size_t))                                                   \
-    F(int, HMAC_Final, (HMAC_CTX *, unsigned char *, unsigned int *))                                                  \
-    F(EVP_MD *, EVP_MD_fetch, (void *, const char *, const char *))                                                    \
+    F(int, SHA256_Init, (DigestState *))                                                                               \
+    F(int, SHA256_Update, (DigestState *, const void *, size_t))                                                       \
+    F(int, SHA256_Final, (unsigned char *, DigestState *))                                                             \
+    F(int, SHA384_Init, (DigestState *))                                                                               \
+    F(int, SHA384_Update, (DigestState *, const void *, size_t))                                                       \
+    F(int, SHA384_Final, (unsigned char *, DigestState *))                                                             \
     F(EVP_CIPHER *, EVP_CIPHER_fetch, (void *, const char *, const char *))                                            \
     F(EVP_CIPHER_CTX *, EVP_CIPHER_CTX_new, (void))                                                                    \
     F(void, EVP_CIPHER_CTX_free, (EVP_CIPHER_CTX *))                                                                   \

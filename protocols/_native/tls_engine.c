@@ -619,38 +619,57 @@ static PyObject *Connection_random(Connection *self, PyObject *Py_UNUSED(nothing
     return conn ? PyBytes_FromStringAndSize((const char *)conn->random, RANDOM) : NULL;
 }
 
-static int proved(const Conn *conn, const Suite *suite) {
+/* Whether `counted` is what the secrets of our direction say it is; `key` and `iv` are then those it writes with. */
+static int proved(const Conn *conn, const Suite *suite, unsigned char *key, unsigned char *iv) {
     int needed = 1 << SERVER_HANDSHAKE | 1 << CLIENT_APPLICATION | 1 << SERVER_APPLICATION | 1 << EXPORTER;
     if (!conn->detachable || !conn->counting || !conn->whole || (conn->known & needed) != needed || conn->last == NULL)
         return 0;
-    if (conn->counted)
-        return opens(suite, conn->secrets[SERVER_APPLICATION], conn->last, conn->last_size, conn->counted - 1,
-                     conn->counted);
-    /* None yet: then the last record is one of the hand-shake, and none was overlooked. */
-    return opens(suite, conn->secrets[SERVER_HANDSHAKE], conn->last, conn->last_size, 0, MAX_HANDSHAKE_RECORDS);
+    unsigned long long first = 0, end = MAX_HANDSHAKE_RECORDS;
+    int before = conn->counted == 0;
+    if (before) {
+        /* Then the last record is one of the hand-shake, and none was overlooked. */
+        derive_keys(suite, conn->secrets[SERVER_HANDSHAKE], key, iv);
+    } else {
+        derive_keys(suite, conn->secrets[SERVER_APPLICATION], key, iv);
+        first = conn->counted - 1, end = conn->counted;
+    }
+    int good = opens(suite, key, iv, conn->last, conn->last_size, first, end);
+    if (before) derive_keys(suite, conn->secrets[SERVER_APPLICATION], key, iv);
+    return good;
 }
 
-/* None, or suite, read and write secret, write sequence, unread ciphertext, exporter secret and what is to be sent. */
+/* What is unread inside of OpenSSL, as it came. */
+static PyObject *unread_of(Conn *conn) {
+    Py_ssize_t waiting = (Py_ssize_t)BIO_ctrl_pending(conn->in);
+    PyObject *unread = PyBytes_FromStringAndSize(NULL, waiting);
+    if (unread != NULL && waiting && BIO_read(conn->in, PyBytes_AS_STRING(unread), (int)waiting) != (int)waiting) {
+        Py_CLEAR(unread);
+        PyErr_SetString(PyExc_RuntimeError, "OpenSSL does not give back what it has not read");
+    }
+    return unread;
+}
+
+/* None, or suite, read and write secret, key and IV to write with, write sequence, unread ciphertext, exporter secret and
+   what is to be sent. */
 static PyObject *Connection_detach(Connection *self, PyObject *Py_UNUSED(nothing)) {
+    unsigned char key[MAX_KEY], iv[RECORD_IV];
     Conn *conn = running(self);
     if (conn == NULL) return NULL;
     if (!conn->complete || conn->failed || SSL_version(conn->ssl) != TLS_1_3) Py_RETURN_NONE;
     if (SSL_has_pending(conn->ssl)) Py_RETURN_NONE;
     const Suite *suite = suite_of(SSL_CIPHER_get_protocol_id(SSL_get_current_cipher(conn->ssl)));
-    if (suite == NULL || !drain(conn) || !proved(conn, suite)) Py_RETURN_NONE;
-    Py_ssize_t size = suite->secret_size, waiting = (Py_ssize_t)BIO_ctrl_pending(conn->in);
-    PyObject *unread = PyBytes_FromStringAndSize(NULL, waiting);
-    if (unread == NULL) return NULL;
-    if (waiting && BIO_read(conn->in, PyBytes_AS_STRING(unread), (int)waiting) != (int)waiting) {
-        Py_DECREF(unread);
-        PyErr_SetString(PyExc_RuntimeError, "OpenSSL does not give back what it has not read");
-        return NULL;
-    }
-    PyObject *state = Py_BuildValue(
-        "iy#y#KNy#y#", suite->number, (const char *)conn->secrets[CLIENT_APPLICATION], size,
-        (const char *)conn->secrets[SERVER_APPLICATION], size, conn->counted, unread,
-        (const char *)conn->secrets[EXPORTER], size, text(conn->sending.data), (Py_ssize_t)conn->sending.size);
-    if (state == NULL) return NULL;
+    if (suite == NULL || !drain(conn)) Py_RETURN_NONE;
+    int certain = proved(conn, suite, key, iv);
+    Py_ssize_t size = suite->digest->size;
+    PyObject *unread = certain ? unread_of(conn) : NULL, *state = certain ? NULL : Py_NewRef(Py_None);
+    if (unread != NULL)
+        state = Py_BuildValue("iy#y#y#y#KNy#y#", suite->number, (const char *)conn->secrets[CLIENT_APPLICATION], size,
+                              (const char *)conn->secrets[SERVER_APPLICATION], size, (const char *)key,
+                              (Py_ssize_t)suite->key_size, (const char *)iv, (Py_ssize_t)RECORD_IV, conn->counted, unread,
+                              (const char *)conn->secrets[EXPORTER], size, text(conn->sending.data),
+                              (Py_ssize_t)conn->sending.size);
+    OPENSSL_cleanse(key, sizeof key);
+    if (state == NULL || !certain) return state;
     self->conn = NULL;
     drop(conn);
     return state;

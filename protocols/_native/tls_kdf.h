@@ -14,7 +14,7 @@
 /* provider(7), provider-kdf(7), and the modes of EVP_KDF-TLS13_KDF(7). */
 enum { PROVIDER_QUERY = 1027, OPERATION_KDF = 4 };
 enum { KDF_NEW = 1, KDF_FREE = 3, KDF_RESET = 4, KDF_DERIVE = 5 };
-enum { MODE_EXTRACT = 1, MODE_EXPAND = 2, MAX_INFO = 3 + 255 + 1 + 255 + 1, MAX_DIGEST = 64 };
+enum { MODE_EXTRACT = 1, MODE_EXPAND = 2, MAX_INFO = 3 + 255 + 1 + 255 + 1 };
 
 static const char KDF_PROVIDER[] = "accessgw";
 static OSSL_LIB_CTX *library_context;
@@ -26,56 +26,52 @@ typedef struct {
 
 typedef struct {
     int mode;
-    const Suite *suite; /* the first with that digest */
+    const Digest *digest;
     Part key, salt, prefix, label, data;
 } Derivation;
 
 /* ------------------------------------------------------------------ HKDF (RFC 5869) */
 
-static int authenticate(const Suite *suite, Part key, const unsigned char *data, size_t size, unsigned char *out,
-                        unsigned int *made) {
-    HMAC_CTX *hmac = HMAC_CTX_new();
-    int good = hmac != NULL && HMAC_Init_ex(hmac, key.data, (int)key.size, suite->digest, NULL) == 1 &&
-               HMAC_Update(hmac, data, size) == 1 && HMAC_Final(hmac, out, made) == 1;
-    if (hmac != NULL) HMAC_CTX_free(hmac);
-    return good;
+static void authenticate(const Digest *digest, Part key, const unsigned char *data, size_t size, unsigned char *out) {
+    HmacKey made;
+    hmac_key(&made, digest, key.data, key.size);
+    hmac_of(&made, data, size, out);
+    hmac_forget(&made);
 }
 
 /* HKDF-Expand-Label, for at most one block: nothing in a hand-shake is longer. */
 static int expand_label(const Derivation *one, Part secret, Part data, unsigned char *out, size_t size) {
     unsigned char info[MAX_INFO], block[MAX_DIGEST];
     size_t named = one->prefix.size + one->label.size, at = 0;
-    unsigned int made = 0;
-    if (named > 255 || data.size > 255 || size > (size_t)one->suite->secret_size) return 0;
+    size_t length = (size_t)one->digest->size;
+    if (secret.size != length || named > 255 || data.size > 255 || size > length) return 0;
     info[at++] = (unsigned char)(size >> 8), info[at++] = (unsigned char)size, info[at++] = (unsigned char)named;
     memcpy(info + at, one->prefix.data, one->prefix.size), at += one->prefix.size;
     memcpy(info + at, one->label.data, one->label.size), at += one->label.size;
     info[at++] = (unsigned char)data.size;
     if (data.size) memcpy(info + at, data.data, data.size), at += data.size;
     info[at++] = 1;
-    int good = authenticate(one->suite, secret, info, at, block, &made) && made >= size;
-    if (good) memcpy(out, block, size);
+    authenticate(one->digest, secret, info, at, block);
+    memcpy(out, block, size);
     OPENSSL_cleanse(block, sizeof block);
-    return good;
+    return 1;
 }
 
 /* The next secret of the schedule: HKDF-Extract, whose salt is derived from the secret before. */
 static int extract(const Derivation *one, unsigned char *out, size_t size) {
     static const unsigned char zeros[MAX_DIGEST];
     unsigned char salt[MAX_DIGEST], empty[MAX_DIGEST];
-    size_t length = (size_t)one->suite->secret_size;
+    size_t length = (size_t)one->digest->size;
     Part key = one->key.size ? one->key : (Part){zeros, length}, from = {zeros, length};
-    unsigned int made = 0;
-    if (size != length) return 0;
+    if (size != length || (one->salt.size && one->salt.size != length)) return 0;
     if (one->salt.size) {
-        if (EVP_Digest("", 0, empty, &made, one->suite->digest, NULL) != 1 ||
-            !expand_label(one, one->salt, (Part){empty, length}, salt, length))
-            return 0;
+        digest_of_nothing(one->digest, empty);
+        if (!expand_label(one, one->salt, (Part){empty, length}, salt, length)) return 0;
         from.data = salt;
     }
-    int good = authenticate(one->suite, from, key.data, key.size, out, &made) && made == length;
+    authenticate(one->digest, from, key.data, key.size, out);
     OPENSSL_cleanse(salt, sizeof salt);
-    return good;
+    return 1;
 }
 
 /* ------------------------------------------------------------------ what libssl calls */
@@ -96,14 +92,14 @@ static int read_parameters(const OSSL_PARAM *parameters, Derivation *one) {
     for (const OSSL_PARAM *at = parameters; at != NULL && at->key != NULL; at++) {
         Part part = {at->data, at->data_size};
         if (!strcmp(at->key, "mode") && at->data_size == sizeof(int)) memcpy(&one->mode, at->data, sizeof(int));
-        else if (!strcmp(at->key, "digest")) one->suite = suite_of_digest(at->data);
+        else if (!strcmp(at->key, "digest")) one->digest = digest_named(at->data);
         else if (!strcmp(at->key, "key")) one->key = part;
         else if (!strcmp(at->key, "salt")) one->salt = part;
         else if (!strcmp(at->key, "prefix")) one->prefix = part;
         else if (!strcmp(at->key, "label")) one->label = part;
         else if (!strcmp(at->key, "data")) one->data = part;
     }
-    return one->suite != NULL && one->prefix.data != NULL && one->label.data != NULL;
+    return one->digest != NULL && one->prefix.data != NULL && one->label.data != NULL;
 }
 
 static int kdf_derive(void *state, unsigned char *out, size_t size, const OSSL_PARAM *parameters) {
@@ -111,7 +107,7 @@ static int kdf_derive(void *state, unsigned char *out, size_t size, const OSSL_P
     Derivation one = {0, NULL, {NULL, 0}, {NULL, 0}, {NULL, 0}, {NULL, 0}, {NULL, 0}};
     if (!read_parameters(parameters, &one)) return 0;
     if (one.mode == MODE_EXTRACT) return extract(&one, out, size);
-    if (one.mode != MODE_EXPAND || !one.key.size || !expand_label(&one, one.key, one.data, out, size)) return 0;
+    if (one.mode != MODE_EXPAND || !expand_label(&one, one.key, one.data, out, size)) return 0;
     see_secret(one.label, out, size);
     return 1;
 }

@@ -6,22 +6,22 @@
 
 #include <string.h>
 
-#include "openssl3.h"
+#include "tls_hmac.h"
 
-enum { RECORD_HEADER = 5, RECORD_TAG = 16, RECORD_IV = 12, MAX_SECRET = 48 };
+enum { RECORD_HEADER = 5, RECORD_TAG = 16, RECORD_IV = 12, MAX_KEY = 32, MAX_SECRET = 48 };
 enum { MAX_RECORD = RECORD_HEADER + (1 << 14) + 256 };
 
 typedef struct {
-    int number, secret_size, key_size;
-    const char *cipher_name, *digest_name;
+    int number, key_size;
+    const Digest *digest;
+    const char *cipher_name;
     EVP_CIPHER *cipher; /* looked up once: that costs as much as what is done with it */
-    EVP_MD *digest;
 } Suite;
 
 static Suite SUITES[] = {
-    {0x1301, 32, 16, "AES-128-GCM", "SHA256", NULL, NULL},
-    {0x1302, 48, 32, "AES-256-GCM", "SHA384", NULL, NULL},
-    {0x1303, 32, 32, "ChaCha20-Poly1305", "SHA256", NULL, NULL},
+    {0x1301, 16, &SHA_256, "AES-128-GCM", NULL},
+    {0x1302, 32, &SHA_384, "AES-256-GCM", NULL},
+    {0x1303, 32, &SHA_256, "ChaCha20-Poly1305", NULL},
 };
 
 /* The name of what OpenSSL does not have, NULL when all is there. */
@@ -29,15 +29,8 @@ static const char *fetch_suites(void) {
     for (size_t i = 0; i < sizeof SUITES / sizeof *SUITES; i++) {
         Suite *suite = &SUITES[i];
         if ((suite->cipher = EVP_CIPHER_fetch(NULL, suite->cipher_name, NULL)) == NULL) return suite->cipher_name;
-        if ((suite->digest = EVP_MD_fetch(NULL, suite->digest_name, NULL)) == NULL) return suite->digest_name;
     }
     return NULL;
-}
-
-/* One of those with the digest of this name, as OpenSSL says it first. */
-static const Suite *suite_of_digest(const char *name) {
-    if (!strcmp(name, "SHA2-256") || !strcmp(name, "SHA256")) return &SUITES[0];
-    return !strcmp(name, "SHA2-384") || !strcmp(name, "SHA384") ? &SUITES[1] : NULL;
 }
 
 static const Suite *suite_of(int number) {
@@ -47,35 +40,37 @@ static const Suite *suite_of(int number) {
 }
 
 /* HKDF-Expand-Label without a context, for at most one block of output. */
-static int expand(const Suite *suite, const unsigned char *secret, const char *label, unsigned char *out, int size) {
-    unsigned char info[32], block[64];
+static void expand(const HmacKey *secret, const char *label, unsigned char *out, int size) {
+    unsigned char info[32], block[MAX_DIGEST];
     size_t length = strlen(label), at = 0;
-    unsigned int made = 0;
     info[at++] = 0, info[at++] = (unsigned char)size, info[at++] = (unsigned char)(6 + length);
     memcpy(info + at, "tls13 ", 6);
     memcpy(info + at + 6, label, length);
     at += 6 + length;
     info[at++] = 0, info[at++] = 1;
-    HMAC_CTX *hmac = HMAC_CTX_new();
-    int done = hmac != NULL && HMAC_Init_ex(hmac, secret, suite->secret_size, suite->digest, NULL) == 1 &&
-               HMAC_Update(hmac, info, at) == 1 && HMAC_Final(hmac, block, &made) == 1 && (int)made >= size;
-    HMAC_CTX_free(hmac);
-    if (done) memcpy(out, block, (size_t)size);
+    hmac_of(secret, info, at, block);
+    memcpy(out, block, (size_t)size);
     OPENSSL_cleanse(block, sizeof block);
-    return done;
 }
 
-/* Whether `record`, of `size` bytes with its header, opens at a sequence number from `first` to before `end`. */
-static int opens(const Suite *suite, const unsigned char *secret, const unsigned char *record, int size,
-                 unsigned long long first, unsigned long long end) {
-    unsigned char key[32], iv[RECORD_IV], nonce[RECORD_IV], plain[MAX_RECORD];
+/* The key and the static IV of a traffic secret. */
+static void derive_keys(const Suite *suite, const unsigned char *secret, unsigned char *key, unsigned char *iv) {
+    HmacKey made;
+    hmac_key(&made, suite->digest, secret, (size_t)suite->digest->size);
+    expand(&made, "key", key, suite->key_size);
+    expand(&made, "iv", iv, RECORD_IV);
+    hmac_forget(&made);
+}
+
+/* Whether `record`, of `size` bytes with its header, opens under `key` and `iv` at a sequence number from `first` to before
+   `end`. */
+static int opens(const Suite *suite, const unsigned char *key, const unsigned char *iv, const unsigned char *record,
+                 int size, unsigned long long first, unsigned long long end) {
+    unsigned char nonce[RECORD_IV], plain[MAX_RECORD];
     int inner = size - RECORD_HEADER - RECORD_TAG, length, found = 0;
     if (inner < 1 || size > MAX_RECORD) return 0;
     EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
-    if (ctx == NULL || !expand(suite, secret, "key", key, suite->key_size) ||
-        !expand(suite, secret, "iv", iv, RECORD_IV))
-        goto done;
-    if (EVP_CipherInit_ex(ctx, suite->cipher, NULL, key, NULL, 0) != 1) goto done;
+    if (ctx == NULL || EVP_CipherInit_ex(ctx, suite->cipher, NULL, key, NULL, 0) != 1) goto done;
     for (unsigned long long at = first; at < end && !found; at++) {
         memcpy(nonce, iv, RECORD_IV);
         for (int i = 0; i < 8; i++) nonce[RECORD_IV - 1 - i] ^= (unsigned char)(at >> (8 * i));
@@ -87,8 +82,6 @@ static int opens(const Suite *suite, const unsigned char *secret, const unsigned
     }
     OPENSSL_cleanse(plain, (size_t)inner);
 done:
-    OPENSSL_cleanse(key, sizeof key);
-    OPENSSL_cleanse(iv, sizeof iv);
     EVP_CIPHER_CTX_free(ctx);
     ERR_clear_error();
     return found;

@@ -227,7 +227,7 @@ class NativeEngine:
                 self._holding = False
                 self._read(connection)
             return None
-        suite, read_secret, write_secret, written, unread, exporter_secret, self._rest = told
+        suite, read_secret, write_secret, key, iv, written, unread, exporter_secret, self._rest = told
         self._connection = None
         return DetachedState(
             suite=suite,
@@ -238,6 +238,7 @@ class NativeEngine:
             write_sequence=written,
             unread=unread,
             exporter_secret=exporter_secret,
+            write_keys=(key, iv),
         )
 
     # ------------------------------------------------------------------ inside

@@ -54,12 +54,19 @@ class Backend:
     """key_schedule.traffic_keys, of a suite's number."""
 
     def make_sealer(
-        self, suite: Suite, secret: bytes, sequence: int, made: record_protection.Opener | None = None
+        self,
+        suite: Suite,
+        secret: bytes,
+        sequence: int,
+        made: record_protection.Opener | None = None,
+        keys: tuple[bytes, bytes] | None = None,
     ) -> Sealer:
-        """The writing direction of a traffic secret; of that, `made` may be there already, and is not used any more."""
+        """The writing direction of a traffic secret; of that, `made` may be there already, and is not used any more, or
+        `keys`: key and IV."""
         if made is not None and self.sealer is record_protection.Sealer:
             return record_protection.Sealer.of(made, sequence)
-        return self.sealer(suite.id, secret, *self.keys(suite.id, secret), sequence)
+        key, iv = keys or self.keys(suite.id, secret)
+        return self.sealer(suite.id, secret, key, iv, sequence)
 
     def make_opener(self, suite: Suite, secret: bytes, sequence: int) -> Opener:
         """The reading direction of a traffic secret."""

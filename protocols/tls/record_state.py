@@ -59,8 +59,10 @@ class DetachedState:
     control_messages: int = 0
     empty_records: int = 0
     made: Opener | None = field(default=None, repr=False, compare=False)
-    """Of the write secret, where the count of records was proved with it: its keys need not be derived again. Never
-    among the bytes."""
+    """Of the write secret, where the count of records was proved with it: its keys need not be derived again, nor its
+    AEAD be made. Never among the bytes."""
+    write_keys: tuple[bytes, bytes] | None = field(default=None, repr=False, compare=False)
+    """Key and IV of the write secret, where they have been derived. Never among the bytes."""
 
     def check(self) -> None:
         """Raises ValueError, with what was expected, when no record layer can go on from this."""

@@ -79,7 +79,9 @@ class RecordLayer:
         self._is_server = state.is_server
         self._reader = backend.make_opener(suite, state.read_secret, state.read_sequence)
         self._reader.empty_records = state.empty_records
-        self._writer = backend.make_sealer(suite, state.write_secret, state.write_sequence, state.made)
+        self._writer = backend.make_sealer(
+            suite, state.write_secret, state.write_sequence, state.made, state.write_keys
+        )
         self._exporter = bytearray(state.exporter_secret) if state.exporter_secret else _NOTHING
         self._fragment = bytearray(state.fragment) if state.fragment else _NOTHING
         self._unread = bytearray(state.unread) if state.unread else _NOTHING
