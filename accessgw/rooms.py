@@ -163,13 +163,17 @@ class Rooms:
         self.top = TopTalkers()
         self.filters = FilterChain(prepared.filters, reactor, counters.calls, counters.pushes)
         self.chain = AuthenticatorChain(prepared.authenticators, counters.sessions, reactor)
-        self.upstreams = HttpUpstreams(
-            reactor, _clusters(settings), random=random.random, counters=self.upstream_counters
-        )
         self.password_workers = Workers(reactor.callFromThread)
         assert counters.tls is not None
         self.tls = TlsRooms(
             settings, reactor=reactor, timers=self.timers, run=self.password_workers.run, counters=counters.tls
+        )
+        self.upstreams = HttpUpstreams(
+            reactor,
+            _clusters(settings),
+            random=random.random,
+            counters=self.upstream_counters,
+            handshakes=self.tls.handshakes,
         )
         self.authenticator_services = AuthenticatorServices(
             reactor.seconds,
@@ -260,7 +264,13 @@ class Rooms:
             return
         assert counters is not None
         cluster = cluster_of(settings.url, "webhook", settings.tls)
-        self.hooks = HttpUpstreams(self.reactor, [cluster], random=random.random, counters=self.upstream_counters)
+        self.hooks = HttpUpstreams(
+            self.reactor,
+            [cluster],
+            random=random.random,
+            counters=self.upstream_counters,
+            handshakes=self.tls.handshakes,
+        )
         self.webhook = Webhook(
             settings,
             self.stores.outbox,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from accessgw.core.interfaces.tls import HandshakeThreads
 from accessgw.core.interfaces.upstreams import UpstreamExchange, UpstreamFailure, UpstreamRequest, UpstreamSink
 from accessgw.model.counters import UpstreamCounters
 from accessgw.model.route_settings import ClusterSettings
@@ -12,6 +13,7 @@ from accessgw.upstreams.checks import Checker
 from accessgw.upstreams.cluster import Cluster
 from accessgw.upstreams.deadlines import Deadlines
 from accessgw.upstreams.dns import NameWatcher, Resolve, reactor_resolver
+from accessgw.upstreams.handshake import AT_ONCE
 from accessgw.upstreams.http_pool import Endpoint
 
 HOUSEKEEPING = 1.0
@@ -22,8 +24,8 @@ class HttpUpstreams:
     """HTTP/1.1 clusters over TCP, TLS and Unix sockets.
 
     `reactor` needs time, TCP and Unix clients (and `nameResolver` unless `resolve` is given);
-    `random` gives numbers in [0, 1); `counters` gets an entry per cluster. `request` works from the
-    beginning, health checks and look-ups run between `start` and `stop`.
+    `random` gives numbers in [0, 1); `counters` gets an entry per cluster; `handshakes` is where those of TLS are
+    made. `request` works from the beginning, health checks and look-ups run between `start` and `stop`.
     """
 
     def __init__(
@@ -34,10 +36,12 @@ class HttpUpstreams:
         random: Callable[[], float],
         counters: dict[str, UpstreamCounters],
         resolve: Resolve | None = None,
+        handshakes: HandshakeThreads = AT_ONCE,
     ) -> None:
         """Raises ValueError for an endpoint or name that is none."""
         self._reactor = reactor
         self._random = random
+        self._handshakes = handshakes
         self._counters = counters
         self._resolve = resolve if resolve is not None else reactor_resolver(reactor)
         self._deadlines = Deadlines(reactor)
@@ -80,7 +84,14 @@ class HttpUpstreams:
         """Take new settings: clusters that did not change are not touched, endpoints that remain keep their
         connections, exchanges in progress go on. ValueError, and nothing changed, for bad settings."""
         fresh = {
-            settings.name: Cluster(settings, self._reactor, self._deadlines, self._counter(settings.name), self._random)
+            settings.name: Cluster(
+                settings,
+                self._reactor,
+                self._deadlines,
+                self._counter(settings.name),
+                self._random,
+                handshakes=self._handshakes,
+            )
             for settings in clusters
             if settings.name not in self._clusters or self._clusters[settings.name].settings != settings
         }

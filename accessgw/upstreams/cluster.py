@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from accessgw.core.interfaces.tls import HandshakeThreads
 from accessgw.core.interfaces.upstreams import UpstreamRequest, UpstreamSink
 from accessgw.model.counters import UpstreamCounters
 from accessgw.model.route_settings import ClusterSettings
@@ -35,6 +36,8 @@ class Cluster:
         deadlines: Deadlines,
         counters: UpstreamCounters,
         random: Callable[[], float],
+        *,
+        handshakes: HandshakeThreads,
     ) -> None:
         """Raises ValueError for an endpoint that is none."""
         self.settings = settings
@@ -58,6 +61,7 @@ class Cluster:
         self._budget = RetryBudget(settings.retry_budget)
         self._ejector = Ejector(settings.eject_after, settings.eject_time, settings.max_ejected)
         self._host = ""
+        self._handshakes = handshakes
         self._tls = ClusterTls(settings.tls, self.now)
         self._arrange()
 
@@ -213,7 +217,7 @@ class Cluster:
             return UpstreamConnection(owner)
         settings = self.settings
         name = settings.tls.server_name or (parse_name(settings.dns).host if settings.dns else address.host)
-        return TlsUpstreamConnection(owner, self._tls, name)
+        return TlsUpstreamConnection(owner, self._tls, name, self._handshakes)
 
     def try_retry(self) -> bool:
         """Ask the retry budget; counted either way."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -51,9 +51,15 @@ class ClusterTls:
     used, the old ones stay. `now` is any clock in seconds."""
 
     def __init__(
-        self, settings: UpstreamTlsSettings, now: Callable[[], float], wall: Callable[[], float] = time.time
+        self,
+        settings: UpstreamTlsSettings,
+        now: Callable[[], float],
+        wall: Callable[[], float] = time.time,
+        *,
+        alpn: Sequence[str] = ALPN,
     ) -> None:
         self.settings = settings
+        self._alpn = alpn
         self._now = now
         self._wall = wall
         self._context: ClientContext | None = None
@@ -110,7 +116,7 @@ class ClusterTls:
         settings = self.settings
         options = ClientOptions(
             authorities=_read(settings.ca) if settings.ca else None,
-            alpn=ALPN,
+            alpn=self._alpn,
             minimum=settings.minimum,
             chain=_read(settings.certificate) if settings.certificate else b"",
             key=_read(settings.key) if settings.certificate else b"",
@@ -123,9 +129,13 @@ class ClusterTls:
 
 
 class ClientTls:
-    """The client side of one connection: bytes in, bytes out. RemoteError carries a TLS alert."""
+    """The client side of one connection: bytes in, bytes out. RemoteError carries a TLS alert.
 
-    __slots__ = ("_engine", "_heard", "_keep", "_not_after", "_server_name", "closed", "failure", "ready",
+    One thread at a time may use it. What shake() is given may need a signature and a chain to be verified, so it is for a
+    thread of hand-shakes; the rest is for the reactor's.
+    """
+
+    __slots__ = ("_engine", "_heard", "_keep", "_not_after", "_resumable", "_server_name", "closed", "failure", "ready",
                  "resumed")  # fmt: skip
 
     def __init__(self, engine: PyOpenSSLEngine, server_name: str, keep: Callable[[Session, float], None]) -> None:
@@ -134,6 +144,8 @@ class ClientTls:
         self._keep = keep
         self._heard = False
         self._not_after = 0.0
+        self._resumable = False
+        """There is a session which is not kept yet."""
         self.ready = False
         """The server has proved who it is: requests may go."""
         self.resumed = False
@@ -147,17 +159,39 @@ class ClientTls:
         self._engine.start()
         return self._engine.to_send()
 
-    def receive(self, data: bytes) -> list[bytes]:
-        """Plaintext in `data`; an error behind it waits in `failure`. Raises RemoteError for the server's name."""
+    def shake(self, data: bytes) -> list[bytes]:
+        """receive() of a hand-shake: keeps nothing for others, so that it may run on any thread."""
+        if self.failure is not None:
+            return []
+        plaintext: list[bytes] = []
         try:
             self._engine.feed(data)
         except RemoteError as error:
             self.failure = without_frames(error)
-        plaintext = [part for event in self._engine.events() if (part := self._met(event))]
+        try:
+            for event in self._engine.events():
+                if part := self._met(event):
+                    plaintext.append(part)
+        except RemoteError as error:
+            self.failure = without_frames(error)
         if plaintext and not self._heard:
-            self._heard = True
-            self._save()
+            self._heard = self._resumable = True
         return plaintext
+
+    def receive(self, data: bytes) -> list[bytes]:
+        """Plaintext in `data`; an error behind it waits in `failure`, and after that nothing is received."""
+        plaintext = self.shake(data)
+        self.keep_session()
+        return plaintext
+
+    def keep_session(self) -> None:
+        """After shake(), on the reactor's thread: let the next connection resume where this one allows it. Over TLS 1.3
+        a session can be resumed once its ticket has come, and tickets come before the answer."""
+        if self._resumable:
+            self._resumable = False
+            session = self._engine.session()
+            if session is not None:
+                self._keep(session, self._not_after)
 
     def to_send(self) -> bytes:
         return self._engine.to_send()
@@ -190,8 +224,7 @@ class ClientTls:
             self._verify(event)
             self.resumed = event.resumed
             self.ready = True
-            if event.version != "TLSv1.3":
-                self._save()
+            self._resumable = event.version != "TLSv1.3"
         elif type(event) is CloseNotifyReceived:
             self.closed = True
         return b""
@@ -210,12 +243,6 @@ class ClientTls:
             raise RemoteError(
                 BAD_CERTIFICATE, f"the certificate is not for {self._server_name}: it names {_names(certificate)}"
             ) from error
-
-    def _save(self) -> None:
-        """Over TLS 1.3 a session can be resumed once its ticket has come, and tickets come before the answer."""
-        session = self._engine.session()
-        if session is not None:
-            self._keep(session, self._not_after)
 
 
 def _names(certificate: x509.Certificate) -> str:

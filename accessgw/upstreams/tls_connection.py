@@ -7,34 +7,32 @@ from typing import Any, cast
 
 from twisted.python.failure import Failure
 
+from accessgw.core.interfaces.tls import HandshakeThreads
 from accessgw.upstreams.address import Address
 from accessgw.upstreams.connection import ConnectionOwner, UpstreamConnection
+from accessgw.upstreams.handshake import ClientHandshake
 from accessgw.upstreams.tls import ClientTls, ClusterTls, TlsUnavailable
-from protocols.errors import RemoteError, without_frames
+from protocols.errors import RemoteError
 
 _LAST_WORDS = 65536
 """Bytes; an alert has far fewer."""
 
 
 class TlsUpstreamConnection(UpstreamConnection):
-    """An UpstreamConnection whose HTTP travels in TLS records.
+    """An UpstreamConnection whose HTTP travels in TLS records. A HandshakeOwner: `threads` make its hand-shake."""
 
-    The hand-shake is made on the reactor's thread: connections are kept, so there are few, and sessions are resumed.
-    """
-
-    def __init__(self, owner: ConnectionOwner, tls: ClusterTls, server_name: str) -> None:
+    def __init__(self, owner: ConnectionOwner, tls: ClusterTls, server_name: str, threads: HandshakeThreads) -> None:
         super().__init__(owner)
         self._cluster_tls = tls
         self._server_name = server_name
+        self._threads = threads
         self._tls: ClientTls | None = None
+        self._handshake: ClientHandshake | None = None
+        """It has the ClientTls until this connection is established."""
+        self._established = False
         self._timer: Any = None
         self._handed_over = False
         """The owner has heard of the outcome."""
-
-    @property
-    def resumed(self) -> bool:
-        """The hand-shake was spared the certificates."""
-        return self._tls is not None and self._tls.resumed
 
     def connect(self, reactor: Any, address: Address, timeout: float) -> None:
         """`timeout` is for TCP and TLS together."""
@@ -43,6 +41,7 @@ class TlsUpstreamConnection(UpstreamConnection):
         except TlsUnavailable as error:
             self._timer = reactor.callLater(0, self.connecting_failed, f"TLS: {error}")
             return
+        self._handshake = ClientHandshake(self._tls, self._threads, self)
         self._timer = reactor.callLater(timeout, self._took_too_long, timeout)
         super().connect(reactor, address, timeout)
 
@@ -52,38 +51,41 @@ class TlsUpstreamConnection(UpstreamConnection):
             self._handed_over = True
             super().connecting_failed(message)
 
+    def abort(self) -> None:
+        if self._handshake is not None:
+            self._handshake.abandon()
+        super().abort()
+
     def connectionLost(self, reason: Failure = cast(Failure, None)) -> None:
         tls = self._tls
-        if tls is not None and tls.ready:
+        if self._established and tls is not None:
             if tls.failure is not None:
                 self._tell(tls, tls.failure)
             super().connectionLost(reason)
             return
         self._transport = None
-        self.connecting_failed(f"TLS: the connection ended in the hand-shake: {reason.getErrorMessage()}")
+        message = f"the connection ended in the hand-shake: {reason.getErrorMessage()}"
+        if self._handshake is not None:
+            self._handshake.lost(message)
+        else:
+            self.handshake_failed(message)
 
     def dataReceived(self, data: bytes) -> None:
-        tls = self._tls
-        if tls is None or self._broken:
+        if self._broken:
             return
-        established = tls.ready
-        try:
-            plaintext = tls.receive(data)
-        except RemoteError as error:
-            tls.failure, plaintext = without_frames(error), []
+        if self._handshake is not None:
+            self._handshake.feed(data)
+        elif self._tls is not None:
+            self._decrypt(self._tls, data)
+
+    def _decrypt(self, tls: ClientTls, data: bytes) -> None:
+        plaintext = tls.receive(data)
         answer = tls.to_send()
         if answer:
             self._write(answer)
-        if not established:
-            if tls.failure is not None:
-                self.connecting_failed(f"TLS: {tls.failure}")
-                self._end()
-                return
-            if not tls.ready:
-                return
-            self._stop_timer()
-            self._handed_over = True
-            self.owner.connected(self)
+        self._decrypted(tls, plaintext)
+
+    def _decrypted(self, tls: ClientTls, plaintext: list[bytes]) -> None:
         for part in plaintext:
             if self._transport is None or self._broken:
                 return
@@ -95,8 +97,33 @@ class TlsUpstreamConnection(UpstreamConnection):
             self._broken = True
 
     def _opened(self) -> None:
-        if self._tls is not None:
-            self._write(self._tls.start())
+        if self._handshake is not None:
+            self._handshake.start(self._transport)
+
+    # ------------------------------------------------------------------ HandshakeOwner
+
+    def send_handshake(self, data: bytes) -> None:
+        if self._transport is not None and not self._broken:
+            self._write(data)
+
+    def established(self, plaintext: list[bytes], ciphertext: bytes) -> None:
+        tls, self._handshake = self._tls, None
+        if self._broken or tls is None:
+            # The last flight could not be sent: connectionLost() comes.
+            return
+        self._established = self._handed_over = True
+        self._stop_timer()
+        self.owner.connected(self)
+        self._decrypted(tls, plaintext)
+        if ciphertext and not self._broken and self._transport is not None:
+            self._decrypt(tls, ciphertext)
+
+    def handshake_failed(self, message: str) -> None:
+        self.connecting_failed(f"TLS: {message}")
+        if self._transport is not None:
+            self._end()
+
+    # ------------------------------------------------------------------
 
     def _send(self, data: bytes) -> bool:
         if self._transport is None or self._broken or self._tls is None:
@@ -104,7 +131,7 @@ class TlsUpstreamConnection(UpstreamConnection):
         return self._write(self._tls.encrypt(data))
 
     def _end(self) -> None:
-        if self._tls is not None and not self._broken:
+        if self._tls is not None and self._established and not self._broken:
             farewell = self._tls.close()
             if farewell:
                 self._transport.write(farewell)
@@ -118,7 +145,7 @@ class TlsUpstreamConnection(UpstreamConnection):
 
     def _send_failed(self) -> None:
         # What the server said before it closed may say why.
-        if self._tls is not None and self._socket is not None:
+        if self._tls is not None and self._established and self._socket is not None:
             with contextlib.suppress(OSError, RemoteError):
                 self._tls.receive(self._socket.recv(_LAST_WORDS))
         super()._send_failed()

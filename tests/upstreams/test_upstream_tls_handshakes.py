@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from OpenSSL import SSL, crypto
+from OpenSSL import SSL
 from twisted.logger import formatEvent, globalLogPublisher
 
 from accessgw.model.route_settings import UpstreamTlsSettings
 from tests.crypto.authority import Authority
-from tests.upstreams.tls_servers import certificate
-from tests.upstreams.upstream_fakes import Net, Wire
+from tests.upstreams.tls_wire import OK, Server
+from tests.upstreams.upstream_fakes import Net
 
 
 @pytest.fixture
@@ -26,45 +23,6 @@ def authority(tmp_path: Path) -> Authority:
 def net(authority: Authority, **more: Any) -> Net:
     settings = {"connect_timeout": 2.0, "tls": UpstreamTlsSettings(ca=authority.file), **more}
     return Net("https://10.0.0.1:443", **settings)
-
-
-class Server:
-    """The other end of a Wire."""
-
-    def __init__(self, authority: Authority, wire: Wire) -> None:
-        issued = certificate(authority, "s", "10.0.0.1")
-        context = SSL.Context(SSL.TLS_SERVER_METHOD)
-        context.use_certificate(x509.load_der_x509_certificate(issued.der))
-        key: Any = load_pem_private_key(Path(issued.key).read_bytes(), None)
-        context.use_privatekey(crypto.PKey.from_cryptography_key(key))
-        self.connection = SSL.Connection(context, None)
-        self.connection.set_accept_state()
-        self.wire = wire
-
-    def turn(self) -> bytes:
-        """Take what has come, answer as OpenSSL does, and give the plaintext."""
-        data = self.wire.taken()
-        if data:
-            self.connection.bio_write(data)
-        plaintext = b""
-        try:
-            self.connection.do_handshake()
-            plaintext = self.connection.recv(65536)
-        except SSL.WantReadError:
-            pass
-        self.flush()
-        return plaintext
-
-    def flush(self) -> None:
-        with contextlib.suppress(SSL.WantReadError):
-            self.wire.answer(self.connection.bio_read(65536))
-
-    def say(self, data: bytes) -> None:
-        self.connection.send(data)
-        self.flush()
-
-
-OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 
 def test_a_request_leaves_only_after_the_server_has_proved_who_it_is(authority: Authority) -> None:

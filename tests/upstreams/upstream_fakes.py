@@ -12,6 +12,7 @@ from accessgw.core.interfaces.upstreams import UpstreamFailure, UpstreamRequest
 from accessgw.model.counters import UpstreamCounters
 from accessgw.model.route_settings import ClusterSettings
 from accessgw.upstreams.client import HttpUpstreams
+from accessgw.upstreams.handshake import AT_ONCE
 
 
 class Sink:
@@ -160,13 +161,20 @@ class Wire(StringTransport):
 class Net:
     """Upstreams on a fake reactor."""
 
-    def __init__(self, *endpoints: str, random: float = 0.0, resolve: Any = None, **settings: Any) -> None:
+    def __init__(
+        self, *endpoints: str, random: float = 0.0, resolve: Any = None, handshakes: Any = AT_ONCE, **settings: Any
+    ) -> None:
         self.clock = MemoryReactorClock()
         self.counters: dict[str, UpstreamCounters] = {}
         self.settings = ClusterSettings(name="c", endpoints=endpoints or ("http://10.0.0.1:80",), **settings)
         self.random = random
         self.upstreams = HttpUpstreams(
-            self.clock, [self.settings], random=lambda: self.random, counters=self.counters, resolve=resolve
+            self.clock,
+            [self.settings],
+            random=lambda: self.random,
+            counters=self.counters,
+            resolve=resolve,
+            handshakes=handshakes,
         )
         self.seen = 0
         self.unix_seen = 0

@@ -1,4 +1,5 @@
-"""Between transports, crypto and the hand-shake of MMTP: engines, tickets, replays, signers, revocation."""
+"""Between transports, crypto and the hand-shake of MMTP: engines, tickets, replays, signers, revocation, and
+the threads of hand-shakes."""
 
 from __future__ import annotations
 
@@ -15,6 +16,30 @@ TICKET_PROTOCOL = "mmtp/1"
 """By ALPN: the one over which our tickets (TicketKeys) are made and taken. Its HELLO holds a ticket against device,
 certificate and revocations. Over another one nobody would, and who has the ticket alone would come in where certificates are
 required."""
+
+
+class HandshakeStep(Protocol):
+    """A piece of work of one hand-shake."""
+
+    def run(self) -> None:
+        """On another thread than the reactor's. Does not raise."""
+
+    def done(self) -> None:
+        """On the reactor's thread, after run()."""
+
+
+class HandshakeLane(Protocol):
+    """Where all steps of one hand-shake run."""
+
+    def submit(self, step: HandshakeStep, begun: bool) -> None:
+        """Run it soon; `begun`: before the first steps of other hand-shakes."""
+
+
+class HandshakeThreads(Protocol):
+    """Where hand-shakes sign and verify: not on the reactor's thread."""
+
+    def lane(self) -> HandshakeLane:
+        """For a new hand-shake."""
 
 
 class TlsContexts(Protocol):
