@@ -10,7 +10,6 @@ from random import SystemRandom
 from typing import Any
 
 from accessgw.client.addresses import Address
-from accessgw.client.cache import MAX_BYTES, WireCache
 from accessgw.client.commands import (
     AskToken,
     CallChunk,
@@ -32,15 +31,14 @@ from accessgw.client.commands import (
     Write,
 )
 from accessgw.client.core import ClientCore, make_connection
-from accessgw.client.cursors import Memory, StateFile
 from accessgw.client.face import Face
 from accessgw.client.inbox import Inbox
 from accessgw.client.model import CallFailed, CannotConnect, Note, Push, State
 from accessgw.client.payloads import encode_payload, header_list
 from accessgw.client.rtt import unacknowledged
 from accessgw.client.settings import ClientSettings, addresses_of
+from accessgw.client.state_directory import StateDirectory
 from accessgw.client.streaming import Chunks, StreamReply
-from accessgw.client.ticket_file import TicketFile
 from accessgw.client.tickets import Handshaken
 from accessgw.client.tls import ClientTls, TlsConnection
 from accessgw.client.tls_errors import is_refusal, words_of
@@ -94,7 +92,6 @@ class BaseClient(Face):
         self._cert = cert
         self._key = key if key is not None else cert
         self._insecure = insecure
-        self._state_file = None if state_dir is None else StateFile(state_dir, device)
         settings = ClientSettings(
             addresses=long,
             short_addresses=short,
@@ -108,29 +105,16 @@ class BaseClient(Face):
             persistent=state_dir is not None,
             **bounds,
         )
-        self._cache = None
-        self._ticket_file = None
-        gateway = " ".join(sorted({address.authority for address in long}))
-        if state_dir is not None and any(address.secure for address in long):
-            self._ticket_file = TicketFile(state_dir, gateway=gateway, device=device)
-        if state_dir is not None and long:
-            self._cache = WireCache(
-                state_dir,
-                gateway=gateway,
-                app=app,
-                device=device,
-                user=user,
-                max_bytes=MAX_BYTES + settings.max_dictionary_bytes,
-            )
+        self._kept = StateDirectory(state_dir, settings)
         self.core = ClientCore(
             settings,
             random=SystemRandom(),
             make_connection=make_connection,
             wall_clock=time.time(),
             now=self._now(),
-            memory=Memory() if self._state_file is None else self._state_file.load(),
-            wire_memory=None if self._cache is None else self._cache.load(),
-            tickets=None if self._ticket_file is None else self._ticket_file.load(),
+            memory=self._kept.memory(),
+            wire_memory=self._kept.wire_memory(),
+            tickets=self._kept.tickets(),
         )
         self.on_note = on_note
         self.on_state = on_state
@@ -344,8 +328,7 @@ class BaseClient(Face):
             case Changed():
                 self._changed(command)
             case Save():
-                assert self._state_file is not None
-                self._in_thread(partial(self._state_file.store, command.memory), self._save_done)
+                self._in_thread(partial(self._kept.store, command.memory), self._save_done)
             case Keep():
                 self._keep(command)
             case Connect():
@@ -405,10 +388,10 @@ class BaseClient(Face):
         self._run()
 
     def _keep(self, keep: Keep) -> None:
-        if self._cache is None:  # short connections only have nothing to keep
-            self._keep_done(None)
+        if self._kept.keeps_wire:
+            self._in_thread(partial(self._kept.store_wire, keep.memory, keep.retired), self._keep_done)
         else:
-            self._in_thread(partial(self._cache.store, keep.memory, keep.retired), self._keep_done)
+            self._keep_done(None)
 
     def _keep_done(self, error: BaseException | None) -> None:
         if error is None:
@@ -444,9 +427,9 @@ class BaseClient(Face):
     def _store_tickets(self) -> None:
         """At once, since what is about to be used must be gone from the disk."""
         memory = self.core.ticket_memory()
-        if memory is not None and self._ticket_file is not None:
+        if memory is not None:
             try:
-                self._ticket_file.store(memory)
+                self._kept.store_tickets(memory)
             except OSError as error:
                 self._guard(self.on_note, Note("ticket_failed", str(error)))
 
