@@ -21,6 +21,7 @@ import pytest
 from accessgw.client.aio import Client, Note
 from tests.protocols.tls.tls_links import Issuer
 from tests.system.gateway_process import ROOT, Gateway
+from tests.system.replays import make_old_register
 from tests.system.upstream import Upstream
 
 WINDOW = "\n[tls]\nreplay_window = 1\n"
@@ -34,6 +35,7 @@ def early_gateway(make_gateway: Callable[..., Gateway], upstream: Upstream) -> G
 def with_early_data(gateway: Gateway) -> Gateway:
     text = gateway.config.read_text()
     gateway.config.write_text(text.replace('transport = "tls"\n', 'transport = "tls"\nearly_data = 16384\n', 1))
+    make_old_register(gateway)
     return gateway
 
 
