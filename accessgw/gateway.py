@@ -58,7 +58,7 @@ class Gateway(Service):
             if rooms.stores.database is not None:
                 rooms.stores.database.start()
             rooms.access_log.start()
-            for listener in [*rooms.listeners, rooms.control_listener]:
+            for listener in [*rooms.listeners, rooms.control_rooms.listener]:
                 listener.start()
             if self.settings.demo_upstream:
                 self._start_demo()
@@ -71,9 +71,7 @@ class Gateway(Service):
         sys.setswitchinterval(SWITCH_INTERVAL)
         rooms.tls.start()
         rooms.upstreams.start()
-        if rooms.webhook is not None and rooms.hooks is not None:
-            rooms.hooks.start()
-            rooms.webhook.start()
+        rooms.webhook.start()
         rooms.claims.start()
         rooms.mmtp.start()
         rooms.retention.start()
@@ -108,12 +106,13 @@ class Gateway(Service):
         codecs = (
             f"HTTP parser {http_backend}, HPACK {hpack_backend}, TLS {rooms.tls.engine}, TLS records {records_backend}"
         )
-        lines = [f"accessgw {rooms.version}, {codecs}, pid {os.getpid()}"]
+        lines = [f"accessgw {rooms.description.version}, {codecs}, pid {os.getpid()}"]
         if rooms.tls.why_pure:
             lines.append(f"  no native TLS engine, so private keys are in this process: {rooms.tls.why_pure}")
-        for row in rooms.listener_rows():
+        for row in rooms.description.listeners():
             lines.append(f"  {row['name']}: {row['address']} ({row['transport']}: {', '.join(row['protocols'])})")
-        control = f"http://{rooms.control_listener.host}:{rooms.control_listener.port}"
+        door = rooms.control_rooms.listener
+        control = f"http://{door.host}:{door.port}"
         lines.append(f"  control API and dashboard: {control}/")
         return lines + self._lines_to_try(control)
 
@@ -154,13 +153,13 @@ class Gateway(Service):
         doors = {one.name: one for one in self.settings.listeners if one.transport == "tls" and one.profile != "sm"}
         found = [
             (row["address"], doors[row["name"]])
-            for row in self.rooms.listener_rows()
+            for row in self.rooms.description.listeners()
             if row["name"] in doors and "mmtp/1" in row["protocols"]
         ]
         return min(found, key=lambda one: one[1].client_certificates == "require", default=None)
 
     def _mqtt_greeting(self, token: str) -> list[str]:
-        for row in self.rooms.listener_rows():
+        for row in self.rooms.description.listeners():
             if row["transport"] == "tcp" and "mqtt" in row["protocols"]:
                 host, _, port = row["address"].rpartition(":")
                 door = f"-h {host.strip('[]')} -p {port} -u any -P {token}"
@@ -246,19 +245,15 @@ class Gateway(Service):
         log.info("stopping: {n} connections are asked to leave", n=leaving)
         await rooms.draining.emptied(drain.timeout)
         rooms.pushes.stop()
-        if rooms.webhook is not None and rooms.hooks is not None:
-            rooms.webhook.stop()
-            rooms.hooks.stop()
+        rooms.webhook.stop()
         await rooms.mqtt.close()
         rooms.upstreams.stop()
-        await rooms.control_listener.stop()
-        rooms.control_api.close()
+        await rooms.control_rooms.close()
         rooms.password_workers.stop()
         rooms.tls.stop()
         rooms.mmtp.stop()
         await rooms.dictionaries.stop()
-        for connection in rooms.control_transports.table.snapshot():
-            connection.retire()
+        rooms.control_rooms.retire()
         if rooms.stores.database is not None:
             await rooms.stores.database.stop()
         rooms.collector.stop()

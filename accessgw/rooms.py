@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import os
 import random
-import socket
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
 
 from accessgw.bus.local import LocalBus
-from accessgw.config.render import to_dict
+from accessgw.control_rooms import ControlRooms
 from accessgw.core.app_tables import AppTables
 from accessgw.core.authentication import AuthenticatorChain
 from accessgw.core.builtin_operations import BuiltinOperations
@@ -29,25 +27,21 @@ from accessgw.core.dictionaries.trainer import Trainer
 from accessgw.core.draining import Draining
 from accessgw.core.filters import FilterChain
 from accessgw.core.happenings import Happenings
-from accessgw.core.http_dictionaries import HttpDictionaries
-from accessgw.core.http_routes import HttpRoutes
 from accessgw.core.interfaces.connections import BindingFactory, Listener
-from accessgw.core.interfaces.sessions import PresenceSink
-from accessgw.core.presence import NoPresence, Presence
 from accessgw.core.push_samples import PushSamples
 from accessgw.core.pushes import Pushes
 from accessgw.core.revoked_connections import RevokedConnections
 from accessgw.core.sessions import SessionManager
-from accessgw.core.short import ShortConnections
 from accessgw.core.stream_retention import Retention
 from accessgw.core.timers import TimingWheel
 from accessgw.core.top import TopTalkers
 from accessgw.core.tracing import Tracing
 from accessgw.core.turns import TurnFlusher
-from accessgw.core.webhook import Webhook
 from accessgw.crypto.decoy_key import DecoyKey
 from accessgw.crypto.services import AuthenticatorServices
 from accessgw.crypto.workers import Workers
+from accessgw.description import Description
+from accessgw.http_rooms import HttpRooms
 from accessgw.mmtp_rooms import MmtpRooms
 from accessgw.model.calls import CallRecord
 from accessgw.model.counters import (
@@ -64,30 +58,22 @@ from accessgw.model.counters import (
     UpstreamCounters,
     WebhookCounters,
 )
-from accessgw.model.listener_settings import ListenerSettings
 from accessgw.model.route_settings import ClusterSettings
 from accessgw.model.settings import GatewaySettings
 from accessgw.mqtt_rooms import MqttRooms
 from accessgw.ops.access_log import AccessLog
 from accessgw.ops.collector import CollectorPauses
-from accessgw.ops.control_api import ControlApi
 from accessgw.ops.counters_view import GatewayCounters, families, summary
 from accessgw.ops.reactor_ticks import ReactorTicks
 from accessgw.prepared import Prepared
 from accessgw.store_rooms import StoreRooms
 from accessgw.tls_rooms import TlsRooms
 from accessgw.transports.build import build_listener
-from accessgw.transports.http import HttpBindingFactory
 from accessgw.transports.services import TransportServices
-from accessgw.transports.websocket import WebSocketEndpoint
 from accessgw.upstreams.client import HttpUpstreams
 from accessgw.upstreams.dialer import BridgeDialer
-from accessgw.upstreams.post import Poster, cluster_of
 from accessgw.upstreams.questions import Questions, clusters_of_questions
-from protocols.http import backend as http_backend
-from protocols.http.websocket import DEFAULT_MAX_MESSAGE
-from protocols.mmtp.hpack_backends import backend as hpack_backend
-from protocols.tls.record_backends import backend as records_backend
+from accessgw.webhook_rooms import WebhookRooms
 
 
 class Rooms:
@@ -105,8 +91,6 @@ class Rooms:
         """In force; replaced by `reconfigure`."""
         self.reactor = reactor
         self.reload = reload
-        self.node = settings.node or socket.gethostname()
-        self.version = _version()
         self.listeners: list[Listener] = []
         Path(settings.state_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
         self._build_foundations()
@@ -168,6 +152,7 @@ class Rooms:
         self.tls = TlsRooms(
             settings, reactor=reactor, timers=self.timers, run=self.password_workers.run, counters=counters.tls
         )
+        self.description = Description(settings, self.listeners, self.tls.engine)
         self.upstreams = HttpUpstreams(
             reactor,
             _clusters(settings),
@@ -186,8 +171,15 @@ class Rooms:
         prepared.services.bind(self.authenticator_services)
         self.enhanced = dict(prepared.enhanced)
         """By method; changed in place by a reload."""
-        self._build_presence()
-        self.happenings = Happenings(self.presence, self.timers, wall)
+        self.webhook = WebhookRooms(
+            settings.webhook,
+            reactor=reactor,
+            outbox=self.stores.outbox,
+            handshakes=self.tls.handshakes,
+            counters=counters.webhook,
+            upstreams=self.upstream_counters,
+        )
+        self.happenings = Happenings(self.webhook.presence, self.timers, wall)
         self.sessions = SessionManager(
             settings.sessions,
             chain=self.chain,
@@ -254,35 +246,6 @@ class Rooms:
         self.retention = Retention(self.stores.streams, self.timers, wall)
         self.tracing.changed = self._retrace
 
-    def _build_presence(self) -> None:
-        """Presence events and the webhook that gets them, or nothing where there is none."""
-        settings, counters = self.settings.webhook, self.counters.webhook
-        self.presence: PresenceSink = NoPresence()
-        self.webhook: Webhook | None = None
-        self.hooks: HttpUpstreams | None = None
-        if not settings.url:
-            return
-        assert counters is not None
-        cluster = cluster_of(settings.url, "webhook", settings.tls)
-        self.hooks = HttpUpstreams(
-            self.reactor,
-            [cluster],
-            random=random.random,
-            counters=self.upstream_counters,
-            handshakes=self.tls.handshakes,
-        )
-        self.webhook = Webhook(
-            settings,
-            self.stores.outbox,
-            Poster(self.hooks, cluster.name, self.reactor),
-            clock=self.reactor,
-            random=random.random,
-            counters=counters,
-        )
-        self.presence = Presence(
-            self.stores.outbox, wall=time.time, random_bytes=os.urandom, counters=counters, stored=self.webhook.wake
-        )
-
     def _build_protocols(self, tables: AppTables) -> None:
         """What is spoken on connections."""
         settings, reactor = self.settings, self.reactor
@@ -320,40 +283,22 @@ class Rooms:
             enhanced=self.enhanced,
             counters=self.counters.mqtt,
             bytes_moved=self.counters.transports[""],
-            version=f"accessgw {self.version}",
-            node=self.node,
+            version=f"accessgw {self.description.version}",
+            node=self.description.node,
             secret=self.authenticator_services.decoy_key,
-            dialer=BridgeDialer(reactor),
+            dialer=BridgeDialer(reactor, self.tls.handshakes),
         )
         assert self.counters.dictionaries is not None
-        self.http_dictionaries = HttpDictionaries(
-            self.dictionaries,
-            lambda: self.calls.routes,
-            reactor,
-            self.counters.dictionaries,
-            enabled=settings.dictionaries.enabled and settings.dictionaries.http,
-        )
-        routes = HttpRoutes(
-            short=ShortConnections(self.mmtp.services, settings.sessions.time_skew),
+        self.http = HttpRooms(
+            settings,
+            reactor=reactor,
+            mmtp=self.mmtp.services,
+            mqtt=self.mqtt.services,
             calls=self.calls,
             chain=self.chain,
-            clock=reactor,
-            describe=self._describe,
-            dictionaries=self.http_dictionaries,
-        )
-        self.http = HttpBindingFactory(
-            routes,
-            settings.limits,
-            websockets={
-                "/mmtp": WebSocketEndpoint(self.mmtp.services, ("mmtp", "mmtp/1")),
-                "/mqtt": WebSocketEndpoint(
-                    self.mqtt.services,
-                    ("mqtt", "mqttv3.1"),
-                    required=True,
-                    max_message=max(DEFAULT_MAX_MESSAGE, 2 * settings.mqtt.max_packet),
-                ),
-            },
-            origins={listener.name: listener.websocket_origins for listener in settings.listeners},
+            dictionaries=self.dictionaries,
+            counters=self.counters.dictionaries,
+            describe=self.description.to_devices,
         )
 
     def _build_doors(self) -> None:
@@ -376,7 +321,7 @@ class Rooms:
         factories: dict[str, BindingFactory] = {
             "mmtp/1": self.mmtp.services,
             "mqtt": self.mqtt.services,
-            "http/1.1": self.http,
+            "http/1.1": self.http.services,
         }
         for listener in settings.listeners:
             self.listeners.append(
@@ -404,46 +349,40 @@ class Rooms:
             store_counters=self.counters.store,
             actions=OperatorActions(
                 reload=self.reload,
-                config=self._config,
+                config=self.description.configuration,
                 metrics=lambda: families(self.counters),
                 summary=lambda: summary(self.counters),
-                listeners=self.listener_rows,
+                listeners=self.description.listeners,
                 upstreams=self.upstreams.snapshot,
                 drain_rate=lambda: self.settings.drain.rate,
             ),
             wall=time.time,
-            identity={"version": self.version, "node": self.node, "zone": settings.zone, "pid": os.getpid()},
+            identity={
+                "version": self.description.version,
+                "node": self.description.node,
+                "zone": settings.zone,
+                "pid": os.getpid(),
+            },
             end_mqtt=lambda client: self.mqtt.control.kick(client, discard=True),
         )
-        # Operators come in through a door of their own: draining devices must not shut them out.
-        self.control_transports = TransportServices(
-            reactor, self.timers, settings.limits, TransportCounters(), random.random
-        )
-        self.control_api = ControlApi(
+        self.control_rooms = ControlRooms(
+            settings,
             self.control,
-            settings.control,
-            settings.pushes,
-            reactor,
+            reactor=reactor,
+            timers=self.timers,
             mqtt=self.mqtt.control,
             dictionaries=self.dictionaries,
             keys=self.tls.keys,
-            describe=self._describe,
-        )
-        self.control_listener = build_listener(
-            ListenerSettings(
-                name="control", address=settings.control.address, port=settings.control.port, protocols=("http/1.1",)
-            ),
-            self.control_transports,
-            {"http/1.1": HttpBindingFactory(self.control_api, settings.limits)},
+            describe=self.description.to_devices,
         )
 
     # ---------------------------------------------------------------- reloading
 
     def reconfigure(self, settings: GatewaySettings, prepared: Prepared) -> None:
         """Bring settings into force that differ from the present ones only in what a reload may change."""
-        self.settings = settings
-        self.transports.limits = self.control_transports.limits = settings.limits
-        self.http.replace_limits(settings.limits)
+        self.settings = self.description.settings = settings
+        self.transports.limits = settings.limits
+        self.http.reconfigure(settings)
         self.mmtp.reconfigure(settings, prepared.tables)
         for listener in self.listeners:
             listener.apply_limits()
@@ -457,11 +396,9 @@ class Rooms:
         self.upstreams.reconfigure(_clusters(settings))
         self.mqtt.reconfigure(settings)
         self.dictionaries.reconfigure(settings.dictionaries)
-        self.http_dictionaries.enabled = settings.dictionaries.enabled and settings.dictionaries.http
         self.access_log.reconfigure(settings.log)
         self.pushes.replace_bounds(settings.pushes)
-        self.control_api.pushes = settings.pushes
-        self.control_api.reconfigure(settings.control)
+        self.control_rooms.reconfigure(settings)
 
     # ---------------------------------------------------------------- what rooms ask for
 
@@ -474,41 +411,6 @@ class Rooms:
         retrace: Callable[[], None] | None = getattr(session.link if session else None, "retrace", None)
         if retrace is not None:
             retrace()
-
-    def listener_rows(self) -> list[dict[str, Any]]:
-        return [
-            {
-                "name": listener.name,
-                "transport": settings.transport,
-                "address": settings.path or f"{listener.host}:{listener.port}",
-                "protocols": list(settings.protocols),
-            }
-            for listener, settings in zip(self.listeners, self.settings.listeners, strict=True)
-        ]
-
-    def _describe(self) -> dict[str, object]:
-        """The body of /.well-known/accessgw."""
-        rows = self.listener_rows()
-        own = self.settings.public_address or next((r["address"] for r in rows if r["transport"] == "tls"), "")
-        return {
-            "version": self.version,
-            "time": time.time(),
-            "zone": self.settings.zone,
-            "protocols": sorted({p for row in rows for p in row["protocols"]}),
-            "addresses": [address for address in (own, *self.settings.alternate_addresses) if address],
-        }
-
-    def _config(self) -> dict[str, Any]:
-        return {
-            "settings": to_dict(self.settings),
-            "backends": {
-                "http": http_backend,
-                "hpack": hpack_backend,
-                "tls": self.tls.engine,
-                "tls-records": records_backend,
-                "store": self.settings.store.kind,
-            },
-        }
 
     def _announce_leaving(self, spread: float) -> None:
         self.mmtp.announce_leaving(self.settings.drain.alternate, spread)
@@ -532,10 +434,3 @@ class _Later:
 def _clusters(settings: GatewaySettings) -> list[ClusterSettings]:
     """Those of calls, and those that authenticators ask."""
     return [*settings.clusters, *clusters_of_questions(settings.authenticators)]
-
-
-def _version() -> str:
-    try:
-        return metadata.version("accessgw")
-    except metadata.PackageNotFoundError:
-        return "unknown (not installed)"
