@@ -103,5 +103,9 @@ def _trust(context: SSL.Context, authorities: bytes | None) -> None:
     store = context.get_cert_store()
     if store is None:
         raise ValueError("OpenSSL gives no store for authorities")
-    for authority in x509.load_pem_x509_certificates(authorities):
+    try:
+        certificates = x509.load_pem_x509_certificates(authorities)
+    except ValueError as error:
+        raise ValueError("authorities: expected a PEM certificate, or several") from error
+    for authority in certificates:
         store.add_cert(crypto.X509.from_cryptography(authority))

@@ -215,7 +215,8 @@ class DialedConnection(Protocol):
 class DialUser(Protocol):
     """Who opened it. All calls come in later turns than `dial`."""
 
-    def connected(self) -> None: ...
+    def connected(self) -> None:
+        """It is open; over TLS the other side has proved who it is."""
 
     def received(self, data: bytes) -> None: ...
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 log = Logger()
 
 HANDSHAKE_TIMEOUT = 15.0
-"""Seconds from TCP until the other broker has accepted the bridge and its subscriptions."""
+"""Seconds from the connection, TLS included, until the other broker has accepted the bridge and its subscriptions."""
 FOREVER = 0xFFFFFFFF
 """Session Expiry Interval of a session without end (section 3.1.2.11.2)."""
 MAX_USER_PROPERTIES = 64
