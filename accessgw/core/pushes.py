@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from msgspec import MsgspecError
@@ -14,7 +14,6 @@ from accessgw.core.audiences import Audiences, Registry
 from accessgw.core.courier import Courier
 from accessgw.core.delivery import NO_TOPICS, Delivery
 from accessgw.core.fanout import Fanout
-from accessgw.core.interfaces import Refused
 from accessgw.core.interfaces.bus import Bus
 from accessgw.core.interfaces.clock import Clock, Timers
 from accessgw.core.interfaces.sessions import Session
@@ -22,6 +21,7 @@ from accessgw.core.interfaces.stores import StreamStore
 from accessgw.core.push_append import Appender, PushFilters
 from accessgw.core.push_notices import TOPIC, Notice, decode
 from accessgw.core.push_short import ShortPushes
+from accessgw.core.push_topics import Topics
 from accessgw.core.stream_heads import HeadCheck
 from accessgw.core.stream_reads import BacklogReader, entry_of
 from accessgw.core.stream_start import BEGINNING, HISTORY_LOST, Opening, Openings
@@ -29,11 +29,9 @@ from accessgw.core.streams import Stream, StreamTable
 from accessgw.model.counters import PushCounters
 from accessgw.model.pushes import Cursor, PushRequest, PushResult, Scope, StoredPush, StreamKey, StreamState
 from accessgw.model.settings import PushSettings
-from protocols.mmtp.statuses import Status
 
 log = Logger()
 
-MAX_TOPIC = 512
 FIRST_RETRY = 1.0
 LAST_RETRY = 30.0
 
@@ -67,7 +65,6 @@ class Pushes:
         self._bus = bus
         self._settings = settings
         self._timers = timers
-        self._max_subscriptions = max_subscriptions
         self._audiences = Audiences(registry)
         self._table = StreamTable()
         self._courier = Courier(clock, wall, store, self._table, timers=timers, settings=settings, counters=counters)
@@ -76,13 +73,20 @@ class Pushes:
         )
         self._courier.reader = BacklogReader(store, self._table, self._courier, self._fanout, timers=timers, wall=wall)
         self._openings = Openings(store, settings)
+        self._topics = Topics(
+            store,
+            self._openings,
+            self._audiences,
+            limit=max_subscriptions,
+            enter=self._enter_openings,
+            close=self._courier.close_place,
+            look_up=lambda delivery: self._load(delivery, {}),
+        )
         self._appender = Appender(
             store, bus, filters, wall, settings=settings, counters=counters, live=self._audiences.live, observe=observe
         )
         self._short = ShortPushes(self._openings, store, wall)
         self._heads = HeadCheck(clock, store, self._observe, head_check)
-        self._changing: dict[str, Deferred[None]] = {}
-        """The last change of topics under way, by device."""
         self._counters = counters
         self._saving = False
         self._unsubscribe_bus: Callable[[], None] | None = bus.subscribe(TOPIC, self._receive)
@@ -155,6 +159,18 @@ class Pushes:
     ) -> Deferred[list[tuple[StreamKey, int, StoredPush]]]:
         return Deferred.fromCoroutine(self._short.pending(session, cursors, limit, max_bytes))
 
+    # --- topics
+
+    def subscribe(self, session: Session, topics: Sequence[str]) -> Deferred[None]:
+        """Fails with Refused for bad names and too many topics, StoreUnavailable."""
+        return self._topics.subscribe(session, topics)
+
+    def unsubscribe(self, session: Session, topics: Sequence[str]) -> Deferred[None]:
+        return self._topics.unsubscribe(session, topics)
+
+    def subscriptions(self, session: Session) -> Deferred[list[str]]:
+        return self._topics.of(session)
+
     # --- where a session begins
 
     def _load(self, delivery: Delivery, hello: dict[StreamKey, Cursor]) -> None:
@@ -218,6 +234,11 @@ class Pushes:
         stream.checked_at = self._clock.seconds()
         self._fanout.join(stream, self._audiences.of(state.key), self._enter_begun)
         return stream
+
+    def _enter_openings(self, delivery: Delivery, openings: list[tuple[StreamState, Opening]]) -> None:
+        for state, opening in openings:
+            self._enter(delivery, self._opened(state), opening)
+        self._enter_noticed(delivery)
 
     def _enter(self, delivery: Delivery, stream: Stream, opening: Opening, active: bool = True) -> None:
         """`active`: the device did something to come here, so that nothing waits for its next activity."""
@@ -312,98 +333,6 @@ class Pushes:
         if state.head > stream.head:
             stream.head = state.head
             self._fanout.visit(stream)
-
-    # --- topics
-
-    def subscribe(self, session: Session, topics: Sequence[str]) -> Deferred[None]:
-        """Fails with Refused for bad names and too many topics, StoreUnavailable."""
-        return Deferred.fromCoroutine(self._in_turn(session, topics, self._subscribe))
-
-    async def _in_turn(
-        self, session: Session, topics: Sequence[str], change: Callable[[Session, Sequence[str]], Awaitable[None]]
-    ) -> None:
-        """One change of a device's topics after the other: each begins with what the one before has stored."""
-        device = session.identity.device
-        before = self._changing.get(device)
-        mine: Deferred[None] = Deferred()
-        self._changing[device] = mine
-        try:
-            if before is not None:
-                await before
-            await change(session, topics)
-        finally:
-            if self._changing[device] is mine:
-                del self._changing[device]
-            mine.callback(None)
-
-    async def _subscribe(self, session: Session, topics: Sequence[str]) -> None:
-        for topic in topics:
-            if not 0 < len(topic) <= MAX_TOPIC:
-                raise Refused(Status.PROTOCOL, f"topics: expected names of 1..{MAX_TOPIC} characters, got {topic!r}")
-        device = session.identity.device
-        present = await self._store.subscriptions(device)
-        new = set(topics) - present
-        if len(present) + len(new) > self._max_subscriptions:
-            raise Refused(Status.FORBIDDEN, f"expected at most {self._max_subscriptions} topics per device")
-        if not new:
-            return
-        delivery = session.delivery if isinstance(session.delivery, Delivery) else None
-        if delivery is not None:
-            delivery.wake()
-        begun = self._begin_subscribing(delivery, new)
-        try:
-            openings = await self._openings.subscribe(device, new)
-        except BaseException:
-            self._end_subscribing(delivery, begun)
-            if delivery is not None:
-                self._audiences.ignore(delivery, begun)
-            raise
-        self._end_subscribing(delivery, begun)
-        if delivery is not None and delivery.link is not None:
-            for state, opening in openings:
-                if state.key.id in begun:
-                    self._enter(delivery, self._opened(state), opening)
-            self._enter_noticed(delivery)
-        current = session.delivery
-        if isinstance(current, Delivery) and (current is not delivery or begun != new):
-            # It connected meanwhile, and may have looked before the subscription was stored.
-            self._load(current, {})
-
-    def _begin_subscribing(self, delivery: Delivery | None, topics: set[str]) -> set[str]:
-        """Listen to the topics before their streams are looked up. Those that another call is adding are left to it."""
-        if delivery is None or delivery.link is None or delivery.topics is None:
-            return set()
-        begun = topics - delivery.topics
-        delivery.subscribing = (delivery.subscribing or set()) | begun
-        delivery.left = delivery.left - begun
-        self._audiences.listen(delivery, begun)
-        return begun
-
-    def _end_subscribing(self, delivery: Delivery | None, topics: set[str]) -> None:
-        if delivery is not None and delivery.subscribing is not None:
-            delivery.subscribing = (delivery.subscribing - topics) or None
-
-    def unsubscribe(self, session: Session, topics: Sequence[str]) -> Deferred[None]:
-        return Deferred.fromCoroutine(self._in_turn(session, topics, self._unsubscribe))
-
-    async def _unsubscribe(self, session: Session, topics: Sequence[str]) -> None:
-        await self._store.unsubscribe(session.identity.device, list(topics))
-        delivery = session.delivery
-        if not isinstance(delivery, Delivery) or delivery.link is None or not delivery.woken:
-            return
-        gone = set(topics)
-        if delivery.loading:
-            delivery.left = delivery.left | gone
-        self._audiences.ignore(delivery, gone)
-        for place in list(delivery.places.values()):
-            if place.stream.key.scope is Scope.TOPIC and place.stream.key.id in gone:
-                self._courier.close_place(place)
-
-    def subscriptions(self, session: Session) -> Deferred[list[str]]:
-        def listed(topics: set[str]) -> list[str]:
-            return sorted(topics)
-
-        return self._store.subscriptions(session.identity.device).addCallback(listed)
 
     # --- cursors
 
