@@ -74,7 +74,7 @@ class TlsCounters:
         self.unfinished = 0
         """Hand-shakes under way now."""
         self.pool_waiting = 0
-        """Steps of hand-shakes that wait for a thread, run, or wait to be told, now."""
+        """Steps of hand-shakes, those with services too, that wait for a thread, run, or wait to be told, now."""
         self.pool_refused = 0
         """Connections refused since too many waited."""
         self.signatures: dict[str, int] = {}

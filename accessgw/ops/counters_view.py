@@ -58,7 +58,10 @@ TLS: Table = {
     "psk_refused": ("tls_tickets_refused_total", "Tickets of the gateway's own that were not taken, by reason."),
     "tickets_minted": ("tls_tickets_minted_total", "Tickets given to devices."),
     "unfinished": ("tls_handshakes_unfinished", "TLS hand-shakes under way."),
-    "pool_waiting": ("tls_handshake_steps_waiting", "Steps of hand-shakes that wait for a thread or run."),
+    "pool_waiting": (
+        "tls_handshake_steps_waiting",
+        "Steps of hand-shakes, those with services too, that wait for a thread or run.",
+    ),
     "pool_refused": ("tls_handshakes_overloaded_total", "Connections refused since too many hand-shakes waited."),
     "signatures": ("tls_signatures_total", "Signatures made for hand-shakes, by who made them."),
     "signer_waiting": ("tls_signatures_waiting", "Signatures asked for and not made yet."),
