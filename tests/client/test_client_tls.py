@@ -17,8 +17,8 @@ from protocols.tls.psk import ExternalPsk
 from protocols.tls.records import RecordLayer
 from protocols.tls.server_context import ClientVerification, ServerContext
 from tests.client.test_client_tickets import Phone
+from tests.core.early_world import Place
 from tests.core.gateway_fakes import WALL, FakeConnection
-from tests.core.test_mmtp_early import Place
 from tests.protocols.tls.tls_links import Issuer, issuer, localhost, server
 
 ADDRESS = Address("mmtps", "localhost", 7443)

@@ -18,8 +18,8 @@ from protocols.mmtp.frames import FrameType
 from protocols.mmtp.statuses import Status
 from tests.client.test_client_tickets import Phone
 from tests.client.test_client_tls import ADDRESS, client
+from tests.core.early_world import Place
 from tests.core.push_world import DEVICE, FakeBus, FakeStore, PassAll
-from tests.core.test_mmtp_early import Place
 from tests.protocols.tls.tls_links import localhost
 from tests.transports.support import HandReactor
 from tests.transports.tls_by_hand import Hand
