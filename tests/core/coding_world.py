@@ -10,20 +10,24 @@ from twisted.internet.defer import Deferred, succeed
 from accessgw.core.app_tables import AppTables
 from accessgw.core.codings import Codings
 from accessgw.core.header_states import HeaderStates
+from accessgw.core.interfaces.pushes import OutgoingPush
 from accessgw.core.rollout import Packs, Rollout
 from accessgw.model.counters import CodingCounters, HeaderCounters
 from accessgw.model.header_states import HeaderState, StateKey
 from accessgw.model.mmtp_settings import HeaderStateSettings, MmtpSettings
+from accessgw.model.pushes import Scope, StreamKey
 from accessgw.stores.memory_header_states import MemoryHeaderStateStore
 from protocols.mmtp.bundles import Bundle
 from protocols.mmtp.dictionaries import Dictionary
-from protocols.mmtp.events import ResponseReceived
+from protocols.mmtp.events import PushReceived, ResponseReceived, WelcomeReceived
 from protocols.mmtp.handshake import Hello
 from protocols.mmtp.tables import GENERIC, AppTable, TableName, ValueType
 from tests.core.gateway_fakes import Device, Gateway
 from tests.system.coded_device import ALL, Memory
 
 HEADERS = [("content-type", "application/json"), ("x-request", "0123456789abcdef")]
+BODY = b'{"order": "8a7f", "currency": "CNY", "merchant": "Corner Shop", "status": "paid", "sum": 12}'
+ORDERS = StreamKey(Scope.USER, "alice", "orders")
 
 
 def table(version: int) -> AppTable:
@@ -201,4 +205,33 @@ class CodedDevice(Device):
         return sum(map(len, self.connection.written[before:]))
 
 
-__all__ = ["GENERIC", "CodedDevice", "CodingWorld", "Memory", "dictionary", "table", "tables_of"]
+def accepted(device: CodedDevice) -> int:
+    (welcomed,) = device.take(WelcomeReceived)
+    assert welcomed.welcome.result == 0
+    return int(welcomed.welcome.accepted)
+
+
+def push_to(device: CodedDevice, stream: StreamKey, seq: int, body: bytes, push: OutgoingPush | None = None) -> int:
+    """Bytes of a push on the wire."""
+    written = len(device.connection.written)
+    push = push or OutgoingPush(stream, 3, 1, seq, body)
+    assert device.binding.send_push(push, 0)
+    device.gateway.clock.advance(0)
+    size = sum(map(len, device.connection.written[written:]))
+    assert [(one.seq, one.body) for one in device.take(PushReceived)] == [(seq, body)]
+    return size
+
+
+__all__ = [
+    "BODY",
+    "GENERIC",
+    "ORDERS",
+    "CodedDevice",
+    "CodingWorld",
+    "Memory",
+    "accepted",
+    "dictionary",
+    "push_to",
+    "table",
+    "tables_of",
+]
