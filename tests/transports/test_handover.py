@@ -198,7 +198,8 @@ async def unsent(reactor, state, directory):
     await until(reactor, lambda: len(place.echoes.made) == 1)
     (connection,) = place.services.table.snapshot()
     connection._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    # not less: each few bytes would wait for a late acknowledgement of TCP
+    client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
     await deferToThread(ask_and_wait, client, 400_000)
     await until(reactor, lambda: place.echoes.made[0].count == 400_000)
     waited = connection.buffered
