@@ -1,4 +1,4 @@
-"""Moves places forward: the push window, priorities, slow readers, cursors.
+"""Moves places forward: the push window, priorities, slow readers, acknowledgements.
 
 Whatever wants something delivered (a live push, a read of the store, an acknowledgement) calls
 `Courier.pump`, which goes on from `Place.sent`; calling it once too often does nothing. Nothing is queued
@@ -8,24 +8,20 @@ per session: a session that may not have more now is behind, and reads again whe
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from twisted.logger import Logger
 
-from accessgw.core.delivery import NONE, Delivery, Place
+from accessgw.core.delivery import NONE, TRUNCATED, Delivery, Place
 from accessgw.core.interfaces.clock import Clock, Timers
 from accessgw.core.interfaces.pushes import OutgoingPush
-from accessgw.core.interfaces.stores import StreamStore
-from accessgw.core.streams import Segment, Stream, StreamTable
+from accessgw.core.places import MAX_PLACES, Places
+from accessgw.core.streams import Segment
 from accessgw.model.counters import PushCounters
-from accessgw.model.pushes import Cursor, Priority
+from accessgw.model.pushes import Priority
 from accessgw.model.reasons import CloseReason
 from accessgw.model.settings import PushSettings
-from protocols.mmtp.nothing import NOTHING
 from protocols.mmtp.statuses import Status
-
-if TYPE_CHECKING:
-    from accessgw.core.stream_start import Opening
 
 log = Logger()
 
@@ -35,8 +31,6 @@ BULK_SLICE = 16 * 1024
 """Bytes of priority 2 that may wait in a link's buffer, which is otherwise empty."""
 FRAME_HEAD = 64
 """Bytes that a frame may have beside the body."""
-MAX_PLACES = 1024
-"""Streams on one connection (MMTP specification, Limits: aliases)."""
 
 
 class Reader(Protocol):
@@ -52,8 +46,7 @@ class Courier:
         self,
         clock: Clock,
         wall: Callable[[], float],
-        store: StreamStore,
-        table: StreamTable,
+        places: Places,
         *,
         timers: Timers,
         settings: PushSettings,
@@ -61,8 +54,8 @@ class Courier:
     ) -> None:
         self._clock = clock
         self._wall = wall
-        self._store = store
-        self._table = table
+        self._places = places
+        self._touch = places.touch  # for every push and acknowledgement
         self._timers = timers
         self._settings = settings
         self._counters = counters
@@ -70,100 +63,15 @@ class Courier:
         """Set once by whoever wires the room."""
         self.work = 0
         """Pushes handled so far; who slices looks at it."""
-        self.dirty: dict[Delivery, None] = {}
-        """Sessions whose cursors moved since they were saved."""
-
-    # --- places
-
-    def open_place(self, delivery: Delivery, stream: Stream, opening: Opening) -> Place | None:
-        """Put the session on the stream where `opening` says. None when it has too many streams."""
-        assert delivery.link is not None
-        place = delivery.places.get(stream.alias)
-        if place is not None:
-            if place.closing:
-                place.closing = False
-                self._table.aliases.release(stream.key)
-                place.stream = stream
-                place.sent = max(place.sent, opening.position) if place.epoch == stream.epoch else place.sent
-                stream.add(place)
-            return place
-        if len(delivery.places) >= MAX_PLACES:
-            log.warn(
-                "device {device} has too many streams; {stream} is left out", device=delivery.device, stream=stream.key
-            )
-            return None
-        place = Place(delivery, stream, opening.position, opening.saved)
-        if not delivery.places:
-            delivery.places = {}
-        delivery.places[stream.alias] = place
-        stream.add(place)
-        if opening.note:
-            self._note(place, opening.note, opening.position)
-        self._touch(place)
-        return place
-
-    def close_place(self, place: Place) -> None:
-        """The session left the stream; late acknowledgements still count."""
-        delivery, stream = place.delivery, place.stream
-        if place.index < 0:
-            return
-        stream.remove(place)
-        self._unqueue(place)
-        if place.inflight or place.stale:
-            place.closing = True
-            self._table.aliases.take(stream.key)
-        else:
-            del delivery.places[stream.alias]
-        self._table.close_if_unused(stream)
 
     def drop(self, delivery: Delivery) -> None:
-        """The connection is gone: save how far it came and leave every stream."""
-        if delivery.places:
-            self.save(delivery)
-        if self.dirty:
-            self.dirty.pop(delivery, None)
+        """The connection is gone: nothing waits any more, and it leaves every stream."""
         delivery.link = None
         if delivery.timer is not None:
             delivery.timer.cancel()
             delivery.timer = None
         delivery.behind = delivery.held = delivery.noticed = None
-        places, delivery.places = delivery.places, NOTHING
-        for place in places.values():
-            if place.closing:
-                self._table.aliases.release(place.stream.key)
-            else:
-                place.stream.remove(place)
-                self._table.close_if_unused(place.stream)
-
-    def _unqueue(self, place: Place) -> None:
-        delivery = place.delivery
-        if delivery.behind:
-            delivery.behind.pop(place, None)
-        if delivery.held:
-            delivery.held.pop(place, None)
-
-    def _note(self, place: Place, note: str, position: int) -> None:
-        link = place.delivery.link
-        assert link is not None
-        stream = place.stream
-        link.stream_note(stream.alias, stream.key, note, stream.epoch, position)
-        if place.introduced:
-            link.introduce(stream.alias, stream.key, stream.epoch, position)
-        if note == "truncated":
-            self._counters.truncated += 1
-
-    def _restart(self, place: Place) -> None:
-        """The stream lost its history while the session was on it."""
-        stream = place.stream
-        place.epoch = stream.epoch
-        place.stale = [*place.stale, *place.inflight]
-        place.inflight = []
-        place.sent = stream.floor
-        if place.introduced:
-            place.wire = stream.floor
-        place.saved = -1
-        self._note(place, "history_lost", stream.floor)
-        self._touch(place)
+        self._places.leave(delivery)
 
     # --- forward
 
@@ -173,7 +81,7 @@ class Courier:
         if place.reading or place.index < 0:
             return False
         if place.epoch != stream.epoch:
-            self._restart(place)
+            self._places.restart(place)
         limit = self.work + budget
         while place.sent < stream.head:
             if not delivery.open:
@@ -196,11 +104,7 @@ class Courier:
         if place.epoch != place.stream.epoch:
             return self.pump(place, budget)
         if place.sent == segment.after < floor:
-            place.sent = floor
-            if place.introduced:
-                place.wire = floor
-            self._note(place, "truncated", floor)
-            self._touch(place)
+            self._places.move(place, floor, TRUNCATED)
         limit = self.work + budget
         if segment.covers(place.sent):
             if not place.delivery.open:
@@ -386,9 +290,7 @@ class Courier:
             acked += 1
             self._touch(place)
             if place.closing and not inflight and not place.stale:
-                self.save(delivery)
-                del delivery.places[alias]
-                self._table.aliases.release(place.stream.key)
+                self._places.vacate(place)
         if acked:
             self._counters.acked += acked
             delivery.open = True
@@ -426,19 +328,3 @@ class Courier:
                 self.activity(delivery)
             else:
                 self._watch(delivery, left)
-
-    # --- cursors
-
-    def _touch(self, place: Place) -> None:
-        if place.cursor > place.saved:
-            self.dirty[place.delivery] = None
-
-    def save(self, delivery: Delivery) -> None:
-        """Hand the cursors that moved to the store, which writes them behind."""
-        moved = []
-        for place in delivery.places.values():
-            if (cursor := place.cursor) > place.saved:
-                place.saved = cursor
-                moved.append(Cursor(place.stream.key, place.epoch, cursor))
-        if moved:
-            self._store.save_cursors(delivery.device, moved)

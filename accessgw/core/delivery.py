@@ -1,4 +1,5 @@
-"""What is kept of one session's pushes while it is connected: its place in each stream, and what has to wait.
+"""What is kept of one session's pushes while it is connected: where it began in each stream, its place there, and what
+has to wait.
 
 Everything rests on one number: `Place.sent` is how far a stream has been passed on this connection, and
 it only grows. See core.courier for what moves it.
@@ -7,6 +8,7 @@ it only grows. See core.courier for what moves it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from accessgw.core.interfaces.clock import Timer
 from accessgw.core.interfaces.sessions import Link, Session
@@ -16,6 +18,24 @@ from accessgw.model.pushes import Cursor, StreamKey
 from protocols.mmtp.nothing import NOTHING
 
 NONE: tuple[int, ...] = ()
+TRUNCATED = "truncated"
+HISTORY_LOST = "history_lost"
+
+
+@dataclass(slots=True, frozen=True)
+class Opening:
+    """Where one stream begins for one device."""
+
+    position: int
+    """The next push is the first visible one past this."""
+    saved: int
+    """Cursor that the store has, -1 for none in this epoch."""
+    note: str = ""
+    """What the device must be told first."""
+
+
+BEGINNING = Opening(0, 0)
+"""Of a stream that began while the device was connected."""
 
 
 class Place:
@@ -136,3 +156,10 @@ class Delivery:
         if self.behind is None:
             self.behind = {}
         self.behind[place] = None
+
+    def forget(self, place: Place) -> None:
+        """The place waits for nothing any more."""
+        if self.behind:
+            self.behind.pop(place, None)
+        if self.held:
+            self.held.pop(place, None)

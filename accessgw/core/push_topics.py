@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from twisted.internet.defer import Deferred
 
 from accessgw.core.audiences import Audiences
-from accessgw.core.delivery import Delivery, Place
+from accessgw.core.delivery import Delivery, Opening, Place
 from accessgw.core.interfaces import Refused
 from accessgw.core.interfaces.sessions import Session
 from accessgw.core.interfaces.stores import StreamStore
-from accessgw.core.stream_start import Opening, Openings
+from accessgw.core.stream_start import Openings
 from accessgw.model.pushes import Scope, StreamState
 from protocols.mmtp.statuses import Status
 

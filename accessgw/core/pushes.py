@@ -12,19 +12,20 @@ from twisted.python.failure import Failure
 
 from accessgw.core.audiences import Audiences, Registry
 from accessgw.core.courier import Courier
-from accessgw.core.delivery import NO_TOPICS, Delivery
+from accessgw.core.delivery import BEGINNING, HISTORY_LOST, NO_TOPICS, Delivery, Opening
 from accessgw.core.fanout import Fanout
 from accessgw.core.interfaces.bus import Bus
 from accessgw.core.interfaces.clock import Clock, Timers
 from accessgw.core.interfaces.sessions import Session
 from accessgw.core.interfaces.stores import StreamStore
+from accessgw.core.places import Places
 from accessgw.core.push_append import Appender, PushFilters
 from accessgw.core.push_notices import TOPIC, Notice, decode
 from accessgw.core.push_short import ShortPushes
 from accessgw.core.push_topics import Topics
 from accessgw.core.stream_heads import HeadCheck
 from accessgw.core.stream_reads import BacklogReader, entry_of
-from accessgw.core.stream_start import BEGINNING, HISTORY_LOST, Opening, Openings
+from accessgw.core.stream_start import Openings
 from accessgw.core.streams import Stream, StreamTable
 from accessgw.model.counters import PushCounters
 from accessgw.model.pushes import Cursor, PushRequest, PushResult, Scope, StoredPush, StreamKey, StreamState
@@ -67,7 +68,8 @@ class Pushes:
         self._timers = timers
         self._audiences = Audiences(registry)
         self._table = StreamTable()
-        self._courier = Courier(clock, wall, store, self._table, timers=timers, settings=settings, counters=counters)
+        self._places = Places(store, self._table, counters)
+        self._courier = Courier(clock, wall, self._places, timers=timers, settings=settings, counters=counters)
         self._fanout = Fanout(
             clock, self._courier, self._table, counters, slice_seconds=settings.fanout_slice, flush=flush
         )
@@ -79,7 +81,7 @@ class Pushes:
             self._audiences,
             limit=max_subscriptions,
             enter=self._enter_openings,
-            close=self._courier.close_place,
+            close=self._places.close,
             look_up=lambda delivery: self._load(delivery, {}),
         )
         self._appender = Appender(
@@ -100,9 +102,9 @@ class Pushes:
         if self._unsubscribe_bus is not None:
             self._unsubscribe_bus()
             self._unsubscribe_bus = None
-        for delivery in list(self._courier.dirty):
-            self._courier.save(delivery)
-        self._courier.dirty.clear()
+        for delivery in list(self._places.dirty):
+            self._places.save(delivery)
+        self._places.dirty.clear()
 
     # --- sessions
 
@@ -136,7 +138,7 @@ class Pushes:
         if isinstance(delivery, Delivery) and delivery.woken:
             self._courier.acked(delivery, places)
             self._heads.touch(delivery, places)
-            if self._courier.dirty and not self._saving:
+            if self._places.dirty and not self._saving:
                 self._save_later()
 
     def writable(self, session: Session) -> None:
@@ -242,7 +244,7 @@ class Pushes:
 
     def _enter(self, delivery: Delivery, stream: Stream, opening: Opening, active: bool = True) -> None:
         """`active`: the device did something to come here, so that nothing waits for its next activity."""
-        place = self._courier.open_place(delivery, stream, opening)
+        place = self._places.open(delivery, stream, opening)
         if place is not None:
             if active:
                 place.released = stream.head
@@ -342,20 +344,20 @@ class Pushes:
 
     def _save(self) -> None:
         self._saving = False
-        if self._courier.dirty:
-            self._fanout.submit(_Saving(self._courier))
+        if self._places.dirty:
+            self._fanout.submit(_Saving(self._places))
 
 
 class _Saving:
     """A job: hand the cursors that moved to the store."""
 
-    def __init__(self, courier: Courier) -> None:
-        self._courier = courier
-        self._dirty, courier.dirty = courier.dirty, {}
+    def __init__(self, places: Places) -> None:
+        self._places = places
+        self._dirty, places.dirty = places.dirty, {}
 
     def step(self, budget: int) -> bool:
         dirty: dict[Any, None] = self._dirty
         for _ in range(min(budget, len(dirty))):
             delivery, _ = dirty.popitem()
-            self._courier.save(delivery)
+            self._places.save(delivery)
         return bool(dirty)

@@ -8,35 +8,16 @@ later, so the device is owed it from its floor; without one the device is new th
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from accessgw.core.delivery import HISTORY_LOST, TRUNCATED, Opening
 from accessgw.core.interfaces.stores import StreamStore
 from accessgw.core.stream_reads import StreamLookup, gather
 from accessgw.model.identity import Identity
 from accessgw.model.pushes import Cursor, Scope, StreamKey, StreamState
 from accessgw.model.settings import PushSettings
-
-TRUNCATED = "truncated"
-HISTORY_LOST = "history_lost"
-
-
-@dataclass(slots=True, frozen=True)
-class Opening:
-    """Where one stream begins for one device."""
-
-    position: int
-    """The next push is the first visible one past this."""
-    saved: int
-    """Cursor that the store has, -1 for none in this epoch."""
-    note: str = ""
-    """What the device must be told first."""
-
-
-BEGINNING = Opening(0, 0)
-"""Of a stream that began while the device was connected."""
 
 
 def opening_of(state: StreamState, hello: Cursor | None, stored: Cursor | None, tail: int | None) -> Opening:
