@@ -21,7 +21,7 @@ from protocols.tls.engines import WHY_NOT_NATIVE
 from tests.crypto.certificates import self_signed
 from tests.crypto.signer_process import SignerProcess
 from tests.system.gateway_process import Gateway
-from tests.system.handshake_load import shake_hands
+from tests.system.handshake_load import LIMITS, shake_hands
 
 if WHY_NOT_NATIVE:
     pytest.skip(f"no native engine: {WHY_NOT_NATIVE}", allow_module_level=True)
@@ -36,7 +36,7 @@ key = "{key}"
 def signing_gateway(
     make_gateway: Callable[..., Gateway], signer: str, certificate: str = "", more: str = ""
 ) -> Gateway:
-    gateway = make_gateway(extra=f'\n[tls]\nsigner = "{signer}"\nsigner_timeout = 20.0\n{more}')
+    gateway = make_gateway(extra=f'\n[tls]\nsigner = "{signer}"\nsigner_timeout = 20.0\n{more}{LIMITS}')
     text = gateway.config.read_text()
     # the certificate belongs to the first listener
     gateway.config.write_text(
