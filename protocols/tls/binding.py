@@ -11,6 +11,7 @@ went wrong waits in Notes.defect. Callbacks live as long as their context: they 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -61,6 +62,7 @@ FUNCTIONS = (
     "SSL_get_verify_result",
     "SSL_get_version",
     "SSL_pending",
+    "SSL_version",
     "X509_STORE_CTX_get0_cert",
     "X509_STORE_CTX_get_ex_data",
     "X509_free",
@@ -93,7 +95,25 @@ MODE_NO_AUTO_CHAIN = 8
 _READ_SUCCESS, _READ_FINISH = 1, 2  # SSL_READ_EARLY_DATA_*; 0 is the error
 _CHUNK = 1 << 14
 _new_chunk = ffi.new_allocator(should_clear_after_alloc=False)
+_MOST_OFFERS = 64
+"""ALPN offers whose answer a context remembers: the clients of a listener have a few."""
 _HANDSHAKE, _END_OF_EARLY_DATA, _KEY_UPDATE = 22, 5, 24
+
+
+class _Running(threading.local):
+    """What runs on a thread."""
+
+    notes: HandshakeNotes | None = None
+    """Of the connection that shakes hands: its callbacks need not look for it."""
+
+    def __init__(self) -> None:
+        self.place, self.size = ffi.new("const unsigned char **"), ffi.new("unsigned int *")
+        """For what a function gives by a pointer."""
+
+
+_running = _Running()
+_cipher_names: dict[Any, str] = {}
+"""By OpenSSL's pointers, which are into a table that never changes."""
 
 
 def missing() -> list[str]:
@@ -225,18 +245,25 @@ def take_unread(connection: SSL.Connection) -> bytes:
 
 def _emptied(bio: Any) -> bytes:
     buffer = _new_chunk("char[]", _CHUNK)
-    parts: list[bytes] = []
+    size = lib.BIO_read(bio, buffer, _CHUNK)
+    if size <= 0:
+        return b""
+    data = bytes(ffi.buffer(buffer, size)[:])
+    if size < _CHUNK:
+        return data
+    parts = [data]
     while (size := lib.BIO_read(bio, buffer, _CHUNK)) > 0:
         parts.append(ffi.buffer(buffer, size)[:])
-        if size < _CHUNK:
-            break
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    return b"".join(parts)
 
 
-def shake_hands(connection: SSL.Connection) -> bool:
-    """Connection.do_handshake, without an exception for the usual: False, it waits for the peer."""
+def shake_hands(connection: SSL.Connection, notes: HandshakeNotes) -> bool:
+    """Connection.do_handshake, without an exception for the usual: False, it waits for the peer. `notes` are its app
+    data."""
     ssl = connection._ssl
+    _running.notes = notes
     result = lib.SSL_do_handshake(ssl)
+    _running.notes = None
     if result == 1:
         return True
     if lib.SSL_get_error(ssl, result) == lib.SSL_ERROR_WANT_READ:
@@ -290,14 +317,18 @@ class Negotiated(NamedTuple):
 def negotiated(connection: SSL.Connection) -> Negotiated:
     """Of a connection whose hand-shake is complete; in one go, since pyOpenSSL asks and checks for each."""
     ssl = connection._ssl
-    data, size = ffi.new("const unsigned char **"), ffi.new("unsigned int *")
-    lib.SSL_get0_alpn_selected(ssl, data, size)
+    place, size = _running.place, _running.size
+    lib.SSL_get0_alpn_selected(ssl, place, size)
     cipher = lib.SSL_get_current_cipher(ssl)
+    named = _cipher_names.get(cipher)
+    if named is None:
+        named = _cipher_names[cipher] = _words(lib.SSL_CIPHER_get_name(cipher)) if cipher else ""
+    version = lib.SSL_version(ssl)
     return Negotiated(
-        version=_words(lib.SSL_get_version(ssl)),
-        cipher=_words(lib.SSL_CIPHER_get_name(cipher)) if cipher else "",
+        version="TLSv1.3" if version == SSL.TLS1_3_VERSION else _words(lib.SSL_get_version(ssl)),
+        cipher=named,
         group=_words(lib.SSL_get0_group_name(ssl)),
-        alpn=ffi.buffer(data[0], size[0])[:].decode("latin-1") if size[0] else "",
+        alpn=ffi.buffer(place[0], size[0])[:].decode("latin-1") if size[0] else "",
         server_name=_words(lib.SSL_get_servername(ssl, 0)),  # TLSEXT_NAMETYPE_host_name
     )
 
@@ -349,12 +380,14 @@ def write_early_data(connection: SSL.Connection, data: bytes) -> None:
 # ------------------------------------------------------------------ callbacks
 
 
-def _connection_of(ssl: Any) -> SSL.Connection:
-    return SSL.Connection._reverse_mapping[ssl]
+def _notes_of(ssl: Any) -> HandshakeNotes:
+    """Of the connection that runs on this thread; where it is not known, pyOpenSSL knows whose it is."""
+    notes: HandshakeNotes = _running.notes or SSL.Connection._reverse_mapping[ssl].get_app_data()
+    return notes
 
 
 def _note_secret(ssl: Any, line: Any) -> None:
-    notes = _connection_of(ssl).get_app_data()
+    notes = _notes_of(ssl)
     try:
         notes.note_line(ffi.string(line))
     except Exception as error:
@@ -364,7 +397,7 @@ def _note_secret(ssl: Any, line: Any) -> None:
 def _note_refused(good: int, store: Any) -> int:
     if not good:
         ssl = lib.X509_STORE_CTX_get_ex_data(store, lib.SSL_get_ex_data_X509_STORE_CTX_idx())
-        notes = _connection_of(ssl).get_app_data()
+        notes = _notes_of(ssl)
         leaf = lib.X509_STORE_CTX_get0_cert(store)
         try:
             if leaf and not notes.shown:
@@ -376,7 +409,7 @@ def _note_refused(good: int, store: Any) -> int:
 
 def _find_psk(ssl: Any, identity: Any, size: int, out: Any) -> int:
     out[0] = ffi.NULL
-    notes = _connection_of(ssl).get_app_data()
+    notes = _notes_of(ssl)
     notes.chosen = b""
     try:
         psk = notes.look_up(bytes(ffi.buffer(identity, size)))
@@ -391,7 +424,7 @@ def _find_psk(ssl: Any, identity: Any, size: int, out: Any) -> int:
 
 def _offer_psk(ssl: Any, digest: Any, identity: Any, size: Any, out: Any) -> int:
     identity[0], size[0], out[0] = ffi.NULL, 0, ffi.NULL
-    notes = _connection_of(ssl).get_app_data()
+    notes = _notes_of(ssl)
     psk = notes.offered
     try:
         if psk is not None:
@@ -403,20 +436,30 @@ def _offer_psk(ssl: Any, digest: Any, identity: Any, size: Any, out: Any) -> int
     return 1
 
 
+def _offered(names: bytes) -> list[bytes]:
+    """Of the extension ALPN (RFC 7301 section 3.1)."""
+    offered = []
+    while names:
+        offered.append(names[1 : 1 + names[0]])
+        names = names[1 + names[0] :]
+    return offered
+
+
 def _select_alpn(  # noqa: PLR0917  # OpenSSL's own arguments
     ssl: Any, out: Any, out_size: Any, offer: Any, size: int, argument: Any
 ) -> int:
-    connection = _connection_of(ssl)
-    notes = connection.get_app_data()
+    notes = _notes_of(ssl)
     try:
-        offered, rest = [], bytes(ffi.buffer(offer, size))
-        while rest:
-            offered.append(rest[1 : 1 + rest[0]])
-            rest = rest[1 + rest[0] :]
-        chosen = notes.traits.select_alpn(connection.get_protocol_version() >= SSL.TLS1_3_VERSION, offered)
-        # OpenSSL copies it after the callback has returned.
-        notes.kept = kept = ffi.new("unsigned char[]", chosen)
-        out[0], out_size[0] = kept, len(chosen)
+        over_1_3 = lib.SSL_version(ssl) >= SSL.TLS1_3_VERSION
+        names = bytes(ffi.buffer(offer, size))
+        kept = notes.traits.chosen_alpn.get((over_1_3, names))
+        if kept is None and notes.traits.select_alpn is not None:
+            # OpenSSL copies it after the callback has returned.
+            kept = ffi.new("unsigned char[]", notes.traits.select_alpn(over_1_3, _offered(names)))
+            notes.kept = kept
+            if len(notes.traits.chosen_alpn) < _MOST_OFFERS:
+                notes.traits.chosen_alpn[over_1_3, names] = kept
+        out[0], out_size[0] = kept, len(kept) - 1  # without the zero at its end
     except Exception as error:
         notes.defect = error.with_traceback(None)
         return int(lib.SSL_TLSEXT_ERR_ALERT_FATAL)
@@ -427,14 +470,14 @@ def _watch_messages(  # noqa: PLR0917  # OpenSSL's own arguments
     sent: int, version: int, kind: int, data: Any, size: int, ssl: Any, argument: Any
 ) -> None:
     if sent and kind == _HANDSHAKE and size == 4 and ffi.cast("unsigned char *", data)[0] == _END_OF_EARLY_DATA:
-        _connection_of(ssl).get_app_data().early_data_ended = True
+        _notes_of(ssl).early_data_ended = True
 
 
 def _count_updates(  # noqa: PLR0917  # OpenSSL's own arguments
     sent: int, version: int, kind: int, data: Any, size: int, ssl: Any, argument: Any
 ) -> None:
     if not sent and kind == _HANDSHAKE and size and ffi.cast("unsigned char *", data)[0] == _KEY_UPDATE:
-        _connection_of(ssl).get_app_data().key_updates += 1
+        _notes_of(ssl).key_updates += 1
 
 
 def _session(psk: ExternalPsk, limit: int) -> Any:

@@ -14,6 +14,8 @@ _EXTENSION = struct.Struct(">HH")
 """Type and length."""
 _OFFER = EARLY_DATA.to_bytes(2, "big") + b"\0\0"
 """The extension early_data. A hello without these bytes has none, and most have none."""
+_HEAD = 9
+"""Bytes of the heads of a record and of the message in it."""
 MAX_HELLO = 1 << 16
 """Bytes of records; a ClientHello of ours is far smaller, and OpenSSL's own limit is near."""
 
@@ -22,18 +24,19 @@ MAX_HELLO = 1 << 16
 class ClientHello:
     """The parts that OpenSSL's public interface does not tell."""
 
-    random: bytes
     early_data: bool
     """0-RTT data follows."""
-    identity: bytes
+    random: bytes = b""
+    """32 bytes; empty without early data."""
+    identity: bytes = b""
     """The first identity of pre_shared_key, which is the one that early data is under; empty without early data."""
 
 
 MAX_RECORD = 1 << 14
 """Bytes of a plaintext record (RFC 8446 section 5.1)."""
 
-NOTHING_OFFERED = ClientHello(b"", False, b"")
-"""Stands for a ClientHello that could not be read: OpenSSL will say what is wrong with it."""
+NOTHING_OFFERED = ClientHello(False)
+"""Without early data, as most are; and for what could not be read: OpenSSL will say what is wrong with it."""
 
 
 class HelloReader:
@@ -48,7 +51,13 @@ class HelloReader:
 
     def feed(self, data: bytes) -> ClientHello | None:
         """None as long as more is needed. Never raises: what is none is NOTHING_OFFERED."""
-        self._size += len(data)
+        size = len(data)
+        if not self._size and size > _HEAD and data[0] == HANDSHAKE and data[5] == CLIENT_HELLO:
+            # Most come whole, in one record.
+            length = data[3] << 8 | data[4]
+            if length == size - 5 and data[6:9] == (length - 4).to_bytes(3, "big") and _OFFER not in data:
+                return NOTHING_OFFERED
+        self._size += size
         try:
             if self._collect(self._rest + data):
                 return _parse(bytes(self._message[4:]))
@@ -86,9 +95,9 @@ class HelloReader:
 
 def _parse(body: bytes) -> ClientHello:
     """IndexError, ValueError or struct.error when it is cut off inside."""
-    random = body[2 : 2 + RANDOM_SIZE]
     if _OFFER not in body:
-        return ClientHello(random, False, b"")
+        return NOTHING_OFFERED
+    random = body[2 : 2 + RANDOM_SIZE]
     at = 2 + RANDOM_SIZE
     at += 1 + body[at]  # legacy_session_id
     at += 2 + (body[at] << 8 | body[at + 1])  # cipher_suites
@@ -109,4 +118,4 @@ def _parse(body: bytes) -> ClientHello:
                 raise ValueError("an identity that ends beyond its extension")
             identity = body[first + 2 : end]
         at = after
-    return ClientHello(random, early, identity)
+    return ClientHello(early, random, identity) if early else NOTHING_OFFERED

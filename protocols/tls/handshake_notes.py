@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from protocols.tls.psk import ExternalPsk, FindPsk
 
@@ -36,6 +37,8 @@ class ContextTraits:
     key_log: KeyLog | None = None
     counts_updates: bool = False
     """The records stay with OpenSSL, which takes any number of KeyUpdates: they are counted for the engine."""
+    chosen_alpn: dict[tuple[bool, bytes], Any] = field(default_factory=dict, compare=False)
+    """What select_alpn has answered, for C: by whether it was over TLS 1.3 and by the offer."""
     kept: list[object] = field(default_factory=list)
     """Callbacks of C, which have to live as long as the context. Filled while it is made, then left alone."""
 

@@ -41,6 +41,8 @@ _SLICE = 4096
 """Bytes that OpenSSL is given at once where KeyUpdates are counted: each costs twenty times a record of data."""
 MAX_KEY_UPDATES = 32
 """That a peer may send beyond one per reception of application data, as of RecordLimits."""
+_ENDED = HandshakeNotes(NO_TRAITS, None)
+"""Of all that have ended or are detached; never changed."""
 Session = SSL.Session
 """What a client resumes with; holds secrets."""
 
@@ -290,7 +292,9 @@ class PyOpenSSLEngine:
     def _shake_hands(self) -> None:
         connection = self._connection
         try:
-            complete = (not self._notes.reading_early or self._read_early()) and binding.shake_hands(connection)
+            complete = (not self._notes.reading_early or self._read_early()) and binding.shake_hands(
+                connection, self._notes
+            )
         except SSL.WantReadError:
             complete = False
         except RemoteError as error:
@@ -416,7 +420,7 @@ class PyOpenSSLEngine:
     def _end(self) -> None:
         """The last reference: OpenSSL's object and its buffers are freed here."""
         self._connection = None
-        self._notes = HandshakeNotes(NO_TRAITS, None)
+        self._notes = _ENDED
         self._hello_reader = None
 
     def _fail(self, code: int | None, message: str, error: Exception | None = None) -> NoReturn:
