@@ -11,7 +11,6 @@ went wrong waits in Notes.defect. Callbacks live as long as their context: they 
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -100,18 +99,8 @@ _MOST_OFFERS = 64
 _HANDSHAKE, _END_OF_EARLY_DATA, _KEY_UPDATE = 22, 5, 24
 
 
-class _Running(threading.local):
-    """What runs on a thread."""
-
-    notes: HandshakeNotes | None = None
-    """Of the connection that shakes hands: its callbacks need not look for it."""
-
-    def __init__(self) -> None:
-        self.place, self.size = ffi.new("const unsigned char **"), ffi.new("unsigned int *")
-        """For what a function gives by a pointer."""
-
-
-_running = _Running()
+_shaking: dict[Any, HandshakeNotes] = {}
+"""By OpenSSL's pointer, those of the connections that shake hands just now: quicker than to ask pyOpenSSL."""
 _cipher_names: dict[Any, str] = {}
 """By OpenSSL's pointers, which are into a table that never changes."""
 
@@ -261,9 +250,9 @@ def shake_hands(connection: SSL.Connection, notes: HandshakeNotes) -> bool:
     """Connection.do_handshake, without an exception for the usual: False, it waits for the peer. `notes` are its app
     data."""
     ssl = connection._ssl
-    _running.notes = notes
+    _shaking[ssl] = notes
     result = lib.SSL_do_handshake(ssl)
-    _running.notes = None
+    del _shaking[ssl]
     if result == 1:
         return True
     if lib.SSL_get_error(ssl, result) == lib.SSL_ERROR_WANT_READ:
@@ -317,7 +306,7 @@ class Negotiated(NamedTuple):
 def negotiated(connection: SSL.Connection) -> Negotiated:
     """Of a connection whose hand-shake is complete; in one go, since pyOpenSSL asks and checks for each."""
     ssl = connection._ssl
-    place, size = _running.place, _running.size
+    place, size = ffi.new("const unsigned char **"), ffi.new("unsigned int *")
     lib.SSL_get0_alpn_selected(ssl, place, size)
     cipher = lib.SSL_get_current_cipher(ssl)
     named = _cipher_names.get(cipher)
@@ -381,8 +370,7 @@ def write_early_data(connection: SSL.Connection, data: bytes) -> None:
 
 
 def _notes_of(ssl: Any) -> HandshakeNotes:
-    """Of the connection that runs on this thread; where it is not known, pyOpenSSL knows whose it is."""
-    notes: HandshakeNotes = _running.notes or SSL.Connection._reverse_mapping[ssl].get_app_data()
+    notes: HandshakeNotes = _shaking.get(ssl) or SSL.Connection._reverse_mapping[ssl].get_app_data()
     return notes
 
 
@@ -452,13 +440,14 @@ def _select_alpn(  # noqa: PLR0917  # OpenSSL's own arguments
     try:
         over_1_3 = lib.SSL_version(ssl) >= SSL.TLS1_3_VERSION
         names = bytes(ffi.buffer(offer, size))
-        kept = notes.traits.chosen_alpn.get((over_1_3, names))
-        if kept is None and notes.traits.select_alpn is not None:
+        traits = notes.traits
+        kept = traits.chosen_alpn.get((over_1_3, names))
+        if kept is None:
+            assert traits.select_alpn is not None
             # OpenSSL copies it after the callback has returned.
-            kept = ffi.new("unsigned char[]", notes.traits.select_alpn(over_1_3, _offered(names)))
-            notes.kept = kept
-            if len(notes.traits.chosen_alpn) < _MOST_OFFERS:
-                notes.traits.chosen_alpn[over_1_3, names] = kept
+            notes.kept = kept = ffi.new("unsigned char[]", traits.select_alpn(over_1_3, _offered(names)))
+            if len(traits.chosen_alpn) < _MOST_OFFERS:
+                traits.chosen_alpn[over_1_3, names] = kept
         out[0], out_size[0] = kept, len(kept) - 1  # without the zero at its end
     except Exception as error:
         notes.defect = error.with_traceback(None)
