@@ -11,7 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "tls_handshake.h"
+#include "tls_connection.h"
 
 enum { TELL_AFTER = 2000000 }; /* nanoseconds that what is finished waits for the next, to be told with it */
 
@@ -163,9 +163,6 @@ static void Crew_dealloc(Crew *self) {
     type->tp_free(self);
     Py_DECREF(type);
 }
-
-static PyTypeObject *connection_type;
-static Conn *alive(Connection *self);
 
 static PyObject *Crew_submit(Crew *self, PyObject *args) {
     Connection *connection;

@@ -8,7 +8,7 @@
 #ifndef ACCESSGW_TLS_PROVIDER_H
 #define ACCESSGW_TLS_PROVIDER_H
 
-#include "tls_handshake.h"
+#include "tls_elsewhere.h"
 
 enum { MAX_PROVIDER = 64, PROBE = 32, MAX_EC = 160 };
 
