@@ -62,6 +62,7 @@ class Shop(BaseHTTPRequestHandler):
     """A service with a page, a list of orders by number, and an echo."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
         if self.path == "/shop/page":

@@ -41,6 +41,7 @@ class Business(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     server: Business
 
     def body(self) -> bytes:

@@ -14,7 +14,8 @@ from protocols.mmtp import Connection, Hello, Limits, Role
 from protocols.mmtp.events import CallReset, Event, GoawayReceived, PushReceived, ResponseReceived, WelcomeReceived
 
 E = TypeVar("E")
-TIMEOUT = 15.0
+TIMEOUT = 60.0
+"""Seconds without a word of the gateway after which a test has failed."""
 
 
 class Gone(Exception):

@@ -16,7 +16,8 @@ from typing import Any
 from loadtest.free_ports import free_ports
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-START_TIMEOUT = 30.0
+START_TIMEOUT = PATIENCE = 90.0
+"""Seconds after which a state is taken never to come, on the busiest machine: nothing is told from the time it takes."""
 DEFECT = re.compile("Unhandled|Traceback|#critical|Exception in thread|never retrieved|ResourceWarning")
 """What no peer may bring into the log."""
 
@@ -123,7 +124,7 @@ class Gateway:
         self.wait_until(lambda: self.http("GET", "/health/ready")[0] == 200, START_TIMEOUT)
         return self
 
-    def wait_until(self, true: Any, timeout: float = 20.0) -> None:
+    def wait_until(self, true: Any, timeout: float = PATIENCE) -> None:
         """Poll a state of the process; fails with its log."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
@@ -149,7 +150,7 @@ class Gateway:
         self.process.kill()
         self.process.wait()
 
-    def terminate(self, timeout: float = 40.0) -> int:
+    def terminate(self, timeout: float = PATIENCE) -> int:
         """SIGTERM, then the exit code."""
         assert self.process is not None
         if self.process.poll() is None:
@@ -169,7 +170,7 @@ class Gateway:
         self, method: str, path: str, body: Any = None, token: str = "", headers: dict[str, str] | None = None
     ) -> tuple[int, Any]:
         """A request to the control API: (status, parsed JSON or text)."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.control, timeout=15)
+        connection = http.client.HTTPConnection("127.0.0.1", self.control, timeout=PATIENCE)
         try:
             fields = {"Authorization": f"Bearer {token}"} if token else {}
             data = None if body is None else json.dumps(body)
