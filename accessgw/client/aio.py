@@ -25,6 +25,9 @@ from protocols.errors import RemoteError
 ALPN_SHORT = "http/1.1"
 CLOSE_TIMEOUT = 2.0
 """Seconds for the last bytes of connections that are closed."""
+_CLOCK: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""Goes on while the device sleeps, where the system has such a clock, as the event loop's own does not: what the client
+thinks of silence and of the gateway's clock has to hold after it."""
 
 __all__ = ["CallFailed", "CannotConnect", "Client", "Note", "Push", "Reply", "State"]
 
@@ -141,7 +144,7 @@ class Client(BaseClient):
     # ------------------------------------------------------------------ clock, futures, threads
 
     def _now(self) -> float:
-        return time.monotonic()  # what the event loop's own clock is, and there may be no loop yet
+        return time.clock_gettime(_CLOCK)
 
     def _arm(self, at: float | None) -> None:
         if self._timer is not None:

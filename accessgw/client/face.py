@@ -15,7 +15,7 @@ class Face(ABC):
 
     @abstractmethod
     def _now(self) -> float:
-        """Seconds of a monotonic clock."""
+        """Seconds of a clock that nobody sets; it should go on while the device sleeps."""
 
     @abstractmethod
     def _arm(self, at: float | None) -> None:

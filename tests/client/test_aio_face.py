@@ -112,6 +112,26 @@ def test_calls_failures_and_topics() -> None:
     bounded(test)
 
 
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="the system has no clock that goes on in suspend")
+def test_what_it_knows_of_the_gateways_clock_holds_after_the_device_has_slept(monkeypatch: pytest.MonkeyPatch) -> None:
+    asleep, read = [0.0], time.clock_gettime
+    monkeypatch.setattr(
+        time, "clock_gettime", lambda clock: read(clock) + (asleep[0] if clock == time.CLOCK_BOOTTIME else 0.0)
+    )
+
+    async def test() -> None:
+        gateway = FakeGateway()
+        async with serving(gateway) as server, Client(f"mmtp://127.0.0.1:{server.port}", "d1", "t") as client:
+            await client.call("echo")
+            asleep[0] = 3600.0
+            server.writers[0].transport.abort()
+            await client.call("echo")
+            slept = gateway.hellos[-1].time - gateway.welcome.time
+            assert 3600.0 <= slept < 3660.0
+
+    bounded(test)
+
+
 def test_pushes_are_acknowledged_when_the_next_is_asked_for(tmp_path: Path) -> None:
     async def test() -> None:
         gateway = FakeGateway()
