@@ -85,7 +85,9 @@ class TlsBridgeConnection(BridgeConnection):
             self._handshake.start(self.transport)
 
     def _write(self, data: bytes) -> None:
-        super()._write(self._tls.encrypt(data))
+        # The user may answer what came before an error, which it is about to hear of.
+        if self._tls.failure is None:
+            super()._write(self._tls.encrypt(data))
 
     def _leave(self) -> None:
         super()._write(self._tls.close())

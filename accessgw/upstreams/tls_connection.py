@@ -45,6 +45,12 @@ class TlsUpstreamConnection(UpstreamConnection):
         self._timer = reactor.callLater(timeout, self._took_too_long, timeout)
         super().connect(reactor, address, timeout)
 
+    @property
+    def usable(self) -> bool:
+        # What ends a connection may have come right behind an answer, and the answer is told first.
+        tls = self._tls
+        return tls is not None and tls.failure is None and not tls.closed and super().usable
+
     def connecting_failed(self, message: str) -> None:
         self._stop_timer()
         if not self._handed_over:

@@ -243,6 +243,22 @@ def test_a_user_may_go_in_the_middle_of_what_came(house: House) -> None:
     assert house.far.closed == "abort" and not house.user.told
 
 
+def test_a_user_may_answer_what_came_before_an_error(house: House) -> None:
+    house.up()
+    note = house.user.note
+
+    def received(data: bytes) -> None:
+        note(data)
+        house.connection.write(b"answer")
+
+    house.user.received = received  # type: ignore[method-assign]
+    house.server.connection.send(b"one")
+    house.far.answer(house.server.connection.bio_read(65536) + b"\x17\x03\x03\x00\x20" + bytes(32))
+    one, (kind, error) = house.user.told
+    assert (one, kind) == (b"one", "lost") and "bad record mac" in error.lower()
+    assert house.far.closed == "abort"
+
+
 def test_it_says_how_much_waits(house: House) -> None:
     house.up()
     assert house.connection.buffered == 0

@@ -144,6 +144,29 @@ def test_a_broken_record_ends_the_connection(authority: Authority) -> None:
     assert wire.closed == "abort"
 
 
+@pytest.mark.parametrize("end", ["close_notify", "no record"])
+def test_nothing_is_asked_on_a_connection_whose_end_has_come_with_an_answer(authority: Authority, end: str) -> None:
+    house = net(authority, max_connections=1)
+    _, sink = house.ask()
+    wire = house.accept()
+    server = Server(authority, wire)
+    server.turn()
+    assert server.turn().startswith(b"POST /p")
+    _, waiting = house.ask()
+    server.connection.send(OK)
+    if end == "close_notify":
+        server.connection.shutdown()
+    behind = b"" if end == "close_notify" else b"\x17\x03\x03\x00\x20" + bytes(32)
+    wire.answer(server.connection.bio_read(65536) + behind)
+    house.turn()
+    assert sink.complete and waiting.failure is None
+    second = Server(authority, house.accept())
+    second.turn()
+    assert second.turn().startswith(b"POST /p")
+    second.say(OK)
+    assert waiting.complete and waiting.attempts == 1
+
+
 def test_a_slow_kernel_gets_the_rest_later(authority: Authority) -> None:
     house = net(authority)
     _, sink = house.ask("POST", b"x" * 200_000)
