@@ -171,6 +171,8 @@ class HttpUpstreams:
 
     def _result_of(self, cluster: Cluster, endpoint: Endpoint) -> Callable[[bool, str], None]:
         def result(ok: bool, error: str) -> None:
+            if not ok:
+                endpoint.tell(error)
             if endpoint.health.result(ok, error):
                 cluster.health_changed()
 

@@ -202,8 +202,7 @@ class Exchange:
         if connection is None or self._sink is None:
             return
         if kind == "connect" and self.endpoint is not None:
-            self.endpoint.last_error = message
-            self._cluster.connect_failed(self.endpoint, message)
+            self.endpoint.refused(message)
             if self._streaming:
                 # What has left of its body is not kept.
                 self.fail(kind, message)
@@ -216,6 +215,8 @@ class Exchange:
         endpoint = self.endpoint
         assert endpoint is not None
         self._cluster.answered(endpoint, event.status, self._elapsed())
+        if endpoint.last_error and self._connection is not None and self._connection.requests == 1:
+            endpoint.proven()
         if event.length is not None and event.length > self._request.max_response_body:
             self._too_large()
             return

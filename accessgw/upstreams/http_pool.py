@@ -17,6 +17,8 @@ log = Logger()
 
 PEEK_AFTER = 0.5
 """Seconds of idleness after which a connection is looked at before it is used again."""
+TELL_AGAIN = 3600.0
+"""Seconds after which what TLS refuses is logged again, for as long as it does."""
 
 
 class PoolUser(Protocol):
@@ -46,8 +48,8 @@ class PoolCluster(Protocol):
 class Endpoint:
     """One server: its connections, and what is known of its load and health."""
 
-    __slots__ = ("_cluster", "_connecting", "_idle", "_open", "_reactor", "address", "health", "last_error", "load",
-                 "name", "retired", "waiting")  # fmt: skip
+    __slots__ = ("_cluster", "_connecting", "_idle", "_open", "_reactor", "_tell_from", "_told", "address", "health",
+                 "last_error", "load", "name", "retired", "waiting")  # fmt: skip
 
     def __init__(self, cluster: PoolCluster, address: Address, reactor: Any) -> None:
         self._cluster = cluster
@@ -57,6 +59,9 @@ class Endpoint:
         self.load = Load(reactor.seconds())
         self.health = Health(cluster.settings.health.healthy_after, cluster.settings.health.unhealthy_after)
         self.last_error = ""
+        self._told = ""
+        """What TLS refused, as it was logged last, and is not logged again before `_tell_from`."""
+        self._tell_from = 0.0
         self.retired = False
         """No longer in the configuration: connections end with their exchange."""
         self._idle: list[UpstreamConnection] = []
@@ -123,6 +128,25 @@ class Endpoint:
             connection.close()
         self._idle.clear()
 
+    def refused(self, message: str) -> None:
+        """No connection could be made, or the server did not take the one that was."""
+        self.tell(message)
+        self.last_error = message
+        self._cluster.connect_failed(self, message)
+
+    def proven(self) -> None:
+        """The server has answered on a new connection, so what TLS refused before is mended."""
+        if self.last_error.startswith("TLS: "):
+            self.last_error = ""
+
+    def tell(self, message: str) -> None:
+        """Log what TLS refuses. No passing trouble as a rule: somebody has to replace a file."""
+        now = self._reactor.seconds()
+        if message.startswith("TLS: ") and (message != self._told or now >= self._tell_from):
+            self._told, self._tell_from = message, now + TELL_AGAIN
+            cluster = self._cluster.settings.name
+            log.warn("upstream {cluster}, {endpoint}: {why}", cluster=cluster, endpoint=self.name, why=message)
+
     def unchecked(self) -> None:
         """There are no active checks any more: what they found counts no longer."""
         settings = self._cluster.settings.health
@@ -148,12 +172,7 @@ class Endpoint:
 
     def connect_failed(self, connection: UpstreamConnection, message: str) -> None:
         self._connecting.discard(connection)
-        if message.startswith("TLS: ") and message != self.last_error:
-            # No passing trouble as a rule: somebody has to replace a file.
-            cluster = self._cluster.settings.name
-            log.warn("upstream {cluster}, {endpoint}: {why}", cluster=cluster, endpoint=self.name, why=message)
-        self.last_error = message
-        self._cluster.connect_failed(self, message)
+        self.refused(message)
         while len(self.waiting) > len(self._connecting):
             user = next(iter(self.waiting))
             del self.waiting[user]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ import pytest
 from OpenSSL import SSL
 from twisted.logger import formatEvent, globalLogPublisher
 
-from accessgw.model.route_settings import UpstreamTlsSettings
+from accessgw.model.route_settings import HealthCheckSettings, UpstreamTlsSettings
+from accessgw.upstreams.http_pool import TELL_AGAIN
 from tests.crypto.authority import Authority
 from tests.upstreams.tls_wire import OK, Server
-from tests.upstreams.upstream_fakes import Net
+from tests.upstreams.upstream_fakes import Net, Wire
 
 
 @pytest.fixture
@@ -74,23 +76,74 @@ def test_what_is_no_hand_shake_is_a_failure_to_connect(authority: Authority, ans
     assert house.upstreams.snapshot()[0]["connections"] == 0
 
 
-def test_what_tls_refuses_is_one_line_of_the_log(authority: Authority) -> None:
-    lines: list[str | None] = []
+@pytest.fixture
+def told() -> Iterator[list[str]]:
+    """What the log says of upstreams."""
+    lines: list[str] = []
 
     def observe(event: Any) -> None:
-        lines.append(formatEvent(event))
+        line = formatEvent(event)
+        if line.startswith("upstream "):
+            lines.append(line)
 
-    house = net(authority)
     globalLogPublisher.addObserver(observe)
-    try:
-        for _ in range(2):
-            house.ask("GET", retries=0)
-            house.accept().answer(b"\x15\x03\x03\x00\x02\x02\x28")
-            house.clock.advance(60.0)
-    finally:
-        globalLogPublisher.removeObserver(observe)
-    (line,) = (line for line in lines if line and line.startswith("upstream "))
+    yield lines
+    globalLogPublisher.removeObserver(observe)
+
+
+def wants_a_certificate(authority: Authority, wire: Wire) -> None:
+    """A server that refuses us over TLS 1.3, so after our end of the hand-shake."""
+    server = Server(authority, wire)
+    server.connection.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
+    assert server.turn() == b""
+    with pytest.raises(SSL.Error):
+        server.turn()
+    server.flush()
+
+
+def test_what_tls_refuses_is_one_line_of_the_log(authority: Authority, told: list[str]) -> None:
+    house = net(authority)
+    for _ in range(2):
+        house.ask("GET", retries=0)
+        house.accept().answer(b"\x15\x03\x03\x00\x02\x02\x28")
+        house.clock.advance(60.0)
+    (line,) = told
     assert "10.0.0.1:443: TLS: " in line and "handshake failure" in line
+
+
+def test_a_refusal_of_our_certificate_is_logged_until_it_is_mended(authority: Authority, told: list[str]) -> None:
+    house = net(authority)
+
+    def refused() -> str:
+        _, sink = house.ask("GET", retries=0)
+        wants_a_certificate(authority, house.accept())
+        assert sink.failure is not None
+        return sink.failure.message
+
+    why = refused()
+    assert why.startswith("TLS: the server does not accept our certificate: ")
+    assert told == [f"upstream c, 10.0.0.1:443: {why}"]
+    assert refused() == why and len(told) == 1, "once"
+    assert house.upstreams.snapshot()[0]["error"] == why
+    _, sink = house.ask("GET")
+    server = Server(authority, house.accept())
+    server.turn()
+    server.turn()
+    server.say(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+    assert sink.complete
+    assert house.upstreams.snapshot()[0]["error"] == ""
+    house.clock.advance(TELL_AGAIN)
+    assert refused() == why and len(told) == 2
+
+
+def test_a_check_that_tls_refuses_is_logged(authority: Authority, told: list[str]) -> None:
+    house = net(authority, health=HealthCheckSettings(path="/health", interval=1.0, timeout=0.5))
+    house.upstreams.start()
+    for _ in range(2):
+        house.clock.advance(1.1)
+        wants_a_certificate(authority, house.accept())
+    (line,) = told
+    assert line.startswith("upstream c, 10.0.0.1:443: TLS: the server does not accept our certificate: ")
 
 
 @pytest.mark.parametrize("end", ["end", "reset"])
