@@ -293,9 +293,10 @@ class Client(BaseClient):
             task.cancel()
 
     def _context(self) -> ssl.SSLContext:
-        """Of short connections; OSError for files that cannot be read."""
+        """Of short connections; ValueError, which names the file, for one that cannot be used."""
         context = self._short_context
         if context is None:
+            self._tls.check()
             context = ssl.create_default_context(cafile=None if self._ca is None else os.fspath(self._ca))
             context.minimum_version = ssl.TLSVersion.TLSv1_2
             context.set_alpn_protocols([ALPN_SHORT])

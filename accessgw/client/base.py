@@ -134,6 +134,11 @@ class BaseClient(Face):
         self._turn_ends = False
         """_turn_over() will be called."""
 
+    def check_files(self) -> None:
+        """Raises ValueError for the first of `ca`, `cert` and `key` that cannot be used, which it names; for an application
+        that wants to know at once: connections are tried again, since a file may come later."""
+        self._tls.check()
+
     # ------------------------------------------------------------------ facts
 
     @property
@@ -415,7 +420,7 @@ class BaseClient(Face):
         self._run()
 
     def _secure(self, attempt: int, address: Address) -> TlsConnection:
-        """The TLS of a long connection whose transport is there. Raises OSError and ValueError."""
+        """The TLS of a long connection whose transport is there. Raises ValueError."""
         flight = self.core.reached(attempt, self._now())
         self._store_tickets()
         connection = self._tls.connection(address, flight)

@@ -140,7 +140,7 @@ def make_client(args: argparse.Namespace) -> Client:
         address = parse(url)
         url = f"{'https' if address.secure else 'http'}://{address.authority}"
     ca = authorities(args)
-    return Client(
+    client = Client(
         url,
         args.device or socket.gethostname(),
         args.token,
@@ -155,6 +155,9 @@ def make_client(args: argparse.Namespace) -> Client:
         dictionaries=not args.no_dictionaries,
         history=not args.no_dictionaries,
     )
+    if parse(url).secure:
+        client.check_files()
+    return client
 
 
 def authorities(args: argparse.Namespace) -> str | None:

@@ -14,7 +14,7 @@ class StreamOwner(Protocol):
     """Whom a long connection tells what happens."""
 
     def _secure(self, attempt: int, address: Address) -> TlsConnection:
-        """The TLS of an attempt whose transport is there. Raises OSError and ValueError."""
+        """The TLS of an attempt whose transport is there. Raises ValueError."""
 
     def _opened(self, attempt: int, tls: Handshaken) -> None: ...
 
@@ -64,7 +64,7 @@ class LongStream:
             return
         try:
             self._tls = self._owner._secure(self._attempt, self._address)
-        except (OSError, ValueError) as error:
+        except ValueError as error:
             self._refuse(str(error) or type(error).__name__)
         else:
             self._flush(self._tls)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from hashlib import sha256
 from ipaddress import ip_address
-from pathlib import Path
 
 from OpenSSL import SSL, crypto
 from service_identity import VerificationError
@@ -13,6 +11,7 @@ from service_identity.cryptography import verify_certificate_hostname, verify_ce
 from service_identity.exceptions import CertificateError
 
 from accessgw.client.addresses import Address
+from accessgw.client.certificate_files import PathLike, authorities_in, own_certificate
 from accessgw.client.tickets import Flight, Handshaken
 from protocols.errors import LocalError, RemoteError, without_frames
 from protocols.mmtp.tickets import ShownCertificate
@@ -33,8 +32,6 @@ from protocols.tls.records import RecordLayer
 ALPN_LONG = "mmtp/1"
 ALPN_WEBSOCKET = "http/1.1"
 
-PathLike = str | os.PathLike[str]
-
 
 class ClientTls:
     """What all long connections of a client share; the files are read when the first of them needs them."""
@@ -47,15 +44,17 @@ class ClientTls:
         self._contexts: dict[str, ClientContext] = {}
         self._shown: ShownCertificate | None = None
 
+    def check(self) -> None:
+        """Raises ValueError, which names the file, when there can be no connection."""
+        self._context(ALPN_LONG)
+
     def connection(self, address: Address, flight: Flight) -> TlsConnection:
         """A new connection, its first flight ready. TLS 1.3 for MMTP, 1.2 or newer in WebSocket.
 
-        Raises OSError and ValueError for files that cannot be used, and for a name that is none.
+        Raises ValueError for a file that cannot be used, which it names, and for a name that is none.
         """
         alpn = ALPN_WEBSOCKET if address.websocket else ALPN_LONG
-        context = self._contexts.get(alpn)
-        if context is None:
-            context = self._contexts[alpn] = self._context(alpn)
+        context = self._context(alpn)
         psk, held = None, flight.ticket
         if held is not None:
             psk = ExternalPsk(held.identity, held.key, min(held.max_early_data, MAX_EARLY_DATA), alpn)
@@ -69,13 +68,19 @@ class ClientTls:
         )
 
     def _context(self, alpn: str) -> ClientContext:
+        context = self._contexts.get(alpn)
+        if context is None:
+            context = self._contexts[alpn] = self._make_context(alpn)
+        return context
+
+    def _make_context(self, alpn: str) -> ClientContext:
         chain = key = b""
         if self._cert is not None:
-            chain = Path(self._cert).read_bytes()
-            key = Path(self._cert if self._key is None else self._key).read_bytes()
-            self._shown = _shown(self._cert, chain)
+            own = own_certificate(self._cert, self._cert if self._key is None else self._key)
+            chain, key = own.chain, own.key
+            self._shown = _shown(own.leaf)
         options = ClientOptions(
-            authorities=None if self._ca is None else Path(self._ca).read_bytes(),
+            authorities=None if self._ca is None else b"".join(authorities_in(self._ca)),
             verify=not self._insecure,
             alpn=(alpn,),
             minimum="1.3" if alpn == ALPN_LONG else "1.2",
@@ -85,7 +90,8 @@ class ClientTls:
         try:
             return ClientContext(options)
         except (SSL.Error, crypto.Error) as error:
-            raise ValueError(f"certificate files cannot be used: {reasons_of(error)}") from error
+            # each file alone is good, or there is none
+            raise ValueError(f"{self._cert or 'TLS'}: cannot be used: {reasons_of(error)}") from error
 
 
 class TlsConnection:
@@ -211,10 +217,6 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def _shown(path: PathLike, chain: bytes) -> ShownCertificate:
-    try:
-        leaf = crypto.load_certificate(crypto.FILETYPE_PEM, chain)
-    except crypto.Error as error:
-        raise ValueError(f"{os.fspath(path)}: expected a PEM certificate") from error
+def _shown(leaf: crypto.X509) -> ShownCertificate:
     fingerprint = sha256(crypto.dump_certificate(crypto.FILETYPE_ASN1, leaf)).digest()
     return ShownCertificate(fingerprint, int(leaf.to_cryptography().not_valid_after_utc.timestamp()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 from typing import Protocol as Interface
 
@@ -24,6 +23,7 @@ from twisted.internet.ssl import (
 from twisted.python.failure import Failure
 
 from accessgw.client.addresses import Address
+from accessgw.client.certificate_files import authorities_in, own_certificate
 from accessgw.client.exchange import PostExchange
 from accessgw.client.long_stream import LongStream, StreamOwner
 from protocols.errors import RemoteError
@@ -42,7 +42,6 @@ _failure: Any = Failure
 
 _LOST = _failure(ConnectionDone())
 CIPHERS = _ciphers("ECDHE+AESGCM:ECDHE+CHACHA20")
-_END = "-----END CERTIFICATE-----"
 
 
 class Endpoints:
@@ -71,7 +70,7 @@ class Endpoints:
     def endpoint(self, address: Address, alpn: bytes) -> Any:
         """Where to connect, TLS 1.2 or newer.
 
-        Raises OSError and ValueError for certificate files that cannot be used.
+        Raises ValueError for a certificate file that cannot be used, which it names.
         """
         plain: Any = HostnameEndpoint(self._reactor, address.host, address.port)
         if not address.secure:
@@ -81,7 +80,8 @@ class Endpoints:
             try:
                 options = self._made[address.name, alpn] = self._options(address.name, alpn)
             except (SSL.Error, crypto.Error, VerifyError) as error:
-                raise ValueError(f"certificate files cannot be used: {reasons_of(error)}") from error
+                # each file alone is good, or there is none
+                raise ValueError(f"{self._cert or 'TLS'}: cannot be used: {reasons_of(error)}") from error
         return wrapClientTLS(options, plain)
 
     def _options(self, name: str, alpn: bytes) -> Any:
@@ -104,19 +104,12 @@ class Endpoints:
         if self._read is None:
             trust = own = None
             if self._ca is not None:
-                trust = _trust(_certificates_in(self._ca))
+                trust = _trust([_load_certificate(part) for part in authorities_in(self._ca)])
             if self._cert is not None and self._key is not None:
-                own = _load_private(Path(self._key).read_bytes() + Path(self._cert).read_bytes())
+                shown = own_certificate(self._cert, self._key)
+                own = _load_private(shown.key + shown.chain)
             self._read = (trust, own)
         return self._read
-
-
-def _certificates_in(path: str | os.PathLike[str]) -> list[Any]:
-    text = Path(path).read_text(encoding="ascii", errors="replace")
-    found = [_load_certificate(part + _END) for part in text.split(_END) if "-----BEGIN CERTIFICATE-----" in part]
-    if not found:
-        raise ValueError(f"{path}: expected PEM certificates, found none")
-    return found
 
 
 class LongOwner(StreamOwner, Interface):

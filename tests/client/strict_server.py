@@ -17,7 +17,7 @@ from tests.client import tls_files
 
 
 class StrictServer:
-    """`shaken` counts the hand-shakes that it has refused."""
+    """`accepted` counts connections, `shaken` the hand-shakes that it has refused."""
 
     def __init__(self, directory: Path) -> None:
         ca, chain, key = tls_files.write(directory)
@@ -25,7 +25,7 @@ class StrictServer:
         self.cert, self.key = str(directory / "own.pem"), str(directory / "own.key")
         """Of a device: the server trusts its issuer, but its time is over."""
         _write_expired(Path(self.cert), Path(self.key))
-        self.shaken = 0
+        self.accepted = self.shaken = 0
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(chain, key)
         self._context.load_verify_locations(self.cert)
@@ -52,6 +52,7 @@ class StrictServer:
                 plain, _ = self._listening.accept()
             except OSError:
                 return
+            self.accepted += 1
             plain.settimeout(10)
             tls = self._context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
             try:
