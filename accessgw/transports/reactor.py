@@ -93,7 +93,8 @@ class LeanReactor(epollreactor.EPollReactor):
             if not self._end_turn():
                 timeout = 0.0
             elif timeout is None or timeout:
-                timeout = self.timeout()  # what was ordered or moved may be due sooner than all that was known
+                due = self.timeout()  # what was ordered or moved may be due sooner than all that was known
+                timeout = due if timeout is None else timeout if due is None else min(timeout, due)
         self._serve(timeout)
 
     doIteration = doPoll

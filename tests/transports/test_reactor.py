@@ -191,6 +191,28 @@ def test_the_reactor_waits_no_longer_than_for_what_the_end_of_a_turn_moved(
     call.cancel()
 
 
+@pytest.mark.parametrize("due", [None, 0.1, 3600])
+def test_an_iteration_waits_no_longer_than_it_may(
+    reactor: Any, monkeypatch: pytest.MonkeyPatch, due: float | None
+) -> None:
+    waits: list[float] = []
+
+    class Poller:
+        def poll(self, wait: float, most: int) -> list[tuple[int, int]]:
+            waits.append(wait)
+            return []
+
+    calls = [] if due is None else [reactor.callLater(due, lambda: None)]
+    reactor.at_turn_end(lambda: None)
+    with monkeypatch.context() as patched:
+        patched.setattr(reactor, "_poller", Poller())
+        reactor.iterate(0.5)
+    (wait,) = waits
+    assert 0 < wait <= (0.1 if due == 0.1 else 0.5)
+    for call in calls:
+        call.cancel()
+
+
 @pytest.mark.parametrize("what", [ValueError, SystemExit])
 def test_what_one_end_raises_does_not_keep_the_others_from_being_called(
     reactor: Any, what: type[BaseException]
