@@ -96,6 +96,8 @@ _CHUNK = 1 << 14
 _new_chunk = ffi.new_allocator(should_clear_after_alloc=False)
 _MOST_OFFERS = 64
 """ALPN offers whose answer a context remembers: the clients of a listener have a few."""
+_LONGEST_OFFER = 128
+"""Bytes of an offer that is remembered; a client may send 64 KiB of names."""
 _HANDSHAKE, _END_OF_EARLY_DATA, _KEY_UPDATE = 22, 5, 24
 
 
@@ -251,8 +253,11 @@ def shake_hands(connection: SSL.Connection, notes: HandshakeNotes) -> bool:
     data."""
     ssl = connection._ssl
     _shaking[ssl] = notes
-    result = lib.SSL_do_handshake(ssl)
-    del _shaking[ssl]
+    try:
+        result = lib.SSL_do_handshake(ssl)
+    finally:
+        # The next connection may have its place in memory.
+        del _shaking[ssl]
     if result == 1:
         return True
     if lib.SSL_get_error(ssl, result) == lib.SSL_ERROR_WANT_READ:
@@ -446,8 +451,9 @@ def _select_alpn(  # noqa: PLR0917  # OpenSSL's own arguments
             assert traits.select_alpn is not None
             # OpenSSL copies it after the callback has returned.
             notes.kept = kept = ffi.new("unsigned char[]", traits.select_alpn(over_1_3, _offered(names)))
-            if len(traits.chosen_alpn) < _MOST_OFFERS:
-                traits.chosen_alpn[over_1_3, names] = kept
+            if size <= _LONGEST_OFFER and len(traits.chosen_alpn) < _MOST_OFFERS:
+                # The first stays: another thread may have given it to OpenSSL.
+                traits.chosen_alpn.setdefault((over_1_3, names), kept)
         out[0], out_size[0] = kept, len(kept) - 1  # without the zero at its end
     except Exception as error:
         notes.defect = error.with_traceback(None)
