@@ -376,7 +376,7 @@ static PyObject *Connection_detach(Connection *self, PyObject *Py_UNUSED(nothing
                               (Py_ssize_t)suite->key_size, (const char *)iv, (Py_ssize_t)RECORD_IV, conn->counted, unread,
                               (const char *)conn->secrets[EXPORTER], size, text(conn->sending.data),
                               (Py_ssize_t)conn->sending.size);
-    OPENSSL_cleanse(key, sizeof key);
+    OPENSSL_cleanse(key, sizeof key), OPENSSL_cleanse(iv, sizeof iv);
     if (state == NULL || !certain) return state;
     self->conn = NULL;
     drop(conn);

@@ -354,3 +354,16 @@ def test_secrets_are_learned_by_the_derivation_and_without_it_by_the_key_log(der
     done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=60)
     expected = derive and VERSION.startswith("OpenSSL 3.0.")
     assert done.stdout.strip() == f"{expected} True True b'down' b'up'", done.stderr
+
+
+@pytest.mark.parametrize("group", ["X25519", "P-384", "P-521", "ffdhe8192"])
+@pytest.mark.parametrize("suite", sorted(SUITES_BY_NAME))
+def test_shared_secrets_may_be_shorter_and_longer_than_a_digest_and_its_block(group, suite):
+    psk = PSK if suite.endswith("SHA256") else None
+    device = client(groups=[group], suites=suite.encode()).engine("localhost", psk=psk)
+    link = Link(device, native_server(groups=[group]).engine(detachable=True), moving=("gateway",)).run()
+    link.gateway.encrypt(b"down")
+    link.device.encrypt(b"up")
+    link.run_on()
+    assert link.gateway.state is not None
+    assert (link.device_events[-1].data, link.gateway_events[-1].data) == (b"down", b"up")
