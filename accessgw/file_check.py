@@ -11,7 +11,7 @@ from accessgw.config.errors import Problem
 from accessgw.crypto.client_certificates import ClientCertificates, authorities_in
 from accessgw.crypto.contexts import ContextOptions, ServerContexts
 from accessgw.crypto.key_store import check_key_store
-from accessgw.crypto.pem import CertificateError
+from accessgw.crypto.pem import CertificateError, read_file
 from accessgw.crypto.provider import load_provider
 from accessgw.crypto.revocation_lists import load_lists
 from accessgw.crypto.revocations import RevocationStore
@@ -37,6 +37,7 @@ def file_problems(settings: GatewaySettings, now: float) -> Iterator[Problem]:
 
     Nothing is written. A development certificate is not looked at: the start makes one.
     """
+    yield from _shown(settings, now)
     listeners = {
         f"listeners[{index}]": listener
         for index, listener in enumerate(settings.listeners)
@@ -94,6 +95,26 @@ def _lists(
         return
     if loaded.expires_at <= now:
         yield Problem(f"{path}.client_crl", f"{file}: should have been replaced before {moment(loaded.expires_at)}")
+
+
+def _shown(settings: GatewaySettings, now: float) -> Iterator[Problem]:
+    """Certificates that are shown to services and other brokers: that they can be loaded is a matter of settings."""
+    files = {
+        **{f"clusters[{index}].tls": one.tls.certificate for index, one in enumerate(settings.clusters)},
+        **{f"authenticators[{index}].tls": one.tls.certificate for index, one in enumerate(settings.authenticators)},
+        "webhook.tls": settings.webhook.tls.certificate,
+        **{f"mqtt.bridges[{index}]": one.certificate for index, one in enumerate(settings.mqtt.bridges)},
+    }
+    for path, file in files.items():
+        if file:
+            try:
+                chain = x509.load_pem_x509_certificates(read_file(file))
+            except (CertificateError, ValueError) as error:
+                yield Problem(f"{path}.certificate", str(error))
+                continue
+            end = min(one.not_valid_after_utc for one in chain).timestamp()
+            if end <= now:
+                yield Problem(f"{path}.certificate", f"{file}: ended at {moment(end)}")
 
 
 def _signer(settings: GatewaySettings, listeners: dict[str, ListenerSettings]) -> Iterator[Problem]:

@@ -97,6 +97,37 @@ def test_what_has_ended_is_told_by_its_setting(house: House) -> None:
     assert any(line.startswith("listeners[1].client_ca: ") for line in house.problems(11 * DAY))
 
 
+def test_what_is_shown_to_others_and_has_ended_is_told(tmp_path: Path) -> None:
+    own = Authority(tmp_path, "ca").issue("gateway", days=9.0)
+    shown = f'{{certificate = "{own.chain}", key = "{own.key}"}}'
+    settings = loads(f"""
+[[listeners]]
+name = "plain"
+port = 7080
+[webhook]
+url = "https://x"
+tls = {shown}
+[[clusters]]
+name = "c"
+endpoints = ["https://127.0.0.1:1"]
+tls = {shown}
+[[authenticators]]
+kind = "http"
+url = "https://x"
+tls = {shown}
+[[mqtt.bridges]]
+name = "b"
+address = "x:8883"
+tls = true
+topics = [{{filter = "a"}}]
+{shown[1:-1].replace(", ", chr(10))}
+""")
+    assert list(file_problems(settings, time.time())) == []
+    places = ["clusters[0].tls", "authenticators[0].tls", "webhook.tls", "mqtt.bridges[0]"]
+    lines = list(map(str, file_problems(settings, time.time() + 10 * DAY)))
+    assert [line.partition(": ended at ")[0] for line in lines] == [f"{at}.certificate: {own.chain}" for at in places]
+
+
 def test_a_certificate_that_is_not_valid_yet_is_told(house: House) -> None:
     (problem,) = [line for line in house.problems(-5 * DAY) if ".chain: " in line]
     assert "CERTIFICATE NOT YET VALID" in problem

@@ -1,4 +1,4 @@
-"""Whether files that settings name can be read."""
+"""Whether files that settings name can be read, and private keys without a password."""
 
 from __future__ import annotations
 
@@ -18,3 +18,8 @@ def readable(path: str, file: str) -> Iterator[Problem]:
         yield Problem(path, f'cannot read "{file}": {os.strerror(error.errno or 0)}')
     except ValueError:
         yield Problem(path, "expected the name of a file, got one with a NUL in it")
+
+
+def no_password() -> str:
+    """For whoever loads a private key: an answer instead of a question on the terminal."""
+    raise ValueError("the key is encrypted")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from accessgw.config import syntax
 from accessgw.config.errors import Problem
-from accessgw.config.files import readable
+from accessgw.config.files import no_password, readable
 from accessgw.config.structure import shown
 from accessgw.model.listener_settings import TransportLimits
 from accessgw.model.mqtt_settings import (
@@ -172,16 +172,12 @@ def _bridge_files(path: str, bridge: BridgeSettings) -> Iterator[Problem]:
             yield Problem(f"{path}.ca", f"expected PEM certificates, OpenSSL says: {error.reason or error}")
     if bridge.certificate and bridge.key:
         try:
-            context.load_cert_chain(bridge.certificate, bridge.key, password=_no_password)
+            context.load_cert_chain(bridge.certificate, bridge.key, password=no_password)
         except (ssl.SSLError, ValueError) as error:
             reason = getattr(error, "reason", None) or str(error)
-            yield Problem(
-                f"{path}.certificate", f"expected a PEM certificate and its unencrypted key, OpenSSL says: {reason}"
-            )
-
-
-def _no_password() -> str:
-    raise ValueError("the key is encrypted")
+            expected = "expected a PEM certificate and its unencrypted key"
+            both = f"{bridge.certificate} and {bridge.key}"
+            yield Problem(f"{path}.certificate", f"{expected}, OpenSSL says of {both}: {reason}")
 
 
 def _bridge_topic(path: str, topic: BridgeTopicSettings) -> Iterator[Problem]:

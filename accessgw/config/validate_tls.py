@@ -7,7 +7,7 @@ import ssl
 from collections.abc import Iterator, Sequence
 
 from accessgw.config.errors import Problem
-from accessgw.config.files import readable
+from accessgw.config.files import no_password, readable
 from accessgw.config.structure import shown
 from accessgw.model.listener_settings import CertificateSettings, ListenerSettings
 from accessgw.model.tls_settings import TlsSettings
@@ -69,13 +69,9 @@ def certificate_problems(
     if not unreadable and reads_key and profile != "sm" and not tls.provider:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
-            context.load_cert_chain(certificate.chain, certificate.key, password=_no_password)
+            context.load_cert_chain(certificate.chain, certificate.key, password=no_password)
         except (ssl.SSLError, ValueError) as error:
             reason = getattr(error, "reason", None) or str(error)
             files = f"{certificate.chain} and {certificate.key}"
             expected = "expected a PEM certificate chain and its unencrypted key"
             yield Problem(path, f"{expected}, OpenSSL says of {files}: {reason}")
-
-
-def _no_password() -> str:
-    raise ValueError("the key is encrypted")

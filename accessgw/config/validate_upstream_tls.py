@@ -6,7 +6,7 @@ import ssl
 from collections.abc import Iterator
 
 from accessgw.config.errors import Problem
-from accessgw.config.files import readable
+from accessgw.config.files import no_password, readable
 from accessgw.model.route_settings import UpstreamTlsSettings
 
 
@@ -35,11 +35,11 @@ def upstream_tls(path: str, tls: UpstreamTlsSettings, used: bool) -> Iterator[Pr
             yield Problem(f"{path}.ca", f"expected PEM certificates of CAs, OpenSSL says: {_reason(error)}")
     if tls.certificate and tls.key:
         try:
-            # an answer instead of a question on the terminal
-            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(tls.certificate, tls.key, lambda: "")
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(tls.certificate, tls.key, no_password)
         except (ssl.SSLError, ValueError) as error:
             expected = "expected a PEM certificate chain and its unencrypted key"
-            yield Problem(f"{path}.certificate", f"{expected}, OpenSSL says: {_reason(error)}")
+            files = f"{tls.certificate} and {tls.key}"
+            yield Problem(f"{path}.certificate", f"{expected}, OpenSSL says of {files}: {_reason(error)}")
 
 
 def _reason(error: Exception) -> str:

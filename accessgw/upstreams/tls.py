@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from ipaddress import ip_address
 
 from cryptography import x509
@@ -67,6 +68,8 @@ class ClusterTls:
         self._refused: tuple[object, ...] = ()
         """Stamps of files that could not be used: they are not tried, nor logged, again."""
         self._looked = float("-inf")
+        self._ends = float("inf")
+        """When our certificate ends, by the wall clock; infinity when there is none, or that was logged."""
         self._sessions: dict[tuple[str, str], _Kept] = {}
 
     def open(self, endpoint: str, server_name: str) -> ClientTls:
@@ -92,11 +95,12 @@ class ClusterTls:
         if context is not None and now - self._looked < LOOK_AFTER:
             return context
         self._looked = now
+        self._remind()
         stamps = tuple(map(_stamp, (self.settings.ca, self.settings.certificate, self.settings.key)))
         if context is not None and stamps in (self._stamps, self._refused):
             return context
         try:
-            made = self._make()
+            made, ends = self._make()
         except TlsUnavailable as error:
             if context is None:
                 raise
@@ -108,11 +112,23 @@ class ClusterTls:
                      ca=self.settings.ca)  # fmt: skip
         self._context, self._stamps = made, stamps
         self._refused = ()
+        self._ends = ends
+        self._remind()
         # a session proves what the old files proved
         self._sessions.clear()
         return made
 
-    def _make(self) -> ClientContext:
+    def _remind(self) -> None:
+        """Say once that our certificate has ended; it is shown all the same, the other side decides."""
+        if self._ends <= self._wall():
+            when = datetime.fromtimestamp(self._ends, UTC).isoformat(timespec="seconds")
+            self._ends = float("inf")
+            log.error(
+                "CERTIFICATE EXPIRED: {file} ended at {when}; replace it", file=self.settings.certificate, when=when
+            )
+
+    def _make(self) -> tuple[ClientContext, float]:
+        """A context of the files, and when our certificate ends."""
         settings = self.settings
         options = ClientOptions(
             authorities=_read(settings.ca) if settings.ca else None,
@@ -122,7 +138,7 @@ class ClusterTls:
             key=_read(settings.key) if settings.certificate else b"",
         )
         try:
-            return ClientContext(options)
+            return ClientContext(options), _end_of(options.chain)
         except (ValueError, SSL.Error, crypto.Error) as error:
             files = ", ".join(filter(None, (settings.ca, settings.certificate, settings.key)))
             raise TlsUnavailable(f"{files}: not usable for TLS: {reasons_of(error)}") from error
@@ -243,6 +259,11 @@ class ClientTls:
             raise RemoteError(
                 BAD_CERTIFICATE, f"the certificate is not for {self._server_name}: it names {_names(certificate)}"
             ) from error
+
+
+def _end_of(chain: bytes) -> float:
+    certificates = x509.load_pem_x509_certificates(chain) if chain else []
+    return min((one.not_valid_after_utc.timestamp() for one in certificates), default=float("inf"))
 
 
 def _names(certificate: x509.Certificate) -> str:

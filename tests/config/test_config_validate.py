@@ -7,7 +7,13 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from accessgw.config import ConfigError, loads, syntax
 
@@ -136,6 +142,19 @@ def test_certificates_are_read_and_must_fit_their_key(tmp_path: Path) -> None:
     (missing,) = problems(listener((tmp_path / "none.pem", one[1])))
     assert missing.startswith(f'listeners[0].certificates[0].chain: cannot read "{tmp_path}/none.pem": No such file')
     assert "listeners[0].certificates[1].names" in problems(listener(one, other))[0]
+
+
+def test_an_encrypted_key_toward_others_is_named(tmp_path: Path) -> None:
+    chain, key = certificate(tmp_path, "one")
+    private = load_pem_private_key(key.read_bytes(), None)
+    key.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret")))
+    own = f'certificate = "{chain}"\nkey = "{key}"\n'
+    bridge = '[[mqtt.bridges]]\nname = "b"\naddress = "other:8883"\ntls = true\ntopics = [{filter = "a"}]\n'
+    (service,) = problems(LISTENER + CLUSTER.replace("http:", "https:") + f"[clusters.tls]\n{own}")
+    (broker,) = problems(LISTENER + bridge + own)
+    for problem, place in ((service, "clusters[0].tls.certificate"), (broker, "mqtt.bridges[0].certificate")):
+        assert problem.startswith(f"{place}: expected a PEM certificate")
+        assert problem.endswith(f"OpenSSL says of {chain} and {key}: the key is encrypted")
 
 
 @pytest.mark.parametrize("text", ["http://127.0.0.1:7800", "http://[::1]:80", "http://10.0.0.1", "unix:/run/a.sock"])

@@ -6,6 +6,7 @@ import os
 import random
 import ssl
 import subprocess
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.logger import formatEvent, globalLogPublisher
 
 from accessgw.core.failures import status_of_failure
 from accessgw.core.interfaces.upstreams import UpstreamRequest
@@ -21,7 +23,7 @@ from accessgw.model.settings import AuthenticatorSettings
 from accessgw.upstreams.client import HttpUpstreams
 from accessgw.upstreams.post import Poster, cluster_of
 from accessgw.upstreams.questions import Questions, clusters_of_questions
-from accessgw.upstreams.tls import LOOK_AFTER
+from accessgw.upstreams.tls import LOOK_AFTER, ClusterTls
 from loadtest.free_ports import free_ports
 from protocols.mmtp.statuses import Status
 from tests.crypto.authority import Authority
@@ -222,6 +224,36 @@ def test_a_client_certificate_is_shown_and_renewed(tmp_path: Path, newest: ssl.T
     assert seen["kept"] == 1, "a kept connection goes on under the old certificate"
     assert seen["broken"] == b"/y"
     assert seen["clients"] == ["first", "second", "second"]
+
+
+def test_a_client_certificate_that_has_ended_is_said_once_and_shown(tmp_path: Path) -> None:
+    authority = Authority(tmp_path, "ca")
+    first, second = authority.issue("first", days=1.0), authority.issue("second", days=9.0)
+    settings = UpstreamTlsSettings(ca=authority.file, certificate=first.chain, key=first.key)
+    clock, day = [0.0], 86_400.0
+    began = time.time()
+    tls = ClusterTls(settings, lambda: clock[0], lambda: began + clock[0])
+    lines: list[str] = []
+
+    def said(after: float) -> list[str]:
+        clock[0] = after
+        tls.open("e", "localhost")
+        return lines
+
+    def observe(event: Any) -> None:
+        lines.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(observe)
+    try:
+        assert said(0.0) == []
+        (line,) = said(2.0 * day)
+        assert line.startswith(f"CERTIFICATE EXPIRED: {first.chain} ended at ") and line.endswith("; replace it")
+        assert said(3.0 * day) == [line]
+        replace_files(first, second)
+        assert len(said(4.0 * day)) == 2 and "loaded" in lines[1]
+        assert len(said(10.0 * day)) == 3 and lines[2].startswith("CERTIFICATE EXPIRED: ")
+    finally:
+        globalLogPublisher.removeObserver(observe)
 
 
 async def sessions(reactor: Any, folder: str, newest: ssl.TLSVersion) -> list[Any]:
