@@ -15,6 +15,7 @@ _TOPIC_PLACEHOLDERS = ("{device}", "{user}", "{app}")
 
 ENDPOINT = '"http://address:port" or "https://address:port" with an IP address (names go into dns), or "unix:/path"'
 HOST_PORT = '"host:port"'
+SERVER_NAME = "the name or address of a server"
 DNS = '"host:port" or "https://host:port"'
 URL = 'an "http://" or "https://" URL'
 OPERATION = 'a name such as "payments.pay", or one that ends in "*"'
@@ -72,6 +73,14 @@ def is_address(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def is_server_name(text: str) -> bool:
+    """An address, or a name that can be a domain's."""
+    try:
+        return is_address(text) or _HOST.fullmatch(text.encode("idna").decode("ascii")) is not None
+    except UnicodeError:
+        return False
 
 
 def network_problem(text: str) -> str:

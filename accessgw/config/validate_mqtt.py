@@ -144,6 +144,8 @@ def _bridge(path: str, bridge: BridgeSettings) -> Iterator[Problem]:
     for key, value in (("ca", bridge.ca), ("certificate", bridge.certificate), ("server_name", bridge.server_name)):
         if value and not bridge.tls:
             yield Problem(f"{path}.{key}", "belongs to bridges with tls = true")
+    if bridge.server_name and not syntax.is_server_name(bridge.server_name):
+        yield Problem(f"{path}.server_name", f"expected {syntax.SERVER_NAME}, got {shown(bridge.server_name)}")
     if bridge.tls:
         yield from _bridge_files(path, bridge)
     if bridge.password and not bridge.username and bridge.version == 4:

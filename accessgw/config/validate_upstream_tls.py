@@ -5,8 +5,10 @@ from __future__ import annotations
 import ssl
 from collections.abc import Iterator
 
+from accessgw.config import syntax
 from accessgw.config.errors import Problem
 from accessgw.config.files import no_password, readable
+from accessgw.config.structure import shown
 from accessgw.model.route_settings import UpstreamTlsSettings
 
 
@@ -16,6 +18,8 @@ def upstream_tls(path: str, tls: UpstreamTlsSettings, used: bool) -> Iterator[Pr
         if tls != UpstreamTlsSettings():
             yield Problem(path, "says nothing without https://")
         return
+    if tls.server_name and not syntax.is_server_name(tls.server_name):
+        yield Problem(f"{path}.server_name", f"expected {syntax.SERVER_NAME}, got {shown(tls.server_name)}")
     if bool(tls.certificate) != bool(tls.key):
         present, missing = ("certificate", "key") if tls.certificate else ("key", "certificate")
         yield Problem(f"{path}.{missing}", f"{present} needs {missing}, got nothing")

@@ -75,6 +75,7 @@ class ClusterTls:
     def open(self, endpoint: str, server_name: str) -> ClientTls:
         """The client side of a new connection to `endpoint`, which must prove to be `server_name` (a DNS name or an
         address). Raises TlsUnavailable."""
+        server_name = _in_ascii(server_name)
         context = self._present()
         place = (endpoint, server_name)
         kept = self._sessions.pop(place, None)
@@ -272,6 +273,17 @@ def _names(certificate: x509.Certificate) -> str:
     except (x509.ExtensionNotFound, *_UNREADABLE):
         return "nobody (it has no subject alternative names)"
     return ", ".join(str(name.value) for name in list(names)[:8]) or "nobody"
+
+
+def _in_ascii(name: str) -> str:
+    """As certificates and SNI have it, without the dot of a name that is whole (RFC 6066 section 3)."""
+    try:
+        plain = name if _is_address(name) else name.encode("idna").decode("ascii").removesuffix(".")
+    except UnicodeError:
+        plain = ""
+    if not plain or "\0" in plain:
+        raise TlsUnavailable(f"expected the name or address of a server, got {name!r}")
+    return plain
 
 
 def _is_address(name: str) -> bool:

@@ -73,6 +73,7 @@ def test_a_full_mqtt_section_is_fine() -> None:
         (BRIDGE + "topics = []", "mqtt.bridges[0].topics: expected at least one topic, got none"),
         (BRIDGE.replace(":1883", "") + TOPICS, 'mqtt.bridges[0].address: expected "host:port", got "other"'),
         (BRIDGE + TOPICS + 'ca = "/no/such"', "mqtt.bridges[0].ca: belongs to bridges with tls = true"),
+        (BRIDGE + TOPICS + 'tls = true\nserver_name = "a b"', 'mqtt.bridges[0].server_name: expected the name or address of a server, got "a b"'),
         (BRIDGE + TOPICS + 'tls = true\nca = "/no/such"', 'mqtt.bridges[0].ca: cannot read "/no/such": No such file or directory'),
         (BRIDGE + TOPICS + 'tls = true\nca = "/dev/null"', "mqtt.bridges[0].ca: expected PEM certificates, OpenSSL says: NO_CERTIFICATE_OR_CRL_FOUND"),
         (BRIDGE + TOPICS + 'tls = true\nkey = "/dev/null"', "mqtt.bridges[0].key: expected together with certificate"),

@@ -96,6 +96,8 @@ def test_a_gateway_needs_a_listener() -> None:
          'routes[0].when.app_version: expected a version such as >=2.1, got "new"'),
         ('[webhook]\nurl = "ftp://x"', 'webhook.url: expected an "http://" or "https://" URL, got "ftp://x"'),
         ('[webhook]\nurl = "http://x"\ntls = {ca = "/x"}', "webhook.tls: says nothing without https://"),
+        ('[webhook]\nurl = "https://x"\ntls = {server_name = "hooks..example"}',
+         'webhook.tls.server_name: expected the name or address of a server, got "hooks..example"'),
         ('[webhook]\nurl = "https://x"\ntls = {key = "/no/such"}', 'webhook.tls.key: cannot read "/no/such": No such file or directory'),
         (CLUSTER.replace("http", "https") + 'tls = {ca = "/dev/null"}', "clusters[0].tls.ca: expected PEM certificates of CAs,"
          " OpenSSL says: NO_CERTIFICATE_OR_CRL_FOUND"),

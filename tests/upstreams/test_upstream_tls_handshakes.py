@@ -155,6 +155,31 @@ def test_an_end_in_the_hand_shake_is_a_failure_to_connect(authority: Authority, 
     assert "ended in the hand-shake" in sink.failure.message
 
 
+@pytest.mark.parametrize("name", ["backend..example", "x" * 70, "a\0b", "."])
+def test_a_name_that_is_none_is_a_failure_to_connect(authority: Authority, name: str) -> None:
+    house = net(authority, tls=UpstreamTlsSettings(ca=authority.file, server_name=name), max_connections=1)
+    for _ in range(3):
+        _, sink = house.ask("GET", retries=0)
+        house.turn()
+        assert sink.kind == "connect" and sink.failure is not None
+        assert sink.failure.message == f"TLS: expected the name or address of a server, got {name!r}"
+    assert house.upstreams.snapshot()[0]["connections"] == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "shown"),
+    [("backend.example.", "backend.example"), ("bücher.example", "xn--bcher-kva.example"), ("10.0.0.1", "10.0.0.1")],
+)
+def test_a_name_is_compared_as_certificates_have_it(authority: Authority, asked: str, shown: str) -> None:
+    house = net(authority, tls=UpstreamTlsSettings(ca=authority.file, server_name=asked))
+    _, sink = house.ask("GET", retries=0)
+    server = Server(authority, house.accept(), name=shown)
+    server.turn()
+    assert server.turn().startswith(b"GET /p"), sink.failure
+    named = server.connection.get_servername()
+    assert named == (None if shown[0].isdigit() else shown.encode())
+
+
 def test_it_may_be_stopped_in_the_hand_shake(authority: Authority) -> None:
     house = net(authority)
     _, sink = house.ask("GET")
