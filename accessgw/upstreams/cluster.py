@@ -82,6 +82,7 @@ class Cluster:
             self.resolving = bool(settings.dns)
             self._resolved = ()
         if settings.tls != old.tls:
+            self._tls.replaced = True
             self._tls = ClusterTls(settings.tls, self.now)
             for endpoint in self.endpoints:
                 endpoint.close_idle(float("inf"))

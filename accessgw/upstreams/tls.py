@@ -60,6 +60,8 @@ class ClusterTls:
         alpn: Sequence[str] = ALPN,
     ) -> None:
         self.settings = settings
+        self.replaced = False
+        """By other settings: what was connected under these ends with what it has in progress."""
         self._alpn = alpn
         self._now = now
         self._wall = wall

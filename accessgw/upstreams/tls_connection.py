@@ -49,7 +49,8 @@ class TlsUpstreamConnection(UpstreamConnection):
     def usable(self) -> bool:
         # What ends a connection may have come right behind an answer, and the answer is told first.
         tls = self._tls
-        return tls is not None and tls.failure is None and not tls.closed and super().usable
+        over = tls is None or tls.failure is not None or tls.closed or self._cluster_tls.replaced
+        return not over and super().usable
 
     def connecting_failed(self, message: str) -> None:
         self._stop_timer()

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from OpenSSL import SSL
 from twisted.logger import formatEvent, globalLogPublisher
 
 from accessgw.model.route_settings import HealthCheckSettings, UpstreamTlsSettings
 from accessgw.upstreams.http_pool import TELL_AGAIN
 from tests.crypto.authority import Authority
+from tests.upstreams.handshakes_by_hand import ByHand
 from tests.upstreams.tls_wire import OK, Server
 from tests.upstreams.upstream_fakes import Net, Wire
 
@@ -265,3 +267,36 @@ def test_a_slow_kernel_gets_the_rest_later(authority: Authority) -> None:
     assert received.endswith(b"x" * 200_000)
     server.say(OK)
     assert sink.complete
+
+
+@pytest.mark.parametrize("when", ["idle", "in use", "in the hand-shake", "its server has answered"])
+def test_other_settings_of_tls_are_those_of_the_next_call(tmp_path: Path, when: str) -> None:
+    before, after = Authority(tmp_path, "before"), Authority(tmp_path, "after")
+    hands = ByHand()
+    house = net(before, handshakes=hands)
+    _, sink = house.ask("GET")
+    server = Server(before, house.accept())
+    server.turn()
+
+    def reload() -> None:
+        house.upstreams.reconfigure([replace(house.settings, tls=UpstreamTlsSettings(ca=after.file))])
+
+    if when == "in the hand-shake":
+        reload()
+    hands.run()
+    if when == "its server has answered":
+        reload()
+    hands.tell()
+    assert server.turn().startswith(b"GET /p"), "what was begun before is not lost"
+    if when == "in use":
+        reload()
+    server.say(OK)
+    assert sink.complete
+    if when == "idle":
+        reload()
+    _, next_one = house.ask("GET", retries=0)
+    house.turn()
+    assert house.connecting == 1
+    Server(before, house.accept()).turn()
+    hands.all()
+    assert next_one.failure is not None and "certificate verify failed" in next_one.failure.message
