@@ -184,7 +184,7 @@ async def run(client: Client, args: argparse.Namespace) -> int:
             if calling is not None:
                 calling.cancel()
             reason = str(error) or seen.error or f"no answer within {args.timeout:g} s"
-            print(f"cannot connect to {args.url}: {reason}", file=sys.stderr)
+            print(f"cannot connect to {args.url}: {reason.removeprefix(f'{args.url}: ')}", file=sys.stderr)
             return UNREACHABLE
         if calling is not None:
             return await calling
@@ -260,7 +260,8 @@ async def _call(client: Client, args: argparse.Namespace, seen: _Seen) -> int:
         )
     except CallFailed as failure:
         if not seen.contact:
-            print(f"cannot connect to {args.url}: {seen.error or failure}", file=sys.stderr)
+            reason = (seen.error or str(failure)).removeprefix(f"{args.url}: ")
+            print(f"cannot connect to {args.url}: {reason}", file=sys.stderr)
             return UNREACHABLE
         raise
     print(pretty(reply.body))

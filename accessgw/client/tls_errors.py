@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 
 from OpenSSL import SSL
@@ -11,11 +12,17 @@ from protocols.tls.alerts import alert_for_words, reasons_of
 REFUSALS = frozenset((42, 43, 44, 45, 46, 47, 48, 116))
 """Alerts for a certificate, or for the lack of one (RFC 8446 section 6.2): another hand-shake would meet them again."""
 
+_SAID = re.compile(r"(?:\[[A-Z0-9_]+(?:: [A-Z0-9_]+)?\] )?(.+?)(?: \(_ssl\.c:[0-9]+\))?")
+"""How Python's module ssl has it: `[SSL: UNKNOWN_CA] unknown ca (_ssl.c:2580)`."""
+
 
 def words_of(error: BaseException) -> str:
-    """For people: an error of pyOpenSSL's without library and function names, another one as it is, never nothing."""
+    """For people: an error of OpenSSL's without the names of library, function and file, another one as it is, never
+    nothing."""
     if isinstance(error, SSL.Error):
         return f"TLS: {reasons_of(error)}"
+    if isinstance(error, ssl.SSLError) and (said := _SAID.fullmatch(str(error))):
+        return f"TLS: {said[1]}"
     return str(error) or type(error).__name__
 
 
