@@ -19,6 +19,9 @@ TELL_AFTER = 0.002
 """Seconds that a finished step may wait until the reactor is told of it together with the next."""
 SLICE = 0.0005
 """Seconds of a turn of the reactor that last steps of hand-shakes may take."""
+IN_A_ROW = 8
+"""Steps of hand-shakes that have begun, behind which one that has not has its turn. Calls to a service whose hand-shakes
+fail begin new ones for as long as they come."""
 NO_BOUND = 1 << 62
 
 
@@ -89,7 +92,8 @@ class LastSteps:
 
 
 class HandshakePool:
-    """Runs steps of hand-shakes, those first whose hand-shake has begun: it should not have been for nothing.
+    """Runs steps of hand-shakes, those first whose hand-shake has begun: it should not have been for nothing. A few at a
+    time: others are not kept from beginning.
 
     Whoever wants to begin one asks `full` before. Threads begin with the first step. With `threads=0` steps run at
     once, on the caller's thread.
@@ -124,6 +128,8 @@ class HandshakePool:
         self._threads: list[threading.Thread] = []
         self._begun: deque[Step] = deque()
         self._fresh: deque[Step] = deque()
+        self._in_a_row = 0
+        """Steps taken from `_begun` since the last from `_fresh`."""
         self._tokens: SimpleQueue[bool] = SimpleQueue()
         """What the threads wait for: one for each that shall look into the two queues, False for each that shall end."""
         self._waking = False
@@ -214,11 +220,14 @@ class HandshakePool:
         leave_thread()
 
     def _next(self) -> Step | None:
-        for queue in (self._begun, self._fresh):
+        begun, fresh = self._begun, self._fresh
+        for queue in (begun, fresh) if self._in_a_row < IN_A_ROW else (fresh, begun):
             try:
-                return queue.popleft()
+                step = queue.popleft()
             except IndexError:
-                pass
+                continue
+            self._in_a_row = self._in_a_row + 1 if queue is begun else 0
+            return step
         return None
 
     def _tell_reactor(self) -> None:

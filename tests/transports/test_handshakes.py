@@ -74,6 +74,30 @@ def test_what_has_begun_goes_first():
     pool.stop()
 
 
+def test_what_has_begun_does_not_keep_others_from_beginning():
+    log, calls, gate, running = [], Queue(), threading.Event(), threading.Event()
+
+    class Blocks(Note):
+        def run(self):
+            running.set()
+            super().run()
+
+    pool = HandshakePool(TlsCounters(), threads=1, waiting=100, call_from_thread=calls.put)
+    pool.submit(Blocks("blocks", log, gate), False)
+    assert running.wait(10)
+    for number in range(40):
+        pool.submit(Note(f"begun {number}", log), True)
+    for number in range(3):
+        pool.submit(Note(f"new {number}", log), False)
+    gate.set()
+    deliver(calls, log, 44)
+    ran = names(log, "run")
+    ran.remove("blocks")
+    assert [ran.index(f"new {number}") for number in range(3)] == [8, 17, 26]
+    assert [name for name in ran if name.startswith("begun")] == [f"begun {number}" for number in range(40)]
+    pool.stop()
+
+
 def test_it_is_full_when_as_many_wait_as_may():
     log, calls, gate = [], Queue(), threading.Event()
     pool = HandshakePool(TlsCounters(), threads=1, waiting=3, call_from_thread=calls.put)
