@@ -122,6 +122,9 @@ class ClientHandshake:
             self._owner.send_handshake(answer)
         if tls.failure is not None:
             self._fail(str(tls.failure))
+        elif tls.closed and not self._plaintext:
+            # It would read no request, and none that is sent could be taken back.
+            self._fail("the server has ended the connection")
         elif tls.ready and not self._lost:
             self._finish()
         else:

@@ -300,3 +300,20 @@ def test_other_settings_of_tls_are_those_of_the_next_call(tmp_path: Path, when: 
     Server(before, house.accept()).turn()
     hands.all()
     assert next_one.failure is not None and "certificate verify failed" in next_one.failure.message
+
+
+def test_a_server_that_leaves_with_its_last_flight_has_not_been_asked(authority: Authority) -> None:
+    house = net(authority)
+    _, sink = house.ask(retries=0)
+    wire = house.accept()
+    server = Server(authority, wire, newest=SSL.TLS1_2_VERSION)
+    server.turn()
+    server.connection.bio_write(wire.taken())
+    server.connection.do_handshake()
+    server.connection.shutdown()
+    server.flush()
+    house.turn()
+    assert wire.value() == b"", "nothing is sent to somebody who has gone"
+    assert sink.kind == "connect" and sink.failure is not None and not sink.failure.executed
+    assert sink.failure.message == "TLS: the server has ended the connection"
+    assert house.upstreams.snapshot()[0]["connections"] == 0

@@ -20,10 +20,18 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 class Server:
     """The other end of a Wire. What it sends comes in so many `pieces`."""
 
-    def __init__(self, authority: Authority, wire: Wire, pieces: int = 1, name: str = "10.0.0.1") -> None:
+    def __init__(
+        self,
+        authority: Authority,
+        wire: Wire,
+        pieces: int = 1,
+        name: str = "10.0.0.1",
+        newest: int = SSL.TLS1_3_VERSION,
+    ) -> None:
         self.pieces = pieces
         issued = certificate(authority, "s", name)
         context = SSL.Context(SSL.TLS_SERVER_METHOD)
+        context.set_max_proto_version(newest)
         context.use_certificate(x509.load_der_x509_certificate(issued.der))
         key: Any = load_pem_private_key(Path(issued.key).read_bytes(), None)
         context.use_privatekey(crypto.PKey.from_cryptography_key(key))
