@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from twisted.logger import Logger
+
 from accessgw.core.interfaces.tls import HandshakeThreads
 from accessgw.core.interfaces.upstreams import UpstreamRequest, UpstreamSink
 from accessgw.model.counters import UpstreamCounters
@@ -19,6 +21,8 @@ from accessgw.upstreams.exchange import Exchange
 from accessgw.upstreams.http_pool import Endpoint
 from accessgw.upstreams.tls import ClusterTls
 from accessgw.upstreams.tls_connection import TlsUpstreamConnection
+
+log = Logger()
 
 _REFRESH = 1.0
 """Seconds for which the list of endpoints in use is taken as it is, so that none is asked for every request."""
@@ -50,6 +54,8 @@ class Cluster:
         self.resolving = bool(settings.dns)
         """The first look-up of `dns` has not ended: exchanges wait for it."""
         self._resolved: tuple[Address, ...] = ()
+        self._lost = False
+        """The last look-up of `dns` found nothing, which was logged."""
         self._retired: list[Endpoint] = []
         """Left the configuration, with exchanges still in progress."""
         self._pending: dict[Exchange, None] = {}
@@ -81,7 +87,9 @@ class Cluster:
         if settings.dns != old.dns:
             self.resolving = bool(settings.dns)
             self._resolved = ()
-        if settings.tls != old.tls:
+            self._lost = False
+        if settings.tls != old.tls or settings.dns != old.dns:
+            # what is open was verified by other files, or for another name
             self._tls.replaced = True
             self._tls = ClusterTls(settings.tls, self.now)
             for endpoint in self.endpoints:
@@ -95,10 +103,23 @@ class Cluster:
     def set_resolved(self, addresses: Sequence[Address] | None) -> None:
         """What the cluster's name stands for now; None when the look-up failed and the last good answer holds."""
         self.resolving = False
+        self._tell_found(addresses is not None)
         if addresses is not None and tuple(addresses) != self._resolved:
             self._resolved = tuple(addresses)
             self._arrange()
         self.has_room()
+
+    def _tell_found(self, found: bool) -> None:
+        if found is not self._lost:
+            return
+        self._lost = not found
+        cluster, name = self.settings.name, self.settings.dns
+        if found:
+            log.info("cluster {cluster}: {name} has addresses again", cluster=cluster, name=name)
+        else:
+            rest = "those found before" if self._resolved else "endpoints" if self.settings.endpoints else ""
+            then = f"{rest} go on" if rest else "calls fail until it has some"
+            log.warn("cluster {cluster}: no addresses of {name} found; {then}", cluster=cluster, name=name, then=then)
 
     def retire(self) -> None:
         """The cluster has left the configuration: what waits fails, what is in progress goes on."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
+from twisted.logger import formatEvent, globalLogPublisher
 
 from accessgw.model.route_settings import ClusterSettings, HealthCheckSettings
 from tests.upstreams.upstream_fakes import Net, Sink, Wire
@@ -373,6 +374,29 @@ def test_a_name_without_address_fails_requests_and_is_asked_again_soon() -> None
     names.answer("10.1.0.1")
     net.ask("GET")
     assert net.connecting == 1
+
+
+def test_a_name_that_is_lost_is_logged_once_and_when_it_is_back() -> None:
+    lines: list[str] = []
+
+    def observe(event: Any) -> None:
+        if (line := formatEvent(event)).startswith("cluster c: "):
+            lines.append(line)
+
+    globalLogPublisher.addObserver(observe)
+    try:
+        net, names = named()
+        for _ in range(2):
+            names.answer()
+            net.turn(1.0)
+        assert lines == ["cluster c: no addresses of pay.internal:8080 found; calls fail until it has some"]
+        names.answer("10.1.0.1")
+        assert lines[1:] == ["cluster c: pay.internal:8080 has addresses again"]
+        net.turn(10.0)
+        names.answer()
+        assert lines[2:] == ["cluster c: no addresses of pay.internal:8080 found; those found before go on"]
+    finally:
+        globalLogPublisher.removeObserver(observe)
 
 
 def test_the_last_good_answer_is_kept() -> None:

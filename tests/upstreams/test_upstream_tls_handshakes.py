@@ -138,6 +138,20 @@ def test_a_refusal_of_our_certificate_is_logged_until_it_is_mended(authority: Au
     assert refused() == why and len(told) == 2
 
 
+def test_a_connection_that_was_verified_for_another_name_is_not_used_again(authority: Authority) -> None:
+    house = net(authority)
+    _, sink = house.ask("GET")
+    wire = house.accept()
+    server = Server(authority, wire)
+    server.turn()
+    server.turn()
+    server.say(OK)
+    assert sink.complete and house.upstreams.snapshot()[0]["idle"] == 1
+    house.upstreams.reconfigure([replace(house.settings, dns="https://pay.example")])
+    assert wire.closed
+    assert house.upstreams.snapshot()[0]["idle"] == 0
+
+
 def test_a_check_that_tls_refuses_is_logged(authority: Authority, told: list[str]) -> None:
     house = net(authority, health=HealthCheckSettings(path="/health", interval=1.0, timeout=0.5))
     house.upstreams.start()
