@@ -80,7 +80,7 @@ static int opens(const Suite *suite, const unsigned char *key, const unsigned ch
                 EVP_CIPHER_CTX_ctrl(ctx, AEAD_SET_TAG, RECORD_TAG, (void *)(record + RECORD_HEADER + inner)) == 1 &&
                 EVP_CipherFinal_ex(ctx, plain + inner, &length) == 1;
     }
-    OPENSSL_cleanse(plain, (size_t)inner);
+    OPENSSL_cleanse(plain, (size_t)inner), OPENSSL_cleanse(nonce, sizeof nonce);
 done:
     EVP_CIPHER_CTX_free(ctx);
     ERR_clear_error();
