@@ -137,7 +137,7 @@ class LeanReactor(epollreactor.EPollReactor):
             if event != select.EPOLLIN:
                 if fd in self._forgotten:
                     continue  # its hang-up would end its successor; what is the successor's own comes again
-                self._doReadOrWrite(selectable, fd, event)  # type: ignore[no-untyped-call]  # inherited from Twisted, unannotated
+                self._guarded(self._doReadOrWrite, selectable, fd, event)
                 continue
             try:
                 why = selectable.doRead()
@@ -145,8 +145,15 @@ class LeanReactor(epollreactor.EPollReactor):
                 log.failure("{descriptor} raised at doRead", descriptor=selectable)
                 why = error
             if why:
-                self._disconnectSelectable(selectable, why, True)  # type: ignore[no-untyped-call]  # inherited from Twisted, unannotated
+                self._guarded(self._disconnectSelectable, selectable, why, True)
         self._alone = False
+
+    def _guarded(self, do: Callable[..., object], selectable: Any, *args: object) -> None:
+        """What one descriptor raises at its end is nobody else's."""
+        try:
+            do(selectable, *args)
+        except BaseException:
+            log.failure("{descriptor} raised at its end", descriptor=selectable)
 
     def addReader(self, reader: Any) -> None:
         """As Twisted's, in one step for what is not known yet."""

@@ -127,6 +127,35 @@ def test_an_exception_is_logged_and_disconnects_that_one_alone(reactor: Any) -> 
     assert any(event.get("log_failure") and event["log_failure"].value is one.raises for event in told)
 
 
+@pytest.mark.parametrize("hangs_up", [False, True])
+def test_what_an_end_raises_is_logged_and_the_others_are_served(reactor: Any, hangs_up: bool) -> None:
+    readers = [Reader(reactor) for _ in range(3)]
+
+    def lost(reason: Failure) -> None:
+        raise ZeroDivisionError("as asked")
+
+    for reader in readers[:2]:
+        reader.why = ValueError("done with it")
+        reader.connectionLost = reader.readConnectionLost = lost  # type: ignore[method-assign]
+    for reader in readers:
+        reader.there.send(b"x")
+    if hangs_up:
+        for reader in readers[:2]:
+            reader.there.close()
+    told: list[Any] = []
+    globalLogPublisher.addObserver(told.append)
+    try:
+        reactor.doIteration(0)
+    finally:
+        globalLogPublisher.removeObserver(told.append)
+    assert readers[2].came == [b"x"]
+    assert [event["log_failure"].type for event in told if "log_failure" in event] == [ZeroDivisionError] * 2
+    assert not reactor._alone
+    readers[2].close()
+    for reader in readers[:2]:
+        reader.here.close()
+
+
 def test_a_turn_ends_after_all_that_was_ready_and_before_the_reactor_waits(reactor: Any) -> None:
     readers = [Reader(reactor), Reader(reactor)]
     log: list[str] = []
