@@ -32,7 +32,8 @@ def own_certificate(cert: PathLike, key: PathLike) -> OwnCertificate:
         # An empty passphrase: with none OpenSSL would ask for one on the terminal.
         loaded = crypto.load_privatekey(crypto.FILETYPE_PEM, private, b"")
     except crypto.Error as error:
-        raise ValueError(f"{os.fspath(key)}: expected an unencrypted PEM private key") from error
+        also = " beside the certificate, as no other file is named for it" if key == cert else ""
+        raise ValueError(f"{os.fspath(key)}: expected an unencrypted PEM private key{also}") from error
     if _public(loaded) != _public(leaf.get_pubkey()):
         raise ValueError(f"{os.fspath(key)}: is not the key of {os.fspath(cert)}")
     return OwnCertificate(chain, private, leaf)

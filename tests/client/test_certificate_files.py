@@ -73,7 +73,8 @@ def other_key(good: Own, folder: Path) -> str:
 
 def no_key_in_the_certificate(good: Own, folder: Path) -> str:
     del good["key"]
-    return f"{good['cert']}: expected an unencrypted PEM private key"
+    here = "beside the certificate, as no other file is named for it"
+    return f"{good['cert']}: expected an unencrypted PEM private key {here}"
 
 
 def damaged_chain(good: Own, folder: Path) -> str:
