@@ -140,7 +140,13 @@ class ClientHandshake:
         plaintext, self._plaintext = self._plaintext, []
         ciphertext = self._take()
         self._read_again()
-        self._owner.established(plaintext, ciphertext)
+        try:
+            self._owner.established(plaintext, ciphertext)
+        except Exception:
+            # As the reactor does where dataReceived() raises: nobody else would end it.
+            log.failure("A connection to a service")
+            if self._transport is not None:
+                self._transport.abortConnection()
 
     def _read_again(self) -> None:
         if self._paused and self._held <= HELD and self._transport is not None:

@@ -18,6 +18,7 @@ from accessgw.model.counters import TlsCounters
 from accessgw.model.route_settings import ClusterSettings, UpstreamTlsSettings
 from accessgw.transports.handshakes import HandshakePool
 from accessgw.upstreams.client import HttpUpstreams
+from accessgw.upstreams.exchange import Exchange
 from accessgw.upstreams.handshake import HELD
 from accessgw.upstreams.tls import ClientTls
 from tests.crypto.authority import Authority
@@ -229,6 +230,23 @@ def test_a_defect_is_logged_and_is_a_failure_to_connect(house: House, monkeypatc
         globalLogPublisher.removeObserver(events.append)
     assert house.sink.kind == "connect" and house.sink.failure is not None
     assert house.sink.failure.message == "TLS: internal error: ZeroDivisionError"
+    assert any("log_failure" in event and event["log_failure"].check(ZeroDivisionError) for event in events)
+
+
+def test_a_defect_of_who_has_the_connection_ends_it(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(exchange: Exchange, connection: Any) -> None:
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr(Exchange, "run", broken)
+    events: list[Any] = []
+    globalLogPublisher.addObserver(events.append)  # type: ignore[arg-type]
+    try:
+        house.hands.all()
+    finally:
+        globalLogPublisher.removeObserver(events.append)  # type: ignore[arg-type]
+    assert house.wire.closed == "abort", "as where dataReceived() raises"
+    house.net.turn()
+    assert house.net.upstreams.snapshot()[0]["connections"] == 0
     assert any("log_failure" in event and event["log_failure"].check(ZeroDivisionError) for event in events)
 
 
