@@ -19,6 +19,8 @@ PEEK_AFTER = 0.5
 """Seconds of idleness after which a connection is looked at before it is used again."""
 TELL_AGAIN = 3600.0
 """Seconds after which what TLS refuses is logged again, for as long as it does."""
+MAX_TOLD = 16
+"""Reasons of an endpoint that are remembered for that."""
 
 
 class PoolUser(Protocol):
@@ -48,8 +50,8 @@ class PoolCluster(Protocol):
 class Endpoint:
     """One server: its connections, and what is known of its load and health."""
 
-    __slots__ = ("_cluster", "_connecting", "_idle", "_open", "_reactor", "_tell_from", "_told", "address", "health",
-                 "last_error", "load", "name", "retired", "waiting")  # fmt: skip
+    __slots__ = ("_cluster", "_connecting", "_idle", "_open", "_reactor", "_told", "address", "health", "last_error",
+                 "load", "name", "retired", "waiting")  # fmt: skip
 
     def __init__(self, cluster: PoolCluster, address: Address, reactor: Any) -> None:
         self._cluster = cluster
@@ -59,9 +61,8 @@ class Endpoint:
         self.load = Load(reactor.seconds())
         self.health = Health(cluster.settings.health.healthy_after, cluster.settings.health.unhealthy_after)
         self.last_error = ""
-        self._told = ""
-        """What TLS refused, as it was logged last, and is not logged again before `_tell_from`."""
-        self._tell_from = 0.0
+        self._told: dict[str, float] = {}
+        """What TLS refused and was logged, and when it may be again."""
         self.retired = False
         """No longer in the configuration: connections end with their exchange."""
         self._idle: list[UpstreamConnection] = []
@@ -142,8 +143,10 @@ class Endpoint:
     def tell(self, message: str) -> None:
         """Log what TLS refuses. No passing trouble as a rule: somebody has to replace a file."""
         now = self._reactor.seconds()
-        if message.startswith("TLS: ") and (message != self._told or now >= self._tell_from):
-            self._told, self._tell_from = message, now + TELL_AGAIN
+        if message.startswith("TLS: ") and now >= self._told.get(message, now):
+            if len(self._told) >= MAX_TOLD:
+                self._told.clear()
+            self._told[message] = now + TELL_AGAIN
             cluster = self._cluster.settings.name
             log.warn("upstream {cluster}, {endpoint}: {why}", cluster=cluster, endpoint=self.name, why=message)
 

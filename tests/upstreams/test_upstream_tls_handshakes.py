@@ -103,14 +103,15 @@ def wants_a_certificate(authority: Authority, wire: Wire) -> None:
     server.flush()
 
 
-def test_what_tls_refuses_is_one_line_of_the_log(authority: Authority, told: list[str]) -> None:
+def test_each_reason_for_which_tls_refuses_is_one_line_of_the_log(authority: Authority, told: list[str]) -> None:
     house = net(authority)
     for _ in range(2):
-        house.ask("GET", retries=0)
-        house.accept().answer(b"\x15\x03\x03\x00\x02\x02\x28")
-        house.clock.advance(60.0)
-    (line,) = told
-    assert "10.0.0.1:443: TLS: " in line and "handshake failure" in line
+        for alert in (40, 70):
+            house.ask("GET", retries=0)
+            house.accept().answer(b"\x15\x03\x03\x00\x02\x02" + bytes([alert]))
+            house.clock.advance(60.0)
+    for line, words in zip(told, ("handshake failure", "protocol version"), strict=True):
+        assert "10.0.0.1:443: TLS: " in line and words in line
 
 
 def test_a_refusal_of_our_certificate_is_logged_until_it_is_mended(authority: Authority, told: list[str]) -> None:
