@@ -211,7 +211,7 @@ class HandshakePool:
                 step.run()
                 self._finished.append(step)
                 now = time.monotonic()
-                if now - told >= TELL_AFTER:
+                if now - told >= TELL_AFTER and not self._stopped:
                     told = now
                     self._tell_reactor()
             if self._finished and not self._stopped:

@@ -265,6 +265,26 @@ def test_a_step_that_cannot_be_told_harms_no_other():
     pool.stop()
 
 
+def test_a_step_that_is_over_after_stop_tells_nobody(monkeypatch):
+    monkeypatch.setattr("accessgw.transports.handshakes.LAST_STEP", 0.0)
+    monkeypatch.setattr("accessgw.transports.handshakes.TELL_AFTER", 0.0)
+    log, calls, gate, running = [], [], threading.Event(), threading.Event()
+
+    class Long(Note):
+        def run(self):
+            running.set()
+            super().run()
+
+    pool = HandshakePool(TlsCounters(), threads=1, waiting=10, call_from_thread=calls.append)
+    pool.submit(Long("long", log, gate), False)
+    assert running.wait(10)
+    (thread,) = pool._threads
+    pool.stop()
+    gate.set()
+    thread.join(10)
+    assert names(log, "run") == ["long"] and not calls, "who listens may be gone"
+
+
 def test_stop_drops_what_waits_and_ends_the_threads():
     log, calls, gate = [], Queue(), threading.Event()
     before = threading.active_count()
