@@ -34,7 +34,7 @@ from loadtest.bench.tls_servers import (
     TlsServer,
     make_certificates,
 )
-from loadtest.bench.tls_storm import storm
+from loadtest.bench.tls_storm import bound_to, processors, storm
 
 GATEWAYS: tuple[type[TlsGateway], ...] = (TlsGateway, NativeTlsGateway)
 BESIDE: tuple[type[TlsServer], ...] = (Nginx, *GATEWAYS)
@@ -99,10 +99,17 @@ class Bench:
         self.idle_connections(directory, certificates)
         for kind in GATEWAYS:
             if kind.name not in self.missing:
-                self.say(f"storm of {self.seconds:.0f} s: {kind.name}")
-                with server_of(kind, directory, certificates) as server:
-                    storm(self.report, server, self.seconds)
+                self.storm(kind, directory, certificates)
         self.engines()
+
+    def storm(self, kind: type[TlsGateway], directory: Path, certificates: Certificates) -> None:
+        self.say(f"storm of {self.seconds:.0f} s: {kind.name}")
+        ours, theirs = processors()
+        with ExitStack() as running:
+            with bound_to(ours):
+                server = running.enter_context(server_of(kind, directory, certificates))
+            with bound_to(theirs):
+                storm(self.report, server, self.seconds)
 
     def say(self, what: str) -> None:
         self.console.print(f"{what} ...")

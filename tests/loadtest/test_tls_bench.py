@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import asdict
 from math import inf
 
@@ -11,7 +14,7 @@ from loadtest.bench.bench_tls import what_is_wrong
 from loadtest.bench.tls_clients import Order, Tally
 from loadtest.bench.tls_processes import again, client, server_of
 from loadtest.bench.tls_servers import MUTUAL, P256, RSA_2048, TlsGateway, make_certificates
-from loadtest.bench.tls_storm import quantile
+from loadtest.bench.tls_storm import bound_to, processors, quantile
 
 
 def shake(order, times=1):
@@ -63,3 +66,19 @@ def test_quantiles_of_buckets():
     assert quantile(looks, 0.5) == 2.0
     assert quantile(looks, 0.99) == 5.0
     assert quantile({}, 0.5) is None
+
+
+def test_gateway_and_clients_of_a_storm_have_processors_of_their_own():
+    ours, theirs = processors()
+    every = os.sched_getaffinity(0)
+    assert ours | theirs == every
+    assert not ours & theirs or len(every) == 1
+    with bound_to(ours):
+        child = subprocess.run(
+            [sys.executable, "-c", "import os; print(*os.sched_getaffinity(0))"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    assert {int(one) for one in child.stdout.split()} == ours
+    assert os.sched_getaffinity(0) == every

@@ -59,6 +59,17 @@ def test_steps_run_on_threads_and_are_told_on_the_reactors():
     pool.stop()
 
 
+def test_a_thread_yields_its_processor_after_each_step(monkeypatch):
+    log, calls = [], Queue()
+    monkeypatch.setattr("os.sched_yield", lambda: log.append(("yield", "", False)))
+    pool = HandshakePool(TlsCounters(), threads=1, waiting=100, call_from_thread=calls.put)
+    for number in range(3):
+        pool.submit(Note(number, log), False)
+    deliver(calls, log, 3)
+    pool.stop()
+    assert [kind for kind, _, _ in log if kind != "done"] == ["run", "yield"] * 3
+
+
 def test_what_has_begun_goes_first():
     log, calls, gate = [], Queue(), threading.Event()
     pool = HandshakePool(TlsCounters(), threads=1, waiting=100, call_from_thread=calls.put)
