@@ -117,7 +117,8 @@ class Bench:
     # ------------------------------------------------------------------ hand-shakes of running servers
 
     def cpu(self, directory: Path, certificates: Certificates) -> None:
-        """Microseconds of a server's CPU per connection: accepted, hand-shaken, closed in order."""
+        """Microseconds of a server's CPU per connection: accepted, hand-shaken, closed in order. Servers on one processor,
+        clients on the others."""
         device = {"chain": str(certificates.chain("device")), "key": str(certificates.key("device"))}
         cases: dict[str, tuple[str, dict[str, Any]]] = {
             FULL: (P256, {}),
@@ -128,8 +129,13 @@ class Bench:
             DEVICE_EARLY: (P256, {"device": True, "alpn": "mmtp/1", "resume": True}),
         }
         measured, notes = self.measured, self.notes
+        ours, theirs = processors()
         with ExitStack() as running:
-            servers = [server for kind in BESIDE if (server := self.started(running, kind, directory, certificates))]
+            with bound_to(ours):
+                servers = [
+                    server for kind in BESIDE if (server := self.started(running, kind, directory, certificates))
+                ]
+            running.enter_context(bound_to(theirs))
             for server in servers:
                 if isinstance(server, TlsGateway):
                     self.report.backends |= {f"{server.name}: {k}": v for k, v in server.backends().items()}
