@@ -148,11 +148,23 @@ class TlsConnection(RecordConnection):
             handshake.abandon()
         elif handshake is not None:
             try:
-                self._take_step(handshake)
+                if handshake.brought_a_flight:
+                    self._send_flight(handshake)
+                else:
+                    self._take_step(handshake)
             except Exception:
                 self._give_up_early()
                 self._failed("a step of the hand-shake")
         self._unstall()
+
+    def _send_flight(self, handshake: TlsHandshake) -> None:
+        """The usual first step, which has nothing to tell."""
+        flight, handshake.answer = handshake.answer, b""
+        self._send(flight)
+        if self._phase < FLUSHING:
+            handshake.go_on()
+            if self._eof and not handshake.busy:
+                self._peer_finished()
 
     def _take_step(self, handshake: TlsHandshake) -> None:
         defect, handshake.defect = handshake.defect, None

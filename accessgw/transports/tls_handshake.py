@@ -149,6 +149,13 @@ class TlsHandshake:
         return engine.to_send()
 
     @property
+    def brought_a_flight(self) -> bool:
+        """The last step has something to send, and that is all."""
+        return bool(self.answer) and not (
+            self.events or self._pending or self.failure or self.records is not None or self.defect is not None
+        )
+
+    @property
     def unsent(self) -> int:
         """Bytes of plaintext that wait for the end of a step."""
         return sum(map(len, self._pending))
