@@ -319,11 +319,11 @@ def negotiated(connection: SSL.Connection) -> Negotiated:
         named = _cipher_names[cipher] = _words(lib.SSL_CIPHER_get_name(cipher)) if cipher else ""
     version = lib.SSL_version(ssl)
     return Negotiated(
-        version="TLSv1.3" if version == SSL.TLS1_3_VERSION else _words(lib.SSL_get_version(ssl)),
-        cipher=named,
-        group=_words(lib.SSL_get0_group_name(ssl)),
-        alpn=ffi.buffer(place[0], size[0])[:].decode("latin-1") if size[0] else "",
-        server_name=_words(lib.SSL_get_servername(ssl, 0)),  # TLSEXT_NAMETYPE_host_name
+        "TLSv1.3" if version == SSL.TLS1_3_VERSION else _words(lib.SSL_get_version(ssl)),
+        named,
+        _words(lib.SSL_get0_group_name(ssl)),
+        ffi.buffer(place[0], size[0])[:].decode("latin-1") if size[0] else "",
+        _words(lib.SSL_get_servername(ssl, 0)),  # TLSEXT_NAMETYPE_host_name
     )
 
 

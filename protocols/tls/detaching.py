@@ -43,15 +43,14 @@ class RecordCount:
         if not self.counting:
             self._before = ciphertext
             return
-        at, size = 0, len(ciphertext)
-        while at < size:
-            end = at + _HEADER + int.from_bytes(ciphertext[at + 3 : at + _HEADER], "big")
-            if size < at + _HEADER or end > size:
-                self._whole = False
-                return
+        at, end, size = 0, 0, len(ciphertext)
+        while end + _HEADER <= size:
+            at, end = end, end + _HEADER + (ciphertext[end + 3] << 8 | ciphertext[end + 4])
             self.records += 1
-            self._last = ciphertext[at:end]
-            at = end
+        if end != size:
+            self._whole = False
+        elif size:
+            self._last = ciphertext[at:]
             self._before = b""
 
     def proved(self, suite: Suite, application: bytes, handshake: bytes) -> bool:
@@ -64,7 +63,7 @@ class RecordCount:
         if not self.records:
             return _ends_in_handshake(suite, handshake, self._before)
         opener = _opener(suite, application, self.records - 1)
-        if opener.open(self._last, 0, True)[2] <= 0:
+        if not opener.authenticates(self._last):
             return False
         self.proof = opener
         return True
@@ -81,7 +80,7 @@ def _ends_in_handshake(suite: Suite, handshake: bytes, flight: bytes) -> bool:
     opener = _opener(suite, handshake, 0)
     for place in range(records):
         opener.sequence = place
-        if opener.open(last, 0, True)[2] > 0:
+        if opener.authenticates(last):
             return True
     return False
 
