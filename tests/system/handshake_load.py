@@ -60,10 +60,10 @@ class Load:
         with self._lock:
             until = self.done + count
             assert self._lock.wait_for(lambda: self.done >= until or self.errors, timeout=60)
-        assert not self.errors
+        assert not self.errors, self.errors
 
     def stop(self) -> None:
         self._ending.set()
         for thread in self._threads:
             thread.join(60)
-        assert not self.errors
+        assert not self.errors, self.errors

@@ -18,7 +18,7 @@ from tests.crypto.certificates import self_signed
 from tests.crypto.signer_process import SignerProcess
 from tests.crypto.software_tpm import MISSING, SoftwareTpm, software_tpm
 from tests.system.gateway_process import ROOT, Gateway
-from tests.system.handshake_load import Load
+from tests.system.handshake_load import LIMITS, Load
 
 if WHY_NOT_NATIVE:
     pytest.skip(f"no native engine: {WHY_NOT_NATIVE}", allow_module_level=True)
@@ -58,7 +58,7 @@ def make(make_gateway, tpm, files) -> Callable[..., Gateway]:
     """A gateway with the key of the TPM, and these lines under [tls]; not started."""
 
     def made(lines: str, *, chain: str = "", key: str | None = None) -> Gateway:
-        gateway: Gateway = make_gateway(extra=f"\n[tls]\n{lines}\n")
+        gateway: Gateway = make_gateway(extra=f"\n[tls]\n{lines}\n{LIMITS}")
         certificate = CERTIFICATES.format(chain=chain or files.chain, key=files.key if key is None else key)
         text = gateway.config.read_text()
         # the certificate belongs to the first listener
