@@ -1,8 +1,8 @@
 """Twisted's epoll reactor without the log context that it makes around every event, and with an end of its turns.
 
 A read event costs stock Twisted some 2.5 us of context, logger and checks before the descriptor sees it, which is as
-much as the system call that follows. A delayed call of 0 seconds costs as much again; at_turn_end() is a list. A turn
-itself costs stock Twisted as much as two reads, and a connection that says little has every turn for itself.
+much as the system call that follows. A delayed call of 0 seconds costs as much again; at_turn_end() is a list.
+Stock Twisted looks twice in a turn for what is due, and a connection that says little has every turn for itself.
 Everything else is Twisted's own; what is not a plain read takes its way.
 """
 

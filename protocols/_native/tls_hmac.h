@@ -1,5 +1,5 @@
-/* HMAC (RFC 2104) with the two digests of TLS 1.3's suites, on the stack. A hand-shake has twenty-five of them over a few
-   bytes each; of what HMAC_CTX costs for one, more than half is spent on objects that are made and freed again. */
+/* HMAC (RFC 2104) with the two digests of TLS 1.3's suites, on the stack. A hand-shake has some twenty of them over a few
+   bytes each, and HMAC_CTX makes objects for each and frees them again: see docs/adr/0107. */
 
 #ifndef ACCESSGW_TLS_HMAC_H
 #define ACCESSGW_TLS_HMAC_H
