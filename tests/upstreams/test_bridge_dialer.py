@@ -13,40 +13,7 @@ from accessgw.upstreams.dialer import BridgeDialer
 from loadtest.free_ports import free_ports
 from tests.crypto.authority import Authority
 from tests.reactor_loop import run
-
-
-class User:
-    """Notes what it is told."""
-
-    def __init__(self, reactor: Any) -> None:
-        self.reactor = reactor
-        self.told: list[Any] = []
-        self.waiting: list[tuple[Any, Deferred[None]]] = []
-
-    def connected(self) -> None:
-        self._note("connected")
-
-    def received(self, data: bytes) -> None:
-        self._note(data)
-
-    def drained(self) -> None:
-        self._note("drained")
-
-    def lost(self, error: str) -> None:
-        self._note(("lost", error))
-
-    def _note(self, what: Any) -> None:
-        self.told.append(what)
-        for wanted, done in self.waiting:
-            if wanted(self.told) and not done.called:
-                done.callback(None)
-
-    def until(self, wanted: Any) -> Deferred[None]:
-        done: Deferred[None] = Deferred()
-        self.waiting.append((wanted, done))
-        if wanted(self.told):
-            done.callback(None)
-        return done
+from tests.upstreams.dial_user import User
 
 
 class Server(Protocol):
@@ -87,7 +54,7 @@ async def later(reactor: Any, true: Any) -> None:
 
 async def talk(reactor: Any) -> list[Any]:
     port, factory = listen(reactor)
-    user = User(reactor)
+    user = User()
     connection = BridgeDialer(reactor).dial(bridge(port.getHost().port), user)
     assert user.told == []
     await user.until(lambda told: "connected" in told)
@@ -99,7 +66,7 @@ async def talk(reactor: Any) -> list[Any]:
     connection.write(b"after the end")
     await later(reactor, lambda: server.ended)
     assert server.got == b"hello" + b"x" * 1_000_000
-    second = User(reactor)
+    second = User()
     connection = BridgeDialer(reactor).dial(bridge(port.getHost().port), second)
     await second.until(lambda told: "connected" in told)
     await later(reactor, lambda: len(factory.connections) == 2)
@@ -117,7 +84,7 @@ def test_it_talks_writes_all_before_it_closes_and_tells_of_an_end() -> None:
 
 async def slow_reader(reactor: Any) -> None:
     port, factory = listen(reactor, lazy=True)
-    user = User(reactor)
+    user = User()
     connection = BridgeDialer(reactor).dial(bridge(port.getHost().port), user)
     await user.until(lambda told: "connected" in told)
     assert connection.buffered == 0
@@ -156,13 +123,13 @@ async def failures(reactor: Any, directory: str) -> list[Any]:
         bridge(number, tls=True, ca=f"{directory}/empty.pem"),
         bridge(number, tls=True, ca=authority.file, certificate=authority.file, key=authority.file),
     ):
-        user = User(reactor)
+        user = User()
         BridgeDialer(reactor).dial(settings, user)
         await user.until(bool)
         found.append(user.told)
-    silent = User(reactor)
+    silent = User()
     BridgeDialer(reactor).dial(bridge(number), silent).abort()
-    user = User(reactor)
+    user = User()
     BridgeDialer(reactor).dial(bridge(number), user)
     await user.until(bool)
     return [*found, silent.told]

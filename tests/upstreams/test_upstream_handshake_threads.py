@@ -26,7 +26,7 @@ from tests.reactor_loop import run
 from tests.upstreams.handshakes_by_hand import ByHand, WhoFeeds
 from tests.upstreams.tls_servers import certificate, serving
 from tests.upstreams.tls_wire import OK, Server
-from tests.upstreams.upstream_fakes import Net, Sink, Wire
+from tests.upstreams.upstream_fakes import Net, Sink, Waiting, Wire
 
 
 class House:
@@ -251,22 +251,6 @@ def test_a_defect_of_who_has_the_connection_ends_it(house: House, monkeypatch: p
 
 
 # ---------------------------------------------------------------------- real threads, real sockets
-
-
-class Waiting(Sink):
-    """A sink with a Deferred for its end."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.done: Deferred[Sink] = Deferred()
-
-    def finished(self) -> None:
-        super().finished()
-        self.done.callback(self)
-
-    def failed(self, failure: Any) -> None:
-        super().failed(failure)
-        self.done.callback(self)
 
 
 def threads_for(reactor: Any, threads: int = 2) -> HandshakePool:

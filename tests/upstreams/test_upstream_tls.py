@@ -29,23 +29,7 @@ from protocols.mmtp.statuses import Status
 from tests.crypto.authority import Authority
 from tests.reactor_loop import run
 from tests.upstreams.tls_servers import Server, certificate, replace_files, serving
-from tests.upstreams.upstream_fakes import Sink
-
-
-class Waiting(Sink):
-    """A sink with a Deferred for its end."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.done: Deferred[Sink] = Deferred()
-
-    def finished(self) -> None:
-        super().finished()
-        self.done.callback(self)
-
-    def failed(self, failure: Any) -> None:
-        super().failed(failure)
-        self.done.callback(self)
+from tests.upstreams.upstream_fakes import Sink, Waiting
 
 
 class Client:

@@ -15,23 +15,7 @@ from accessgw.model.route_settings import ClusterSettings
 from accessgw.upstreams.client import HttpUpstreams
 from tests.reactor_loop import run
 from tests.upstreams import hostile_servers as servers
-from tests.upstreams.upstream_fakes import Sink
-
-
-class Waiting(Sink):
-    """A sink with a Deferred for its end."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.done: Deferred[Sink] = Deferred()
-
-    def finished(self) -> None:
-        super().finished()
-        self.done.callback(self)
-
-    def failed(self, failure: Any) -> None:
-        super().failed(failure)
-        self.done.callback(self)
+from tests.upstreams.upstream_fakes import Sink, Waiting
 
 
 class Client:

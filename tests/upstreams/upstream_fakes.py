@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
@@ -60,6 +61,22 @@ class Sink:
     @property
     def kind(self) -> str:
         return self.failure.kind if self.failure is not None else ""
+
+
+class Waiting(Sink):
+    """A sink with a Deferred for its end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.done: Deferred[Sink] = Deferred()
+
+    def finished(self) -> None:
+        super().finished()
+        self.done.callback(self)
+
+    def failed(self, failure: Any) -> None:
+        super().failed(failure)
+        self.done.callback(self)
 
 
 class Wire(StringTransport):
