@@ -62,6 +62,20 @@ def test_hostile_bytes_are_nothing_or_a_wait(data):
     HelloReader().feed(bytes(flight))
 
 
+@settings(max_examples=300)
+@given(st.sampled_from([PLAIN, WITH_KEY, WITH_EARLY]), st.data())
+def test_one_that_comes_whole_is_read_as_one_that_comes_in_pieces(flight, data):
+    changed = bytearray(flight)
+    for at, value in data.draw(st.lists(st.tuples(st.integers(0, len(flight) - 1), st.integers(0, 255)), max_size=4)):
+        changed[at] = value
+    reader, seen = HelloReader(), None
+    for at in range(len(changed)):
+        seen = reader.feed(bytes(changed[at : at + 1]))
+        if seen is not None:
+            break
+    assert HelloReader().feed(bytes(changed)) == seen
+
+
 @pytest.mark.parametrize(
     "flight",
     [b"GET / HTTP/1.1\r\n\r\n", b"\x15\x03\x01\x00\x02\x01\x00", b"\x16\x03\x01\x00\x05\x02\x00\x00\x01a", b"\x80\x10"],
