@@ -51,6 +51,8 @@ class Webhook:
         self._waiting: dict[str, Any] = {}
         """Device -> delayed call that ends its back-off."""
         self._attempts: dict[str, int] = {}
+        self._delivered: set[str] = set()
+        """Devices whose event left the outbox since the look that is under way began: it may have seen the event still."""
         self._looking = False
         self._again = False
         self._running = False
@@ -84,10 +86,11 @@ class Webhook:
 
     def _found(self, events: list[PresenceEvent]) -> None:
         self._looking = False
+        stale, self._delivered = self._delivered, set()
         for event in events:
             if len(self._busy) >= self._settings.concurrency or not self._running:
                 return
-            if event.device not in self._busy and event.device not in self._waiting:
+            if event.device not in self._busy and event.device not in self._waiting and event.device not in stale:
                 self._deliver(event)
         if self._again:
             self._again = False
@@ -95,6 +98,7 @@ class Webhook:
 
     def _unreadable(self, failure: Failure) -> None:
         self._looking = False
+        self._delivered.clear()
         log.error("the outbox cannot be read: {error!r}", error=failure.value)
         if self._running:
             self._pause = self._clock.callLater(self._settings.retry_max, self._resume)
@@ -134,6 +138,8 @@ class Webhook:
 
     def _free(self, device: str) -> None:
         self._busy.discard(device)
+        if self._looking:
+            self._delivered.add(device)
         self.wake()
 
     def _failed(self, event: PresenceEvent, why: str) -> None:

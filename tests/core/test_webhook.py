@@ -144,6 +144,44 @@ def test_one_failing_device_does_not_hold_the_others_up() -> None:
     assert house.seen()[2] == ("d3", "connect")
 
 
+class SlowOutbox(Outbox):
+    """What it found is told late, as by a thread that reads beside the one that writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looks: list[tuple[Deferred[list[PresenceEvent]], list[PresenceEvent]]] = []
+
+    def pending(self, limit: int) -> Deferred[list[PresenceEvent]]:
+        told: Deferred[list[PresenceEvent]] = Deferred()
+        super().pending(limit).addCallback(lambda found: self.looks.append((told, found)))
+        return told
+
+    def tell(self) -> None:
+        told, found = self.looks.pop(0)
+        told.callback(found)
+
+
+def test_an_event_delivered_while_the_outbox_is_read_is_not_sent_again() -> None:
+    outbox = SlowOutbox()
+    house = House(outbox)
+    outbox.tell()
+    one, other = Session("d1"), Session("d2")
+    house.presence.connected(one)
+    outbox.tell()
+    house.presence.connected(other)  # a look begins that finds the event of d1 still
+    house.posts[0][3].callback(200)
+    house.presence.disconnected(one, CloseReason.IDLE)
+    while outbox.looks:
+        outbox.tell()
+    assert house.seen() == [("d1", "connect"), ("d2", "connect"), ("d1", "disconnect")]
+    for _, _, _, answer in house.posts[1:]:
+        answer.callback(200)
+    while outbox.looks:
+        outbox.tell()
+    assert len(house.posts) == 3
+    assert (house.counters.delivered, house.counters.pending, outbox.events) == (3, 0, [])
+
+
 def test_concurrency_is_bounded() -> None:
     house = House(concurrency=3)
     for number in range(10):
