@@ -69,14 +69,6 @@ class DetachedState:
         suite = SUITES.get(self.suite)
         if suite is None:
             raise ValueError(f"TLS state: expected a suite of {', '.join(map(hex, SUITES))}, got {self.suite:#x}")
-        size = suite.secret_size
-        if (
-            len(self.read_secret) == len(self.write_secret) == size
-            and len(self.exporter_secret) in (0, size)
-            and 0 <= self.read_sequence < MAX_SEQUENCE
-            and 0 <= self.write_sequence < MAX_SEQUENCE
-        ):
-            return
         for name, secret in (("read", self.read_secret), ("write", self.write_secret)):
             if len(secret) != suite.secret_size:
                 raise ValueError(f"TLS state: expected a {name} secret of {suite.secret_size} bytes, got {len(secret)}")
