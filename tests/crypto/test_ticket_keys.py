@@ -1,18 +1,21 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
+from cryptography.hazmat.primitives.ciphers.modes import ECB
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from accessgw.core.interfaces.tls import OpenedTicket, Ticket, TicketBinding
-from accessgw.crypto.key_store import LEAD, KeyStore
+from accessgw.core.interfaces.tls import OpenedTicket, TicketBinding
+from accessgw.crypto import key_store, ticket_keys
+from accessgw.crypto.key_store import LEAD, NAME, Epoch, KeyStore
 from accessgw.crypto.ticket_keys import AHEAD, IDENTITY_SIZE, EpochTickets, fields
 
 NOW = 1_800_000_030.0
@@ -306,46 +309,161 @@ def test_a_process_opens_what_another_one_made_through_every_rotation(tmp_path: 
             assert opened is not None and process.key(opened) == ticket.key
 
 
-@pytest.fixture
-def short_turns() -> Iterator[None]:
-    """Threads take turns fifty times as often: more ways to meet, and who has given the interpreter away gets it back
-    sooner."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-4)
-    yield
-    sys.setswitchinterval(before)
+# ------------------------------------------------------------------ threads
 
 
-@pytest.mark.usefixtures("short_turns")
-def test_threads_open_while_epochs_change(tmp_path: Path) -> None:
-    failures: list[object] = []
-    for turn in range(20):
-        store = KeyStore(tmp_path / f"keys{turn}", NOW, rotation=60.0, random_bytes=os.urandom)
-        tickets = of(store)
-        minted = [tickets.mint(NOW, BINDING, 0)]
-        stop = threading.Event()
-        threads = [threading.Thread(target=_opening, args=(tickets, minted, stop, failures)) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        # three generations: the first ticket is good until the end
-        for now in (NOW, NOW + 10):
-            store.rotate(now)
-            minted += [tickets.mint(now + LEAD, BINDING, 0) for _ in range(20)]
-        stop.set()
-        for thread in threads:
-            thread.join()
-    assert failures[:1] == []
+class _SignallingLock:
+    """A lock that tells when somebody has to wait for it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.awaited = threading.Event()
+
+    def acquire(self, blocking: bool = True) -> bool:
+        if self._lock.acquire(blocking=False):
+            return True
+        self.awaited.set()
+        return blocking and self._lock.acquire()
+
+    def release(self) -> None:
+        self._lock.release()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
 
-def _opening(tickets: EpochTickets, minted: list[Ticket], stop: threading.Event, failures: list[object]) -> None:
-    try:
-        while not stop.is_set():
-            for ticket in (minted[0], minted[-1]):
-                opened = tickets.open(ticket.identity, NOW + 15)
-                if opened is None or tickets.key(opened) != ticket.key or not tickets.matches(opened, BINDING):
-                    failures.append(opened)
-    except BaseException as error:
-        failures.append(error)
+class _HeldReader:
+    """A thread that opens a ticket and is stopped where it has read the file of the epochs and not taken over yet what it
+    says, until somebody else has done his work or has to wait for the reader."""
+
+    def __init__(
+        self, store: KeyStore, tickets: EpochTickets, identity: bytes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.lock = _SignallingLock()
+        monkeypatch.setattr(store, "_lock", self.lock)
+        self._parsed = key_store._parsed
+        monkeypatch.setattr(key_store, "_parsed", self._parse)
+        self._ident = 0
+        self._has_read = threading.Event()
+        self._pool = ThreadPoolExecutor(1)
+        self._open = partial(tickets.open, identity)
+
+    def start(self, now: float) -> None:
+        """Returns when the thread has read the file; who has to wait for its lock lets it go on."""
+        self._thread = self._pool.submit(self._run, now)
+        assert self._has_read.wait(20)
+
+    def _run(self, now: float) -> OpenedTicket | None:
+        self._ident = threading.get_ident()
+        return self._open(now)
+
+    def _parse(self, path: Path, content: bytes) -> tuple[int, tuple[Epoch, ...]]:
+        parsed = self._parsed(path, content)
+        if threading.get_ident() == self._ident:
+            self.lock.awaited.clear()
+            self._has_read.set()
+            assert self.lock.awaited.wait(20)
+        return parsed
+
+    def finish(self) -> OpenedTicket | None:
+        """The ticket of the thread, which goes on at the latest now."""
+        self.lock.awaited.set()
+        opened = self._thread.result(20)
+        self._pool.shutdown()
+        return opened
+
+
+def test_a_thread_that_opens_a_ticket_does_not_bring_back_epochs_that_are_replaced_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the reading of the file and the taking over of it, another thread of the process publishes an epoch."""
+    store = KeyStore(tmp_path / "keys", NOW, rotation=28_800.0, random_bytes=os.urandom)
+    tickets = of(store)
+    ticket = tickets.mint(NOW, BINDING, 0)
+    # as another process would
+    os.utime(tmp_path / "keys" / NAME, (1, 1))
+    reader = _HeldReader(store, tickets, ticket.identity, monkeypatch)
+    reader.start(NOW + 1)
+    new = store.rotate(NOW + 1)
+    assert reader.finish() is not None
+    assert store.current(NOW + 1 + LEAD) == new
+    minted = tickets.mint(NOW + 1 + LEAD, BINDING, 0)
+    assert tickets.open(minted.identity, NOW + 1 + LEAD) is not None
+
+
+def test_a_thread_that_reads_while_an_epoch_is_made_does_not_bring_back_those_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As above, but it begins to read when the writer has read already, and is about to write."""
+    readers: list[_HeldReader] = []
+
+    def random_bytes(size: int) -> bytes:
+        for reader in readers:
+            os.utime(tmp_path / "keys" / NAME, (1, 1))
+            reader.start(NOW + 1)
+        return os.urandom(size)
+
+    store = KeyStore(tmp_path / "keys", NOW, rotation=28_800.0, random_bytes=random_bytes)
+    tickets = of(store)
+    ticket = tickets.mint(NOW, BINDING, 0)
+    readers.append(_HeldReader(store, tickets, ticket.identity, monkeypatch))
+    new = store.rotate(NOW + 1)
+    assert readers.pop().finish() is not None
+    assert store.current(NOW + 1 + LEAD) == new
+
+
+def test_a_thread_that_reads_an_older_file_does_not_undo_what_is_read_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process publishes an epoch between the readings of two threads of this one."""
+    store, other = (KeyStore(tmp_path / "keys", NOW, rotation=28_800.0, random_bytes=os.urandom) for _ in range(2))
+    tickets = of(store)
+    ticket = tickets.mint(NOW, BINDING, 0)
+    os.utime(tmp_path / "keys" / NAME, (1, 1))
+    reader = _HeldReader(store, tickets, ticket.identity, monkeypatch)
+    reader.start(NOW + 1)
+    new = other.rotate(NOW + 1)
+    # reads, finds nothing to drop and writes nothing
+    assert not store.drop(new.number + 1 & 0xFF, NOW + 1)
+    assert reader.finish() is not None
+    assert store.current(NOW + 1 + LEAD) == new
+
+
+def test_each_thread_has_its_own_contexts_of_aes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A context is used by the thread that made it and by no other: two of OpenSSL's calls at once on one are undefined."""
+    foreign: list[str] = []
+
+    class Context:
+        def __init__(self, real: CipherContext) -> None:
+            self._real = real
+            self._maker = threading.get_ident()
+
+        def update(self, data: bytes) -> bytes:
+            if threading.get_ident() != self._maker:
+                foreign.append(threading.current_thread().name)
+            return self._real.update(data)
+
+    class WatchedCipher(Cipher[ECB]):
+        def encryptor(self) -> Context:  # type: ignore[override]
+            return Context(super().encryptor())
+
+        def decryptor(self) -> Context:  # type: ignore[override]
+            return Context(super().decryptor())
+
+    monkeypatch.setattr(ticket_keys, "Cipher", WatchedCipher)
+    tickets = of(KeyStore(tmp_path / "keys", NOW, rotation=28_800.0, random_bytes=os.urandom))
+    minted = tickets.mint(NOW, BINDING, 0)
+
+    def elsewhere() -> OpenedTicket | None:
+        tickets.mint(NOW, BINDING, 0)
+        return tickets.open(minted.identity, NOW)
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(elsewhere).result(20) == tickets.open(minted.identity, NOW) is not None
+    assert foreign == []
 
 
 @settings(max_examples=20)
