@@ -93,7 +93,9 @@ def damage(raw: bytes, random: Random) -> bytes:
     )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(seed=st.integers(0, 2**32))
 def test_a_damaged_file_counts_as_not_there(tmp_path: Path, seed: int) -> None:
     random = Random(seed)

@@ -53,7 +53,9 @@ def pieces_of(net: Net, wire: Any, authority: Authority, count: int) -> tuple[Se
 
 
 @given(order=ORDERS, count=st.integers(1, 4))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_a_call_has_one_outcome_and_nothing_leaves_unverified(
     authority: Authority, order: list[str], count: int
 ) -> None:
