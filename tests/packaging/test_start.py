@@ -1,0 +1,19 @@
+"""What a start costs: bytecode is kept, and nothing heavy is imported that the configuration does not ask for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def said_by(code: str) -> list[str]:
+    """The words that a fresh interpreter prints in the project's folder."""
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout.split()
+
+
+def test_processes_of_tests_keep_the_bytecode_of_what_they_import() -> None:
+    assert said_by("import sys; print(sys.dont_write_bytecode)") == ["False"]
