@@ -353,7 +353,7 @@ class Rooms:
                 metrics=lambda: families(self.counters),
                 summary=lambda: summary(self.counters),
                 listeners=self.description.listeners,
-                upstreams=self.upstreams.snapshot,
+                upstreams=lambda: [*self.upstreams.snapshot(), *self.webhook.snapshot()],
                 drain_rate=lambda: self.settings.drain.rate,
             ),
             wall=time.time,

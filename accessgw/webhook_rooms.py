@@ -53,6 +53,10 @@ class WebhookRooms:
             outbox, wall=time.time, random_bytes=os.urandom, counters=counters, stored=self._webhook.wake
         )
 
+    def snapshot(self) -> list[dict[str, Any]]:
+        """HttpUpstreams.snapshot() of the webhook's cluster; empty where there is no webhook."""
+        return self._upstream.snapshot() if self._upstream is not None else []
+
     def start(self) -> None:
         """After the store was started: send what waits."""
         if self._webhook is not None and self._upstream is not None:

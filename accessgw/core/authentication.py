@@ -11,6 +11,7 @@ from twisted.logger import Logger
 from accessgw.core.bounded import bounded
 from accessgw.core.interfaces.authentication import AuthenticationFailed, Authenticator
 from accessgw.core.interfaces.clock import Clock
+from accessgw.core.words import in_words
 from accessgw.model.counters import SessionCounters
 from accessgw.model.identity import Credentials, Identity, Strength
 from accessgw.model.reasons import CloseReason
@@ -85,9 +86,9 @@ class AuthenticatorChain:
                 unavailable = self._counters.auth_unavailable
                 unavailable[authenticator.name] = unavailable.get(authenticator.name, 0) + 1
                 log.error(
-                    "authenticator {name} is unavailable: {error!r}, {device} is refused",
+                    "authenticator {name} is unavailable: {why}; {device} is refused",
                     name=authenticator.name,
-                    error=error,
+                    why=in_words(error),
                     device=credentials.device,
                 )
                 raise AdmissionRefused(

@@ -19,6 +19,9 @@ from accessgw.model.counters import CallCounters
 from accessgw.model.settings import CallSettings
 from accessgw.policy.routing import RouteTable
 
+MAX_DETAIL = 256
+"""Characters of what is logged of a failure."""
+
 
 class Calls:
     """A CallService. `routes` may be replaced at any time: a call keeps the route that it has found."""
@@ -94,6 +97,7 @@ class Calls:
         counters.duration_buckets[bisect_left(counters.BUCKETS, duration)] += 1
         if self._log is None and not self._tracing.watched:
             return
+        failure = relay.failure if relay is not None else None
         record = CallRecord(
             operation=call.operation or f"{call.http_method} {call.http_target.partition('?')[0]}",
             device=call.identity.device,
@@ -110,6 +114,8 @@ class Calls:
             duration=duration,
             connection_id=call.connection.id if call.connection is not None else 0,
             replayed=replayed,
+            reason=failure.kind if failure is not None else "",
+            detail=failure.message[:MAX_DETAIL] if failure is not None else "",
         )
         if self._log is not None:
             self._log(record)

@@ -9,6 +9,7 @@ from twisted.python.failure import Failure
 
 from accessgw.core.interfaces.sessions import Session
 from accessgw.core.interfaces.stores import OutboxStore
+from accessgw.core.words import in_words
 from accessgw.model.counters import WebhookCounters
 from accessgw.model.presence import PresenceEvent
 from accessgw.model.reasons import CloseReason
@@ -60,7 +61,7 @@ class Presence:
     def _lost(self, failure: Failure) -> None:
         self._counters.pending -= 1
         self._counters.dropped += 1
-        log.error("a presence event was lost: {error!r}", error=failure.value)
+        log.error("a presence event was lost: {why}", why=in_words(failure.value))
 
 
 class NoPresence:

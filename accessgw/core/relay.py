@@ -32,6 +32,7 @@ class ResponseRelay:
         "attempts",
         "bytes_out",
         "endpoint",
+        "failure",
         "headers",
         "http_status",
         "over",
@@ -61,6 +62,7 @@ class ResponseRelay:
         self.headers: Headers = []
         self.endpoint = ""
         self.attempts = 0
+        self.failure: UpstreamFailure | None = None
         self.bytes_out = 0
         self.over = False
 
@@ -117,6 +119,7 @@ class ResponseRelay:
         if self.over:
             return
         self.over = True
+        self.failure = failure
         self.endpoint = failure.endpoint or self.endpoint
         self.attempts = failure.attempts or self.attempts
         status = self._ended(failure)

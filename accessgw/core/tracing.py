@@ -90,6 +90,8 @@ class Tracing:
         """A call of a watched device has ended."""
         fields = to_builtins(record)
         fields["call_id"] = f"{record.call_id:016x}"
+        if not record.reason:
+            del fields["reason"], fields["detail"]
         self._emit(record.device, {"kind": "call", **fields})
 
     def _emit(self, device: str, event: dict[str, Any]) -> None:

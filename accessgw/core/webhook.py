@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 
 from accessgw.core.interfaces.clock import Clock
 from accessgw.core.interfaces.stores import OutboxStore
+from accessgw.core.words import in_words
 from accessgw.model.calls import Headers
 from accessgw.model.counters import WebhookCounters
 from accessgw.model.presence import PresenceEvent
@@ -99,7 +100,7 @@ class Webhook:
     def _unreadable(self, failure: Failure) -> None:
         self._looking = False
         self._delivered.clear()
-        log.error("the outbox cannot be read: {error!r}", error=failure.value)
+        log.error("the outbox cannot be read: {why}", why=in_words(failure.value))
         if self._running:
             self._pause = self._clock.callLater(self._settings.retry_max, self._resume)
 
@@ -117,11 +118,11 @@ class Webhook:
         try:
             result = self._post(self._settings.url, headers, body, self._settings.timeout)
         except Exception as error:
-            self._failed(event, repr(error))
+            self._failed(event, in_words(error))
             return
         result.addCallbacks(
             lambda status: self._answered(event, status),
-            lambda failure: self._failed(event, repr(failure.value)),
+            lambda failure: self._failed(event, in_words(failure.value)),
         ).addErrback(self._defect)
 
     def _answered(self, event: PresenceEvent, status: int) -> None:
@@ -133,7 +134,7 @@ class Webhook:
         self._attempts.pop(event.device, None)
         # The device stays busy until the event is gone from the outbox, or it would be found again.
         self._outbox.done(event).addCallbacks(
-            lambda _: self._free(event.device), lambda failure: self._failed(event, repr(failure.value))
+            lambda _: self._free(event.device), lambda failure: self._failed(event, in_words(failure.value))
         ).addErrback(self._defect)
 
     def _free(self, device: str) -> None:
@@ -151,7 +152,7 @@ class Webhook:
         attempt = self._attempts.get(device, 0)
         self._attempts[device] = attempt + 1
         delay = full_jitter(attempt, self._settings.retry_initial, self._settings.retry_max, self._random)
-        log.warn("webhook for {device} failed: {why}, next attempt in {delay:.1f} s", device=device, why=why,
+        log.warn("webhook for {device} failed: {why}; next attempt in {delay:.1f} s", device=device, why=why,
                  delay=delay)  # fmt: skip
         self._waiting[device] = self._clock.callLater(delay, self._retry, device)
 

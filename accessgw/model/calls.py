@@ -81,6 +81,10 @@ class CallRecord:
     connection_id: int = 0
     replayed: bool = False
     """Answered from the kept answer of an earlier attempt."""
+    reason: str = ""
+    """Kind of the upstream's failure (UpstreamFailure.kind); empty where it answered, or was not asked."""
+    detail: str = ""
+    """What there is to say of that, for a person."""
 
 
 CallLogger = Callable[[CallRecord], None]

@@ -186,12 +186,14 @@ def _line(fields: dict[str, Any]) -> bytes:
 
 
 def _fields(at: float, item: Any) -> dict[str, Any]:
-    """One line; names are stable, empty ones are left out."""
+    """One line; names are stable. Of connections empty ones are left out, of calls `reason` and `detail`."""
     time_ = round(at, 3)
     if isinstance(item, CallRecord):
         fields: dict[str, Any] = msgspec.to_builtins(item)
         fields["call_id"] = f"{item.call_id:016x}"
         fields["duration"] = round(item.duration, 6)
+        if not item.reason:
+            del fields["reason"], fields["detail"]
         return {"time": time_, "event": "call", **fields}
     info, closed = item
     opened, untimely = isinstance(closed, bool), isinstance(closed, _Untimely)

@@ -116,7 +116,7 @@ class HttpUpstreams:
 
     def snapshot(self) -> list[dict[str, Any]]:
         """One entry per endpoint: cluster, endpoint, healthy, ejected, outstanding, connections, idle, latency
-        (seconds) and the last error."""
+        (seconds) and the last error; and one per name that has no addresses, as an endpoint that is not healthy."""
         return [entry for cluster in self._clusters.values() for entry in cluster.snapshot()]
 
     # ------------------------------------------------------------------ UpstreamClient

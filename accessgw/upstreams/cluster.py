@@ -151,9 +151,10 @@ class Cluster:
         return bool(self._open)
 
     def snapshot(self) -> list[dict[str, Any]]:
-        """State of every endpoint, for the status page."""
+        """State of every endpoint, for the status page, and of the name where it has brought none."""
         now = self.now()
-        return [
+        name = [self._row_of_name()] if self.settings.dns and not self._resolved else []
+        return name + [
             {
                 "cluster": self.settings.name,
                 "endpoint": endpoint.name,
@@ -167,6 +168,20 @@ class Cluster:
             }
             for endpoint in self.endpoints
         ]
+
+    def _row_of_name(self) -> dict[str, Any]:
+        what = "its addresses are being looked up" if self.resolving else "no addresses of this name found"
+        return {
+            "cluster": self.settings.name,
+            "endpoint": self.settings.dns,
+            "healthy": False,
+            "ejected": False,
+            "outstanding": 0,
+            "connections": 0,
+            "idle": 0,
+            "latency": 0.0,
+            "error": what,
+        }
 
     def _arrange(self) -> None:
         """Bring the endpoints in line with settings and name."""

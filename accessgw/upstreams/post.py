@@ -15,10 +15,12 @@ from accessgw.upstreams.address import DEFAULT_PORTS
 
 MAX_ANSWER = 64 * 1024
 NO_TLS = UpstreamTlsSettings()
+_WHAT = {"connect": "no connection: ", "protocol": "no proper answer: "}
+"""Kinds of failures whose messages do not say what it is that failed."""
 
 
 class PostFailed(Exception):
-    """There was no complete answer."""
+    """There was no complete answer; the message says why."""
 
 
 def cluster_of(url: str, name: str, tls: UpstreamTlsSettings = NO_TLS) -> ClusterSettings:
@@ -90,7 +92,7 @@ class _Answer:
         self.result.callback((self._status, self._body))
 
     def failed(self, failure: UpstreamFailure) -> None:
-        self.result.errback(PostFailed(f"{failure.kind}: {failure.message}"))
+        self.result.errback(PostFailed(_WHAT.get(failure.kind, "") + failure.message))
 
     def upload_sent(self, size: int) -> None:
         """The body went in one piece."""

@@ -118,9 +118,18 @@ def test_upstream_failures(kind: str, executed: bool, idempotent: bool, expected
     gateway = Gateway(route(idempotent=idempotent))
     device = gateway.device()
     device.call()
-    gateway.upstreams.last.sink.failed(UpstreamFailure(kind, "why", executed, "http://u:1", 2))
+    gateway.upstreams.last.sink.failed(UpstreamFailure(kind, "why " * 100, executed, "http://u:1", 2))
     assert status_of(device) == expected
-    assert (gateway.records[-1].endpoint, gateway.records[-1].attempts) == ("http://u:1", 2)
+    record = gateway.records[-1]
+    assert (record.endpoint, record.attempts) == ("http://u:1", 2)
+    assert (record.reason, record.detail) == (kind, "why " * 64)
+
+
+def test_a_call_that_was_answered_has_no_reason() -> None:
+    gateway = Gateway(route())
+    gateway.device().call()
+    gateway.upstreams.last.answer(503)
+    assert (gateway.records[-1].status, gateway.records[-1].reason) == (Status.UPSTREAM_UNAVAILABLE, "")
 
 
 def test_an_overloaded_upstream_says_when_to_try_again() -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred
+from twisted.logger import formatEvent, globalLogPublisher
 
 from accessgw.core.authentication import AdmissionRefused
 from accessgw.core.interfaces import Filter, Refused
@@ -14,6 +15,7 @@ from accessgw.core.interfaces.authentication import AuthenticationFailed
 from accessgw.core.interfaces.tls import Revocations
 from accessgw.core.introductions import Introduction
 from accessgw.core.registry import DeviceSession
+from accessgw.crypto.services import AuthenticationUnavailable
 from accessgw.model.identity import ConnectionInfo, Credentials, Identity, Serial, Serials
 from accessgw.model.reasons import CloseReason
 from accessgw.model.settings import SessionSettings
@@ -377,6 +379,26 @@ def test_the_chain_fails_closed(chain: list[object], status: int, reason: CloseR
     assert device.connection.closed is reason
     assert gateway.session_counters.auth_failures == counted
     assert bool(gateway.session_counters.auth_unavailable) == (reason is CloseReason.AUTH_UNAVAILABLE)
+
+
+def test_an_authenticator_that_is_unavailable_is_logged_as_a_sentence() -> None:
+    lines: list[str] = []
+
+    def observe(event: Any) -> None:
+        lines.append(formatEvent(event))
+
+    class Away(FakeAuthenticator):
+        name = "login"
+
+        def authenticate(self, credentials: object) -> Deferred[Identity | None]:
+            raise AuthenticationUnavailable("http://login/ answered with status 503")
+
+    globalLogPublisher.addObserver(observe)
+    try:
+        Gateway(authenticators=[Away()]).device()
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    assert "authenticator login is unavailable: http://login/ answered with status 503; d1 is refused" in lines
 
 
 def test_an_authenticator_that_never_answers_is_unavailable() -> None:

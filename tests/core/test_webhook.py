@@ -7,8 +7,10 @@ import hmac
 import json
 from typing import Any
 
+import pytest
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
+from twisted.logger import formatEvent, globalLogPublisher
 
 from accessgw.core.interfaces.stores import StoreUnavailable
 from accessgw.core.presence import Presence
@@ -18,6 +20,7 @@ from accessgw.model.identity import Identity
 from accessgw.model.presence import PresenceEvent
 from accessgw.model.reasons import CloseReason
 from accessgw.model.settings import WebhookSettings
+from accessgw.upstreams.post import PostFailed
 
 
 class Outbox:
@@ -130,6 +133,38 @@ def test_a_failed_event_is_tried_again_before_the_next_of_its_device() -> None:
     house.posts[-1][3].callback(200)
     assert house.seen()[-1] == ("d1", "disconnect")
     assert house.counters.failures == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (PostFailed("no connection: TLS: it is refused."), "no connection: TLS: it is refused"),
+        (StoreUnavailable("disk full"), "disk full"),
+        (KeyError("url"), "KeyError: 'url'"),
+        (TimeoutError(), "TimeoutError"),
+    ],
+)
+def test_a_failure_is_logged_as_a_sentence(error: Exception, said: str) -> None:
+    lines: list[str] = []
+
+    def observe(event: Any) -> None:
+        lines.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(observe)
+    try:
+        house = House()
+        house.presence.connected(Session("d1"))
+        house.posts[0][3].errback(error)
+        house.outbox.fail = error
+        house.presence.connected(Session("d2"))
+        house.webhook.wake()
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    assert lines == [
+        f"webhook for d1 failed: {said}; next attempt in 0.2 s",
+        f"a presence event was lost: {said}",
+        f"the outbox cannot be read: {said}",
+    ]
 
 
 def test_one_failing_device_does_not_hold_the_others_up() -> None:

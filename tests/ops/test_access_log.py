@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -69,6 +70,17 @@ def test_calls_and_connections_are_json_lines(path: Path) -> None:
     assert broken["detail"] == "status 1: bad frame"
     assert not {"device", "user", "protocol"} & closed.keys()
     assert (log.written, log.dropped, log.errors, log.pending) == (4, 0, 0, 0)
+
+
+def test_the_line_of_a_call_says_why_the_upstream_failed_and_nothing_where_it_did_not(path: Path) -> None:
+    log = AccessLog(LogSettings(access=str(path)))
+    log.start()
+    log.call(CALL)
+    log.call(dataclasses.replace(CALL, status=19, reason="connect", detail="TLS: no hand-shake within 1 s"))
+    log.stop()
+    well, failed = lines(path)
+    assert not {"reason", "detail"} & well.keys()
+    assert (failed["reason"], failed["detail"]) == ("connect", "TLS: no hand-shake within 1 s")
 
 
 def test_the_line_open_says_how_the_connection_came(path: Path) -> None:

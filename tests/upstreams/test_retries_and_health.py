@@ -376,6 +376,23 @@ def test_a_name_without_address_fails_requests_and_is_asked_again_soon() -> None
     assert net.connecting == 1
 
 
+@pytest.mark.parametrize("endpoints", [(), ("http://10.9.0.1:80",)])
+def test_a_name_without_address_is_a_row_of_the_status(endpoints: tuple[str, ...]) -> None:
+    net, names = named(endpoints=endpoints)
+
+    def row() -> tuple[Any, ...]:
+        first, *rest = net.upstreams.snapshot()
+        assert len(rest) == len(endpoints) and all(other.keys() == first.keys() for other in rest)
+        return first["cluster"], first["endpoint"], first["healthy"], first["error"]
+
+    assert row() == ("c", "pay.internal:8080", False, "its addresses are being looked up")
+    names.answer()
+    assert row() == ("c", "pay.internal:8080", False, "no addresses of this name found")
+    net.turn(1.0)
+    names.answer("10.1.0.1")
+    assert [state["endpoint"] for state in net.upstreams.snapshot()[len(endpoints) :]] == ["10.1.0.1:8080"]
+
+
 def test_a_name_that_is_lost_is_logged_once_and_when_it_is_back() -> None:
     lines: list[str] = []
 
