@@ -15,5 +15,6 @@ def said_by(code: str) -> list[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout.split()
 
 
-def test_processes_of_tests_keep_the_bytecode_of_what_they_import() -> None:
+def test_tests_and_their_processes_keep_the_bytecode_of_what_they_import() -> None:
+    assert not sys.dont_write_bytecode
     assert said_by("import sys; print(sys.dont_write_bytecode)") == ["False"]
