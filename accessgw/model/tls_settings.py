@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from accessgw.model.setting_types import Count, Seconds, Settings
+from accessgw.model.setting_types import Count, Seconds, SecondsOrZero, Settings
 
 
 class TlsSettings(Settings, frozen=True, kw_only=True):
@@ -45,6 +45,10 @@ class TlsSettings(Settings, frozen=True, kw_only=True):
     `unix:PATH` of one that runs already. With the latter two this process holds no private key."""
     signer_timeout: Seconds = 2.0
     """A signature that takes longer fails its hand-shake."""
+    signer_restart_after: SecondsOrZero = 1.0
+    """With `process`: an accessgw-signer that is asked and answers nothing at all for so long is ended, and another one
+    started. Choose more than its slowest signature takes, and less than `signer_timeout`, so that hand-shakes wait for
+    the next one. 0: never."""
     signer_fallback: bool = False
     """Read the private keys here, too, and sign with them where the signer does not: a hand-shake rather survives
     than waits, and the keys are no better kept than with `threads`."""

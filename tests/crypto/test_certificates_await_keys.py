@@ -15,7 +15,7 @@ from cryptography.x509.oid import NameOID
 from twisted.internet.testing import MemoryReactorClock
 
 from accessgw.crypto.contexts import ContextOptions, ServerContexts
-from accessgw.crypto.signers.build import Signing
+from accessgw.crypto.signers.build import STARTING, Signing
 from accessgw.crypto.signers.child import SignerChild
 from accessgw.crypto.signers.overlap import KEEP
 from accessgw.model.counters import TlsCounters
@@ -186,6 +186,10 @@ class Child(SignerChild):
     """Counts what it is told."""
 
     reloads = 0
+    kills = 0
+
+    def kill(self):
+        self.kills += 1
 
     def reload(self):
         self.reloads += 1
@@ -245,6 +249,26 @@ def test_the_process_is_told_when_a_chain_waits_and_when_its_key_has_come(renewe
     process.look(served)
     assert served.leaves == [new] and not process.signing.process.lacks_keys
     assert process.child.reloads == 2 and len(logged()) == 1
+
+
+def test_a_process_that_does_not_serve_half_a_minute_after_its_start_is_ended(renewed, tmp_path, logged):
+    ((settings, _), _) = renewed
+    process = Process(settings, tmp_path)
+    process.reactor.spawnProcess = lambda *_, **__: None
+    process.reactor.advance(20.0)
+    process.child.start()
+    process.reactor.advance(STARTING - 1)
+    process.signing.poll()
+    assert process.child.kills == 0
+    process.reactor.advance(1.0)
+    process.signing.poll()
+    assert process.child.kills == 1 and "does not serve 30 s after its start" in logged()[-1]
+    process.child.start()
+    process.signing.poll()
+    process.signing.process.greeted(process.link)
+    process.reactor.advance(2 * STARTING)
+    process.signing.poll()
+    assert process.child.kills == 1
 
 
 def test_a_chain_whose_kind_of_key_no_signer_has_is_refused(tmp_path, logged):

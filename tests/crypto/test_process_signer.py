@@ -37,6 +37,8 @@ class World:
     waiting: int = 4
     patient: bool = True
     grace: float = 0.0
+    hang_after: float = 0.0
+    hung: int = 0
     results: list[object] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -51,8 +53,13 @@ class World:
             waiting=self.waiting,
             patient=self.patient,
             grace=self.grace,
+            hang_after=self.hang_after,
+            hung=self.hang,
         )
         self.signer.start()
+
+    def hang(self) -> None:
+        self.hung += 1
 
     @property
     def attempts(self) -> int:
@@ -66,6 +73,11 @@ class World:
         self.far = SigningConnection(signer=True)
         self.link.makeConnection(self.transport)
         self.say(lambda: self.far.hello(frozenset(keys or PUBLIC)))
+
+    def pass_time(self, seconds: float) -> None:
+        """As on a reactor that turns often."""
+        for _ in range(round(seconds * 16)):
+            self.reactor.advance(1 / 16)
 
     def say(self, what: Callable[[], None]) -> None:
         what()
@@ -409,6 +421,113 @@ def test_a_signer_that_is_stuck_is_one_line_until_it_signs_again(logged) -> None
     world.asked()
     world.reactor.advance(2.0)
     assert len([line for line in logged() if "does not answer" in line]) == 2
+
+
+# ---------------------------------------------------------------- one of ours that hangs
+
+
+def test_one_that_answers_nothing_is_ended_and_the_next_one_asked_for_all(logged) -> None:
+    world = World(hang_after=1.0)
+    world.accept()
+    world.sign(seed=1)
+    world.pass_time(0.5)
+    world.sign(seed=2)
+    world.asked()
+    world.pass_time(0.4)
+    assert (world.hung, world.transport.disconnected) == (0, False)
+    world.pass_time(0.2)
+    assert (world.hung, world.transport.disconnected) == (1, True)
+    (line,) = logged()
+    assert line.startswith(
+        f"the signer at {PATH} is connected and has answered nothing for 1 s (2 signatures asked for)"
+    )
+    world.lose()
+    world.pass_time(0.25)
+    world.accept()
+    for request in world.asked():
+        world.say(lambda request=request: world.far.signature(request.id, ec_signature()))
+    assert [isinstance(result, bytes) for result in world.results] == [True, True]
+    world.pass_time(10.0)
+    assert (world.hung, world.counters.signer_failures) == (1, 0)
+
+
+def test_one_that_answers_something_is_left_alone() -> None:
+    world = World(hang_after=1.0, timeout=20.0, waiting=20)
+    world.accept()
+    for seed in range(10):
+        world.sign(seed=seed)
+    requests = world.asked()
+    for request in requests:
+        world.pass_time(0.75)
+        world.say(lambda request=request: world.far.signature(request.id, ec_signature()))
+    world.pass_time(10.0)
+    assert (world.hung, len(world.results)) == (0, 10)
+
+
+def test_one_that_lacks_a_key_has_answered_and_owes_a_signature_once_it_has_the_key() -> None:
+    world = World(hang_after=1.0, timeout=20.0)
+    world.accept(rsa_key().id)
+    for seed in (1, 2):
+        world.sign(seed=seed)
+    for request in world.asked():
+        world.say(lambda request=request: world.far.refuse(request.id, UNKNOWN_KEY, "no such key"))
+    world.pass_time(5.0)
+    assert world.hung == 0
+    world.say(lambda: world.far.hello(frozenset(PUBLIC)))
+    first, second = world.asked()
+    world.pass_time(0.5)
+    world.say(lambda: world.far.signature(first.id, ec_signature(1)))
+    world.pass_time(0.5)
+    assert world.hung == 0
+    world.pass_time(0.75)
+    assert world.hung == 1
+    assert second.id != first.id
+
+
+def test_one_whose_keys_came_with_a_new_connection_owes_all_signatures() -> None:
+    world = World(hang_after=1.0, timeout=20.0)
+    world.accept(rsa_key().id)
+    world.sign()
+    (request,) = world.asked()
+    world.say(lambda: world.far.refuse(request.id, UNKNOWN_KEY, "no such key"))
+    world.lose()
+    world.pass_time(FIRST_RETRY + 0.1)
+    world.accept()
+    assert len(world.asked()) == 1
+    world.pass_time(1.25)
+    assert world.hung == 1
+
+
+def test_signatures_that_have_run_out_of_time_are_owed_still() -> None:
+    world = World(hang_after=5.0, timeout=2.0)
+    world.accept()
+    world.sign()
+    world.asked()
+    world.pass_time(4.5)
+    assert (world.hung, len(world.results)) == (0, 1)
+    world.pass_time(0.75)
+    assert world.hung == 1
+
+
+def test_one_that_takes_the_connection_and_does_not_greet_hangs() -> None:
+    world = World(hang_after=1.0)
+    link = world.reactor.unixClients[-1][1].buildProtocol(None)
+    transport = StringTransport()
+    link.makeConnection(transport)
+    world.pass_time(1.25)
+    assert (world.hung, transport.disconnected) == (1, True)
+
+
+def test_how_long_it_is_away_is_known() -> None:
+    world = World()
+    world.pass_time(3.0)
+    assert world.signer.away == 3.0
+    world.accept()
+    world.pass_time(3.0)
+    assert world.signer.away == 0.0
+    world.lose()
+    world.pass_time(2.0)
+    assert world.signer.away == 2.0
 
 
 def test_that_the_signer_lacks_a_key_whose_certificate_waits_for_it_is_no_news(logged) -> None:

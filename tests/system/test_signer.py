@@ -95,6 +95,40 @@ def test_a_signer_of_the_gateways_own_is_killed_under_load_and_nobody_notices(ma
     gateway.assert_sound()
 
 
+def test_a_signer_of_the_gateways_own_that_hangs_is_replaced_and_clients_see_the_delay_only(make_gateway, load) -> None:
+    gateway = signing_gateway(make_gateway, "process", more="signer_restart_after = 0.5\n").start()
+    assert gateway.process is not None
+    (first,) = children(gateway.process.pid)
+    running = load(gateway.tls)
+    running.more(20)
+    pidfd = os.pidfd_open(first)
+    os.kill(first, signal.SIGSTOP)
+    assert select.select([pidfd], [], [], 20)[0]
+    os.close(pidfd)
+    running.more(20)
+    running.stop()
+    (second,) = children(gateway.process.pid)
+    assert second != first
+    assert "has answered nothing for 0.5 s" in gateway.log.read_text()
+    gateway.assert_sound()
+
+
+def test_a_signer_that_is_stopped_does_not_outlive_the_gateway(make_gateway) -> None:
+    gateway = signing_gateway(make_gateway, "process").start()
+    shake_hands(gateway.tls)
+    assert gateway.process is not None
+    (child,) = children(gateway.process.pid)
+    pidfd = os.pidfd_open(child)
+    os.kill(child, signal.SIGSTOP)
+    gateway.process.send_signal(signal.SIGTERM)
+    gateway.process.wait(20)
+    ended = select.select([pidfd], [], [], 20)[0]
+    if not ended:
+        os.kill(child, signal.SIGKILL)
+    os.close(pidfd)
+    assert ended
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="reading the memory of another process takes root")
 @pytest.mark.parametrize(("signer", "holds"), [("threads", True), ("process", False)])
 def test_the_memory_of_the_gateway_does_not_have_the_key(make_gateway, tmp_path, signer, holds) -> None:

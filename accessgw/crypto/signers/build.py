@@ -29,6 +29,8 @@ _log = Logger()
 
 SOCKET = "signer.sock"
 """In the state directory: of the process that a gateway starts."""
+STARTING = 30.0
+"""Seconds within which a process that we started serves; one that does not hangs."""
 _LONGEST_PATH = 107
 """Bytes of a path that a Unix socket may have (unix(7))."""
 
@@ -61,6 +63,8 @@ class Signing:
             waiting=settings.handshake_queue,
             patient=not settings.signer_fallback,
             grace=settings.signer_timeout if own else 0.0,
+            hang_after=settings.signer_restart_after,
+            hung=self._hung if own else None,
         )
         self.child: SignerChild | None = None
         files = list(dict.fromkeys(certificate.key for certificate in certificates))
@@ -87,6 +91,10 @@ class Signing:
             self.child.start()
         self.process.start()
 
+    def _hung(self) -> None:
+        if self.child is not None:
+            self.child.kill()
+
     def has_key_of(self, leaf: x509.Certificate, path: str) -> bool:
         """See server_certificates.KeysElsewhere."""
         key = _public_key(leaf, path).id
@@ -101,10 +109,13 @@ class Signing:
         self._load_keys()
 
     def poll(self) -> None:
-        """Look whether key files were replaced: the chain came first, and the key only a while later. On the reactor's
-        thread, every second."""
+        """Look whether key files were replaced (the chain came first, and the key only a while later), and whether the
+        process that was started serves. On the reactor's thread, every second."""
         if self._software is not None:
             self._software.drop_ended()
+        if self.child is not None and min(self.child.age, self.process.away) >= STARTING:
+            _log.error("the signer does not serve {seconds:g} s after its start, ending it", seconds=STARTING)
+            self.child.kill()
         stamps = self._key_files.changed()
         if stamps is not None:
             self._key_files.take(stamps)

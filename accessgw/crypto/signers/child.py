@@ -1,8 +1,9 @@
-"""A signer process of the gateway's own: started with it, started again when it dies, ended with it."""
+"""A signer process of the gateway's own: started with it, started again when it dies or hangs, ended with it."""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -46,18 +47,30 @@ class SignerChild:
 
     def reload(self) -> None:
         """Have it load its keys again."""
-        self._signal("HUP")
+        self._signal(signal.SIGHUP)
+
+    @property
+    def age(self) -> float:
+        """Seconds since its last start."""
+        seconds: float = self._reactor.seconds() - self._started
+        return seconds
+
+    def kill(self) -> None:
+        """End one that hangs, at once: one that is stopped takes no other signal. Another one is started."""
+        self._signal(signal.SIGKILL)
 
     def stop(self) -> None:
         """Let it answer what it has, and end."""
         self._stopped = True
         if self._restarting is not None:
             self._restarting.cancel()
-        self._signal("TERM")
+        self._signal(signal.SIGTERM)
+        # one that somebody has stopped takes that only when it goes on, and would be left behind with the keys
+        self._signal(signal.SIGCONT)
 
-    def _signal(self, name: str) -> None:
+    def _signal(self, number: signal.Signals) -> None:
         if self._transport is not None and self._transport.pid is not None:
-            self._transport.signalProcess(name)
+            self._transport.signalProcess(number)
 
     def _ended(self, reason: str) -> None:
         self._transport = None

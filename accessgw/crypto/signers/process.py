@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.interfaces import IAddress
-from twisted.internet.protocol import ClientFactory, Protocol, connectionDone
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from accessgw.core.interfaces.tls import SigningFailed
 from accessgw.crypto.signers.libcrypto import PublicKey
+from accessgw.crypto.signers.link import Link, LinkFactory
+from accessgw.crypto.signers.watchdog import Watchdog
 from accessgw.model.counters import TlsCounters
-from protocols.errors import LocalError, RemoteError
+from protocols.errors import LocalError
 from protocols.signing import (
     UNKNOWN_KEY,
     KeysOffered,
     SignatureMade,
     SignatureRefused,
-    SigningConnection,
     SigningEvent,
     check_request,
 )
@@ -63,10 +61,14 @@ class ProcessSigner:
         waiting: int = 4096,
         patient: bool = True,
         grace: float = 0.0,
+        hang_after: float = 0.0,
+        hung: Callable[[], None] | None = None,
     ) -> None:
         """`keys`: those that will be asked for, by id. `timeout`: seconds for a signature. `patient`: what is asked while
         there is no connection, or no such key yet, waits for it; otherwise it fails at once. `grace`: seconds after
-        start() for which it is no news that nobody is there, since the process is only starting."""
+        start() for which it is no news that nobody is there, since the process is only starting. `hung`: called when a
+        process that is connected has said nothing for `hang_after` seconds though something was asked (0: never); its
+        connection is left then, and made anew."""
         self._path = path
         self._keys = keys
         self._before: Mapping[str, PublicKey] = {}
@@ -85,8 +87,10 @@ class ProcessSigner:
         """Of these, that the process lacks them is no news: their certificates are not in force."""
         self._has: frozenset[str] = frozenset(keys)
         """The keys of the process; until it names them, all."""
-        self._link: _Link | None = None
+        self._link: Link | None = None
         """Once greeted."""
+        self._watched: Link | None = None
+        """Greeted or not."""
         self._connector: Any = None
         self._retry = FIRST_RETRY
         self._retrying: Any = None
@@ -97,11 +101,22 @@ class ProcessSigner:
         """The last trouble in the log: not every attempt is a line."""
         self._mute = False
         """It was logged that it is connected and lets requests run out of time."""
+        self._parked = 0
+        """Requests that are parked."""
+        self._away_since = 0.0
+        self._hang_after = hang_after
+        self._hung = hung
+        self._watchdog = Watchdog(hang_after if hung is not None else 0.0, reactor, self._silent)
 
     @property
     def connected(self) -> bool:
         """Whether the process can be asked now."""
         return self._link is not None
+
+    @property
+    def away(self) -> float:
+        """Seconds for which the process could not be asked; 0 when it can be."""
+        return 0.0 if self.connected else self._reactor.seconds() - self._away_since
 
     @property
     def lacks_keys(self) -> bool:
@@ -119,12 +134,14 @@ class ProcessSigner:
 
     def start(self) -> None:
         """Connect, now and whenever the connection is lost."""
-        self._quiet_until = self._reactor.seconds() + self._grace
+        self._away_since = self._reactor.seconds()
+        self._quiet_until = self._away_since + self._grace
         self._connect()
 
     def stop(self) -> None:
         """Let go; what is outstanding fails."""
         self._stopped = True
+        self._watchdog.stop()
         for call in (self._retrying, self._sweep):
             if call is not None and call.active():
                 call.cancel()
@@ -152,6 +169,7 @@ class ProcessSigner:
         request = _Request(key, algorithm, data, self._reactor.seconds() + self._timeout, deferred)
         if self._link is not None:
             self._link.wire.request(id, key, algorithm, data)
+            self._watchdog.asked()
             self._flush_soon()
         self._requests[id] = request
         self._counters.signer_waiting += 1
@@ -206,6 +224,7 @@ class ProcessSigner:
         request = self._requests.pop(id, None)
         if request is not None:
             self._counters.signer_waiting -= 1
+            self._parked -= request.parked
         return request
 
     def _fail(self, id: int, reason: str) -> None:
@@ -236,17 +255,40 @@ class ProcessSigner:
 
     def _connect(self) -> None:
         self._retrying = None
-        self._connector = self._reactor.connectUNIX(self._path, _Factory(self), timeout=self._timeout)
+        self._connector = self._reactor.connectUNIX(self._path, LinkFactory(self), timeout=self._timeout)
 
-    def await_greeting(self, link: _Link) -> Any:
-        """Who takes connections and says nothing is left after a while: another may have its place by then."""
+    def connected_to(self, link: Link) -> Any:
+        """`link` is there, and owes us its greeting. The end of our patience, a delayed call: who takes connections and
+        says nothing is left after a while, since another may have its place by then."""
+        self._watched = link
+        self._watchdog.asked()
         return self._reactor.callLater(self._timeout, link.give_up, f"it says nothing for {self._timeout:g} s")
 
-    def greeted(self, link: _Link) -> None:
+    def heard(self) -> None:
+        """It lives: all that it said at once has been taken."""
+        self._watchdog.heard(len(self._requests) > self._parked)
+
+    def _silent(self) -> None:
+        link = self._watched
+        if self._hung is None or link is None:
+            return
+        waiting = len(self._requests) - self._parked
+        _log.error(
+            "the signer at {path} is connected and has answered nothing for {after:g} s ({waiting} signatures asked for): "
+            "ending it, another is started",
+            path=self._path,
+            after=self._hang_after,
+            waiting=waiting,
+        )
+        self._hung()
+        link.give_up("it hung")
+
+    def greeted(self, link: Link) -> None:
         """The signer has said HELLO on `link`: ask for all that is outstanding."""
         self._retry = FIRST_RETRY
         self._quiet_until = 0.0
         self._link = link
+        self._parked = 0
         for id, request in self._requests.items():
             request.parked = False
             if not request.deferred.called:
@@ -264,6 +306,7 @@ class ProcessSigner:
             request = self._requests.get(event.id)
             awaited = request is not None and event.code == UNKNOWN_KEY and request.key in self._keys
             if request is not None and awaited and self._patient:
+                self._parked += not request.parked
                 request.parked = True
             else:
                 self._fail(event.id, f"the signer refuses: {event.message}")
@@ -282,12 +325,16 @@ class ProcessSigner:
         for id, request in self._requests.items():
             if request.parked and request.key in keys and self._link is not None:
                 request.parked = False
+                self._parked -= 1
                 self._link.wire.request(id, request.key, request.algorithm, request.data)
         self._flush()
 
     def lost(self, reason: str) -> None:
         """There is no connection, or none any more."""
-        self._link = None
+        if self._link is not None:
+            self._away_since = self._reactor.seconds()
+        self._link = self._watched = None
+        self._watchdog.stop()
         if self._stopped:
             return
         if reason != self._told and self._reactor.seconds() >= self._quiet_until:
@@ -295,66 +342,6 @@ class ProcessSigner:
             _log.warn("no signer at {path}, trying again: {reason}", path=self._path, reason=reason)
         self._retrying = self._reactor.callLater(self._retry, self._connect)
         self._retry = min(2 * self._retry, LONGEST_RETRY)
-
-
-class _Link(Protocol):
-    transport: Any
-
-    def __init__(self, signer: ProcessSigner) -> None:
-        self._signer = signer
-        self._unheard: Any = None
-        """The end of our patience, until it has greeted."""
-        self._trouble = ""
-        self.wire = SigningConnection(signer=False)
-
-    def connectionMade(self) -> None:
-        self._unheard = self._signer.await_greeting(self)
-        self.wire.hello()
-        self.flush()
-
-    def give_up(self, why: str) -> None:
-        """It is no signer of ours, or not one that works."""
-        self._trouble = why
-        self.transport.abortConnection()
-
-    def flush(self) -> None:
-        data = self.wire.to_send()
-        if data:
-            self.transport.write(data)
-
-    def dataReceived(self, data: bytes) -> None:
-        try:
-            events = self.wire.receive(data)
-        except RemoteError as error:
-            self.give_up(f"it does not speak our protocol: {error}")
-            return
-        for event in events:
-            if self._unheard is not None:
-                self._heard()
-                self._signer.greeted(self)
-            self._signer.happened(event)
-
-    def _heard(self) -> None:
-        unheard, self._unheard = self._unheard, None
-        if unheard is not None and unheard.active():
-            unheard.cancel()
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._heard()
-        self._signer.lost(self._trouble or reason.getErrorMessage())
-
-
-class _Factory(ClientFactory):
-    noisy = False
-
-    def __init__(self, signer: ProcessSigner) -> None:
-        self._signer = signer
-
-    def buildProtocol(self, addr: IAddress | None) -> _Link:
-        return _Link(self._signer)
-
-    def clientConnectionFailed(self, connector: Any, reason: Failure) -> None:
-        self._signer.lost(reason.getErrorMessage())
 
 
 def _forget(_: Deferred[bytes]) -> None:
