@@ -22,10 +22,12 @@ global
 defaults
     mode tcp
     log global
-    timeout connect 5s
+    timeout connect 60s
     timeout client 60s
     timeout server 60s
-    default-server inter 100ms fastinter 100ms downinter 100ms fall 1 rise 1
+    # without it a check that is answered only after `inter` has failed
+    timeout check 60s
+    default-server inter 1s fastinter 1s downinter 1s fall 1 rise 1
 frontend devices
     bind 127.0.0.1:{front}
     default_backend phones

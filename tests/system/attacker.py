@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import ssl
 from typing import Any
 
 from protocols.mmtp import Connection, Hello, Limits, Role
 from protocols.mmtp.events import Event, GoawayReceived, WelcomeReceived
+from tests.system.device import TIMEOUT
 from tests.system.gateway_process import Gateway
 
 PLAIN_REQUEST = bytes.fromhex("3008074083b87aff811f")
@@ -28,12 +28,12 @@ class Attacker:
         self.gateway = gateway
         self.logged = len(gateway.access_log.read_bytes())
         """The access log before it came: ports are used again."""
-        self.socket: Any = socket.create_connection(("127.0.0.1", gateway.tls if tls else gateway.plain), 15)
+        context = ssl.create_default_context(cafile=str(gateway.ca)) if tls and shake else None
+        self.socket: Any = socket.create_connection(("127.0.0.1", gateway.tls if tls else gateway.plain), TIMEOUT)
         self.port = self.socket.getsockname()[1]
         self.said = b""
         self.reset = False
-        if tls and shake:
-            context = ssl.create_default_context(cafile=str(gateway.ca))
+        if context is not None:
             context.set_alpn_protocols([alpn])
             self.socket = context.wrap_socket(self.socket, server_hostname="localhost")
 
@@ -86,10 +86,7 @@ class Attacker:
         found: list[dict[str, Any]] = []
 
         def written() -> bool:
-            for line in self.gateway.access_log.read_bytes()[self.logged :].splitlines(keepends=True):
-                if not line.endswith(b"\n"):
-                    break
-                record = json.loads(line)
+            for record in self.gateway.accesses(self.logged):
                 if record["event"] == "close" and record["peer_port"] == self.port:
                     found.append(record)
             return bool(found)

@@ -104,6 +104,11 @@ class Gateway:
     def access_log(self) -> Path:
         return self.directory / "access.log"
 
+    def accesses(self, begin: int = 0) -> list[dict[str, Any]]:
+        """The access log behind so many bytes; what is being written only as far as its lines are whole."""
+        lines = self.access_log.read_bytes()[begin:].splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith(b"\n")]
+
     def log_accesses(self) -> None:
         """Write an access log; before the start."""
         self.extra += f'\n[log]\naccess = "{self.access_log}"\n'

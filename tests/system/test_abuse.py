@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import zstandard
@@ -12,42 +14,71 @@ import zstandard
 from protocols.mmtp import Status
 from protocols.mmtp.events import CallReset
 from tests.system.attacker import PLAIN_REQUEST, Attacker, hello_of
-from tests.system.device import Device
+from tests.system.device import TIMEOUT, Device
 from tests.system.gateway_process import Gateway
 from tests.system.upstream import Upstream
 
 LIMITS = """
 [limits]
-handshake_timeout = 0.5
-hello_timeout = 0.5
 http_idle_timeout = 0.7
 close_timeout = 0.5
-idle_timeout = 1.5
 accepts_per_address_per_second = 100000
 accept_burst_per_address = 100000
+"""
+HASTE = """
+handshake_timeout = 3.0
+hello_timeout = 1.0
+idle_timeout = 3.0
 
 [mmtp]
-heartbeat_hint = 1.0
+heartbeat_hint = 2.0
 """
+"""Only for the tests of time-outs: on a busy machine an honest peer may be as slow."""
+
+
+@contextmanager
+def built(directory: Path, limits: str) -> Iterator[Gateway]:
+    """One gateway for many tests, in which it is `besieged`."""
+    upstream = Upstream()
+    upstream.start()
+    gateway = Gateway(directory, upstream=upstream.url, extra=limits)
+    try:
+        gateway.log_accesses()
+        gateway.start()
+        Device(gateway.plain, "first").welcomed().call("echo")
+        yield gateway
+        gateway.assert_sound()
+    finally:
+        gateway.close()
+        upstream.stop()
 
 
 @pytest.fixture(scope="module")
 def fortress(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """One gateway for the whole siege; every test ends with `unharmed`."""
-    upstream = Upstream()
-    upstream.start()
-    gateway = Gateway(tmp_path_factory.mktemp("fortress"), upstream=upstream.url, extra=LIMITS)
-    gateway.log_accesses()
-    gateway.start()
-    Device(gateway.plain, "first").welcomed().call("echo")
-    yield gateway
-    gateway.assert_sound()
-    gateway.close()
-    upstream.stop()
+    with built(tmp_path_factory.mktemp("fortress"), LIMITS) as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="module")
+def hasty_fortress(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    with built(tmp_path_factory.mktemp("hasty"), LIMITS + HASTE) as gateway:
+        yield gateway
 
 
 @pytest.fixture
 def siege(fortress: Gateway) -> Iterator[Gateway]:
+    with besieged(fortress) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def hasty(hasty_fortress: Gateway) -> Iterator[Gateway]:
+    with besieged(hasty_fortress) as gateway:
+        yield gateway
+
+
+@contextmanager
+def besieged(fortress: Gateway) -> Iterator[Gateway]:
     """The gateway; afterwards a fresh device is served, connections and descriptors are gone, the log is clean."""
     fortress.wait_until(lambda: fortress.metric("accessgw_connections_open") == 0)
     descriptors = own_descriptors(fortress)
@@ -240,34 +271,34 @@ def test_a_flood_of_calls_is_refused_call_by_call(siege: Gateway) -> None:
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize("first", [b"\x80", b"\x80\x20\x01\x01\x01", b"\x00"], ids=["type", "part", "only PING"])
-def test_slow_hello(siege: Gateway, first: bytes, tls: bool) -> None:
-    check(Attacker(siege, tls).send(first), Status.DEADLINE, "hello_timeout")
+def test_slow_hello(hasty: Gateway, first: bytes, tls: bool) -> None:
+    check(Attacker(hasty, tls).send(first), Status.DEADLINE, "hello_timeout")
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
-def test_slow_http_head(siege: Gateway, tls: bool) -> None:
-    attacker = Attacker(siege, tls, alpn="http/1.1").send(b"GET /api/x HTTP/1.1\r\nHost: a\r\nx: ")
+def test_slow_http_head(hasty: Gateway, tls: bool) -> None:
+    attacker = Attacker(hasty, tls, alpn="http/1.1").send(b"GET /api/x HTTP/1.1\r\nHost: a\r\nx: ")
     assert attacker.listen().startswith(b"HTTP/1.1 408 ")
     assert attacker.closed_as()["reason"] == "hello_timeout"
 
 
 @pytest.mark.parametrize("first", [b"", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"], ids=["nothing", "a part"])
-def test_slow_tls_handshake(siege: Gateway, first: bytes) -> None:
-    attacker = Attacker(siege, tls=True, shake=False).send(first)
+def test_slow_tls_handshake(hasty: Gateway, first: bytes) -> None:
+    attacker = Attacker(hasty, tls=True, shake=False).send(first)
     attacker.listen()
     assert attacker.closed_as()["reason"] == "handshake_timeout"
 
 
-def test_silence_before_the_first_byte(siege: Gateway) -> None:
-    attacker = Attacker(siege)
+def test_silence_before_the_first_byte(hasty: Gateway) -> None:
+    attacker = Attacker(hasty)
     attacker.listen()
     assert attacker.closed_as()["reason"] == "hello_timeout"
 
 
-def test_half_open_connections(siege: Gateway) -> None:
+def test_half_open_connections(hasty: Gateway) -> None:
     """A device that has gone without a word ends by the idle time-out, one that sent FIN at once."""
-    silent = [Attacker(siege, tls).send(hello_of(f"gone{tls}")) for tls in (False, True)]
-    finished = Attacker(siege).send(hello_of("fin"))
+    silent = [Attacker(hasty, tls).send(hello_of(f"gone{tls}")) for tls in (False, True)]
+    finished = Attacker(hasty).send(hello_of("fin"))
     finished.socket.shutdown(socket.SHUT_WR)
     finished.listen()
     assert finished.closed_as()["reason"] == "peer_closed"
@@ -276,15 +307,15 @@ def test_half_open_connections(siege: Gateway) -> None:
         assert attacker.closed_as()["reason"] == "idle"
 
 
-def test_a_device_that_sends_heartbeats_stays(siege: Gateway) -> None:
-    device = Device(siege.plain, "beating").welcomed()
+def test_a_device_that_sends_heartbeats_stays(hasty: Gateway) -> None:
+    device = Device(hasty.plain, "beating").welcomed()
     for _ in range(4):
-        device.socket.settimeout(0.5)
+        device.socket.settimeout(1.0)
         with pytest.raises(TimeoutError):
             device.socket.recv(1)
         device.wire.ping(answer=False)
         device.flush()
-    device.socket.settimeout(15)
+    device.socket.settimeout(TIMEOUT)
     assert device.call("query.x").status == Status.OK
     device.cut()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import json
 import socket
 import ssl
 from collections.abc import Callable
@@ -108,8 +107,11 @@ class House:
         return self.ends()[before]
 
     def ends(self) -> list[dict[str, Any]]:
-        rows = map(json.loads, self.gateway.access_log.read_text().splitlines())
-        return [row for row in rows if row["event"] == "close" and row["reason"] in ("handshake_failed", "auth_failed")]
+        return [
+            row
+            for row in self.gateway.accesses()
+            if row["event"] == "close" and row["reason"] in ("handshake_failed", "auth_failed")
+        ]
 
 
 class Shows(Device):

@@ -286,7 +286,8 @@ def test_pushes_after_a_history_and_a_dictionary(make_gateway: Callable[..., Gat
         assert (one.seq, one.body) == (other.seq, other.body)
         device.ack()
         plain.ack()
-    gateway.wait_until(lambda: gateway.metric("accessgw_header_codecs_rested_total") == 1)
+    # more than once where it has been idle between two pushes
+    gateway.wait_until(lambda: gateway.metric("accessgw_header_codecs_rested_total") >= 1)
     assert device.call("pay").status == 0
     # the same stream on a new connection begins with an empty history
     again = CodedDevice(gateway.plain, device.memory, token="alice-token", counter=1).welcomed()

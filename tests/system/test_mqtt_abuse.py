@@ -89,7 +89,7 @@ def test_the_access_log_says_what_was_spoken(gateway: AbusedGateway, room: Room,
     peer.leave()
 
     def closed() -> list[str]:
-        lines = [json.loads(text) for text in gateway.access_log.read_text().splitlines()]
+        lines = gateway.accesses()
         return [one["protocol"] for one in lines if one["event"] == "close" and one.get("device") == room.client_id()]
 
     gateway.wait_until(lambda: bool(closed()))

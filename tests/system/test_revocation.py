@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import json
 import ssl
 import time
 from collections.abc import Callable
@@ -51,8 +50,7 @@ class Key:
 
 def closes(gateway: Gateway) -> list[dict[str, Any]]:
     """The ends of connections on which a device was welcomed."""
-    lines = [json.loads(line) for line in gateway.access_log.read_text().splitlines()]
-    return [line for line in lines if line["event"] == "close" and "device" in line]
+    return [line for line in gateway.accesses() if line["event"] == "close" and "device" in line]
 
 
 def test_a_revoked_session_ends_with_its_key_and_connection(make_gateway: MakeGateway, upstream: Upstream) -> None:

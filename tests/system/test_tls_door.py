@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 import socket
@@ -120,8 +119,7 @@ def test_a_refused_hand_shake_is_logged_with_peer_alert_and_cause(make_gateway: 
     s_client(gateway, gateway.tls, "-alpn", "imap")
 
     def refusals() -> list[dict[str, object]]:
-        rows = map(json.loads, gateway.access_log.read_text().splitlines())
-        return [row for row in rows if row.get("reason") == "handshake_failed"]
+        return [row for row in gateway.accesses() if row.get("reason") == "handshake_failed"]
 
     gateway.wait_until(lambda: len(refusals()) == 2)
     first, second = refusals()

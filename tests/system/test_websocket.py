@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,8 +66,7 @@ def test_the_log_tells_of_it(gateway: Gateway) -> None:
             device.read()
 
     def line() -> dict[str, object] | None:
-        lines = [json.loads(text) for text in gateway.access_log.read_text().splitlines()]
-        found = [one for one in lines if one["event"] == "close" and one.get("device") == "ws-logged"]
+        found = [one for one in gateway.accesses() if one["event"] == "close" and one.get("device") == "ws-logged"]
         return found[0] if found else None
 
     gateway.wait_until(lambda: line() is not None)

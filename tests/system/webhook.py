@@ -12,6 +12,9 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from loadtest.free_ports import free_ports
+from tests.system.gateway_process import PATIENCE
+
 SECRET = "a secret of both"
 
 
@@ -24,7 +27,8 @@ class Webhook:
         self.status = 204
         self.hanging: threading.Event | None = None
         self._changed = threading.Condition()
-        self._port = 0
+        # not one that the kernel gives to others while this server is down
+        (self._port,) = free_ports(1)
         self._server: ThreadingHTTPServer | None = None
         self.up()
         self.url = f"http://127.0.0.1:{self._port}/presence?from=gateway"
@@ -54,7 +58,6 @@ class Webhook:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", self._port), Handler)
         self._server.daemon_threads = True
-        self._port = self._server.server_port
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def down(self) -> None:
@@ -84,13 +87,18 @@ class Webhook:
                 self._changed.notify_all()
         return status
 
-    def wait(self, true: Callable[[], bool], timeout: float = 20.0) -> None:
+    def wait(self, true: Callable[[], bool], timeout: float = PATIENCE) -> None:
         """Until `true()` after an event; fails with what came."""
         deadline = time.monotonic() + timeout
         with self._changed:
             while not true():
                 left = deadline - time.monotonic()
                 assert left > 0 and self._changed.wait(left), f"it did not come to be: {self.accepted}"
+
+    @property
+    def events(self) -> int:
+        """How many were accepted; one whose answer came too late comes again."""
+        return len({event["id"] for event in self.accepted})
 
     def of(self, device: str) -> list[dict[str, Any]]:
         """Accepted events of a device in the order of their arrival, repetitions left out."""
