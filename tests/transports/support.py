@@ -9,7 +9,7 @@ import traceback
 from dataclasses import dataclass, field
 
 from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
 from twisted.internet.threads import deferToThread
 
 from accessgw.core.timers import TimingWheel
@@ -112,6 +112,32 @@ class HandReactor(Clock):
     def wait(self, seconds, step=0.25):
         for _ in range(round(seconds / step)):
             self.advance(step)
+
+
+class HeldTime:
+    """A running reactor whose time passes when a test says so: a machine that is slow makes nobody late. What is due at
+    once is the reactor's."""
+
+    def __init__(self, reactor):
+        self._reactor = reactor
+        self._clock = Clock()
+        self.seconds = self._clock.seconds
+
+    def callLater(self, delay, *call, **more):
+        return (self._clock if delay > 0 else self._reactor).callLater(delay, *call, **more)
+
+    def wait(self, seconds, step=0.25):
+        for _ in range(round(seconds / step)):
+            self._clock.advance(step)
+
+    def __getattr__(self, name):
+        return getattr(self._reactor, name)
+
+
+async def until(reactor, true):
+    """Let the reactor turn until it is so; bounded by the time of the whole test."""
+    while not true():
+        await deferLater(reactor, 0.005, lambda: None)
 
 
 def make_services(reactor, journal=None, **limits) -> TransportServices:

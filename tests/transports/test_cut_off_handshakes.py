@@ -48,7 +48,7 @@ class Served(Contexts):
 
 def kept():
     """Connections that OpenSSL has."""
-    return len(SSL.Connection._reverse_mapping), () if WHY_NOT_NATIVE else tls_engine.counts()
+    return len(SSL.Connection._reverse_mapping), *(() if WHY_NOT_NATIVE else tls_engine.counts())
 
 
 def begin(served, make, upto):
@@ -115,4 +115,5 @@ def test_nothing_is_left(kind, engine):
         assert not hand.reactor.readers | hand.reactor.writers
     del hand, services
     gc.collect()
-    assert kept() == before
+    # threads of earlier tests may have freed something of theirs
+    assert all(now <= then for now, then in zip(kept(), before, strict=True))

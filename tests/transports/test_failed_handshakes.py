@@ -155,4 +155,5 @@ def test_nothing_is_left_for_the_garbage_collector(case, engine, monkeypatch):
         after = alive()
     finally:
         gc.enable()
-    assert after == before
+    # threads of earlier tests may have freed something of theirs
+    assert {kind: count for kind, count in after.items() if count > before[kind]} == {}

@@ -8,7 +8,6 @@ import socket
 import time
 
 import pytest
-from twisted.internet import task
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 
@@ -16,9 +15,11 @@ from accessgw.crypto.development import ensure_development_certificate
 from accessgw.model.listener_settings import CertificateSettings
 from accessgw.model.reasons import CloseReason
 from protocols.errors import LocalError
+from tests.client.patience import patience
 from tests.reactor_loop import run
 from tests.transports.handover_mmtp import SdkLoad
 from tests.transports.handover_peers import EngineClient, Load, OpensslClient, Other, Place
+from tests.transports.support import until
 
 ENGINES = 46
 SDKS = 8
@@ -35,12 +36,6 @@ def state(tmp_path_factory):
 def files_in(state):
     files = ensure_development_certificate(state, time.time(), "gateway.test")
     return CertificateSettings(chain=files.chain, key=files.key)
-
-
-async def until(reactor, true):
-    """Bounded by the time of the whole test."""
-    while not true():
-        await task.deferLater(reactor, 0.01, lambda: None)
 
 
 def clients_of(port, state, engines, openssls):
@@ -120,17 +115,18 @@ async def sdk_calls(reactor, state, directory):
     files = files_in(state)
     place = Place(reactor, files, "mmtp/1")
     table = place.services.table
-    load = SdkLoad(reactor, place.listener.port, f"{state}/ca.pem", SDKS)
-    await until(reactor, lambda: load.least() >= 5)
+    with patience():
+        load = SdkLoad(reactor, place.listener.port, f"{state}/ca.pem", SDKS)
+        await until(reactor, lambda: load.least() >= 5)
 
-    other = Other(f"{directory}/third", "take", files, "mmtp/1")
-    sender = await place.sender(reactor, f"{directory}/third")
-    offers = gatherResults([sender.offer(connection) for connection in table.snapshot()])
-    open_calls = [echo.wire.open_calls() for echo in place.echoes.made if echo.left]
-    taken = await offers
-    before = load.least()
-    await until(reactor, lambda: load.least() >= before + 5)
-    answered = await load.finish()
+        other = Other(f"{directory}/third", "take", files, "mmtp/1")
+        sender = await place.sender(reactor, f"{directory}/third")
+        offers = gatherResults([sender.offer(connection) for connection in table.snapshot()])
+        open_calls = [echo.wire.open_calls() for echo in place.echoes.made if echo.left]
+        taken = await offers
+        before = load.least()
+        await until(reactor, lambda: load.least() >= before + 5)
+        answered = await load.finish()
     said, _ = await deferToThread(other.end)
     return {
         "taken": taken.count(True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from types import SimpleNamespace
 
@@ -32,8 +33,17 @@ class OnCrew(Contexts):
         self.served = native_server(**options)
 
 
+@pytest.fixture(autouse=True)
+def no_collection():
+    """What an earlier test has left for the collector would be counted, and freed at any moment."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
 @pytest.fixture
-def idle():
+def idle(no_collection):
     """A crew whose thread is busy until the test says so."""
     crew, gate, entered = ManualCrew(), threading.Event(), threading.Event()
 

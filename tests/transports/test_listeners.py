@@ -18,7 +18,7 @@ from accessgw.model.reasons import CloseReason
 from accessgw.transports.http import HttpBindingFactory
 from protocols.proxyproto import encode_v1, encode_v2, encode_v2_local
 from tests.reactor_loop import run
-from tests.transports.support import Journal, dialogue, listen, make_services, outcome, play
+from tests.transports.support import HeldTime, Journal, dialogue, listen, make_services, outcome, play, until
 
 
 async def echo(reactor):
@@ -264,19 +264,23 @@ def test_stop_keeps_established_connections(played):
 
 
 async def slow_heads(reactor):
-    journal = Journal()
-    services = make_services(reactor, journal, hello_timeout=0.5)
+    journal, held = Journal(), HeldTime(reactor)
+    services = make_services(held, journal, hello_timeout=5)
 
     def handler(exchange):
         return BodyCollector(0, lambda body: exchange.respond(200, [], b""), lambda: None)
 
     factories = {"http/1.1": HttpBindingFactory(handler, services.limits)}
     listener = listen(services, journal, factories=factories, protocols=("http/1.1",))
-    first = await dialogue(listener.port, b"GET / HTTP/1.1\r\nhost: ")
-    await journal.all_closed(1)
-    second = await dialogue(listener.port, b"GET / HTTP/1.1\r\nhost: gw\r\n\r\n", 38, b"GET / HT")
-    await journal.all_closed(2)
-    return first, second, journal.reasons
+    answers, sent = [], 0
+    for steps in ((b"GET / HTTP/1.1\r\nhost: ",), (b"GET / HTTP/1.1\r\nhost: gw\r\n\r\n", 38, b"GET / HT")):
+        answer = dialogue(listener.port, *steps)
+        sent += sum(len(step) for step in steps if isinstance(step, bytes))
+        await until(reactor, lambda sent=sent: services.counters.bytes_in == sent)
+        held.wait(6)
+        answers.append(await answer)
+        await journal.all_closed(len(answers))
+    return *answers, journal.reasons
 
 
 def test_a_slow_request_head_is_cut_off_first_and_later(played):

@@ -92,7 +92,7 @@ def test_tls_with_several_protocols(played):
 
 async def alone(reactor, state):
     """Port 8883: whatever comes is MQTT, whether ALPN says so or nothing."""
-    journal, listener = begin(reactor, state, ("mqtt",), hello_timeout=0.5)
+    journal, listener = begin(reactor, state, ("mqtt",))
     results = []
     for alpn, version in (((), OLD), ((), ssl.TLSVersion.TLSv1_3), (("mqtt",), OLD)):
         results.append(await deferToThread(speak, listener.port, state, b"\x80", *alpn, version=version))

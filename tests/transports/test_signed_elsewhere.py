@@ -64,7 +64,8 @@ def nothing_is_left():
     before = tls_engine.counts()
     yield
     gc.collect()
-    assert tls_engine.counts() == before
+    # threads of earlier tests may have freed something of theirs
+    assert all(now <= then for now, then in zip(tls_engine.counts(), before, strict=True))
 
 
 @pytest.mark.parametrize("kind", ["ec", "rsa"])

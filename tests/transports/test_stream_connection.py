@@ -49,6 +49,12 @@ class Setup:
         select.select([self.connection], [], [], 5)
         self.reactor.turn()
 
+    def reset(self):
+        """The peer's RST is there, and not read yet."""
+        self.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        self.peer.close()
+        assert select.select([self.connection], [], [], 5)[0]
+
     def read_all(self):
         """What the peer reads until our end, while the reactor turns."""
         got = b""
@@ -414,8 +420,7 @@ def test_a_binding_that_raises_costs_its_connection_only(where):
 def test_a_reset_met_by_a_write_is_told_from_a_later_turn():
     setup = Setup()
     setup.say(b"x")
-    setup.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-    setup.peer.close()
+    setup.reset()
     setup.connection.write(b"anybody there?")
     assert setup.binding.calls == ["data"]
     setup.reactor.turn()
@@ -435,8 +440,7 @@ def test_a_hang_up_that_the_reactor_reports(failure, reason):
 def test_a_hang_up_tells_the_sockets_error():
     setup = Setup()
     setup.say(b"x")
-    setup.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-    setup.peer.close()
+    setup.reset()
     setup.connection.connectionLost(Failure(ConnectionDone()))
     setup.reactor.turn()
     assert setup.journal.reasons == ["peer_reset"]

@@ -20,7 +20,17 @@ from accessgw.model.reasons import CloseReason
 from accessgw.transports.http import HttpBindingFactory
 from protocols.proxyproto import encode_v1
 from tests.reactor_loop import run
-from tests.transports.support import Journal, dialogue, echo_factories, listen, make_services, outcome, play
+from tests.transports.support import (
+    HeldTime,
+    Journal,
+    dialogue,
+    echo_factories,
+    listen,
+    make_services,
+    outcome,
+    play,
+    until,
+)
 
 OPENSSL = shutil.which("openssl")
 CURL = shutil.which("curl")
@@ -112,7 +122,9 @@ def test_alpn_chooses_the_binding(played):
 
 
 async def ends(reactor, state):
-    journal, services, listener = begin(reactor, state, protocols=("mmtp/1",), handshake_timeout=0.5, hello_timeout=0.5)
+    held = HeldTime(reactor)
+    journal, services, listener = begin(held, state, protocols=("mmtp/1",), handshake_timeout=5, hello_timeout=5)
+    counters = services.counters
 
     def half_open():
         with socket.create_connection(("127.0.0.1", listener.port), timeout=10) as sock:
@@ -142,7 +154,17 @@ async def ends(reactor, state):
         tls.shutdown(socket.SHUT_WR)  # FIN without close_notify
         tls.close()
 
-    seen = [await deferToThread(client) for client in (half_open, silent_after_handshake, no_alpn)]
+    seen = []
+    for client, waits in (
+        (half_open, lambda: counters.open == 1),
+        (silent_after_handshake, lambda: counters.handshakes == 1),
+    ):
+        said = deferToThread(client)
+        await until(reactor, waits)
+        held.wait(6)
+        seen.append(await said)
+        await journal.all_closed(len(seen))
+    seen.append(await deferToThread(no_alpn))
     await journal.all_closed(3)
     await deferToThread(cut)
     await journal.all_closed(4)
@@ -150,7 +172,7 @@ async def ends(reactor, state):
     await journal.all_closed(5)
     seen.append(await dialogue(listener.port, encode_v1("192.0.2.1", 1, "192.0.2.2", 2)))
     await journal.all_closed(6)
-    return seen, journal.reasons, services.counters.handshake_failures
+    return seen, journal.reasons, counters.handshake_failures
 
 
 def test_connections_end_with_their_reasons(played):
