@@ -18,7 +18,7 @@ ADAPTER = {CORE_INTERFACES, "accessgw.model", "accessgw.policy", "protocols", "t
 
 # room -> prefixes of modules that it may import beside the standard library and itself
 RULES: dict[str, set[str]] = {
-    "protocols._native": {"protocols._native", "cffi"},
+    "protocols._native": {"protocols._native", "cffi", "_cffi_backend"},
     "protocols.mmtp": {"protocols.errors", "protocols.mmtp", "hpack", "zstandard"},
     # what zstd makes is kept for each thread
     "protocols.mmtp.bodies": {"protocols.errors", "protocols.mmtp", "zstandard", "threading"},

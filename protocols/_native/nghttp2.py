@@ -1,4 +1,6 @@
-"""HPACK of the shared library libnghttp2, bound at run time (cffi, ABI mode). ImportError where it cannot be had.
+"""HPACK of the shared library libnghttp2, bound at run time. ImportError where it cannot be had.
+
+What is used of it is declared in nghttp2_declarations, and compiled by cffi (ABI mode) into nghttp2_types.
 
 cffi lets other threads run during a call, so buffers are never shared by two calls under way: each takes
 its own from a list whose pop() and append() are atomic.
@@ -11,31 +13,15 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 try:
-    from cffi import FFI
+    from protocols._native.nghttp2_types import ffi as _ffi
 except ModuleNotFoundError as missing:
     raise ImportError("libnghttp2 needs the package cffi") from missing
 
 SONAME = "libnghttp2.so.14"
-"""The ABI that the declarations below are for."""
+"""The ABI that the declarations are for."""
 LARGEST_TABLE = 64 * 1024
 """Bytes of the largest dynamic table that an encoder is told to use."""
 
-_ffi = FFI()
-_ffi.cdef("""
-    typedef struct { uint8_t *name; uint8_t *value; size_t namelen; size_t valuelen; uint8_t flags; } nghttp2_nv;
-    typedef struct nghttp2_hd_deflater nghttp2_hd_deflater;
-    typedef struct nghttp2_hd_inflater nghttp2_hd_inflater;
-    int nghttp2_hd_deflate_new(nghttp2_hd_deflater **made, size_t largest_table);
-    void nghttp2_hd_deflate_del(nghttp2_hd_deflater *deflater);
-    int nghttp2_hd_deflate_change_table_size(nghttp2_hd_deflater *deflater, size_t size);
-    ssize_t nghttp2_hd_deflate_hd(
-        nghttp2_hd_deflater *deflater, uint8_t *buf, size_t buflen, const nghttp2_nv *nva, size_t nvlen);
-    int nghttp2_hd_inflate_new(nghttp2_hd_inflater **made);
-    void nghttp2_hd_inflate_del(nghttp2_hd_inflater *inflater);
-    ssize_t nghttp2_hd_inflate_hd2(
-        nghttp2_hd_inflater *inflater, nghttp2_nv *nv, int *flags, const uint8_t *in, size_t inlen, int in_final);
-    int nghttp2_hd_inflate_end_headers(nghttp2_hd_inflater *inflater);
-""")
 try:
     _lib = _ffi.dlopen(SONAME)
     _deflate = _lib.nghttp2_hd_deflate_hd

@@ -18,3 +18,9 @@ def said_by(code: str) -> list[str]:
 def test_tests_and_their_processes_keep_the_bytecode_of_what_they_import() -> None:
     assert not sys.dont_write_bytecode
     assert said_by("import sys; print(sys.dont_write_bytecode)") == ["False"]
+
+
+def test_a_start_parses_no_declarations_in_c() -> None:
+    imported = said_by("import sys, accessgw.service, accessgw.client.cli; print(*sys.modules)")
+    assert "protocols.mmtp.hpack_backends" in imported
+    assert not {"cffi", "pycparser"} & set(imported)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -188,6 +189,12 @@ def test_memory_of_codecs_is_given_back() -> None:
     use(5000)
     # A pair weighs 5 KB or so, and so does the decoder of a bad string: kept, they would be 40 MB.
     assert resident() - before < 8 << 20
+
+
+def test_what_is_compiled_is_what_is_declared(tmp_path: Path) -> None:
+    declarations = pytest.importorskip("protocols._native.nghttp2_declarations", exc_type=ImportError)
+    declarations.compile_into(tmp_path / "types.py")
+    assert (tmp_path / "types.py").read_text() == declarations.COMPILED.read_text()
 
 
 @pytest.mark.parametrize(("wanted", "got"), [("pure", "hpack"), ("native", "nghttp2"), ("auto", "nghttp2")])
