@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 from accessgw.ops import ctl_dictionary, ctl_import, ctl_keys, ctl_mqtt, passwd
 from accessgw.ops.ctl_client import ControlClient, Refused, Unreachable, trusting
 from accessgw.ops.ctl_session import FAILED, OK, UNREACHABLE, Session, Usage, complain, quoted
-from accessgw.ops.ctl_view import printable
+from accessgw.ops.ctl_view import dated, printable
 
 DEFAULT_URL = "http://127.0.0.1:7900"
 KINDS = ("connect", "disconnect", "push", "push refused", "status")
@@ -66,7 +66,8 @@ def _status(session: Session, options: argparse.Namespace) -> None:
 
 def _devices(session: Session, options: argparse.Namespace) -> None:
     if options.id:
-        session.show(session.client.request("GET", f"/v1/devices/{quoted(options.id)}", role="read"))
+        row = session.client.request("GET", f"/v1/devices/{quoted(options.id)}", role="read")
+        session.show(row if session.as_json else _dated(row))
         return
     query = {"user": options.user, "connected": options.connected, "after": options.after, "limit": options.limit}
     given = urlencode({name: value for name, value in query.items() if value not in (None, "")})
@@ -74,9 +75,15 @@ def _devices(session: Session, options: argparse.Namespace) -> None:
     if session.as_json:
         session.show(answer)
         return
-    session.show(answer["devices"])
+    session.show([_dated(row) for row in answer["devices"]])
     if answer["next"]:
         print(f"more: --after {printable(answer['next'])}", file=sys.stderr)
+
+
+def _dated(row: dict[str, Any]) -> dict[str, Any]:
+    """The row of a device, with the time of its connection as a person reads it."""
+    connection = row.get("connection")
+    return row | {"connection": dated(connection, "since")} if isinstance(connection, dict) else row
 
 
 def _push(session: Session, options: argparse.Namespace) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from accessgw.ops.ctl_session import FAILED, Session, Usage, complain
-from accessgw.ops.ctl_view import printable
+from accessgw.ops.ctl_view import dated, printable
 
 POLL = 0.2
 """Seconds between two looks at a training."""
@@ -48,9 +48,7 @@ def _show(session: Session, options: argparse.Namespace) -> None:
 
 
 def _dated(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with its times as a person reads them."""
-    times = {name: row.get(name) for name in ("created_at", "changed_at", "forgotten_at")}
-    return row | {name: time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)) for name, at in times.items() if at}
+    return dated(row, "created_at", "changed_at", "forgotten_at")
 
 
 def _train(session: Session, options: argparse.Namespace) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Callable
 from typing import Any
 
 from accessgw.ops.ctl_client import Refused, Unreachable
 from accessgw.ops.ctl_session import OK, Session, Usage, complain, quoted
+from accessgw.ops.ctl_view import dated
 
 LOOK = 5.0
 """Seconds to wait for what is asked only to give a hint."""
@@ -32,10 +32,10 @@ def _rotate(session: Session, options: argparse.Namespace) -> None:
         session.show(row)
         return
     new = row.pop("new")
-    dated = _dated(row)
-    session.show(dated)
+    shown = _dated(row)
+    session.show(shown)
     if not new:
-        complain(f"no other was made: epoch {row['epoch']} waits already, until {dated['mints_from']}", OK)
+        complain(f"no other was made: epoch {row['epoch']} waits already, until {shown['mints_from']}", OK)
 
 
 def _revoke(session: Session, options: argparse.Namespace) -> None:
@@ -74,9 +74,7 @@ def _is_unknown(session: Session, device: str) -> bool:
 
 
 def _dated(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with its times as a person reads them."""
-    times = {name: time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row[name])) for name in ("made", "mints_from")}
-    return row | times
+    return dated(row, "made", "mints_from")
 
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from accessgw.ops.ctl_json import text_of
 from accessgw.ops.ctl_session import FAILED, Session, Usage, complain, quoted
-from accessgw.ops.ctl_view import cell, printable
+from accessgw.ops.ctl_view import cell, dated, printable
 
 LINES_AT_ONCE = 100
 """Messages of `publish --lines` in one request."""
@@ -130,7 +130,8 @@ def _message_line(event: dict[str, Any], verbose: bool) -> Text:
     line.append_text(Text(printable(str(shown)), style="not bold"))
     if verbose:
         known = ("type", "topic", "payload", "text", "payload_b64")
-        rest = [f"{name}={cell(value).plain}" for name, value in event.items() if name not in known]
+        shown_as = dated(event, "at", "expires_at").items()
+        rest = [f"{name}={cell(value).plain}" for name, value in shown_as if name not in known]
         line.append_text(Text("  " + " ".join(map(printable, rest)), style="not bold dim"))
     return line
 
@@ -148,7 +149,7 @@ def _page(session: Session, path: str, rows: str, query: dict[str, Any], more: C
     if session.as_json:
         session.show(answer)
         return
-    session.show(answer[rows])
+    session.show([dated(row, "at", "expires_at") for row in answer[rows]])
     if answer["next"]:
         print(f"more: --after {printable(more(answer['next']))}", file=sys.stderr)
 
@@ -159,7 +160,8 @@ def _clients(session: Session, options: argparse.Namespace) -> None:
 
 
 def _client(session: Session, options: argparse.Namespace) -> None:
-    session.show(session.client.request("GET", f"/v1/mqtt/clients/{quoted(options.id)}", role="read"))
+    row = session.client.request("GET", f"/v1/mqtt/clients/{quoted(options.id)}", role="read")
+    session.show(row if session.as_json else dated(row, "expires_at"))
 
 
 def _kick(session: Session, options: argparse.Namespace) -> None:
@@ -204,7 +206,7 @@ def _top(session: Session, options: argparse.Namespace) -> None:
 
 def _bridges(session: Session, options: argparse.Namespace) -> None:
     answer = session.client.request("GET", "/v1/mqtt/bridges", role="read")
-    session.show(answer if session.as_json else answer["bridges"])
+    session.show(answer if session.as_json else [dated(row, "since") for row in answer["bridges"]])
 
 
 def _stats(session: Session, options: argparse.Namespace) -> None:

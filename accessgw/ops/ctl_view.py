@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Any
 
 from msgspec import Raw
@@ -66,6 +67,20 @@ def cell(value: Any) -> Text:
     if isinstance(value, dict | list):
         return Text(printable(json.dumps(value, ensure_ascii=False)))
     return Text(printable(str(value)))
+
+
+def dated(row: dict[str, Any], *names: str) -> dict[str, Any]:
+    """The row with these times, Unix seconds where they are known, as a person reads them: ISO 8601, UTC."""
+    known = {name: row[name] for name in names if isinstance(row.get(name), int | float)}
+    return row | {name: _moment(second) for name, second in known.items()}
+
+
+def _moment(second: float) -> str:
+    try:
+        return datetime.fromtimestamp(second, UTC).isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError):
+        # no moment of this calendar: what was said is better than nothing
+        return f"{second:.6g}"
 
 
 def printable(text: str) -> str:

@@ -44,6 +44,7 @@ class FakeControl:
             {"applied": ["routes"], "needs_restart": ["listeners[tls].port"]}
         )
         self.emit: Callable[[dict[str, Any]], None] | None = None
+        self.devices_answer: list[dict[str, Any]] = []
         self.ended = 0
 
     def push(self, requests: Sequence[PushRequest], key: str, digest: bytes) -> Deferred[list[PushResult]]:
@@ -53,11 +54,15 @@ class FakeControl:
     def device(self, device: str) -> Deferred[dict[str, Any]]:
         if device == "unknown":
             return fail(ControlError(404, "not_found", "no such device: unknown"))
+        if self.devices_answer:
+            return succeed(self.devices_answer[0])
         return succeed({"device": device, "user": "alice", "connected": True, "session": {"generation": [1, 2]}})
 
     def devices(self, user: str, connected: bool | None, after: str, limit: int) -> list[dict[str, Any]]:
         self.asked.append((user, connected, after, limit))
-        return [{"device": f"d{n}", "user": "alice", "connected": True} for n in range(min(limit, 3))]
+        return self.devices_answer or [
+            {"device": f"d{n}", "user": "alice", "connected": True} for n in range(min(limit, 3))
+        ]
 
     def close_device(self, device: str, revoke: bool = False) -> bool:
         self.asked.append(("revoke" if revoke else "close", device))

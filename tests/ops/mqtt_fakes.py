@@ -21,6 +21,8 @@ class FakeMqtt:
         self.ended = 0
         self.kept: list[dict[str, Any]] = []
         self.rows: list[dict[str, Any]] = [{"client": f"c{n}", "connected": True, "version": 5} for n in range(3)]
+        self.client_row: dict[str, Any] = {}
+        self.bridge_rows: list[dict[str, Any]] = [{"name": "cloud", "connected": False, "error": "refused"}]
         self.answer: dict[str, Any] = {"status": "answered", "payload": b'{"on": true}'}
 
     def publish(self, message: Message) -> Deferred[int]:
@@ -52,6 +54,8 @@ class FakeMqtt:
     def client(self, client_id: str) -> dict[str, Any]:
         if client_id == "unknown":
             raise ControlError(404, "not_found", "no such client: unknown")
+        if self.client_row:
+            return self.client_row
         return {"client": client_id, "expiry": float("inf"), "subscriptions": [{"filter": "a/#", "qos": 1}]}
 
     def kick(self, client_id: str, discard: bool = False) -> bool:
@@ -83,7 +87,7 @@ class FakeMqtt:
         return succeed(self.answer)
 
     def bridges(self) -> list[dict[str, Any]]:
-        return [{"name": "cloud", "connected": False, "error": "refused"}]
+        return self.bridge_rows
 
     def stats(self) -> dict[str, int]:
         return {"clients": 3, "retained": 7}

@@ -70,8 +70,9 @@ def test_every_command_answers(gateway: Gateway, run: Run) -> None:
         (["events"], "frame"),
         (["events", "--status"], "connections=3"),
         (["streams", "user", "alice", "orders"], "head"),
+        (["keys", "list"], "2027-01-15T08:00:00+00:00"),
         (["keys", "list"], "certificates"),
-        (["keys", "rotate"], "2027-01-"),
+        (["keys", "rotate"], "2027-01-15T08:00:05+00:00"),
         (["keys", "revoke", "--epoch", "8"], "revoked"),
         (["keys", "revoke", "--device", "d1"], "closed"),
         (["keys", "revoke", "--certificate", "ab" * 32], "revoked"),
@@ -205,9 +206,18 @@ def test_a_second_rotation_says_that_one_waits(gateway: Gateway, run: Run) -> No
     assert run("keys", "rotate")[::2] == (0, "")
     code, out, err = run("keys", "rotate")
     assert (code, "new" in out) == (0, False)
-    assert err.startswith("accessgwctl: no other was made: epoch 8 waits already, until 2027-01-")
+    assert err.startswith("accessgwctl: no other was made: epoch 8 waits already, until 2027-01-15T08:00:05+00:00")
     code, out, err = run("keys", "rotate", "--json")
     assert (code, json.loads(out)["new"], err) == (0, False, "")
+
+
+def test_since_when_a_device_is_connected_is_a_date_for_people_and_a_number_in_json(gateway: Gateway, run: Run) -> None:
+    row = {"device": "d1", "connection": {"id": 7, "since": 1_767_225_600.25}, "attributes": {"since": 5}}
+    gateway.api.control.devices_answer = [row, {"device": "d2"}]
+    for command in (["devices"], ["devices", "d1"]):
+        shown = run(*command)[1]
+        assert "2026-01-01T00:00:00+00:00" in shown and "1767225600" not in shown
+        assert "1767225600.25" in run("--json", *command)[1]
 
 
 def test_a_gateway_behind_tls_is_verified(

@@ -223,6 +223,31 @@ def test_traces(gateway: MqttGateway, run: Run) -> None:
     assert "client=c1" in out
 
 
+def test_times_are_dates_for_people_and_numbers_in_json(gateway: MqttGateway, run: Run) -> None:
+    second, date = 1_767_225_600.25, "2026-01-01T00:00:00+00:00"
+    later = {"expires_at": second + 60}
+    gateway.mqtt.kept = [
+        {"topic": "a", "payload": b"x", "at": second, **later},
+        {"topic": "b", "at": 1e300, "payload": b""},
+    ]
+    gateway.mqtt.rows = [{"client": "c", "connected": False, **later}, {"client": "d", "expires_at": None}]
+    gateway.mqtt.bridge_rows = [{"name": "cloud", "connected": True, "since": second}]
+    gateway.mqtt.client_row = {"client": "c", **later}
+    for command, dates in (
+        (["retained"], (date, "2026-01-01T00:01:00+00:00", "1e+300")),
+        (["clients"], ("2026-01-01T00:01:00+00:00",)),
+        (["client", "c"], ("2026-01-01T00:01:00+00:00",)),
+        (["bridges"], (date,)),
+    ):
+        shown = run(*command)[1]
+        assert all(wanted in shown for wanted in dates), shown
+        assert "17672256" not in shown
+        assert "17672256" in run("--json", *command)[1]
+    gateway.seen = [Message("a", b"x", at=second)]
+    assert f"at={date}" in run("subscribe", "a", "-v", "-C", "1")[1]
+    assert "1767225600.25" in run("--json", "subscribe", "a", "-C", "1")[1]
+
+
 def test_pages(gateway: MqttGateway, run: Run) -> None:
     assert "more: --after c1" in run("clients", "--limit", "2", "--connected")[2]
     assert "more: --after a/+ c1" in run("subscriptions", "--limit", "2")[2]
