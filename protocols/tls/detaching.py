@@ -7,13 +7,14 @@ its place, which it does only if none was missed or counted twice.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from protocols.tls import binding
 from protocols.tls import handshake_notes as labels
 from protocols.tls.handshake_notes import HandshakeNotes
 from protocols.tls.key_schedule import SUITES_BY_NAME, Suite, traffic_keys
-from protocols.tls.record_protection import Opener
+from protocols.tls.record_protection import Sealer
 from protocols.tls.record_state import DetachedState
 
 _HEADER = 5
@@ -29,8 +30,8 @@ class RecordCount:
         self.counting = False
         """Our Finished has left: what comes is under the application key."""
         self.records = 0
-        self.proof: Opener | None = None
-        """What opened the last record, once it is proved that there are so many."""
+        self.proof: Sealer | None = None
+        """Our direction behind the last record, once it is proved that there are so many."""
         self._whole = True
         self._last = self._before = b""
 
@@ -53,19 +54,20 @@ class RecordCount:
             self._last = ciphertext[at:]
             self._before = b""
 
-    def proved(self, suite: Suite, application: bytes, handshake: bytes) -> bool:
+    def proved(self, suite: Suite, application: bytes, handshake: Callable[[], bytes]) -> bool:
         """Whether `records` is what the secrets of our direction say it is.
 
-        With none counted, the last record before has to be one of the hand-shake: then none was overlooked.
+        With none counted, the last record before has to be one of the hand-shake, whose secret is asked for then: so none
+        was overlooked.
         """
         if not self.counting or not self._whole:
             return False
         if not self.records:
-            return _ends_in_handshake(suite, handshake, self._before)
-        opener = _opener(suite, application, self.records - 1)
-        if not opener.authenticates(self._last):
+            return _ends_in_handshake(suite, handshake(), self._before)
+        ours = _sealer(suite, application, self.records - 1)
+        if not ours.sealed(self._last):
             return False
-        self.proof = opener
+        self.proof = ours
         return True
 
 
@@ -77,16 +79,17 @@ def _ends_in_handshake(suite: Suite, handshake: bytes, flight: bytes) -> bool:
         last = flight[at:end]
         records += 1
         at = end
-    opener = _opener(suite, handshake, 0)
+    ours = _sealer(suite, handshake, 0)
     for place in range(records):
-        opener.sequence = place
-        if opener.authenticates(last):
+        ours.sequence = place
+        if ours.sealed(last):
             return True
     return False
 
 
-def _opener(suite: Suite, secret: bytes, sequence: int) -> Opener:
-    return Opener(suite.id, secret, *traffic_keys(suite, secret), sequence)
+def _sealer(suite: Suite, secret: bytes, sequence: int) -> Sealer:
+    key, iv = traffic_keys(suite, secret)
+    return Sealer(suite.id, secret, key, iv, sequence)
 
 
 def detached_state(
@@ -104,11 +107,11 @@ def detached_state(
         ours, theirs = notes.secret(labels.SERVER_APPLICATION), notes.secret(labels.CLIENT_APPLICATION)
         if not is_server:
             ours, theirs = theirs, ours
-        handshake = notes.secret(labels.SERVER_HANDSHAKE if is_server else labels.CLIENT_HANDSHAKE)
         exporter = notes.secret(labels.EXPORTER)
+        of_handshake = labels.SERVER_HANDSHAKE if is_server else labels.CLIENT_HANDSHAKE
+        if not count.proved(suite, ours, lambda: notes.secret(of_handshake)):
+            return None
     except KeyError:
-        return None
-    if not count.proved(suite, ours, handshake):
         return None
     return DetachedState(
         suite=suite.id,
@@ -119,5 +122,5 @@ def detached_state(
         write_sequence=count.records,
         unread=binding.take_unread(connection),
         exporter_secret=exporter,
-        made=count.proof,
+        sealer=count.proof,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from binascii import unhexlify
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -116,4 +117,4 @@ class HandshakeNotes:
 
     def secret(self, label: bytes) -> bytes:
         """KeyError when OpenSSL has not told it."""
-        return bytes.fromhex(self.lines[label].rpartition(b" ")[2].decode("ascii"))
+        return unhexlify(self.lines[label].rpartition(b" ")[2])

@@ -58,13 +58,13 @@ class Backend:
         suite: Suite,
         secret: bytes,
         sequence: int,
-        made: record_protection.Opener | None = None,
+        made: record_protection.Sealer | None = None,
         keys: tuple[bytes, bytes] | None = None,
     ) -> Sealer:
-        """The writing direction of a traffic secret; of that, `made` may be there already, and is not used any more, or
-        `keys`: key and IV."""
-        if made is not None and self.sealer is record_protection.Sealer:
-            return record_protection.Sealer.of(made, sequence)
+        """The writing direction of a traffic secret. It may have been `made` already, for the twin in Python; or its
+        `keys` were: key and IV."""
+        if made is not None and self.sealer is record_protection.Sealer and made.sequence == sequence:
+            return made
         key, iv = keys or self.keys(suite.id, secret)
         return self.sealer(suite.id, secret, key, iv, sequence)
 

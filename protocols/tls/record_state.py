@@ -12,7 +12,7 @@ import struct
 from dataclasses import dataclass, field
 
 from protocols.tls.key_schedule import SUITES
-from protocols.tls.record_protection import Opener
+from protocols.tls.record_protection import Sealer
 
 VERSION = 1
 MAX_SEQUENCE = 1 << 48
@@ -58,9 +58,9 @@ class DetachedState:
     """We have asked the peer for a KeyUpdate, which has not come."""
     control_messages: int = 0
     empty_records: int = 0
-    made: Opener | None = field(default=None, repr=False, compare=False)
-    """Of the write secret, where the count of records was proved with it: its keys need not be derived again, nor its
-    AEAD be made. Never among the bytes."""
+    sealer: Sealer | None = field(default=None, repr=False, compare=False)
+    """Of the write secret and at the write sequence, where the count of records was proved with it. Never among the
+    bytes."""
     write_keys: tuple[bytes, bytes] | None = field(default=None, repr=False, compare=False)
     """Key and IV of the write secret, where they have been derived. Never among the bytes."""
 
