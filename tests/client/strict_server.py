@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import socket
 import ssl
@@ -17,7 +18,7 @@ from tests.client import tls_files
 
 
 class StrictServer:
-    """`accepted` counts connections, `shaken` the hand-shakes that it has refused."""
+    """`accepted` counts connections."""
 
     def __init__(self, directory: Path) -> None:
         ca, chain, key = tls_files.write(directory)
@@ -25,7 +26,9 @@ class StrictServer:
         self.cert, self.key = str(directory / "own.pem"), str(directory / "own.key")
         """Of a device: the server trusts its issuer, but its time is over."""
         _write_expired(Path(self.cert), Path(self.key))
-        self.accepted = self.shaken = 0
+        self.accepted = self._refused = 0
+        self._served = threading.Condition()
+        self._open = 0
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(chain, key)
         self._context.load_verify_locations(self.cert)
@@ -34,6 +37,13 @@ class StrictServer:
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port = self._listening.getsockname()[1]
         self._thread = threading.Thread(target=self._serve)
+
+    @property
+    def shaken(self) -> int:
+        """Hand-shakes that it has refused. The client may be gone before the thread that counts them has its turn."""
+        with self._served:
+            assert self._served.wait_for(lambda: not self._open, 30)
+        return self._refused
 
     def __enter__(self) -> StrictServer:
         self._thread.start()
@@ -53,18 +63,27 @@ class StrictServer:
             except OSError:
                 return
             self.accepted += 1
-            plain.settimeout(10)
-            tls = self._context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
-            try:
-                tls.do_handshake()
-            except ssl.SSLError:
-                self.shaken += 1
-            # What is unread when a socket is closed would cost the alert its way.
-            with socket.socket(fileno=tls.detach()) as alerted:
-                alerted.settimeout(10)
-                alerted.shutdown(socket.SHUT_WR)
-                while alerted.recv(65536):
-                    pass
+            with self._served:
+                self._open += 1
+            with contextlib.suppress(OSError):
+                self._refuse(plain)
+            with self._served:
+                self._open -= 1
+                self._served.notify_all()
+
+    def _refuse(self, plain: socket.socket) -> None:
+        plain.settimeout(10)
+        tls = self._context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
+        try:
+            tls.do_handshake()
+        except ssl.SSLError:
+            self._refused += 1
+        # What is unread when a socket is closed would cost the alert its way.
+        with socket.socket(fileno=tls.detach()) as alerted:
+            alerted.settimeout(10)
+            alerted.shutdown(socket.SHUT_WR)
+            while alerted.recv(65536):
+                pass
 
 
 def _write_expired(cert: Path, key: Path) -> None:

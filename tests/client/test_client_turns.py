@@ -16,6 +16,7 @@ from protocols.mmtp.statuses import Status
 from tests.client import tls_files
 from tests.client.driver import Driver
 from tests.client.fake_gateway import FakeGateway
+from tests.client.patience import patience
 from tests.client.test_aio_face import bounded, server_context, serving
 from tests.client.test_twisted_face import listen
 from tests.reactor_loop import run
@@ -56,10 +57,16 @@ def test_asyncio_three_calls_and_an_acknowledgement_are_one_record(tmp_path: Pat
                             assert gateway.links[-1].acked == [(STREAM, 1), (STREAM, acknowledged)]
                             calls[3].cancel()
 
-    bounded(test)
+    with patience():
+        bounded(test)
 
 
 async def twisted(reactor: Any, ca: str, chain: str, key: str) -> list[Any]:
+    with patience():
+        return await records_of_turns(reactor, ca, chain, key)
+
+
+async def records_of_turns(reactor: Any, ca: str, chain: str, key: str) -> list[Any]:
     gateway = FakeGateway()
     gateway.log[STREAM] = [b"1"]
     port, _ = listen(reactor, gateway, chain, key)

@@ -14,6 +14,7 @@ import pytest
 
 from accessgw.client import Client as TwistedClient
 from accessgw.client.aio import Client as AsyncioClient
+from tests.client.patience import patience
 from tests.client.ticket_gateway import TicketServer
 from tests.reactor_loop import run
 
@@ -58,7 +59,8 @@ def _told(note: Any) -> str:
 
 async def on_twisted(reactor: Any, life: str, url: str, times: int, calls: dict[str, Any], options: Any) -> Told:
     lives = {"come_back": come_back, "stay": stay}
-    return await lives[life](partial(TwistedClient, url, "d1", "t", reactor=reactor, **options), times, **calls)
+    with patience():
+        return await lives[life](partial(TwistedClient, url, "d1", "t", reactor=reactor, **options), times, **calls)
 
 
 Live = Callable[..., Told]
@@ -73,7 +75,8 @@ def live(request: pytest.FixtureRequest) -> Live:
         if request.param == "twisted":
             told: Told = run(on_twisted, life.__name__, server.url, times, calls, options, timeout=40)
             return told
-        return asyncio.run(life(partial(AsyncioClient, server.url, "d1", "t", **options), times, **calls))
+        with patience():
+            return asyncio.run(life(partial(AsyncioClient, server.url, "d1", "t", **options), times, **calls))
 
     return on_face
 

@@ -14,6 +14,7 @@ from loadtest.free_ports import free_ports
 from protocols.mmtp.statuses import Status
 from tests.client import tls_files
 from tests.client.fake_gateway import FakeGateway, FakePost
+from tests.client.patience import patience
 from tests.reactor_loop import run
 
 
@@ -108,7 +109,8 @@ async def secure(reactor: Any, ca: str, chain: str, key: str) -> list[Any]:
     number = port.getHost().port
     client = Client(f"mmtps://127.0.0.1:{number}", "d1", "t", reactor=reactor, ca=ca)
     await client.connect()
-    seen: list[Any] = [(await client.call("echo", b"1")).via]
+    with patience():
+        seen: list[Any] = [(await client.call("echo", b"1")).via]
     assert len(client._tcp_info(1)) == TCP_INFO_SIZE
     how["swallow"] = True
     reply = await client.call("echo", b"2")

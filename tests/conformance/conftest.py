@@ -83,11 +83,17 @@ shared_available = false
 subscription_identifiers_available = false
 max_retained = 1
 sys_interval = 0
-max_keep_alive = 1
+max_keep_alive = 60
 receive_maximum = 2
 topic_alias_maximum = 0
 max_packet = 2000"""
     yield from _running(tmp_path_factory.mktemp("narrow"), settings)
+
+
+@pytest.fixture(scope="session")
+def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MqttGateway]:
+    """One that ends whoever says nothing for a second and a half: a test on a busy machine, too."""
+    yield from _running(tmp_path_factory.mktemp("hasty"), "max_keep_alive = 1")
 
 
 def _room(gateway: MqttGateway, request: pytest.FixtureRequest) -> Iterator[Room]:
@@ -104,6 +110,11 @@ def room(mqtt: MqttGateway, request: pytest.FixtureRequest) -> Iterator[Room]:
 @pytest.fixture
 def narrow_room(narrow: MqttGateway, request: pytest.FixtureRequest) -> Iterator[Room]:
     yield from _room(narrow, request)
+
+
+@pytest.fixture
+def hasty_room(hasty: MqttGateway, request: pytest.FixtureRequest) -> Iterator[Room]:
+    yield from _room(hasty, request)
 
 
 @pytest.fixture(params=[4, 5], ids=["v311", "v5"])

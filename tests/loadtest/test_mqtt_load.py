@@ -84,7 +84,7 @@ def test_connects_are_counted_when_the_broker_has_ended_them(
     version: int, load: list[str], mosquitto: MqttServer
 ) -> None:
     answer = bench_mqtt.generated(load, "connect", mosquitto, {"version": version, "duration": 0.1, "concurrency": 3})
-    assert answer["cycles"] > 3
+    assert answer["cycles"] >= 3, "each of those that are under way at the end is waited for"
     assert 0 < answer["p50"] <= answer["p99"]
 
 
@@ -151,7 +151,7 @@ def test_a_broker_that_delivers_wrongly_is_noticed(
     load: list[str], answer: Callable[[list[bytes]], bytes], what: str
 ) -> None:
     broker = WrongBroker(answer)
-    options = {"count": 1, "inflight": 2, "duration": 0.1, "timeout": 0.3, "user": "", "password": ""}
+    options = {"count": 1, "inflight": 2, "duration": 0.1, "timeout": 1.0, "user": "", "password": ""}
     with broker.listener, pytest.raises(bench_mqtt.LoadFailed, match=what):
         bench_mqtt.generated(load, "pairs", broker, options)  # type: ignore[arg-type]
     broker.thread.join(5)
