@@ -273,7 +273,10 @@ async def many(reactor: Any, folder: str) -> dict[str, Any]:
     ours, theirs = authority.issue("gateway"), stranger.issue("theirs")
     good = UpstreamTlsSettings(ca=authority.file, certificate=ours.chain, key=ours.key)
     clusters = [
-        *(ClusterSettings(name=str(at), endpoints=(server.endpoint,), tls=good) for at in range(20)),
+        *(
+            ClusterSettings(name=str(at), endpoints=(server.endpoint,), tls=good, connect_timeout=20.0)
+            for at in range(20)
+        ),
         ClusterSettings(name="ca", endpoints=(server.endpoint,), tls=UpstreamTlsSettings(ca=stranger.file)),
         ClusterSettings(
             name="own",

@@ -180,7 +180,7 @@ async def unkind_servers(reactor: Any) -> dict[str, Any]:
     client.begin("middle", timeout=0.2)
     names = ("refused", "hole", "silent", "garbage", "middle", "cut", "trickle", "endless", "interim", "missing")
     sinks = await gatherResults(
-        [client.ask(name, "POST", body=b"x", timeout=1.0, max_response_body=1_000_000) for name in names]
+        [client.ask(name, "POST", body=b"x", timeout=3.0, max_response_body=1_000_000) for name in names]
     )
     seen: dict[str, Any] = {}
     for name, sink in zip(names, sinks, strict=True):
@@ -243,7 +243,7 @@ async def killed_server(reactor: Any) -> dict[str, Any]:
     client.upstreams.request("dying", request, sink)
     await sink.done
     process.wait()
-    after = await client.ask("dying", timeout=1.0)
+    after = await client.ask("dying")
     client.upstreams.stop()
     assert sink.failure is not None and after.failure is not None
     return {

@@ -21,9 +21,16 @@ def script(text: str) -> tuple[str, ...]:
     return sys.executable, "-c", text
 
 
+PROMPT = script(
+    "import sys; from accessgw.core.dictionaries.training import main; main(sys.stdin.buffer, sys.stdout.buffer)"
+)
+"""A process that trains and gives way to nobody: one that does has its turn when the machine is idle, if it ever is
+(test_training_process.py)."""
+
+
 def test_a_training_tells_its_progress_and_gives_a_dictionary() -> None:
     clock = ThreadedClock()
-    trainer = Trainer(clock, 60.0)
+    trainer = Trainer(clock, 60.0, PROMPT)
     percents: list[int] = []
     training = trainer.train(JOB, percents.append)
     assert trainer.busy
@@ -36,7 +43,7 @@ def test_a_training_tells_its_progress_and_gives_a_dictionary() -> None:
 def test_a_refusal_says_why() -> None:
     clock = ThreadedClock()
     with pytest.raises(TrainingRefused, match="at least 50 users, got 3"):
-        clock.wait(Trainer(clock, 60.0).train(TrainingJob(5, orders(600, 3), 50, 4096), lambda percent: None))
+        clock.wait(Trainer(clock, 60.0, PROMPT).train(TrainingJob(5, orders(600, 3), 50, 4096), lambda percent: None))
 
 
 @pytest.mark.parametrize(
@@ -99,7 +106,7 @@ async def the_reactor_goes_on(reactor: Any) -> int:
         reactor.callLater(0.001, turn)
 
     turn()
-    await Trainer(reactor, 60.0).train(JOB, lambda percent: None)
+    await Trainer(reactor, 60.0, PROMPT).train(JOB, lambda percent: None)
     return turns
 
 
