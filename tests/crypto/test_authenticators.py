@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from accessgw.core.interfaces.authentication import AuthenticationFailed
-from accessgw.crypto.authenticators import JwtAuthenticator, StaticAuthenticator, from_settings
+from accessgw.crypto.authenticators import StaticAuthenticator, from_settings
+from accessgw.crypto.json_web_tokens import JwtAuthenticator
 from accessgw.model.identity import Credentials, Identity, Strength
 from accessgw.model.settings import AuthenticatorSettings, StaticTokenSettings
 

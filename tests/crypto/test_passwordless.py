@@ -7,7 +7,8 @@ from typing import Any
 import jwt
 import pytest
 
-from accessgw.crypto.authenticators import JwtAuthenticator, StaticAuthenticator
+from accessgw.crypto.authenticators import StaticAuthenticator
+from accessgw.crypto.json_web_tokens import JwtAuthenticator
 from accessgw.crypto.passwordless import AnonymousAuthenticator, CertificateAuthenticator
 from accessgw.model.identity import Identity, Strength
 from accessgw.model.settings import AuthenticatorSettings, StaticTokenSettings

@@ -24,3 +24,16 @@ def test_a_start_parses_no_declarations_in_c() -> None:
     imported = said_by("import sys, accessgw.service, accessgw.client.cli; print(*sys.modules)")
     assert "protocols.mmtp.hpack_backends" in imported
     assert not {"cffi", "pycparser"} & set(imported)
+
+
+CONFIGURED = (
+    "argon2", "jwt", "accessgw.crypto.http_authenticator", "accessgw.crypto.json_web_tokens",
+    "accessgw.crypto.password_file", "accessgw.crypto.scram", "protocols.scram",
+)  # fmt: skip
+"""What some kinds of authenticators need, imported for those who configure them."""
+
+
+def test_authenticators_that_are_not_configured_are_not_imported() -> None:
+    imported = said_by("import sys, accessgw.service; print(*sys.modules)")
+    assert "accessgw.crypto.authenticators" in imported
+    assert not set(CONFIGURED) & set(imported)
