@@ -21,6 +21,7 @@ from accessgw.core.interfaces.control import ControlError
 from accessgw.crypto.pem import CertificateError
 from accessgw.model.listener_settings import ListenerSettings
 from accessgw.model.settings import GatewaySettings
+from accessgw.model.words import counted
 from accessgw.prepared import Prepared
 from accessgw.rooms import Rooms
 from accessgw.stores.sqlite_schema import StoreError
@@ -40,11 +41,12 @@ RELOAD_INTERVAL = 1.0
 class Gateway(Service):
     """One worker as a Twisted service."""
 
-    def __init__(self, settings: GatewaySettings, config_path: str, reactor: Any) -> None:
+    def __init__(self, settings: GatewaySettings, prepared: Prepared, config_path: str, reactor: Any) -> None:
+        """`prepared` is made of `settings`."""
         self.settings = settings
         self.config_path = config_path
         self.reactor = reactor
-        self.rooms = Rooms(settings, Prepared.of(settings), reactor, self.reload)
+        self.rooms = Rooms(settings, prepared, reactor, self.reload)
         self._reloading: Any = None
         """The delayed call of a SIGHUP."""
         self._reloaded_at = float("-inf")

@@ -32,12 +32,13 @@ class Options(usage.Options):
         ["print-config", None, "Print the effective configuration, secrets masked, and exit."],
     ]
     settings: GatewaySettings
+    prepared: Prepared
 
     def postOptions(self) -> None:
         """Load the file here: a bad one is told in plain lines, not with the help that UsageError prints."""
         try:
             self.settings = load(self["config"])
-            Prepared.of(self.settings)
+            self.prepared = Prepared.of(self.settings)
             if self["check"] and (problems := list(file_problems(self.settings, time.time()))):
                 raise ConfigError.of(problems)
         except ConfigError as error:
@@ -61,7 +62,7 @@ def makeService(options: Options) -> Gateway:  # the name that twistd looks for
     try:
         if any(listener.transport == "tls" for listener in options.settings.listeners):
             close_memory()
-        return Gateway(options.settings, options["config"], reactor)
+        return Gateway(options.settings, options.prepared, options["config"], reactor)
     except (CertificateError, SharedFileError, SignerUnusable, OSError) as error:
         print(f"accessgw: {error}", file=sys.stderr)
         raise SystemExit(1) from None

@@ -36,6 +36,8 @@ def load(
 
     Raises ValueError with the path, such as `filters[0].name: ...` or what the factory complained of.
     """
+    if not settings:
+        return []  # and nothing is looked for in all that is installed
     offered = installed() if available is None else available
     made = []
     for index, one in enumerate(settings):

@@ -44,6 +44,13 @@ def test_loading() -> None:
         assert str(caught.value).startswith(message)
 
 
+def test_nothing_is_looked_for_without_filters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("accessgw.core.filters.entry_points", None)  # would raise when called
+    assert load([]) == []
+    with pytest.raises(TypeError):
+        load([FilterSettings(name="mine")])
+
+
 def test_the_built_in_filters_are_offered() -> None:
     assert {"rate-limit", "access-rules"} <= set(installed())
     ((_, limit),) = load([FilterSettings(name="rate-limit", settings={"per_device": {"rate": 1}})])
