@@ -48,6 +48,8 @@ class Openings:
         self._store = store
         self._lookup = StreamLookup(store)
         self._settings = settings
+        self._turns: dict[str, list[Deferred[None]]] = {}
+        """Look-ups that wait for the one that is under way, by device."""
 
     async def load(
         self, identity: Identity, hello: Mapping[StreamKey, Cursor], topics_known: Callable[[set[str]], None]
@@ -56,7 +58,35 @@ class Openings:
 
         `topics_known` is called before the topics' streams are looked up, so that whoever listens from then
         on misses nothing. Fails with StoreUnavailable.
+
+        One look-up of a device after the other: two at once would both introduce it, and the later head would be where
+        it goes on after a reconnection, though what lies before that was owed to it since the earlier one.
         """
+        device = identity.device
+        turns = self._turns.get(device)
+        if turns is None:
+            self._turns[device] = []
+        else:
+            turn: Deferred[None] = Deferred()
+            turns.append(turn)
+            await turn
+        try:
+            return await self._load(identity, hello, topics_known)
+        finally:
+            self._pass_on(device)
+
+    def _pass_on(self, device: str) -> None:
+        turns = self._turns[device]
+        while turns:
+            turn = turns.pop(0)
+            if not turn.called:  # it was cancelled
+                turn.callback(None)
+                return
+        del self._turns[device]
+
+    async def _load(
+        self, identity: Identity, hello: Mapping[StreamKey, Cursor], topics_known: Callable[[set[str]], None]
+    ) -> list[tuple[StreamState, Opening]]:
         waiting: list[Deferred[Any]] = [
             self._store.cursors(identity.device),
             self._store.subscriptions(identity.device),
