@@ -21,7 +21,6 @@ from accessgw.core.interfaces.control import ControlError
 from accessgw.crypto.pem import CertificateError
 from accessgw.model.listener_settings import ListenerSettings
 from accessgw.model.settings import GatewaySettings
-from accessgw.model.words import counted
 from accessgw.prepared import Prepared
 from accessgw.rooms import Rooms
 from accessgw.stores.sqlite_schema import StoreError
