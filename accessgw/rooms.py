@@ -72,7 +72,8 @@ from accessgw.transports.build import build_listener
 from accessgw.transports.services import TransportServices
 from accessgw.upstreams.client import HttpUpstreams
 from accessgw.upstreams.dialer import BridgeDialer
-from accessgw.upstreams.questions import Questions, clusters_of_questions
+from accessgw.upstreams.questions import Questions, clusters_of_questions, user_of
+from accessgw.upstreams.threads import CountedThreads
 from accessgw.webhook_rooms import WebhookRooms
 
 
@@ -153,12 +154,14 @@ class Rooms:
             settings, reactor=reactor, timers=self.timers, run=self.password_workers.run, counters=counters.tls
         )
         self.description = Description(settings, self.listeners, self.tls.engine)
+        self.dialling_threads = CountedThreads(self.tls.handshakes, counters.tls)
         self.upstreams = HttpUpstreams(
             reactor,
             _clusters(settings),
             random=random.random,
             counters=self.upstream_counters,
-            handshakes=self.tls.handshakes,
+            handshakes=self.dialling_threads,
+            called=lambda cluster: user_of(cluster, self.settings.authenticators),
         )
         self.authenticator_services = AuthenticatorServices(
             reactor.seconds,
@@ -175,7 +178,7 @@ class Rooms:
             settings.webhook,
             reactor=reactor,
             outbox=self.stores.outbox,
-            handshakes=self.tls.handshakes,
+            handshakes=self.dialling_threads,
             counters=counters.webhook,
             upstreams=self.upstream_counters,
         )
@@ -269,6 +272,7 @@ class Rooms:
             log_untimely=self.access_log.untimely,
         )
         assert self.counters.mqtt is not None
+        self.dialer = BridgeDialer(reactor, self.dialling_threads)
         self.mqtt = MqttRooms(
             settings,
             reactor=reactor,
@@ -286,7 +290,7 @@ class Rooms:
             version=f"accessgw {self.description.version}",
             node=self.description.node,
             secret=self.authenticator_services.decoy_key,
-            dialer=BridgeDialer(reactor, self.tls.handshakes),
+            dialer=self.dialer,
         )
         assert self.counters.dictionaries is not None
         self.http = HttpRooms(
@@ -332,6 +336,7 @@ class Rooms:
             RevokedConnections(reactor, self.transports.table, self.tls.revocations, self.counters.tls)
             self.sessions.revocations = self.tls.revocations
         self.counters.expires_at = self.tls.expires_at
+        self.counters.shown_until = self._shown_until
 
     def _build_control(self) -> None:
         """What operators may do, and their door."""
@@ -405,6 +410,10 @@ class Rooms:
     def _log_call(self, record: CallRecord) -> None:
         self.access_log.call(record)
         self.top.call(record)
+
+    def _shown_until(self) -> dict[tuple[str, str], float]:
+        bridges = self.dialer.expires_at(self.settings.mqtt.bridges)
+        return self.upstreams.expires_at() | self.webhook.expires_at() | bridges
 
     def _retrace(self, device: str) -> None:
         session = self.sessions.registry.by_device(device)

@@ -39,7 +39,12 @@ class WebhookRooms:
             return
         cluster = cluster_of(settings.url, "webhook", settings.tls)
         self._upstream = HttpUpstreams(
-            reactor, [cluster], random=random.random, counters=upstreams, handshakes=handshakes
+            reactor,
+            [cluster],
+            random=random.random,
+            counters=upstreams,
+            handshakes=handshakes,
+            called=lambda name: "webhook",
         )
         self._webhook = Webhook(
             settings,
@@ -56,6 +61,10 @@ class WebhookRooms:
     def snapshot(self) -> list[dict[str, Any]]:
         """HttpUpstreams.snapshot() of the webhook's cluster; empty where there is no webhook."""
         return self._upstream.snapshot() if self._upstream is not None else []
+
+    def expires_at(self) -> dict[tuple[str, str], float]:
+        """HttpUpstreams.expires_at() of the webhook's cluster."""
+        return self._upstream.expires_at() if self._upstream is not None else {}
 
     def start(self) -> None:
         """After the store was started: send what waits."""

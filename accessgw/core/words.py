@@ -5,7 +5,7 @@ from __future__ import annotations
 _OURS = ("accessgw.", "protocols.")
 
 
-def in_words(error: BaseException) -> str:
+def in_words(error: BaseException | None) -> str:
     """What went wrong, as the end of a sentence. Ours say it by themselves; of others the class says more than the text,
     which may be empty or a mere key."""
     text = str(error).rstrip(".")

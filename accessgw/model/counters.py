@@ -50,6 +50,7 @@ class TlsCounters:
         "signer_waiting",
         "tickets_minted",
         "unfinished",
+        "upstream_waiting",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -75,6 +76,8 @@ class TlsCounters:
         """Hand-shakes under way now."""
         self.pool_waiting = 0
         """Steps of hand-shakes, those with services too, that wait for a thread, run, or wait to be told, now."""
+        self.upstream_waiting = 0
+        """Of those, the ones of services, the webhook, authenticators and other brokers; loading of their files is a step, too."""
         self.pool_refused = 0
         """Connections refused since too many waited."""
         self.signatures: dict[str, int] = {}

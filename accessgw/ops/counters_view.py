@@ -62,6 +62,10 @@ TLS: Table = {
         "tls_handshake_steps_waiting",
         "Steps of hand-shakes, those with services too, that wait for a thread or run.",
     ),
+    "upstream_waiting": (
+        "tls_upstream_steps_waiting",
+        "Of those, the ones with services, webhook, authenticators and other brokers, loading of their files included.",
+    ),
     "pool_refused": ("tls_handshakes_overloaded_total", "Connections refused since too many hand-shakes waited."),
     "signatures": ("tls_signatures_total", "Signatures made for hand-shakes, by who made them."),
     "signer_waiting": ("tls_signatures_waiting", "Signatures asked for and not made yet."),
@@ -260,6 +264,8 @@ class GatewayCounters:
     tls: TlsCounters | None = None
     expires_at: Callable[[], Mapping[tuple[str, str], float]] = dict
     """Listener and file -> wall-clock second at which a certificate, OCSP response or revocation list in it ends."""
+    shown_until: Callable[[], Mapping[tuple[str, str], float]] = dict
+    """Who shows a certificate to another server, and its file -> wall-clock second at which it ends."""
 
 
 def families(counters: GatewayCounters) -> list[MetricFamily]:
@@ -287,6 +293,9 @@ def families(counters: GatewayCounters) -> list[MetricFamily]:
     ends = counters.expires_at()
     if ends:
         found.append(_ends(ends))
+    shown = counters.shown_until()
+    if shown:
+        found.append(_shown(shown))
     if counters.calls is not None:
         found.append(_durations(counters.calls))
     if counters.ticks is not None:
@@ -361,6 +370,12 @@ def _ends(ends: Mapping[tuple[str, str], float]) -> MetricFamily:
     help_ = "Unix time at which the first certificate, stapled OCSP response or revocation list of a file ends."
     found = [("", {"listener": listener, "file": file}, end) for (listener, file), end in ends.items()]
     return MetricFamily("accessgw_certificate_expires_seconds", "gauge", help_, found)
+
+
+def _shown(ends: Mapping[tuple[str, str], float]) -> MetricFamily:
+    help_ = "Unix time at which the first certificate of a file ends that the gateway shows to another server."
+    found = [("", {"used_by": user, "file": file}, end) for (user, file), end in ends.items()]
+    return MetricFamily("accessgw_client_certificate_expires_seconds", "gauge", help_, found)
 
 
 def _durations(calls: CallCounters) -> MetricFamily:

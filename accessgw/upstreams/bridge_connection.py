@@ -30,6 +30,11 @@ class BridgeConnection(TwistedProtocol):
         self._since_full = 0
 
     @property
+    def wanted(self) -> bool:
+        """Its user still waits for it, or has it."""
+        return self._user is not None
+
+    @property
     def buffered(self) -> int:
         return FULL + self._since_full if self._full else 0
 

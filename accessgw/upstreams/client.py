@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from accessgw.core.interfaces.tls import HandshakeThreads
@@ -13,8 +14,8 @@ from accessgw.upstreams.checks import Checker
 from accessgw.upstreams.cluster import Cluster
 from accessgw.upstreams.deadlines import Deadlines
 from accessgw.upstreams.dns import NameWatcher, Resolve, reactor_resolver
-from accessgw.upstreams.handshake import AT_ONCE
 from accessgw.upstreams.http_pool import Endpoint
+from accessgw.upstreams.threads import AT_ONCE
 
 HOUSEKEEPING = 1.0
 """Seconds between looks for idle connections."""
@@ -37,11 +38,14 @@ class HttpUpstreams:
         counters: dict[str, UpstreamCounters],
         resolve: Resolve | None = None,
         handshakes: HandshakeThreads = AT_ONCE,
+        called: Callable[[str], str] = "cluster {}".format,
     ) -> None:
-        """Raises ValueError for an endpoint or name that is none."""
+        """`called`: a cluster of this name, in words of the operator. Raises ValueError for an endpoint or name that is
+        none."""
         self._reactor = reactor
         self._random = random
         self._handshakes = handshakes
+        self._called = called
         self._counters = counters
         self._resolve = resolve if resolve is not None else reactor_resolver(reactor)
         self._deadlines = Deadlines(reactor)
@@ -61,6 +65,7 @@ class HttpUpstreams:
             self._running = True
             self._housekeeping = self._reactor.callLater(HOUSEKEEPING, self._housekeep)
             for cluster in self._clusters.values():
+                cluster.look()
                 self._watch(cluster)
                 self._check(cluster)
 
@@ -91,6 +96,7 @@ class HttpUpstreams:
                 self._counter(settings.name),
                 self._random,
                 handshakes=self._handshakes,
+                called=partial(self._called, settings.name),
             )
             for settings in clusters
             if settings.name not in self._clusters or self._clusters[settings.name].settings != settings
@@ -111,6 +117,7 @@ class HttpUpstreams:
                 self._unwatch(name)
                 present.reconfigure(made.settings)
             if self._running:
+                present.look()
                 self._watch(present)
                 self._check(present)
 
@@ -118,6 +125,11 @@ class HttpUpstreams:
         """One entry per endpoint: cluster, endpoint, healthy, ejected, outstanding, connections, idle, latency
         (seconds) and the last error; and one per name that has no addresses, as an endpoint that is not healthy."""
         return [entry for cluster in self._clusters.values() for entry in cluster.snapshot()]
+
+    def expires_at(self) -> dict[tuple[str, str], float]:
+        """Who shows a certificate (`called`), and its file -> wall-clock second at which it ends."""
+        shown = [(one.called(), one.settings.tls.certificate, one.certificate_ends) for one in self._clusters.values()]
+        return {(who, file): ends for who, file, ends in shown if ends < float("inf")}
 
     # ------------------------------------------------------------------ UpstreamClient
 

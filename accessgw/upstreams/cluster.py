@@ -42,8 +42,9 @@ class Cluster:
         random: Callable[[], float],
         *,
         handshakes: HandshakeThreads,
+        called: Callable[[], str],
     ) -> None:
-        """Raises ValueError for an endpoint that is none."""
+        """`called`: the cluster, in words of the operator. Raises ValueError for an endpoint that is none."""
         self.settings = settings
         self.counters = counters
         self.random = random
@@ -68,7 +69,8 @@ class Cluster:
         self._ejector = Ejector(settings.eject_after, settings.eject_time, settings.max_ejected)
         self._host = ""
         self._handshakes = handshakes
-        self._tls = ClusterTls(settings.tls, self.now)
+        self.called = called
+        self._tls = self._new_tls()
         self._arrange()
 
     # ------------------------------------------------------------------ configuration
@@ -91,7 +93,7 @@ class Cluster:
         if settings.tls != old.tls or settings.dns != old.dns:
             # what is open was verified by other files, or for another name
             self._tls.replaced = True
-            self._tls = ClusterTls(settings.tls, self.now)
+            self._tls = self._new_tls()
             for endpoint in self.endpoints:
                 endpoint.close_idle(float("inf"))
         self._arrange()
@@ -135,8 +137,19 @@ class Cluster:
         for endpoint in (*self.endpoints, *self._retired):
             endpoint.abort()
 
+    def look(self) -> None:
+        """Load files of TLS that have changed, where they are used."""
+        if self._speaks_tls:
+            self._tls.look()
+
+    @property
+    def certificate_ends(self) -> float:
+        """Wall-clock second at which the certificate ends that is shown; infinity without one, or before it is loaded."""
+        return self._tls.ends
+
     def housekeeping(self, now: float) -> None:
-        """From time to time: close what has been idle for too long."""
+        """From time to time: close what has been idle for too long, and look for renewed files."""
+        self.look()
         for endpoint in self.endpoints:
             endpoint.close_idle(now - self.settings.idle_timeout)
         self._retired = [endpoint for endpoint in self._retired if endpoint.connections]
@@ -169,6 +182,9 @@ class Cluster:
             for endpoint in self.endpoints
         ]
 
+    def _new_tls(self) -> ClusterTls:
+        return ClusterTls(self.settings.tls, self.now, used_by=self.called, threads=self._handshakes)
+
     def _row_of_name(self) -> dict[str, Any]:
         what = "its addresses are being looked up" if self.resolving else "no addresses of this name found"
         return {
@@ -191,6 +207,7 @@ class Cluster:
             known.pop(address) if address in known else Endpoint(self, address, self._reactor)
             for address in list(wanted)[:MAX_ENDPOINTS]
         ]
+        self._speaks_tls = any(address.tls for address in wanted) or self.settings.dns.startswith("https://")
         self._ejector.members(self.endpoints)
         self._usable_until = -1.0
         self._host = self.settings.host

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.endpoints import HostnameEndpoint
@@ -13,7 +14,7 @@ from accessgw.model.mqtt_settings import BridgeSettings
 from accessgw.model.route_settings import UpstreamTlsSettings
 from accessgw.upstreams.address import split_host_port
 from accessgw.upstreams.bridge_connection import BridgeConnection
-from accessgw.upstreams.handshake import AT_ONCE
+from accessgw.upstreams.threads import AT_ONCE
 from accessgw.upstreams.tls import ClusterTls, TlsUnavailable
 from accessgw.upstreams.tls_bridge import TlsBridgeConnection
 
@@ -34,31 +35,69 @@ class BridgeDialer:
         """By name of the bridge."""
 
     def dial(self, bridge: BridgeSettings, user: DialUser) -> BridgeConnection:
-        connection = BridgeConnection(user)
+        plain = BridgeConnection(user)
         try:
             host, port = split_host_port(bridge.address)
-            endpoint: Any = HostnameEndpoint(self._reactor, host.encode("idna").decode(), port, timeout=CONNECT_TIMEOUT)
-            if bridge.tls:
-                tls = self._tls_of(bridge).open(bridge.address, bridge.server_name or host)
-                connection = TlsBridgeConnection(user, tls, self._handshakes, self._reactor)
-        except (TlsUnavailable, ValueError) as error:
-            about = "TLS: " if isinstance(error, TlsUnavailable) else ""
-            self._reactor.callLater(0, connection.end, f"{about}{error}")
-            return connection
-        connection.connecting = endpoint.connect(_Factory(connection))
-        connection.connecting.addErrback(connection.failed)
+            endpoint = HostnameEndpoint(self._reactor, host.encode("idna").decode(), port, timeout=CONNECT_TIMEOUT)
+        except ValueError as error:
+            self._reactor.callLater(0, plain.end, str(error))
+            return plain
+        if not bridge.tls:
+            _connect(endpoint, plain)
+            return plain
+        connection = TlsBridgeConnection(user, self._handshakes, self._reactor)
+        tls = self._tls_of(bridge)
+
+        def ready() -> None:
+            if not connection.wanted:
+                return
+            try:
+                connection.begin(tls.open(bridge.address, bridge.server_name or host))
+            except TlsUnavailable as error:
+                self._reactor.callLater(0, connection.end, f"TLS: {error}")
+            else:
+                _connect(endpoint, connection)
+
+        tls.prepare(ready)
         return connection
 
+    def expires_at(self, bridges: Sequence[BridgeSettings]) -> dict[tuple[str, str], float]:
+        """Who shows a certificate, such as "bridge b", and its file -> wall-clock second at which it ends, as far as it
+        is loaded. Files that have changed are loaded."""
+        found: dict[tuple[str, str], float] = {}
+        for bridge in bridges:
+            tls = self._tls.get(bridge.name)
+            if tls is not None and bridge.certificate and tls.settings == _settings_of(bridge):
+                tls.look()
+                if tls.ends < float("inf"):
+                    found[f"bridge {bridge.name}", bridge.certificate] = tls.ends
+        return found
+
     def _tls_of(self, bridge: BridgeSettings) -> ClusterTls:
-        settings = UpstreamTlsSettings(
-            ca=bridge.ca, certificate=bridge.certificate, key=bridge.key, server_name=bridge.server_name
-        )
+        settings = _settings_of(bridge)
         tls = self._tls.get(bridge.name)
         if tls is None or tls.settings != settings:
-            tls = self._tls[bridge.name] = ClusterTls(settings, self._reactor.seconds, alpn=())
+            tls = self._tls[bridge.name] = ClusterTls(
+                settings,
+                self._reactor.seconds,
+                used_by=lambda: f"bridge {bridge.name}",
+                alpn=(),
+                threads=self._handshakes,
+            )
             if len(self._tls) > MAX_CONTEXTS:
                 del self._tls[next(iter(self._tls))]
         return tls
+
+
+def _settings_of(bridge: BridgeSettings) -> UpstreamTlsSettings:
+    return UpstreamTlsSettings(
+        ca=bridge.ca, certificate=bridge.certificate, key=bridge.key, server_name=bridge.server_name
+    )
+
+
+def _connect(endpoint: Any, connection: BridgeConnection) -> None:
+    connection.connecting = endpoint.connect(_Factory(connection))
+    connection.connecting.addErrback(connection.failed)
 
 
 class _Factory(Factory):

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from accessgw.core.interfaces.tls import HandshakeStep, HandshakeThreads
+from accessgw.core.interfaces.tls import HandshakeThreads
 from accessgw.upstreams.tls import ClientTls
 
 log = Logger()
@@ -164,17 +164,3 @@ class ClientHandshake:
             self._answer = self._tls.to_send()
         except BaseException as error:  # a panic of cryptography's is no Exception, and would end the thread
             self._defect = error
-
-
-class AtOnce:
-    """The HandshakeThreads of those who have none: steps run on the caller's."""
-
-    def lane(self) -> AtOnce:
-        return self
-
-    def submit(self, step: HandshakeStep, begun: bool) -> None:
-        step.run()
-        step.done()
-
-
-AT_ONCE = AtOnce()

@@ -22,6 +22,12 @@ def clusters_of_questions(settings: Sequence[AuthenticatorSettings]) -> list[Clu
     return list({cluster.name: cluster for cluster in clusters}.values())
 
 
+def user_of(cluster: str, settings: Sequence[AuthenticatorSettings]) -> str:
+    """Who uses a cluster, in words of the operator: "cluster payments", or the authenticators that ask there."""
+    names = [one.name or one.kind for one in settings if one.kind == "http" and _name(one) == cluster]
+    return f"authenticator {', '.join(names)}" if names else f"cluster {cluster}"
+
+
 class Questions:
     """Callable as crypto.services.Post. `upstreams` has the clusters of `clusters_of_questions`."""
 

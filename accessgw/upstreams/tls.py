@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from ipaddress import ip_address
 
 from cryptography import x509
@@ -15,8 +16,11 @@ from service_identity import VerificationError
 from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
 from service_identity.exceptions import CertificateError
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
+from accessgw.core.interfaces.tls import HandshakeThreads
 from accessgw.model.route_settings import UpstreamTlsSettings
+from accessgw.upstreams.threads import AT_ONCE, Loading
 from protocols.errors import RemoteError, without_frames
 from protocols.tls.alerts import BAD_CERTIFICATE, reasons_of
 from protocols.tls.client_context import ClientContext, ClientOptions
@@ -26,6 +30,9 @@ from protocols.tls.pyopenssl_engine import PyOpenSSLEngine, Session
 ALPN = ("http/1.1",)
 LOOK_AFTER = 1.0
 """Seconds for which the files are taken to be as they were."""
+TRY_AGAIN = 60.0
+"""Seconds after which files that could not be used are tried again although they are the same: reading them may have failed
+for another reason."""
 MAX_SESSIONS = 1024
 """Servers of a cluster whose last session is kept."""
 
@@ -47,9 +54,18 @@ class _Kept:
     not_after: float
 
 
+@dataclass(slots=True, frozen=True)
+class _Loaded:
+    """A context, and when our certificate in it ends (wall clock); infinity without one."""
+
+    context: ClientContext
+    ends: float
+
+
 class ClusterTls:
-    """TLS of one cluster. Certificate, key and CAs are read again when they change; until the new ones can be
-    used, the old ones stay. `now` is any clock in seconds."""
+    """TLS of one cluster or bridge. Certificate, key and CAs are loaded on `threads`, and again when they change; until
+    the new ones can be used, the old ones stay. `now` is any clock in seconds, `wall` the wall clock, and `used_by` says
+    whose it is in the log, such as "cluster payments"."""
 
     def __init__(
         self,
@@ -57,7 +73,9 @@ class ClusterTls:
         now: Callable[[], float],
         wall: Callable[[], float] = time.time,
         *,
+        used_by: Callable[[], str] = lambda: "an upstream",
         alpn: Sequence[str] = ALPN,
+        threads: HandshakeThreads = AT_ONCE,
     ) -> None:
         self.settings = settings
         self.replaced = False
@@ -65,20 +83,59 @@ class ClusterTls:
         self._alpn = alpn
         self._now = now
         self._wall = wall
-        self._context: ClientContext | None = None
+        self._used_by = used_by
+        self._threads = threads
+        self._loaded: _Loaded | None = None
         self._stamps: tuple[object, ...] = ()
+        """Of the files that `_loaded` was made of."""
         self._refused: tuple[object, ...] = ()
-        """Stamps of files that could not be used: they are not tried, nor logged, again."""
+        """Of files that could not be used: they are not tried again before `_again`."""
+        self._again = float("-inf")
+        self._why = ""
+        """What was wrong with those: logged once."""
         self._looked = float("-inf")
-        self._ends = float("inf")
-        """When our certificate ends, by the wall clock; infinity when there is none, or that was logged."""
+        self._loading = False
+        self._waiting: list[Callable[[], None]] = []
+        """To be called when what is being loaded is there."""
+        self._reminded = False
+        """It was logged that our certificate has ended."""
         self._sessions: dict[tuple[str, str], _Kept] = {}
+
+    @property
+    def ends(self) -> float:
+        """Wall-clock second at which our certificate ends; infinity without one, and before it is loaded."""
+        return float("inf") if self._loaded is None else self._loaded.ends
+
+    def look(self) -> None:
+        """Load the files if they have changed, at most every LOOK_AFTER seconds."""
+        now = self._now()
+        if self._loading or now - self._looked < LOOK_AFTER:
+            return
+        self._looked = now
+        self._remind()
+        stamps = tuple(map(_stamp, (self.settings.ca, self.settings.certificate, self.settings.key)))
+        if self._loaded is not None and stamps == self._stamps:
+            self._why = ""
+        elif stamps != self._refused or now >= self._again:
+            self._loading = True
+            make = partial(_load, self.settings, self._alpn)
+            self._threads.lane().submit(Loading(make, partial(self._told, stamps)), True)
+
+    def prepare(self, then: Callable[[], None]) -> None:
+        """Look, and call `then` as soon as open() can give what the files say now: at once where they are loaded."""
+        self.look()
+        if self._loading:
+            self._waiting.append(then)
+        else:
+            then()
 
     def open(self, endpoint: str, server_name: str) -> ClientTls:
         """The client side of a new connection to `endpoint`, which must prove to be `server_name` (a DNS name or an
-        address). Raises TlsUnavailable."""
+        address), after prepare(). Raises TlsUnavailable."""
         server_name = _in_ascii(server_name)
-        context = self._present()
+        if self._loaded is None:
+            raise TlsUnavailable(self._why or "the files of TLS are not loaded yet")
+        context = self._loaded.context
         place = (endpoint, server_name)
         kept = self._sessions.pop(place, None)
         if kept is not None and kept.not_after <= self._wall():
@@ -87,64 +144,47 @@ class ClusterTls:
         return ClientTls(engine, server_name, lambda session, ends: self._keep(context, place, _Kept(session, ends)))
 
     def _keep(self, context: ClientContext, place: tuple[str, str], kept: _Kept) -> None:
-        if context is self._context:
+        if self._loaded is not None and context is self._loaded.context:
             self._sessions.pop(place, None)
             self._sessions[place] = kept
             if len(self._sessions) > MAX_SESSIONS:
                 del self._sessions[next(iter(self._sessions))]
 
-    def _present(self) -> ClientContext:
-        context, now = self._context, self._now()
-        if context is not None and now - self._looked < LOOK_AFTER:
-            return context
-        self._looked = now
-        self._remind()
-        stamps = tuple(map(_stamp, (self.settings.ca, self.settings.certificate, self.settings.key)))
-        if context is not None and stamps in (self._stamps, self._refused):
-            return context
-        try:
-            made, ends = self._make()
-        except TlsUnavailable as error:
-            if context is None:
-                raise
-            self._refused = stamps
-            log.error("TLS of an upstream: {why}; the files loaded before stay in force", why=str(error))
-            return context
-        if context is not None:
-            log.info("TLS of an upstream: loaded {certificate} {ca} again", certificate=self.settings.certificate,
-                     ca=self.settings.ca)  # fmt: skip
-        self._context, self._stamps = made, stamps
-        self._refused = ()
-        self._ends = ends
-        self._remind()
-        # a session proves what the old files proved
-        self._sessions.clear()
-        return made
+    def _told(self, stamps: tuple[object, ...], loaded: _Loaded | BaseException) -> None:
+        self._loading = False
+        if isinstance(loaded, BaseException):
+            self._refuse(stamps, loaded)
+        else:
+            if self._loaded is not None:
+                log.info("TLS of {who}: loaded {certificate} {ca} again", who=self._used_by(),
+                         certificate=self.settings.certificate, ca=self.settings.ca)  # fmt: skip
+            self._loaded, self._stamps = loaded, stamps
+            self._refused, self._why = (), ""
+            self._reminded = False
+            self._remind()
+            # a session proves what the old files proved
+            self._sessions.clear()
+        waiting, self._waiting = self._waiting, []
+        for then in waiting:
+            then()
+
+    def _refuse(self, stamps: tuple[object, ...], error: BaseException) -> None:
+        before, self._why = self._why, str(error)
+        if not isinstance(error, TlsUnavailable):
+            log.failure("TLS of {who} could not be loaded", Failure(error), who=self._used_by())
+            self._why = f"internal error: {type(error).__name__}"
+        self._refused = stamps
+        self._again = self._now() + (LOOK_AFTER if self._loaded is None else TRY_AGAIN)
+        if self._loaded is not None and self._why != before:
+            log.error("TLS of {who}: {why}; the files loaded before stay in force", who=self._used_by(), why=self._why)
 
     def _remind(self) -> None:
         """Say once that our certificate has ended; it is shown all the same, the other side decides."""
-        if self._ends <= self._wall():
-            when = datetime.fromtimestamp(self._ends, UTC).isoformat(timespec="seconds")
-            self._ends = float("inf")
-            log.error(
-                "CERTIFICATE EXPIRED: {file} ended at {when}; replace it", file=self.settings.certificate, when=when
-            )
-
-    def _make(self) -> tuple[ClientContext, float]:
-        """A context of the files, and when our certificate ends."""
-        settings = self.settings
-        options = ClientOptions(
-            authorities=_read(settings.ca) if settings.ca else None,
-            alpn=self._alpn,
-            minimum=settings.minimum,
-            chain=_read(settings.certificate) if settings.certificate else b"",
-            key=_read(settings.key) if settings.certificate else b"",
-        )
-        try:
-            return ClientContext(options), _end_of(options.chain)
-        except (ValueError, SSL.Error, crypto.Error) as error:
-            files = ", ".join(filter(None, (settings.ca, settings.certificate, settings.key)))
-            raise TlsUnavailable(f"{files}: not usable for TLS: {reasons_of(error)}") from error
+        if self.ends <= self._wall() and not self._reminded:
+            self._reminded = True
+            when = datetime.fromtimestamp(self.ends, UTC).isoformat(timespec="seconds")
+            log.error("CERTIFICATE EXPIRED: {file} ({who}) ended at {when}; replace it",
+                      file=self.settings.certificate, who=self._used_by(), when=when)  # fmt: skip
 
 
 class ClientTls:
@@ -264,6 +304,21 @@ class ClientTls:
             ) from error
 
 
+def _load(settings: UpstreamTlsSettings, alpn: Sequence[str]) -> _Loaded:
+    options = ClientOptions(
+        authorities=_read(settings.ca) if settings.ca else None,
+        alpn=alpn,
+        minimum=settings.minimum,
+        chain=_read(settings.certificate) if settings.certificate else b"",
+        key=_read(settings.key) if settings.certificate else b"",
+    )
+    try:
+        return _Loaded(ClientContext(options), _end_of(options.chain))
+    except (ValueError, SSL.Error, crypto.Error) as error:
+        files = ", ".join(filter(None, (settings.ca, settings.certificate, settings.key)))
+        raise TlsUnavailable(f"{files}: not usable for TLS: {reasons_of(error)}") from error
+
+
 def _end_of(chain: bytes) -> float:
     certificates = x509.load_pem_x509_certificates(chain) if chain else []
     return min((one.not_valid_after_utc.timestamp() for one in certificates), default=float("inf"))
@@ -310,4 +365,5 @@ def _stamp(path: str) -> object:
         status = os.stat(path)
     except OSError:
         return None
-    return status.st_mtime_ns, status.st_ino, status.st_size
+    # the last for who may read it: that changes nothing else
+    return status.st_mtime_ns, status.st_ino, status.st_size, status.st_ctime_ns

@@ -22,13 +22,21 @@ HANDSHAKE_TIMEOUT = 10.0
 class TlsBridgeConnection(BridgeConnection):
     """A BridgeConnection whose MQTT travels in TLS records. A HandshakeOwner: `threads` make its hand-shake."""
 
-    def __init__(self, user: DialUser, tls: ClientTls, threads: HandshakeThreads, clock: Clock) -> None:
+    _tls: ClientTls
+    """From begin() on."""
+
+    def __init__(self, user: DialUser, threads: HandshakeThreads, clock: Clock) -> None:
         super().__init__(user)
-        self._tls = tls
+        self._threads = threads
         self._clock = clock
-        self._handshake: ClientHandshake | None = ClientHandshake(tls, threads, self)
+        self._handshake: ClientHandshake | None = None
         """It has the ClientTls until this connection is established."""
         self._timer: Any = None
+
+    def begin(self, tls: ClientTls) -> None:
+        """What the connection, which comes up after this, speaks."""
+        self._tls = tls
+        self._handshake = ClientHandshake(tls, self._threads, self)
 
     def abort(self) -> None:
         self._stop_timer()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from typing import Any, cast
 
 from twisted.python.failure import Failure
@@ -29,20 +30,29 @@ class TlsUpstreamConnection(UpstreamConnection):
         self._tls: ClientTls | None = None
         self._handshake: ClientHandshake | None = None
         """It has the ClientTls until this connection is established."""
+        self._dialled = False
+        """What the files say is known: TCP is being connected, or this has failed."""
         self._established = False
         self._timer: Any = None
         self._handed_over = False
         """The owner has heard of the outcome."""
 
     def connect(self, reactor: Any, address: Address, timeout: float) -> None:
-        """`timeout` is for TCP and TLS together."""
+        """`timeout` is for files that have to be loaded before, TCP and TLS together."""
+        self._timer = reactor.callLater(timeout, self._took_too_long, timeout)
+        self._cluster_tls.prepare(partial(self._dial, reactor, address, timeout))
+
+    def _dial(self, reactor: Any, address: Address, timeout: float) -> None:
+        if self._handed_over:
+            return
+        self._dialled = True
         try:
             self._tls = self._cluster_tls.open(address.name, self._server_name)
         except TlsUnavailable as error:
+            self._stop_timer()
             self._timer = reactor.callLater(0, self.connecting_failed, f"TLS: {error}")
             return
         self._handshake = ClientHandshake(self._tls, self._threads, self)
-        self._timer = reactor.callLater(timeout, self._took_too_long, timeout)
         super().connect(reactor, address, timeout)
 
     @property
@@ -59,6 +69,8 @@ class TlsUpstreamConnection(UpstreamConnection):
             super().connecting_failed(message)
 
     def abort(self) -> None:
+        if not self._dialled:
+            self.connecting_failed("the connection was given up")
         if self._handshake is not None:
             self._handshake.abandon()
         super().abort()

@@ -90,6 +90,7 @@ def everything() -> GatewayCounters:
         {"demo": slots.UpstreamCounters()}, slots.StoreCounters(), slots.WebhookCounters(), AccessLog(LogSettings()), ticks,
         slots.MqttCounters(), slots.HeaderCounters(), slots.CodingCounters(), slots.DictionaryCounters(),
         slots.TlsCounters(), lambda: {("tls", "/etc/accessgw/chain.pem"): 1.8e9},
+        lambda: {("cluster payments", "/etc/accessgw/gateway.pem"): 1.9e9},
     )  # fmt: skip
 
 
@@ -111,6 +112,15 @@ def test_ends_of_certificates_are_shown_by_file() -> None:
     page = parse(render(families(everything())))
     ends = page["accessgw_certificate_expires_seconds"]
     assert ends[2] == [("", {"listener": "tls", "file": "/etc/accessgw/chain.pem"}, 1.8e9)]
+
+
+def test_ends_of_certificates_shown_to_other_servers_are_told_with_who_shows_them() -> None:
+    page = parse(render(families(everything())))
+    kind, _, samples = page["accessgw_client_certificate_expires_seconds"]
+    assert (kind, samples) == (
+        "gauge", [("", {"used_by": "cluster payments", "file": "/etc/accessgw/gateway.pem"}, 1.9e9)],
+    )  # fmt: skip
+    assert "accessgw_client_certificate_expires_seconds" not in parse(render(families(counters_view.GatewayCounters())))
 
 
 def test_every_name_keeps_the_promise() -> None:

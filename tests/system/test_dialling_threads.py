@@ -1,16 +1,22 @@
-"""A whole gateway dials services, its webhook and another broker: no hand-shake signs or verifies on the reactor's thread."""
+"""A whole gateway dials services, its webhook and another broker: no hand-shake signs or verifies on the reactor's thread,
+files are loaded elsewhere, and operators see all of them."""
 
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 from twisted.internet.defer import Deferred
 
 from accessgw.config.load import load
 from accessgw.gateway import Gateway
+from accessgw.ops.counters_view import families
+from accessgw.prepared import Prepared
+from protocols.tls.client_context import ClientContext
 from tests.crypto.authority import Authority
 from tests.reactor_loop import run
 from tests.upstreams.handshakes_by_hand import WhoFeeds
@@ -69,8 +75,16 @@ async def dialling(reactor: Any, folder: str) -> dict[str, Any]:
             **{name: shown(name) for name in names},
         )
     )
-    gateway = Gateway(load(path), str(path), reactor)
-    with WhoFeeds() as who:
+    settings = load(path)
+    gateway = Gateway(settings, Prepared.of(settings), str(path), reactor)
+    loaders: list[str] = []
+    build = ClientContext.__init__
+
+    def built(context: ClientContext, options: Any) -> None:
+        loaders.append(threading.current_thread().name)
+        build(context, options)
+
+    with WhoFeeds() as who, patch.object(ClientContext, "__init__", built):
         gateway.startService()
         session: Any = SimpleNamespace(identity=SimpleNamespace(device="d", user="u"))
         gateway.rooms.webhook.presence.connected(session)
@@ -78,11 +92,28 @@ async def dialling(reactor: Any, folder: str) -> dict[str, Any]:
             turn: Deferred[None] = Deferred()
             reactor.callLater(0.02, turn.callback, None)
             await turn
+        rows = gateway.rooms.control.status()["upstreams"]
+        ends = {
+            sample[1]["used_by"]: sample[2] - time.time()
+            for family in families(gateway.rooms.counters)
+            if family.name == "accessgw_client_certificate_expires_seconds"
+            for sample in family.samples
+        }
         await gateway.stopService()
-    return {"threads": set(who.threads), "reactor": threading.current_thread().name}
+    return {
+        "threads": set(who.threads),
+        "loaders": set(loaders),
+        "reactor": threading.current_thread().name,
+        "clusters": [(row["cluster"], row["error"]) for row in rows],
+        "ends": ends,
+    }
 
 
 def test_what_a_gateway_dials_is_not_the_reactors_to_sign(tmp_path: Path) -> None:
     seen = run(dialling, str(tmp_path))
     assert seen["threads"] and all(name.startswith("accessgw-handshakes-") for name in seen["threads"]), seen
-    assert seen["reactor"] not in seen["threads"]
+    assert seen["loaders"] and all(name.startswith("accessgw-handshakes-") for name in seen["loaders"]), seen
+    assert seen["reactor"] not in seen["threads"] | seen["loaders"]
+    assert seen["clusters"] == [("services", ""), ("webhook", "")]
+    assert set(seen["ends"]) == {"cluster services", "webhook", "bridge other"}
+    assert all(left > 0 for left in seen["ends"].values()), seen

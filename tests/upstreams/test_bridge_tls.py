@@ -69,7 +69,8 @@ class House:
         authority = Authority(folder, "ca")
         self.hands, self.user, self.clock = ByHand(), User(), Clock()
         tls = ClusterTls(UpstreamTlsSettings(ca=authority.file), self.clock.seconds, alpn=())
-        self.connection = TlsBridgeConnection(self.user, tls.open("e", name), self.hands, self.clock)
+        self.connection = TlsBridgeConnection(self.user, self.hands, self.clock)
+        tls.prepare(lambda: self.connection.begin(tls.open("e", name)))
         self.far = Far(self.connection)
         self.connection.makeConnection(self.far)  # type: ignore[arg-type]
         assert not self.hands.waiting, "the first flight is made at once"
@@ -156,7 +157,8 @@ def test_the_last_words_before_an_end_are_told(tmp_path: Path) -> None:
     authority = Authority(tmp_path, "ca")
     hands, user, clock = ByHand(), User(), Clock()
     tls = ClusterTls(UpstreamTlsSettings(ca=authority.file), clock.seconds, alpn=())
-    connection = TlsBridgeConnection(user, tls.open("e", "x"), hands, clock)
+    connection = TlsBridgeConnection(user, hands, clock)
+    tls.prepare(lambda: connection.begin(tls.open("e", "x")))
     far = Far(connection)
     connection.makeConnection(far)  # type: ignore[arg-type]
     far.answer(b"\x15\x03\x03\x00\x02\x02\x28")

@@ -216,12 +216,12 @@ def test_a_client_certificate_that_has_ended_is_said_once_and_shown(tmp_path: Pa
     settings = UpstreamTlsSettings(ca=authority.file, certificate=first.chain, key=first.key)
     clock, day = [0.0], 86_400.0
     began = time.time()
-    tls = ClusterTls(settings, lambda: clock[0], lambda: began + clock[0])
+    tls = ClusterTls(settings, lambda: clock[0], lambda: began + clock[0], used_by=lambda: "cluster payments")
     lines: list[str] = []
 
     def said(after: float) -> list[str]:
         clock[0] = after
-        tls.open("e", "localhost")
+        tls.look()
         return lines
 
     def observe(event: Any) -> None:
@@ -231,7 +231,9 @@ def test_a_client_certificate_that_has_ended_is_said_once_and_shown(tmp_path: Pa
     try:
         assert said(0.0) == []
         (line,) = said(2.0 * day)
-        assert line.startswith(f"CERTIFICATE EXPIRED: {first.chain} ended at ") and line.endswith("; replace it")
+        assert line.startswith(f"CERTIFICATE EXPIRED: {first.chain} (cluster payments) ended at ") and line.endswith(
+            "; replace it"
+        )
         assert said(3.0 * day) == [line]
         replace_files(first, second)
         assert len(said(4.0 * day)) == 2 and "loaded" in lines[1]

@@ -13,7 +13,7 @@ from accessgw.core.interfaces.upstreams import UpstreamFailure, UpstreamRequest
 from accessgw.model.counters import UpstreamCounters
 from accessgw.model.route_settings import ClusterSettings
 from accessgw.upstreams.client import HttpUpstreams
-from accessgw.upstreams.handshake import AT_ONCE
+from accessgw.upstreams.threads import AT_ONCE
 
 
 class Sink:
