@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from accessgw.client import mqtt_command
+from accessgw.client import mqtt_arguments
 from accessgw.client.addresses import parse
 from accessgw.client.aio import Client
 from accessgw.client.model import CallFailed, CannotConnect, Note, Push, State
@@ -29,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser()
     args = parser.parse_args(argv)
     if args.command == "mqtt":
+        from accessgw.client import mqtt_command
+
         try:
             mqtt_command.main(args, authorities(args), DEFAULT_URL)
         except (ValueError, OSError) as error:
@@ -78,8 +80,8 @@ def make_parser() -> argparse.ArgumentParser:
     listen.set_defaults(header=None)
     for command in (call, listen):
         _common(command, {"default": argparse.SUPPRESS})
-    mqtt_command.add_commands(
-        commands, lambda command: _common(command, {"default": argparse.SUPPRESS}, mqtt_command.URL_HELP, mqtt=True)
+    mqtt_arguments.add_commands(
+        commands, lambda command: _common(command, {"default": argparse.SUPPRESS}, mqtt_arguments.URL_HELP, mqtt=True)
     )
     return parser
 
@@ -96,7 +98,7 @@ def _common(
     option("--user", value="", help="user, told to the gateway as an attribute; over MQTT the user name")
     option("--token", value="dev-device", help="device token; over MQTT the password")
     # mqtt_command refuses those that mean nothing there, wherever they stand.
-    option("--app", value=mqtt_command.DEFAULT_APP, help=hidden or "application name; not over MQTT")
+    option("--app", value=mqtt_arguments.DEFAULT_APP, help=hidden or "application name; not over MQTT")
     option("--ca", metavar="FILE", help=f"authorities to trust; {DEVELOPMENT_CA} when it is there")
     option("--cert", metavar="FILE", help="own certificate, for listeners that ask for one")
     option("--key", metavar="FILE", help="its private key")

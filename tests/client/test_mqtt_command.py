@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accessgw.client import cli, mqtt_command
+from accessgw.client import cli, mqtt_arguments
 from accessgw.client.mqtt_command import connect_packet, message_line, packet_line, parse_url, payload_of
 from protocols.mqtt.packets import Connect, Property, Puback, Publish
 
@@ -84,7 +84,7 @@ def test_packets_as_lines() -> None:
     assert "secret" not in line
     assert line.startswith("-> CONNECT  client_id='d1' version=5")
     assert len(packet_line("send", Publish("t", b"x" * 1000))) < 150
-    assert mqtt_command.DEFAULT_URL in mqtt_command.URL_HELP
+    assert mqtt_arguments.DEFAULT_URL in mqtt_arguments.URL_HELP
 
 
 def test_addresses_in_websocket() -> None:

@@ -37,3 +37,9 @@ def test_authenticators_that_are_not_configured_are_not_imported() -> None:
     imported = said_by("import sys, accessgw.service; print(*sys.modules)")
     assert "accessgw.crypto.authenticators" in imported
     assert not set(CONFIGURED) & set(imported)
+
+
+def test_a_device_at_the_shell_that_speaks_mmtp_runs_without_twisted() -> None:
+    imported = said_by("import sys, accessgw.client.cli as cli; cli.make_parser(); print(*sys.modules)")
+    assert "accessgw.client.aio" in imported
+    assert not {"twisted", "accessgw.client.mqtt", "protocols.mqtt"} & set(imported)
