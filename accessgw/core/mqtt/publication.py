@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 Parts = tuple[bytes, bytes]
 """The frame up to its packet id, and after it."""
 
-PACKET_IDS = tuple(number.to_bytes(2, "big") for number in range(65536))
+_BYTES = [bytes((value,)) for value in range(256)]
+PACKET_IDS = tuple([high + low for high in _BYTES for low in _BYTES])
 """Packet ids as they stand in a packet."""
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from accessgw.core.interfaces.mqtt_state import Message
-from accessgw.core.mqtt.publication import properties_at
+from accessgw.core.mqtt.publication import PACKET_IDS, properties_at
 from protocols.mqtt import packets
 from protocols.mqtt.packets import V5, V311, Property
 from protocols.mqtt.reasons import Reason
@@ -32,6 +32,11 @@ def connected(
     client.connect(expiry=expiry)
     client.subscribe(topic, qos=qos)
     return client
+
+
+def test_every_packet_id_stands_at_its_number() -> None:
+    assert [int.from_bytes(two, "big") for two in PACKET_IDS] == list(range(65536))
+    assert {len(two) for two in PACKET_IDS} == {2}
 
 
 # ------------------------------------------------------------------ windows and queues
