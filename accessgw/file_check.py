@@ -99,13 +99,17 @@ def _lists(
 
 def _shown(settings: GatewaySettings, now: float) -> Iterator[Problem]:
     """Certificates that are shown to services and other brokers: that they can be loaded is a matter of settings."""
-    files = {
-        **{f"clusters[{index}].tls": one.tls.certificate for index, one in enumerate(settings.clusters)},
-        **{f"authenticators[{index}].tls": one.tls.certificate for index, one in enumerate(settings.authenticators)},
-        "webhook.tls": settings.webhook.tls.certificate,
-        **{f"mqtt.bridges[{index}]": one.certificate for index, one in enumerate(settings.mqtt.bridges)},
-    }
-    for path, file in files.items():
+    files = [(f"clusters[{at}].tls", f"cluster {one.name}", one.tls) for at, one in enumerate(settings.clusters)]
+    files += [
+        (f"authenticators[{at}].tls", f"authenticator {one.name or one.kind}", one.tls)
+        for at, one in enumerate(settings.authenticators)
+    ]
+    files.append(("webhook.tls", "webhook", settings.webhook.tls))
+    shown = [(path, user, tls.certificate) for path, user, tls in files]
+    shown += [
+        (f"mqtt.bridges[{at}]", f"bridge {one.name}", one.certificate) for at, one in enumerate(settings.mqtt.bridges)
+    ]
+    for path, user, file in shown:
         if file:
             try:
                 chain = x509.load_pem_x509_certificates(read_file(file))
@@ -114,7 +118,7 @@ def _shown(settings: GatewaySettings, now: float) -> Iterator[Problem]:
                 continue
             end = min(one.not_valid_after_utc for one in chain).timestamp()
             if end <= now:
-                yield Problem(f"{path}.certificate", f"{file}: ended at {moment(end)}")
+                yield Problem(f"{path}.certificate", f"{file} ({user}): ended at {moment(end)}")
 
 
 def _signer(settings: GatewaySettings, listeners: dict[str, ListenerSettings]) -> Iterator[Problem]:

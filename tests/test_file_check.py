@@ -125,7 +125,10 @@ topics = [{{filter = "a"}}]
     assert list(file_problems(settings, time.time())) == []
     places = ["clusters[0].tls", "authenticators[0].tls", "webhook.tls", "mqtt.bridges[0]"]
     lines = list(map(str, file_problems(settings, time.time() + 10 * DAY)))
-    assert [line.partition(": ended at ")[0] for line in lines] == [f"{at}.certificate: {own.chain}" for at in places]
+    users = ["cluster c", "authenticator http", "webhook", "bridge b"]
+    assert [line.partition(": ended at ")[0] for line in lines] == [
+        f"{at}.certificate: {own.chain} ({user})" for at, user in zip(places, users, strict=True)
+    ]
 
 
 def test_a_certificate_that_is_not_valid_yet_is_told(house: House) -> None:
