@@ -21,6 +21,7 @@ from accessgw.core.interfaces.control import ControlError
 from accessgw.crypto.pem import CertificateError
 from accessgw.model.listener_settings import ListenerSettings
 from accessgw.model.settings import GatewaySettings
+from accessgw.model.words import counted
 from accessgw.prepared import Prepared
 from accessgw.rooms import Rooms
 from accessgw.stores.sqlite_schema import StoreError
@@ -243,7 +244,7 @@ class Gateway(Service):
         for listener in rooms.listeners:
             await listener.stop()
         leaving = rooms.draining.begin_at(drain.rate)
-        log.info("stopping: {n} connections are asked to leave", n=leaving)
+        log.info("stopping, asked to leave: {what}", what=counted(leaving, "connection"))
         await rooms.draining.emptied(drain.timeout)
         rooms.pushes.stop()
         rooms.webhook.stop()

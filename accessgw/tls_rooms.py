@@ -259,6 +259,8 @@ class TlsRooms:
         ]
 
     def _look_at_files(self) -> None:
+        # before anything can fail: whatever is wrong with one file, the others are followed, revocation lists above all
+        self._timers.schedule(LOOK_INTERVAL, self._look_at_files)
         now = time.time()
         changed = [contexts.poll(now) for contexts in self.contexts.values()]
         if any(changed):
@@ -267,7 +269,6 @@ class TlsRooms:
             self.signing.poll()
         for one in self.lists:
             one.poll(now)
-        self._timers.schedule(LOOK_INTERVAL, self._look_at_files)
 
     def _certificates(self, listener: ListenerSettings) -> tuple[CertificateSettings, ...]:
         if listener.certificates:

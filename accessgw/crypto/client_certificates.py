@@ -43,7 +43,7 @@ def authorities_of(clients: ClientCertificates) -> bytes:
     try:
         x509.load_pem_x509_certificates(pem)
     except ValueError as error:
-        raise CertificateError(clients.ca, "expected PEM certificates of CAs") from error
+        raise CertificateError(clients.ca, "expected PEM certificates of CAs", "client_ca") from error
     return pem
 
 

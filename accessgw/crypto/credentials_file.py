@@ -13,6 +13,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from accessgw.crypto.services import AuthenticatorServices
+from accessgw.model.words import counted
 from protocols.passwords import MAX_FILE, LineError, parse_lines
 
 log = Logger()
@@ -95,7 +96,7 @@ class CredentialsFile(Generic[T]):
     def _loaded(self, result: tuple[Signature, dict[str, T]]) -> None:
         self._signature, entries = result
         self._table = Table(entries, self._table.version + 1, list(entries))
-        log.info("{file} was read again: {n} users", file=self.file, n=len(entries))
+        log.info("{file} was read again: {what}", file=self.file, what=counted(len(entries), "user"))
 
     def _failed(self, failure: Failure, seen: Signature) -> Failure | None:
         if failure.check(LineError):

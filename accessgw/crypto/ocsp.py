@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
@@ -33,6 +34,8 @@ def response_end(der: bytes, chain: Sequence[x509.Certificate], now: float) -> f
         _check(response, chain, now)
     except OcspError:
         raise
+    except UnsupportedAlgorithm as error:
+        raise OcspError(f"expected a signature that can be verified: {error}") from error
     except ValueError as error:
         raise OcspError(f"expected an OCSP response in DER: {error}") from error
     end = response.next_update_utc

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.oid import ExtensionOID
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -20,6 +21,7 @@ from accessgw.crypto.serials import issuer_of, number_of
 from accessgw.crypto.services import Run
 from accessgw.crypto.watched_files import Stamps, WatchedFiles
 from accessgw.model.identity import Serial
+from accessgw.model.words import counted
 
 log = Logger()
 
@@ -61,7 +63,7 @@ def load_lists(path: str, authorities: Sequence[x509.Certificate]) -> LoadedList
             serials.update((issuer, number_of(revoked.serial_number)) for revoked in one)
             if one.next_update_utc is not None:
                 expires_at = min(expires_at, one.next_update_utc.timestamp())
-        except ValueError as error:
+        except (ValueError, UnsupportedAlgorithm) as error:
             # parts of it are read only when they are asked for
             raise CertificateError(path, f"list {number} cannot be read: {error}") from error
     return LoadedLists(frozenset(serials), expires_at)
@@ -98,6 +100,10 @@ class RevocationLists:
         self._run = run
         self._watched = WatchedFiles([path])
         self._loading = False
+        self._again = False
+        """The CAs may have changed since the load under way has read them."""
+        self._refusal = ""
+        """The last in the log: what is tried again every second is said once."""
         self._said_at = float("-inf")
         self._loaded = load_lists(path, authorities())
         store.use_list(path, self._loaded.serials, now)
@@ -116,7 +122,9 @@ class RevocationLists:
         return None if stamps is None else self._load(now, stamps)
 
     def reload(self, now: float) -> Deferred[None] | None:
-        """Read it whether it has changed or not: the CAs may have."""
+        """Read it whether it has changed or not: the CAs may have. While it is being read, that is done once more
+        after."""
+        self._again = self._loading
         return None if self._loading else self._load(now, self._watched.stamps())
 
     def _load(self, now: float, stamps: Stamps) -> Deferred[None]:
@@ -130,19 +138,25 @@ class RevocationLists:
             return loaded
 
         def used(loaded: LoadedLists) -> None:
-            self._loaded = loaded
+            self._loaded, self._refusal = loaded, ""
             self._watched.take(stamps)
-            log.info("revocation list {path}: {n} certificates", path=self.path, n=len(loaded.serials))
+            log.info(
+                "revocation list {path} loaded: {what}",
+                path=self.path,
+                what=counted(len(loaded.serials), "certificate"),
+            )
 
         def refused(failure: Failure) -> None:
             if failure.check(CertificateError):
                 self._watched.take(stamps)
-            log.error(
-                "REVOCATION LIST REFUSED, the one read before stays in force: {why}", why=failure.getErrorMessage()
-            )
+            why = failure.getErrorMessage()
+            if failure.check(CertificateError) or why != self._refusal:
+                self._refusal = why
+                log.error("REVOCATION LIST REFUSED, the one read before stays in force: {why}", why=why)
 
-        def done(_: None) -> None:
+        def done(_: None) -> Deferred[None] | None:
             self._loading = False
+            return self.reload(now) if self._again else None
 
         return self._run(load).addCallbacks(used, refused).addCallback(done)
 

@@ -110,7 +110,8 @@ def load(
     try:
         chain = x509.load_pem_x509_certificates(chain_pem)
     except ValueError as error:
-        raise CertificateError(settings.chain, "expected a PEM certificate chain, leaf first") from error
+        raise CertificateError(settings.chain, "expected a PEM certificate chain, leaf first", "chain") from error
+    _refuse_unreadable(settings, chain, profile)
     staple, end, unstapled = _staple(settings, chain, now)
     pem = ServerCertificate(chain_pem, key_pem, staple)
     if elsewhere is not None:
@@ -122,17 +123,29 @@ def load(
         try:
             check_key(pem, provider)
         except ValueError as error:
-            raise CertificateError(settings.key, f"with the OpenSSL provider {provider}: {error}") from error
+            raise CertificateError(settings.key, f"with the OpenSSL provider {provider}: {error}", "key") from error
         return LoadedCertificate(settings, chain, type(chain[0].public_key()), pem, end, unstapled)
     try:
         key = load_pem_private_key(key_pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise CertificateError(settings.key, "expected an unencrypted PEM private key") from error
+        raise CertificateError(settings.key, "expected an unencrypted PEM private key", "key") from error
     if not isinstance(key, _PrivateKey):
-        raise CertificateError(settings.key, f"expected an EC, RSA or EdDSA key, got {type(key).__name__}")
+        raise CertificateError(settings.key, f"expected an EC, RSA or EdDSA key, got {type(key).__name__}", "key")
     if _public(key) != _public(chain[0]):
-        raise CertificateError(settings.key, f"is not the key of {settings.chain}")
+        raise CertificateError(settings.key, f"is not the key of {settings.chain}", "key")
     return LoadedCertificate(settings, chain, type(key), pem, end, unstapled)
+
+
+def _refuse_unreadable(settings: CertificateSettings, chain: Sequence[x509.Certificate], profile: str) -> None:
+    """What is read of a chain later, and of many parts only then: CertificateError for what cannot be."""
+    try:
+        for link in chain:
+            _ = link.not_valid_before_utc, link.not_valid_after_utc
+        _ = chain[0].extensions
+        if profile != SM:
+            _public(chain[0])
+    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        raise CertificateError(settings.chain, f"a certificate in it cannot be used: {error}", "chain") from error
 
 
 def _staple(settings: CertificateSettings, chain: Sequence[x509.Certificate], now: float) -> tuple[bytes, float, str]:

@@ -13,6 +13,9 @@ from cryptography.x509 import ocsp
 from accessgw.crypto.serials import serial_of
 from tests.crypto.authority import Authority
 
+ECDSA_WITH_SHA256 = bytes.fromhex("06082a8648ce3d040302")
+"""Its object identifier in DER."""
+
 
 def crl(authority, *revoked, days=1.0, began=-1.0, key=None, extensions=()) -> bytes:
     """PEM. `revoked`: certificates in DER; `days` from now until the next one; `key` instead of the CA's."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import time
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from cryptography.x509.oid import NameOID
 from twisted.internet.testing import MemoryReactorClock
 
 from accessgw.crypto.contexts import ContextOptions, ServerContexts
+from accessgw.crypto.pem import CertificateError
 from accessgw.crypto.signers.build import STARTING, Signing
 from accessgw.crypto.signers.child import SignerChild
 from accessgw.crypto.signers.overlap import KEEP
@@ -269,6 +271,17 @@ def test_a_process_that_does_not_serve_half_a_minute_after_its_start_is_ended(re
     process.reactor.advance(2 * STARTING)
     process.signing.poll()
     assert process.child.kills == 1
+
+
+def test_a_chain_whose_key_nobody_can_read_is_refused_at_a_start(tmp_path):
+    settings = self_signed(tmp_path, "localhost")
+    der = x509.load_pem_x509_certificate(Path(settings.chain).read_bytes()).public_bytes(Encoding.DER)
+    # a curve that there is not
+    damaged = der.replace(bytes.fromhex("06082a8648ce3d030107"), bytes.fromhex("06082a8648ce3d03017f"))
+    pem = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(damaged) + b"-----END CERTIFICATE-----\n"
+    Path(settings.chain).write_bytes(pem)
+    with pytest.raises(CertificateError, match=f"{settings.chain}: its key cannot be used: "):
+        Process(settings, tmp_path)
 
 
 def test_a_chain_whose_kind_of_key_no_signer_has_is_refused(tmp_path, logged):

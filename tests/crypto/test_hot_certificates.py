@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import time
 from datetime import UTC, datetime, timedelta
@@ -19,6 +20,7 @@ from OpenSSL import SSL
 from accessgw.crypto.client_certificates import ClientCertificates
 from accessgw.crypto.contexts import ContextOptions, ServerContexts
 from accessgw.crypto.ocsp import OcspError, response_end
+from accessgw.crypto.pem import CertificateError
 from accessgw.model.listener_settings import CertificateSettings
 from protocols.errors import RemoteError
 from protocols.tls import binding
@@ -27,7 +29,7 @@ from protocols.tls.engines import WHY_NOT_NATIVE
 from protocols.tls.records import RecordLayer
 from tests.crypto.authority import Authority
 from tests.crypto.certificates import self_signed
-from tests.crypto.revoking import response, write
+from tests.crypto.revoking import ECDSA_WITH_SHA256, response, write
 
 SERVER = ExtendedKeyUsageOID.SERVER_AUTH
 
@@ -177,6 +179,42 @@ def test_what_cannot_be_used_is_said_once_and_the_old_one_stays(tmp_path, logged
     assert served.seconds(2) and served.shown()[0] == new
 
 
+def changed(pem, old, new):
+    """A certificate with other bytes in it; nobody looks at its own signature."""
+    der = x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)
+    assert der.count(old) == 1 and len(old) == len(new)
+    body = base64.encodebytes(der.replace(old, new))
+    return b"-----BEGIN CERTIFICATE-----\n" + body + b"-----END CERTIFICATE-----\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        # prime256v1 -> a curve that there is not
+        (bytes.fromhex("06082a8648ce3d030107"), bytes.fromhex("06082a8648ce3d03017f")),
+        # the subjectAltName of one name: its length says more than is there
+        (b"\x30\x0b\x82\x09localhost", b"\x30\x0b\x82\x7flocalhost"),
+    ],
+    ids=["curve", "names"],
+)
+def test_a_certificate_of_which_a_part_cannot_be_read_is_refused_as_others_are(tmp_path, logged, old, new):
+    settings, other = self_signed(tmp_path, "localhost"), self_signed(tmp_path, "localhost2")
+    pem = Path(settings.chain).read_bytes()
+    served = Served(settings)
+    before = serial(settings)
+    write(settings.chain, changed(pem, old, new))
+    assert not served.seconds(5)
+    (line,) = logged()
+    assert line.startswith(
+        f"CERTIFICATE REFUSED, those loaded before stay in force: {settings.chain}: a certificate in it"
+    )
+    assert served.shown()[0] == before
+    with pytest.raises(CertificateError, match=f"{settings.chain}: a certificate in it cannot be used: "):
+        Served(settings)
+    replace(settings, other)
+    assert served.seconds(2)
+
+
 def test_rsa_and_ecdsa_side_by_side_are_swapped_together(tmp_path):
     modern = with_key(tmp_path, "ecdsa", ec.generate_private_key(ec.SECP256R1()))
     old = with_key(tmp_path, "rsa", rsa.generate_private_key(65537, 2048))
@@ -253,6 +291,19 @@ def test_a_good_response_is_stapled_replaced_and_dropped_when_it_ends(authority,
     assert served.shown()[1] == b""
     (line,) = logged()
     assert line.startswith(f"NO OCSP RESPONSE IS STAPLED for {settings.chain}: {settings.ocsp}: expired at ")
+
+
+def test_one_signed_by_what_nobody_knows_is_not_stapled_and_the_certificate_serves(authority, tmp_path, logged):
+    def unknown(issued):
+        der = response(authority, issued.der)
+        assert der.count(ECDSA_WITH_SHA256) == 1
+        return der.replace(ECDSA_WITH_SHA256, ECDSA_WITH_SHA256[:-1] + b"\x7f")
+
+    _, settings = stapling(authority, tmp_path, unknown)
+    served = Served(settings)
+    assert served.shown() == (serial(settings), b"")
+    (line,) = logged()
+    assert "expected a signature that can be verified: " in line
 
 
 def test_a_bad_one_is_not_stapled_and_the_certificate_serves(authority, tmp_path, logged):

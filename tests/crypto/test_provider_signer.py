@@ -97,7 +97,7 @@ def test_a_key_that_stays_in_the_tpm_is_opened_by_uri(tpm, tmp_path, monkeypatch
     public = public_key(tpm, "handle:0x81000001", tmp_path)
     options = ["--provider", "tpm2", "--store", "handle:0x81000001"]
     process = signer(tpm, tmp_path, *options, monkeypatch=monkeypatch).start()
-    assert "1 keys by OpenSSL with tpm2" in process.lines[-1]
+    assert "1 key by OpenSSL with tpm2" in process.lines[-1]
     gateway = BlockingGateway(process.path)
     (name,) = gateway.event().keys
     digest = hashlib.sha256(b"data").digest()

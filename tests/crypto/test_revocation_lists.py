@@ -13,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from twisted.internet.defer import Deferred, fail, maybeDeferred
+from twisted.logger import formatEvent, globalLogPublisher
 
 from accessgw.core.interfaces.tls import TicketBinding
 from accessgw.crypto.pem import CertificateError
@@ -21,7 +22,7 @@ from accessgw.crypto.revocations import RevocationStore
 from accessgw.crypto.serials import serial_of
 from accessgw.crypto.services import AuthenticationUnavailable
 from tests.crypto.authority import Authority
-from tests.crypto.revoking import are_listed, crl, write
+from tests.crypto.revoking import ECDSA_WITH_SHA256, are_listed, crl, write
 
 
 @pytest.fixture
@@ -87,6 +88,7 @@ def test_the_same_number_of_another_ca_is_another_certificate(tmp_path, authorit
         (lambda ca, other: b"", "expected PEM revocation lists, got none"),
         (lambda ca, other: b"-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n", "list 1 cannot be read"),
         (lambda ca, other: crl(other), "expected lists signed by the CAs of clients, that of CN=other is not"),
+        (lambda ca, other: _with_unknown_algorithm(crl(ca)), "list 1 cannot be read"),
         (lambda ca, other: crl(ca, key=other.key), "that of CN=ca is not"),
         (lambda ca, other: crl(ca) + crl(other), "that of CN=other is not"),
         (
@@ -248,6 +250,73 @@ def test_it_is_loaded_once_at_a_time(tmp_path, authority):
     for _ in range(5):
         house.second()
     assert len(waiting) == 1 and house.lists.reload(house.now) is None
+
+
+def test_a_reload_while_it_is_loaded_reads_it_once_more(tmp_path, authority):
+    """The CAs that the load under way has read may be those before."""
+    other = Authority(tmp_path, "other")
+    one = other.issue("one")
+    house = House(tmp_path, authority, crl(authority))
+    under_way = []
+
+    def run(work):
+        under_way.append((Deferred(), maybeDeferred(work)))
+        return under_way[-1][0]
+
+    house.lists._run = run
+    house.replace(crl(authority) + crl(other, one.der))
+    house.second()
+    house.second()
+    house.authorities.append(other.certificate)
+    house.lists.reload(house.now)
+    assert len(under_way) == 1
+    for _ in range(2):
+        waiting, result = under_way[-1]
+        result.chainDeferred(waiting)
+    assert len(under_way) == 2 and are_listed(house.store, one.der)
+    # and that was all
+    house.second()
+    assert len(under_way) == 2
+
+
+def test_what_is_tried_again_every_second_is_said_once(tmp_path, authority, logged):
+    house = House(tmp_path, authority, crl(authority))
+    house.replace(crl(authority, authority.issue("one").der))
+    house.busy = True
+    for _ in range(5):
+        house.second()
+    (line,) = logged()
+    assert line.endswith("stays in force: busy")
+    house.busy = False
+    house.second()
+    house.replace(crl(authority, authority.issue("two").der))
+    house.busy = True
+    for _ in range(5):
+        house.second()
+    assert len(logged()) == 2
+
+
+def test_how_many_certificates_are_in_a_list_is_told_in_words(tmp_path, authority):
+    said = []
+    house = House(tmp_path, authority, crl(authority))
+    globalLogPublisher.addObserver(observe := lambda event: said.append(formatEvent(event)))
+    try:
+        one, two = authority.issue("one"), authority.issue("two")
+        for revoked in ((one.der,), (one.der, two.der)):
+            house.replace(crl(authority, *revoked))
+            house.second()
+            house.second()
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    assert said == [f"revocation list {house.path} loaded: {what}" for what in ("1 certificate", "2 certificates")]
+
+
+def _with_unknown_algorithm(pem: bytes) -> bytes:
+    """Signed by what nobody knows."""
+    der = x509.load_pem_x509_crl(pem).public_bytes(Encoding.DER)
+    changed = der.replace(ECDSA_WITH_SHA256, ECDSA_WITH_SHA256[:-1] + b"\x7f")
+    assert changed != der
+    return _pem(changed)
 
 
 def _pem(der: bytes) -> bytes:

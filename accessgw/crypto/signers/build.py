@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from twisted.logger import Logger
@@ -161,7 +162,10 @@ def public_key_of(certificate: CertificateSettings) -> PublicKey:
 
 
 def _public_key(leaf: x509.Certificate, path: str) -> PublicKey:
-    public = leaf.public_key()
+    try:
+        public = leaf.public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise CertificateError(path, f"its key cannot be used: {error}") from error
     if not isinstance(public, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
         raise CertificateError(path, f"signers have RSA and EC keys, this is {type(public).__name__}")
     der = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

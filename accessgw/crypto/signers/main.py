@@ -13,7 +13,7 @@ from accessgw.crypto.closed_memory import close_memory
 from accessgw.crypto.pem import CertificateError
 from accessgw.crypto.signers.backend import Backend, SoftwareBackend
 from accessgw.crypto.signers.libcrypto import LibcryptoError, PrivateKey, ProviderCalls, load_provider
-from accessgw.crypto.signers.multibuffer import MultiBufferBackend, MultiBufferUnavailable, load_lanes, rsa_parts
+from accessgw.crypto.signers.multibuffer import MultiBufferBackend, MultiBufferUnavailable, load_lanes
 from accessgw.crypto.signers.overlap import KEEP
 from accessgw.crypto.signers.server import SignerServer, SocketTaken, listen, to_stderr
 
@@ -71,11 +71,14 @@ def make_backend(options: argparse.Namespace) -> Backend:
     if options.backend == "software":
         return software
     try:
-        return MultiBufferBackend(software, rsa_parts(options.key), load_lanes())
+        lanes = load_lanes()
     except MultiBufferUnavailable as error:
         if options.backend == "multibuffer":
             raise _Unusable(f"--backend multibuffer: {error}") from error
         return software
+    from accessgw.crypto.signers.rsa_parts import rsa_parts
+
+    return MultiBufferBackend(software, rsa_parts(options.key), lanes)
 
 
 def _token(options: argparse.Namespace) -> Backend:

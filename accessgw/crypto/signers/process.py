@@ -14,6 +14,7 @@ from accessgw.crypto.signers.libcrypto import PublicKey
 from accessgw.crypto.signers.link import Link, LinkFactory
 from accessgw.crypto.signers.watchdog import Watchdog
 from accessgw.model.counters import TlsCounters
+from accessgw.model.words import counted
 from protocols.errors import LocalError
 from protocols.signing import (
     UNKNOWN_KEY,
@@ -272,13 +273,13 @@ class ProcessSigner:
         link = self._watched
         if self._hung is None or link is None:
             return
-        waiting = len(self._requests) - self._parked
+        asked = counted(len(self._requests) - self._parked, "signature")
         _log.error(
-            "the signer at {path} is connected and has answered nothing for {after:g} s ({waiting} signatures asked for): "
+            "the signer at {path} is connected and has answered nothing for {after:g} s ({asked} asked for): "
             "ending it, another is started",
             path=self._path,
             after=self._hang_after,
-            waiting=waiting,
+            asked=asked,
         )
         self._hung()
         link.give_up("it hung")

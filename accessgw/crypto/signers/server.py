@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from accessgw.crypto.signers.backend import Backend, Job, Refused
 from accessgw.crypto.signers.batching import Results, SigningThreads
 from accessgw.crypto.signers.overlap import Overlap
+from accessgw.model.words import counted
 from protocols.errors import RemoteError
 from protocols.signing import BUSY, GatewayGreeted, SignatureRequested, SigningConnection, SigningEvent
 
@@ -210,7 +211,7 @@ class SignerServer:
         newest = keys.newest_keys()
         older = keys.keys() - newest
         kept = f"; replaced, for {self._keep:g} s: {_shown(older)}" if older else ""
-        return f"{what}: {len(newest)} keys by {keys.name}: {_shown(newest)}{kept}"
+        return f"{what}: {counted(len(newest), 'key')} by {keys.name}: {_shown(newest)}{kept}"
 
     # ---------------------------------------------------------------- gateways
 

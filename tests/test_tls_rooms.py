@@ -1,0 +1,63 @@
+"""The looks at files that TLS takes every second."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
+
+from accessgw.config import loads
+from accessgw.model.counters import TlsCounters
+from accessgw.tls_rooms import LOOK_INTERVAL, TlsRooms
+
+SETTINGS = """
+state_dir = "{directory}"
+[[listeners]]
+name = "tls"
+transport = "tls"
+port = 7443
+[tls]
+engine = "pure"
+"""
+
+
+class ClockTimers:
+    """Timers on a Clock."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+
+    def schedule(self, seconds: float, call: Any) -> Any:
+        return self.clock.callLater(seconds, call)
+
+
+def test_a_look_that_fails_is_not_the_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    timers = ClockTimers()
+    rooms = TlsRooms(
+        loads(SETTINGS.format(directory=tmp_path)),
+        reactor=MemoryReactorClock(),
+        timers=timers,
+        run=lambda work: pytest.fail("nothing waits for the disk"),
+        counters=TlsCounters(),
+    )
+    looks: list[float] = []
+
+    def poll(now: float) -> bool:
+        looks.append(now)
+        if len(looks) == 1:
+            raise ZeroDivisionError
+        return False
+
+    monkeypatch.setattr(rooms.contexts["tls"], "poll", poll)
+    started = time.time()
+    with pytest.raises(ZeroDivisionError):
+        rooms._look_at_files()
+    for _ in range(2):
+        timers.clock.advance(LOOK_INTERVAL)
+    assert len(looks) == 3
+    assert all(now >= started for now in looks)
+    rooms.handshakes.stop()
