@@ -20,11 +20,10 @@ from accessgw.crypto.signers.multibuffer import (
     WORTH_IT,
     MultiBufferBackend,
     MultiBufferUnavailable,
-    RsaParts,
     load_lanes,
-    rsa_parts,
 )
 from accessgw.crypto.signers.overlap import Overlap
+from accessgw.crypto.signers.rsa_parts import RsaParts, rsa_parts
 from accessgw.crypto.signers.threads import ThreadSigner
 from accessgw.model.counters import TlsCounters
 from protocols.signing import BAD_REQUEST, ECDSA_DIGEST, FAILED, RSA_BLOCK, UNKNOWN_KEY

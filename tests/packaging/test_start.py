@@ -43,3 +43,9 @@ def test_a_device_at_the_shell_that_speaks_mmtp_runs_without_twisted() -> None:
     imported = said_by("import sys, accessgw.client.cli as cli; cli.make_parser(); print(*sys.modules)")
     assert "accessgw.client.aio" in imported
     assert not {"twisted", "accessgw.client.mqtt", "protocols.mqtt"} & set(imported)
+
+
+def test_a_signer_starts_without_twisted_and_without_the_package_cryptography() -> None:
+    imported = said_by("import sys, accessgw.crypto.signers.main; print(*sys.modules)")
+    assert "accessgw.crypto.signers.server" in imported
+    assert not {"twisted", "cryptography", "msgspec"} & set(imported)
