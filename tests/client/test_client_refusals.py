@@ -153,7 +153,7 @@ async def call_once(reactor: Any, url: str, ca: str) -> list[Any]:
 
 
 def test_so_does_the_face_of_twisted(strict: StrictServer) -> None:
-    told = run(call_once, f"https://127.0.0.1:{strict.port}", strict.ca, timeout=40)
+    told = run(call_once, f"https://127.0.0.1:{strict.port}", strict.ca, timeout=90)
     words = "TLS: tlsv13 alert certificate required"
     assert told == ["auth", words, words]
     assert strict.shaken == 1

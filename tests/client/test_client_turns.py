@@ -101,7 +101,7 @@ async def records_of_turns(reactor: Any, ca: str, chain: str, key: str) -> list[
 
 def test_twisted_three_calls_and_an_acknowledgement_are_one_record(tmp_path: Path) -> None:
     ca, chain, key = tls_files.write(tmp_path)
-    seen = run(twisted, str(ca), str(chain), str(key), timeout=30)
+    seen = run(twisted, str(ca), str(chain), str(key), timeout=90)
     assert seen == [ANSWERS, 1, [(STREAM, 1)], ANSWERS, 2, True, []]
 
 

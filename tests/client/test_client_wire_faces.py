@@ -78,7 +78,7 @@ async def twisted_runs(reactor: Any, directory: str) -> str:
 
 
 def test_twisted_runs_go_on_from_each_other(tmp_path: Path) -> None:
-    assert run(twisted_runs, str(tmp_path), timeout=30) == "checked"
+    assert run(twisted_runs, str(tmp_path), timeout=90) == "checked"
 
 
 def test_a_full_disk_is_told_and_costs_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

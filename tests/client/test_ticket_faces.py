@@ -73,7 +73,7 @@ def live(request: pytest.FixtureRequest) -> Live:
     def on_face(life: Any, server: TicketServer, times: int, calls: dict[str, Any], **more: Any) -> Told:
         options = {"ca": str(server.ca), "backoff_initial": 0.01, "backoff_cap": 0.05, **more}
         if request.param == "twisted":
-            told: Told = run(on_twisted, life.__name__, server.url, times, calls, options, timeout=40)
+            told: Told = run(on_twisted, life.__name__, server.url, times, calls, options, timeout=90)
             return told
         with patience():
             return asyncio.run(life(partial(AsyncioClient, server.url, "d1", "t", **options), times, **calls))

@@ -97,7 +97,7 @@ async def plain(reactor: Any, directory: str) -> list[Any]:
 
 
 def test_calls_pushes_and_losses(tmp_path: Path) -> None:
-    seen = run(plain, str(tmp_path), timeout=30)
+    seen = run(plain, str(tmp_path), timeout=90)
     assert seen == [b'echo:{"a":1}', 404, "cancelled", ["news/sport"], 1, 2, 3, 4, 2, 4, "closed"]
     (state,) = tmp_path.glob("*.json")
     assert '"orders",1,4' in state.read_text()
@@ -140,7 +140,7 @@ async def secure(reactor: Any, ca: str, chain: str, key: str) -> list[Any]:
 
 def test_tls_and_short_connections(tmp_path: Path) -> None:
     ca, chain, key = tls_files.write(tmp_path)
-    seen = run(secure, str(ca), str(chain), str(key), timeout=30)
+    seen = run(secure, str(ca), str(chain), str(key), timeout=90)
     assert seen[:4] == ["long", "short", b"echo:2", 2]
     assert seen[5] == seen[7] == "cannot connect"
     assert "VerificationError" in seen[4] or "certificate" in seen[4].lower()
@@ -168,7 +168,7 @@ async def short_only(reactor: Any, ca: str, chain: str, key: str) -> list[Any]:
 
 def test_short_connections_alone(tmp_path: Path) -> None:
     ca, chain, key = tls_files.write(tmp_path)
-    seen = run(short_only, str(ca), str(chain), str(key), timeout=30)
+    seen = run(short_only, str(ca), str(chain), str(key), timeout=90)
     assert seen == ["short", "short", "short", "short", "deadline"]
 
 
