@@ -37,6 +37,11 @@ def file_problems(settings: GatewaySettings, now: float) -> Iterator[Problem]:
 
     Nothing is written. A development certificate is not looked at: the start makes one.
     """
+    # a file that several look at is told once
+    yield from dict.fromkeys(_problems(settings, now))
+
+
+def _problems(settings: GatewaySettings, now: float) -> Iterator[Problem]:
     yield from _shown(settings, now)
     listeners = {
         f"listeners[{index}]": listener
@@ -70,7 +75,7 @@ def _certificates(path: str, listener: ListenerSettings, settings: GatewaySettin
             wall=lambda: now,
         )
     except CertificateError as error:
-        yield Problem(_place(path, listener, error.path), str(error))
+        yield Problem(_place(path, listener, error), str(error))
         return
     for index, certificate in enumerate(contexts.certificates()[0]):
         place = f"{path}.certificates[{index}]"
@@ -87,11 +92,18 @@ def _lists(
     path: str, listener: ListenerSettings, listeners: dict[str, ListenerSettings], now: float
 ) -> Iterator[Problem]:
     file = listener.client_crl
-    authorities = sorted({one.client_ca for one in listeners.values() if one.client_crl == file})
+    authorities = []
+    for other, one in listeners.items():
+        if one.client_crl == file:
+            try:
+                authorities += authorities_in([one.client_ca])
+            except CertificateError as error:
+                yield Problem(f"{other}.client_ca", str(error))
+                return
     try:
-        loaded = load_lists(file, authorities_in(authorities))
+        loaded = load_lists(file, authorities)
     except CertificateError as error:
-        yield Problem(_place(path, listener, error.path), str(error))
+        yield Problem(f"{path}.client_crl", str(error))
         return
     if loaded.expires_at <= now:
         yield Problem(f"{path}.client_crl", f"{file}: should have been replaced before {moment(loaded.expires_at)}")
@@ -171,13 +183,10 @@ def _stores(settings: GatewaySettings) -> Iterator[Problem]:
             yield Problem("tls.key_store", str(error))
 
 
-def _place(path: str, listener: ListenerSettings, file: str) -> str:
-    """The setting that names the file."""
-    for name in ("client_ca", "client_crl"):
-        if getattr(listener, name) == file:
-            return f"{path}.{name}"
+def _place(path: str, listener: ListenerSettings, error: CertificateError) -> str:
+    """The setting that names the file of a certificate, of its key or of CAs; several may name the same."""
     for index, certificate in enumerate(listener.certificates):
         for name in ("chain", "key"):
-            if getattr(certificate, name) == file:
+            if getattr(certificate, name) == error.path and error.setting in ("", name):
                 return f"{path}.certificates[{index}].{name}"
-    return path
+    return f"{path}.client_ca" if listener.client_ca == error.path else path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,8 @@ class House:
         self.crl = Path(write(directory / "crl.pem", crl(self.authority, days=3.0)))
         self.more = ""
         self.tls = ""
+        self.meanwhile: Callable[[], object] = lambda: None
+        """Done to the files when the settings have been checked."""
 
     def problems(self, after: float = 0.0) -> list[str]:
         settings = loads(f"""
@@ -53,6 +56,7 @@ ocsp = "{self.ocsp}"
 [tls]
 {self.tls}
 """)
+        self.meanwhile()
         return list(map(str, file_problems(settings, time.time() + after)))
 
 
@@ -85,6 +89,51 @@ def test_responses_are_read_and_verified(house: House) -> None:
     assert problem.startswith(place + "expected an OCSP response in DER")
     house.ocsp.unlink()
     assert house.problems() == [place + "No such file or directory"]
+
+
+def test_of_two_settings_with_one_file_the_one_at_fault_is_named(house: House) -> None:
+    ca = Path(house.authority.file)
+    house.crl = ca
+    (problem,) = house.problems()
+    assert problem == f"listeners[1].client_crl: {ca}: expected PEM revocation lists, got none"
+    ca.write_bytes(ca.read_bytes() + crl(Authority(house.directory, "other")))
+    (problem,) = house.problems()
+    assert problem.startswith("listeners[1].client_crl: ") and "that of CN=other is not" in problem
+    house.crl = Path(write(house.directory / "crl.pem", crl(house.authority)))
+    house.meanwhile = lambda: ca.write_bytes(b"nothing")
+    assert house.problems() == [f"listeners[1].client_ca: {ca}: expected PEM certificates of CAs"]
+
+
+def test_of_a_chain_and_a_key_in_one_file_the_one_at_fault_is_named(house: House) -> None:
+    chain, key = Path(house.issued.chain), Path(house.issued.key)
+    both = house.directory / "both.pem"
+    house.issued.chain = house.issued.key = str(both)
+    house.ocsp = Path(write(house.directory / "ocsp.der", response(house.authority, house.issued.der)))
+    both.write_bytes(chain.read_bytes() + key.read_bytes())
+    assert house.problems() == []
+    other = Path(self_signed(house.directory, "other").key).read_bytes()
+    house.meanwhile = lambda: both.write_bytes(chain.read_bytes() + other)
+    assert house.problems() == [f"listeners[1].certificates[0].key: {both}: is not the key of {both}"]
+    both.write_bytes(chain.read_bytes() + key.read_bytes())
+    house.meanwhile = lambda: both.write_bytes(key.read_bytes())
+    (problem,) = house.problems()
+    assert problem.startswith(f"listeners[1].certificates[0].chain: {both}: expected a PEM certificate chain")
+
+
+def test_of_cas_of_several_listeners_the_setting_that_names_the_bad_file_is_named(house: House) -> None:
+    other = house.directory / "other-cas.pem"
+    other.write_bytes(Path(house.authority.file).read_bytes())
+    house.meanwhile = lambda: other.write_bytes(b"nothing")
+    house.tls = f"""
+[[listeners]]
+name = "more"
+transport = "tls"
+port = 7444
+client_certificates = "require"
+client_ca = "{other}"
+client_crl = "{house.crl}"
+"""
+    assert house.problems() == [f"listeners[2].client_ca: {other}: expected PEM certificates of CAs"]
 
 
 def test_what_has_ended_is_told_by_its_setting(house: House) -> None:
