@@ -10,8 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-
 from accessgw.ops.ctl_session import FAILED, Session, Usage, complain
 from accessgw.ops.ctl_view import dated, printable
 
@@ -68,6 +66,8 @@ def _train(session: Session, options: argparse.Namespace) -> None:
 
 def _follow(session: Session, ids: list[int]) -> list[dict[str, Any]]:
     """Show how the trainings go on, on standard error if that is a terminal; the rows at the end."""
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
     console = session.console.__class__(stderr=True)
     columns = (
         TextColumn("{task.description}"),

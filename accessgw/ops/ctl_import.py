@@ -9,14 +9,15 @@ from typing import Any
 
 from accessgw.ops.ctl_session import FAILED, OK, Session, complain
 from accessgw.ops.ctl_view import printable
-from accessgw.ops.import_mosquitto import convert
-from accessgw.ops.mosquitto_conf import ImportFailed, read
 
 INCOMPLETE = 3
 """Exit code when something was left out."""
 
 
 def _run(session: Session, options: argparse.Namespace) -> None:
+    from accessgw.ops.import_mosquitto import convert
+    from accessgw.ops.mosquitto_conf import ImportFailed, read
+
     try:
         imported = convert(read(options.file), os.path.basename(options.file))
         if options.output is None or options.output == "-":

@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import argon2.low_level
-
 from protocols.passwords import LineError, PasswordHash, name_problem, parse_lines, password_bytes
 from protocols.saslprep import saslprep
 from protocols.scram import Verifier
@@ -82,9 +80,9 @@ def _secret(user: str, options: argparse.Namespace, salt: Callable[[int], bytes]
             return str(Verifier.of(password, salt(SALT), SCRAM_ITERATIONS))
         except ValueError as error:
             raise PasswdError(f"the password: {error}") from None
-    made = argon2.low_level.hash_secret(
-        password_bytes(password), salt(SALT), ARGON2_TIME, ARGON2_MEMORY, 1, 32, argon2.low_level.Type.ID
-    )
+    from argon2.low_level import Type, hash_secret
+
+    made = hash_secret(password_bytes(password), salt(SALT), ARGON2_TIME, ARGON2_MEMORY, 1, 32, Type.ID)
     return made.decode()
 
 

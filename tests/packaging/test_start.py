@@ -49,3 +49,9 @@ def test_a_signer_starts_without_twisted_and_without_the_package_cryptography() 
     imported = said_by("import sys, accessgw.crypto.signers.main; print(*sys.modules)")
     assert "accessgw.crypto.signers.server" in imported
     assert not {"twisted", "cryptography", "msgspec"} & set(imported)
+
+
+def test_accessgwctl_imports_what_single_commands_need_for_those() -> None:
+    imported = said_by("import sys, accessgw.ops.ctl as ctl; ctl._parser(); print(*sys.modules)")
+    assert "accessgw.ops.ctl_dictionary" in imported
+    assert not {"twisted", "argon2", "rich.progress", "accessgw.config", "tomllib"} & set(imported)
