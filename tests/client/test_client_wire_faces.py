@@ -14,6 +14,7 @@ from accessgw.client import Client as TwistedClient
 from accessgw.client.aio import Client, Note
 from accessgw.client.cache import FOLDER
 from protocols.mmtp.bundles import Bundle
+from tests.client.patience import patience
 from tests.client.test_aio_face import bounded, serving
 from tests.client.test_twisted_face import later, listen
 from tests.client.wire_gateway import ORDERS, TABLE, WireGateway
@@ -103,7 +104,8 @@ def test_a_full_disk_is_told_and_costs_nothing_else(tmp_path: Path, monkeypatch:
                     await asyncio.sleep(0.005)
         assert not list((tmp_path / FOLDER).iterdir())
 
-    bounded(test)
+    with patience():
+        bounded(test)
     assert [note.kind for note in notes] == ["cache_failed"]
 
 
