@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,10 @@ from protocols.tls.engines import PURE, WHY_NOT_NATIVE, make_crew, native_versio
 
 log = Logger()
 
+Coalesce = Callable[[float, Callable[[], bool]], None]
+"""See transports.reactor."""
+SEVERAL = 2
+"""Steps of hand-shakes that wait or run, from which on events may come together."""
 LOOK_INTERVAL = 1.0
 """Seconds between two looks whether files of certificates and revocation lists were replaced."""
 REPLAYS = "replays"
@@ -74,6 +79,7 @@ class TlsRooms:
         self._doorbell = Doorbell(reactor)
         self._crew: HandshakeCrew | None = None
         self.handshakes = self._pool(reactor)
+        self._coalesce: Coalesce | None = getattr(reactor, "coalesce", None) if listeners else None
         self.tickets: dict[str, TicketOffice] = {}
         """By name of the listener, for those that give tickets."""
         self.contexts: dict[str, ServerContexts] = {}
@@ -92,6 +98,8 @@ class TlsRooms:
     def start(self) -> None:
         """Begin what repeats, and listen to the threads."""
         self._doorbell.start()
+        if self._coalesce is not None:
+            self._coalesce(self._settings.tls.handshake_coalescing, self._several_wait)
         if self._crew is not None:
             self._crew.start()
         if self.signing is not None:
@@ -107,6 +115,8 @@ class TlsRooms:
 
     def stop(self) -> None:
         """No connection is left."""
+        if self._coalesce is not None:
+            self._coalesce(0.0, self._several_wait)
         self.handshakes.stop()
         self._doorbell.stop()
         if self.signing is not None:
@@ -115,6 +125,9 @@ class TlsRooms:
             self.replays.close()
         if self._key_log is not None:
             self._key_log.close()
+
+    def _several_wait(self) -> bool:
+        return self._counters.pool_waiting >= SEVERAL
 
     def _pool(self, reactor: Any) -> HandshakePool | PinnedHandshakes:
         tls, call_from_thread = self._settings.tls, self._doorbell.call

@@ -21,6 +21,10 @@ class TlsSettings(Settings, frozen=True, kw_only=True):
     the interpreter's lock from the reactor."""
     handshake_queue: Count = 4096
     """Hand-shakes that may wait for a thread; more connections are refused and counted."""
+    handshake_coalescing: Annotated[float, Meta(ge=0, le=0.01)] = 0.0005
+    """Seconds that the reactor lets pass before it waits for events, while several hand-shakes wait for a thread and few
+    events come at a time: it serves what came meanwhile in one turn, and takes less of the processor from the threads.
+    Whatever comes then may be served so much later. 0: never."""
     max_handshakes: Count = 8192
     """Hand-shakes under way at once, waiting or not; one holds some 60 KB until it is complete or `handshake_timeout`
     ends it. More connections are refused and counted."""

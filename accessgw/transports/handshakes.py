@@ -18,9 +18,6 @@ from protocols.tls.engines import leave_thread
 
 TELL_AFTER = 0.002
 """Seconds that a finished step may wait until the reactor is told of it together with the next."""
-YIELD_AFTER = 0.0005
-"""Seconds after which a thread lets whoever waits for its processor, the reactor perhaps, go first after a step: it would
-have the processor for 3 ms otherwise. After each step costs more turns of the reactor, each with less to do."""
 SLICE = 0.0005
 """Seconds of a turn of the reactor that last steps of hand-shakes may take."""
 IN_A_ROW = 8
@@ -210,14 +207,13 @@ class HandshakePool:
 
     def _serve(self) -> None:
         while self._tokens.get():
-            told = yielded = time.monotonic()
+            told = time.monotonic()
             while not self._stopped and (step := self._next()) is not None:
                 step.run()
                 self._finished.append(step)
+                # Whoever waits for this processor, the reactor perhaps, need not wait for the end of our slice of 3 ms.
+                os.sched_yield()
                 now = time.monotonic()
-                if now - yielded >= YIELD_AFTER:
-                    os.sched_yield()
-                    yielded = now = time.monotonic()
                 if now - told >= TELL_AFTER and not self._stopped:
                     told = now
                     self._tell_reactor()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import select
 from collections.abc import Callable
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 from twisted.internet import epollreactor
@@ -24,6 +24,8 @@ MAX_EVENTS = 256
 SLICE = 0.001
 """Seconds for which a turn serves descriptors: what is due, and what a turn does at its end, need not wait for a flood of
 reads. Who is not served then comes first in the next turn."""
+FEW = 16
+"""Descriptors of a turn below which coalescing is worth a pause; where more are served they come together anyway."""
 LONGEST = 2_000_000.0
 """Seconds that one poll waits at most; epoll_wait(2) takes milliseconds in an int."""
 _LOOK_EVERY = 4
@@ -43,6 +45,11 @@ class LeanReactor(epollreactor.EPollReactor):
         """One descriptor was ready, and it is being served."""
         self._left: set[int] = set()
         """Descriptors that were ready in the last turn, which was over before they were served."""
+        self._pause = 0.0
+        """Of coalesce()."""
+        self._busy: Callable[[], bool] = _never
+        self._few = False
+        """The last turn served few descriptors, and coalescing is on."""
         self._observe: Callable[[float], object] | None = None
         self._began = 0.0
         """When this turn began to serve; 0.0 before the first."""
@@ -58,6 +65,13 @@ class LeanReactor(epollreactor.EPollReactor):
     def watch_turns(self, observe: Callable[[float], object] | None) -> None:
         """Call the argument with the seconds of each turn, the wait for events not included; None ends it."""
         self._observe = observe
+
+    def coalesce(self, seconds: float, busy: Callable[[], bool] = lambda: True) -> None:
+        """As network cards moderate their interrupts: from now on, as long as `busy` says so and few descriptors come in a
+        turn, let `seconds` pass before a poll that would wait, so that one turn serves what comes meanwhile. Nothing that
+        is due waits for it. 0.0 ends it."""
+        self._pause, self._busy = seconds, busy
+        self._few = self._few and seconds > 0.0
 
     def mainLoop(self) -> None:
         """As Twisted's; what raises is logged, and the next turn begins."""
@@ -115,6 +129,10 @@ class LeanReactor(epollreactor.EPollReactor):
     def _serve(self, timeout: float | None) -> None:
         if self._observe is not None and self._began:
             self._observe(monotonic() - self._began)
+        if self._few and timeout != 0.0 and self._busy():
+            pause = self._pause if timeout is None else min(self._pause, timeout)
+            sleep(pause)
+            timeout = None if timeout is None else timeout - pause
         # PEP 475: the poll goes on by itself after a signal whose handler raises nothing.
         ready = self._poller.poll(-1.0 if timeout is None else timeout, MAX_EVENTS)
         self._began = began = monotonic()
@@ -123,6 +141,7 @@ class LeanReactor(epollreactor.EPollReactor):
             ready.sort(key=lambda one: one[0] not in left)  # the others stay in the kernel's order, which is a fair one
             left.clear()
         self._alone = len(ready) == 1
+        self._few = self._pause > 0.0 and len(ready) < FEW
         selectables: dict[int, Any] = self._selectables
         self._forgotten.clear()
         served, until = 0, began + SLICE
@@ -189,6 +208,10 @@ class LeanReactor(epollreactor.EPollReactor):
             self._reads.discard(fd)
             self._writes.discard(fd)
             self._forgotten.add(fd)
+
+
+def _never() -> bool:
+    return False
 
 
 def install() -> None:

@@ -13,7 +13,7 @@ import pytest
 from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 
-from accessgw.transports.reactor import LONGEST, MAX_EVENTS, SLICE, LeanReactor
+from accessgw.transports.reactor import FEW, LONGEST, MAX_EVENTS, SLICE, LeanReactor
 
 
 class Reader:
@@ -515,3 +515,74 @@ def test_who_takes_the_number_of_one_that_was_closed_does_not_hear_its_hang_up(r
     successor.there.close()
     reactor.doIteration(0)
     assert successor.came == [b""] or successor.lost
+
+
+class Pauses:
+    """What the reactor sleeps with, and the polls between; nothing is ready, but for what a test says."""
+
+    def __init__(self, reactor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.log: list[tuple[str, float]] = []
+        self.ready: list[tuple[int, int]] = []
+        reactor._poller.close()
+        reactor._poller = self
+        monkeypatch.setattr("accessgw.transports.reactor.sleep", lambda seconds: self.log.append(("pause", seconds)))
+
+    def poll(self, wait: float, most: int) -> list[tuple[int, int]]:
+        self.log.append(("poll", wait))
+        return self.ready
+
+    def unregister(self, fd: int) -> None:
+        """Nothing is registered."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def take(self) -> list[tuple[str, float]]:
+        log, self.log = self.log, []
+        return log
+
+
+@pytest.fixture
+def pauses(reactor: Any, monkeypatch: pytest.MonkeyPatch) -> Pauses:
+    return Pauses(reactor, monkeypatch)
+
+
+def test_events_come_together_before_a_poll_that_would_wait(reactor: Any, pauses: Pauses) -> None:
+    busy = [True]
+    reactor.doPoll(0.5)
+    assert pauses.take() == [("poll", 0.5)]
+    reactor.coalesce(0.25, lambda: busy[0])
+    reactor.doPoll(0.5)
+    pauses.take()  # what that turn served was not known before it
+    reactor.doPoll(0.5)
+    assert pauses.take() == [("pause", 0.25), ("poll", 0.25)]
+    reactor.doPoll(None)
+    assert pauses.take() == [("pause", 0.25), ("poll", -1.0)]
+    reactor.doPoll(0.125)
+    assert pauses.take() == [("pause", 0.125), ("poll", 0.0)]  # what is due then does not wait
+    reactor.doPoll(0.0)
+    assert pauses.take() == [("poll", 0.0)]
+    busy[0] = False
+    reactor.doPoll(0.5)
+    assert pauses.take() == [("poll", 0.5)]
+
+
+def test_events_that_come_together_by_themselves_are_not_waited_for(reactor: Any, pauses: Pauses) -> None:
+    reactor.coalesce(0.25)
+    pauses.ready = [(1000 + fd, 1) for fd in range(FEW)]
+    reactor.doPoll(0.5)
+    pauses.ready.pop()
+    reactor.doPoll(0.5)
+    assert pauses.take() == [("poll", 0.5)] * 2
+    reactor.doPoll(0.5)
+    assert pauses.take() == [("pause", 0.25), ("poll", 0.25)]
+
+
+def test_coalescing_ends(reactor: Any, pauses: Pauses) -> None:
+    reactor.coalesce(0.25)
+    reactor.doPoll(0.5)
+    reactor.coalesce(0.0)
+    pauses.take()
+    for _ in range(2):
+        reactor.doPoll(0.5)
+    assert pauses.take() == [("poll", 0.5)] * 2
