@@ -34,7 +34,7 @@ from protocols.mqtt.packets import (
 from protocols.mqtt.reasons import FAILURE, Reason
 
 P = TypeVar("P")
-TIMEOUT = 10.0
+TIMEOUT = 30.0
 IDENTIFIER = Property.SUBSCRIPTION_IDENTIFIER
 EXPIRY = Property.SESSION_EXPIRY
 

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_probe_measures_and_leaves_nothing(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "accessgw.stores.probe", str(tmp_path), "--seconds", "0.3", "--delay-ms", "5"]
+    command = [sys.executable, "-m", "accessgw.stores.probe", str(tmp_path), "--seconds", "1", "--delay-ms", "5"]
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=60)
     found = json.loads(done.stdout)
     assert found["puts_per_second"] > 0

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 class ThreadedClock(Clock):
