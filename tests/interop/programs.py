@@ -13,6 +13,6 @@ def needs(program: str, package: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(shutil.which(program) is None, reason=f"no {program} here (Debian package {package})")
 
 
-def run(*command: object, data: bytes = b"", timeout: float = 30.0) -> subprocess.CompletedProcess[bytes]:
+def run(*command: object, data: bytes = b"", timeout: float = 120.0) -> subprocess.CompletedProcess[bytes]:
     """Run to its end, with `data` on standard input."""
     return subprocess.run(list(map(str, command)), input=data, capture_output=True, timeout=timeout, check=False)

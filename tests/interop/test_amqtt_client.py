@@ -27,7 +27,7 @@ def device(name=name, **more):
     return MQTTClient(client_id=name, config=config | more)
 
 async def came(client):
-    message = await client.deliver_message(timeout_duration=15)
+    message = await client.deliver_message(timeout_duration=60)
     return [message.topic, message.qos, message.data.decode()]
 
 async def main():
@@ -85,13 +85,13 @@ REFUSED = """
 
 
 def start(place: Place, script: str, uri: str, name: str, *words: str, ca: str = "") -> subprocess.Popen[str]:
-    code = f"{PRELUDE}{script}\nasyncio.run(asyncio.wait_for(main(), 40))\n"
+    code = f"{PRELUDE}{script}\nasyncio.run(asyncio.wait_for(main(), 120))\n"
     command = [sys.executable, "-c", code, uri, ca, name, json.dumps(words)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def finish(process: subprocess.Popen[str]) -> object:
-    out, err = process.communicate(timeout=50)
+    out, err = process.communicate(timeout=180)
     assert process.returncode == 0, err
     return json.loads(out.splitlines()[-1])
 

@@ -19,7 +19,7 @@ from loadtest.free_ports import free_ports
 from protocols.mmtp import Status
 from protocols.mmtp.events import GoawayReceived
 from tests.system.device import Device, Gone
-from tests.system.gateway_process import ROOT, Gateway
+from tests.system.gateway_process import PATIENCE, ROOT, Gateway
 from tests.system.upstream import Upstream
 
 TOKENS = {"push": "t-push", "close": "t-operate", "drain": "t-operate", "reload": "t-operate"}
@@ -44,7 +44,7 @@ class Ctl:
 
     def run(self, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            **self.command(*arguments), capture_output=True, text=True, timeout=30, check=False, **more
+            **self.command(*arguments), capture_output=True, text=True, timeout=PATIENCE, check=False, **more
         )
 
     def said(self, *arguments: str, **more: Any) -> str:
@@ -85,7 +85,7 @@ def row(text: str, first: str) -> list[str]:
 
 def interrupt(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=PATIENCE)
     return process.returncode, out, err
 
 
@@ -222,10 +222,9 @@ def test_events_until_interrupted(ctl: Ctl, gateway: Gateway, as_json: bool) -> 
     code, out, err = interrupt(process)
     assert (code, err) == (0, "")
     if as_json:
-        assert [json.loads(line)["type"] for line in (seen + out).splitlines()][:2] in (
-            ["connect", "disconnect"],
-            ["status", "connect"],
-        )
+        kinds = [json.loads(line)["type"] for line in (seen + out).splitlines()]
+        # the figures come every second, whatever else happens
+        assert [kind for kind in kinds if kind != "status"] == ["connect", "disconnect"]
     else:
         assert re.search(r"^\d\d:\d\d:\d\d\.\d{3} connect +device=phone", seen, re.MULTILINE)
 
@@ -273,7 +272,7 @@ def test_streams_end_with_the_gateway(ctl: Ctl, gateway: Gateway) -> None:
         assert process.stdout is not None
         process.stdout.readline()
         stop()
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=PATIENCE)
         return process.returncode, err
 
     assert end(gateway.terminate) == (0, "")
@@ -290,7 +289,7 @@ def test_a_reader_that_has_seen_enough(ctl: Ctl, gateway: Gateway) -> None:
     process.stdout.readline()
     process.stdout.close()
     Device(gateway.plain, "phone").welcomed().cut()
-    assert (process.wait(20), process.stderr.read()) == (0, "")
+    assert (process.wait(PATIENCE), process.stderr.read()) == (0, "")
 
 
 def test_refusals_and_wrong_usage(ctl: Ctl) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.interop.programs import needs
 from tests.system.device import Device
-from tests.system.gateway_process import Gateway
+from tests.system.gateway_process import PATIENCE, Gateway
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="no selenium here (pip install '.[test]')")
 
@@ -29,7 +29,7 @@ SWITCHES = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --disable-dev-shm-usage --window-size=1280,1000"
 )
-TIMEOUT = 20.0
+TIMEOUT = PATIENCE
 
 
 @pytest.fixture(scope="module")

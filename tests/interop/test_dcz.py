@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from protocols.http.dcz import HEADER_SIZE, DczDictionary
 from tests.interop.programs import needs, run
-from tests.system.gateway_process import Gateway
+from tests.system.gateway_process import PATIENCE, TRAINING_PATIENCE, Gateway
 
 USERS = 60
 SETTINGS = """
@@ -30,6 +30,7 @@ SETTINGS = """
 enabled = true
 http = true
 least_messages = 200
+train_timeout = 600.0
 canary_share = 0
 
 [[authenticators]]
@@ -91,7 +92,7 @@ class Store(Gateway):
     """The gateway in front of the shop."""
 
     def get(self, path: str, headers: dict[str, str]) -> bytes:
-        connection = http.client.HTTPConnection("127.0.0.1", self.plain, timeout=15)
+        connection = http.client.HTTPConnection("127.0.0.1", self.plain, timeout=PATIENCE)
         try:
             connection.request("GET", path, headers=headers)
             answer = connection.getresponse()
@@ -107,7 +108,7 @@ class Store(Gateway):
         (row,) = answer["dictionaries"]
         assert row["classes"] == ["aorders.list"]
         path = f"/v1/dictionaries/{row['id']}"
-        self.wait_until(lambda: self.http("GET", path, token="t-read")[1]["state"] == "candidate", 60)
+        self.wait_until(lambda: self.http("GET", path, token="t-read")[1]["state"] == "candidate", TRAINING_PATIENCE)
         status, answer = self.http("POST", f"{path}/activate", {}, "t-operate")
         assert status == 200, answer
 
@@ -242,7 +243,7 @@ def browser(tmp_path: Path, store: Store) -> Iterator[Any]:
     environment = os.environ | {"SE_OFFLINE": "true", "SE_AVOID_STATS": "true"}
     service = webdriver.ChromeService(executable_path=str(shutil.which("chromedriver")), env=environment)
     driver = webdriver.Chrome(options=options, service=service)
-    driver.set_script_timeout(20)
+    driver.set_script_timeout(PATIENCE)
     yield driver
     driver.quit()
 

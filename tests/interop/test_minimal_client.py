@@ -17,7 +17,7 @@ import pytest
 
 from tests.interop import minimal_client
 from tests.interop.minimal_client import MinimalClient, MmtpError, Reader
-from tests.system.gateway_process import Gateway
+from tests.system.gateway_process import PATIENCE, Gateway
 
 LARGE = 300_000
 AUTH, SESSION_UNKNOWN, DUPLICATE, REPLACED = 6, 7, 17, 20
@@ -60,7 +60,7 @@ class Handler(BaseHTTPRequestHandler):
         asked = json.loads(body) if body.startswith(b"{") else {}
         if asked.get("wait"):
             self.server.arrived.set()
-            self.server.go_on.wait(30)
+            self.server.go_on.wait(PATIENCE)
         said = (
             bytes(n % 251 for n in range(asked["send"])) if "send" in asked else json.dumps({"got": len(body)}).encode()
         )
@@ -100,6 +100,7 @@ def phone(gateway: Gateway) -> Iterator[Callable[..., MinimalClient]]:
     def make(device: str = "d1", token: str = "device-token", plain: bool = False) -> MinimalClient:
         port, ca = (gateway.plain, "") if plain else (gateway.tls, str(gateway.ca))
         made.append(MinimalClient("localhost", port, device, token, ca))
+        made[-1].timeout = PATIENCE
         return made[-1]
 
     yield make
@@ -327,7 +328,7 @@ def test_a_call_in_flight_is_answered_on_the_next_connection(
     client = phone()
     client.connect()
     call = client.start("pay", b'{"wait": true}')
-    assert business.arrived.wait(10)
+    assert business.arrived.wait(PATIENCE)
     client.connect()
     again = client.start("pay", b'{"wait": true}', (), call.id)
     client.ping()
@@ -522,7 +523,7 @@ def test_a_gateway_that_leaves_answers_what_it_took(
     client = phone()
     client.connect()
     taken = client.start("pay", b'{"wait": true}')
-    assert business.arrived.wait(10)
+    assert business.arrived.wait(PATIENCE)
     gateway.process.terminate()
     client.wait(lambda: client.goaway)
     with pytest.raises(RuntimeError):
@@ -532,12 +533,12 @@ def test_a_gateway_that_leaves_answers_what_it_took(
     assert taken.status == 0
     assert client.goaway.get(3) == 1
     client.close()
-    gateway.process.wait(30)
+    gateway.process.wait(PATIENCE)
 
 
 def test_the_shell(gateway: Gateway) -> None:
     command = [minimal_client.__file__, "localhost", gateway.tls, gateway.ca, "d1", "device-token", "pay", "100"]
-    done = subprocess.run([sys.executable, *map(str, command)], capture_output=True, timeout=30, check=True)
+    done = subprocess.run([sys.executable, *map(str, command)], capture_output=True, timeout=PATIENCE, check=True)
     assert json.loads(done.stdout) == {"got": 3}
 
 

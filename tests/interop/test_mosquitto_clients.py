@@ -12,6 +12,7 @@ import pytest
 
 from tests.interop.mqtt_place import Place
 from tests.interop.programs import needs, run
+from tests.system.gateway_process import PATIENCE
 
 pytestmark = [needs(f"mosquitto_{name}", "mosquitto-clients") for name in ("pub", "sub", "rr")]
 
@@ -32,7 +33,7 @@ def publish(place: Place, topic: str, text: str, *more: object, version: str = "
 
 
 def listen(place: Place, *more: object, port: int = 0, version: str = "mqttv5", shape: str = FORMAT) -> list[str]:
-    command = ("mosquitto_sub", *at(port or place.mqtt), "-V", version, "-W", 20, "-F", shape, *more)
+    command = ("mosquitto_sub", *at(port or place.mqtt), "-V", version, "-W", round(PATIENCE), "-F", shape, *more)
     return list(map(str, command))
 
 
@@ -55,7 +56,7 @@ def listening(
 
 def heard(process: subprocess.Popen[str]) -> list[dict[str, object]]:
     """What it printed until its end, which must be a good one."""
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, (out, err)
     return [json.loads(line) for line in out.splitlines()]
 
@@ -93,8 +94,9 @@ def test_the_will_of_a_client_that_is_killed(mqtt_place: Place, version: str) ->
         with listening(mqtt_place, dying, "nothing", options=will, version=version) as other:
             other.kill()
         assert heard(process) == [{"topic": f"wills/{dying}", "qos": 1, "retain": 0, "text": "别了 gone"}]
-    with listening(mqtt_place, dying, "nothing", options=(*will, "-W", 1), version=version) as other:
-        other.wait(20)
+    with listening(mqtt_place, dying, "nothing", options=will, version=version) as other:
+        other.terminate()
+        other.wait(PATIENCE)
     retained = mqtt_place.gateway.http("GET", "/v1/mqtt/retained?filter=wills/%2B", token="t-read")[1]["retained"]
     assert f"wills/{dying}" in [one["topic"] for one in retained]
 
@@ -254,7 +256,7 @@ def test_sys_topics(mqtt_place: Place) -> None:
 
 def test_a_call_by_request_and_response(mqtt_place: Place) -> None:
     """mosquitto_rr calls a service: MQTT 5's Response Topic, and the reply topic of 3.1.1."""
-    call = ("mosquitto_rr", *at(mqtt_place.mqtt), "-i", "caller", "-q", 1, "-W", 20, "-m", '{"amount": 1}')
+    call = ("mosquitto_rr", *at(mqtt_place.mqtt), "-i", "caller", "-q", 1, "-W", round(PATIENCE), "-m", '{"amount": 1}')
     done = run(*call, "-V", "5", "-t", "$call/payments.pay", "-e", "answers/caller", "-D", "publish", "correlation-data", uuid.uuid4().hex)  # fmt: skip
     assert json.loads(done.stdout) == {"you sent": 13, "path": "/payments.pay", "device": "caller"}, done.stderr
     number = uuid.uuid4().hex
@@ -267,7 +269,7 @@ def test_a_push_arrives_as_a_message(mqtt_place: Place) -> None:
         name = f"pushed-{version}"
         with listening(mqtt_place, name, "anything", options=("-C", 1), version=version) as process:
             mqtt_place.gateway.push({"device": name}, {"text": "shipped 已发货"})
-            out, _ = process.communicate(timeout=30)
+            out, _ = process.communicate(timeout=PATIENCE)
         assert '"topic": "$push/orders"' in out
         assert "\\u5df2\\u53d1\\u8d27" in out, "its bytes are those of the request"
 
@@ -277,8 +279,7 @@ def test_a_newer_connection_takes_the_session_over(mqtt_place: Place) -> None:
         with listening(mqtt_place, "twin", "twin", "second", options=("-C", 1)) as second:
             publish(mqtt_place, "twin", "for the newer one")
             assert [one["text"] for one in heard(second)] == ["for the newer one"]
-        first.terminate()
-        out, _ = first.communicate(timeout=30)
+        out, _ = first.communicate(timeout=PATIENCE)
     assert "Received DISCONNECT (142)" in out, out
 
 

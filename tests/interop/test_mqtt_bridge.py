@@ -283,9 +283,13 @@ def test_two_gateways_bridged_to_each_other_both_ways_do_not_loop(site: Site, ve
     one.wait(lambda peer: len(set(peer.got())) == 6)
     two.wait(lambda peer: len(set(peer.got())) == 6)
     # Each of them is brought over twice, by either bridge, and then no more.
-    one.publish("t/end", "end", 1)
-    wait_until(lambda: row(left)["queued"] == row(left)["inflight"] == row(right)["queued"] == 0)
-    two.wait(lambda peer: len(peer.got("t/end")) == 2)
+    for peer, own in ((one, "left-"), (two, "right-")):
+        peer.wait(lambda peer, own=own: len(peer.got("t/a")) >= 3 + 2 * 3)
+    one.publish("t/end-left", "end", 2)
+    two.publish("t/end-right", "end", 2)
+    for peer, far in ((one, "t/end-right"), (two, "t/end-left")):
+        peer.wait(lambda peer, far=far: len(peer.got(far)) >= 2)
+    wait_until(lambda: not any(row(side)[what] for side in (left, right) for what in ("queued", "inflight")))
     moved = [gateway.metric("accessgw_mqtt_publishes_received_total", qos="1") for gateway in (left, right)]
     for peer, own in ((one, "left-"), (two, "right-")):
         for payload in set(peer.got("t/a")):

@@ -12,7 +12,7 @@ import pytest
 
 from loadtest.free_ports import free_ports
 from tests.crypto.authority import Authority
-from tests.system.gateway_process import Gateway
+from tests.system.gateway_process import PATIENCE, Gateway
 
 mqtt = pytest.importorskip("paho.mqtt.client", reason="no paho-mqtt here (pip install '.[test]')")
 
@@ -74,12 +74,12 @@ def echo(
     client.connect("localhost", port)
     client.loop_start()
     try:
-        reason = came.get(timeout=10)
+        reason = came.get(timeout=PATIENCE)
         assert not reason.is_failure, reason
         client.subscribe(f"doors/{name}", qos=1)
-        assert not came.get(timeout=10).is_failure
+        assert not came.get(timeout=PATIENCE).is_failure
         client.publish(f"doors/{name}", b"x" * 70_000, qos=1)
-        payload = came.get(timeout=10)
+        payload = came.get(timeout=PATIENCE)
         assert isinstance(payload, bytes)
         return payload
     finally:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.interop.mqtt_place import Place
 from tests.interop.programs import needs, run
+from tests.system.gateway_process import PATIENCE
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MODULES = Path(os.environ.get("ACCESSGW_NODE_MODULES", ROOT / "build" / "npm" / "node_modules"))
@@ -59,7 +60,7 @@ def test_a_device_on_mqttjs(mqtt_place: Place, scheme: str, door: str, path: str
             }  # fmt: skip
             assert seen["refused"] == 0x87
         mqtt_place.gateway.push({"device": name}, "shipped")
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, err
         assert json.loads(out) == ["$push/orders", 1, '"shipped"']
     finally:

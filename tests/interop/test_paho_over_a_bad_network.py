@@ -11,6 +11,7 @@ import pytest
 
 from accessgw.demo.relay import Relay
 from tests.interop.mqtt_place import Place
+from tests.system.gateway_process import PATIENCE
 
 mqtt = pytest.importorskip("paho.mqtt.client", reason="no paho-mqtt here (pip install '.[test]')")
 
@@ -33,7 +34,7 @@ class BadNetwork:
         self.port = self._relay.port
 
     def _do(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(20)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)
 
     def cut(self) -> int:
         async def cut() -> int:
@@ -115,12 +116,12 @@ def test_nothing_is_lost_and_qos_2_comes_once(mqtt_place: Place, network: BadNet
         receiver.loop_start()
         sender.loop_start()
         receiver.subscribe(name, qos)
-        assert ready.wait(15)
+        assert ready.wait(PATIENCE)
         for number in range(COUNT):
-            assert room.acquire(timeout=20), f"{len(published)} of {number} were acknowledged"
+            assert room.acquire(timeout=PATIENCE), f"{len(published)} of {number} were acknowledged"
             sender.publish(name, str(number), qos)
-        assert all_sent.wait(40), f"{len(published)} of {COUNT} were acknowledged"
-        assert all_here.wait(20), f"missing {sorted(set(range(COUNT)) - set(got))[:10]}"
+        assert all_sent.wait(PATIENCE), f"{len(published)} of {COUNT} were acknowledged"
+        assert all_here.wait(PATIENCE), f"missing {sorted(set(range(COUNT)) - set(got))[:10]}"
     finally:
         over.set()
         thread.join()

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.interop.programs import needs
+from tests.system.gateway_process import PATIENCE, START_TIMEOUT
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PORTS = (7443, 8883, 1883, 7080, 7900, 7800)
@@ -44,7 +45,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with (here / "log").open("w") as log:
         process = subprocess.Popen(command, cwd=here, stdout=log, stderr=log)
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + START_TIMEOUT
         while "try, in another shell" not in (here / "log").read_text():
             assert process.poll() is None and time.monotonic() < deadline, (here / "log").read_text()
             time.sleep(0.05)
@@ -52,7 +53,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     finally:
         process.terminate()
         try:
-            process.wait(40)
+            process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -16,7 +16,7 @@ from protocols.mmtp import Connection, Hello, Limits, Role
 from protocols.mmtp.events import WelcomeReceived
 from tests.interop.programs import needs
 from tests.interop.test_dashboard import SWITCHES
-from tests.system.gateway_process import Gateway
+from tests.system.gateway_process import PATIENCE, Gateway
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="no selenium here (pip install '.[test]')")
 
@@ -75,7 +75,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory, site: str) -> Iterator[Any
     environment = os.environ | {"SE_OFFLINE": "true", "SE_AVOID_STATS": "true"}
     service = Service(executable_path=str(shutil.which("chromedriver")), env=environment)
     driver = webdriver.Chrome(options=options, service=service)
-    driver.set_script_timeout(20)
+    driver.set_script_timeout(PATIENCE)
     driver.get(site)
     yield driver
     driver.quit()

@@ -18,6 +18,8 @@ from loadtest.free_ports import free_ports
 ROOT = Path(__file__).resolve().parent.parent.parent
 START_TIMEOUT = PATIENCE = 90.0
 """Seconds after which a state is taken never to come, on the busiest machine: nothing is told from the time it takes."""
+TRAINING_PATIENCE = 600.0
+"""As well, of a training: it runs at idle priority, and a busy machine leaves it next to nothing."""
 DEFECT = re.compile("Unhandled|Traceback|#critical|Exception in thread|never retrieved|ResourceWarning")
 """What no peer may bring into the log."""
 

@@ -6,12 +6,15 @@ import socket
 import ssl
 import threading
 
+from tests.system.gateway_process import PATIENCE
+
 LIMITS = """
 [limits]
+handshake_timeout = 90.0
 accepts_per_address_per_second = 100000.0
 accept_burst_per_address = 100000
 """
-"""Of a gateway that takes the load: of one address it would refuse connections."""
+"""Of a gateway that takes the load: of one address it would refuse connections. Signers may start slowly."""
 
 
 def shake_hands(port: int) -> str:
@@ -21,7 +24,7 @@ def shake_hands(port: int) -> str:
     context.verify_mode = ssl.CERT_NONE
     context.set_alpn_protocols(["http/1.1"])
     with (
-        socket.create_connection(("127.0.0.1", port), timeout=20) as plain,
+        socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as plain,
         context.wrap_socket(plain, server_hostname="localhost") as sock,
     ):
         sock.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
@@ -59,11 +62,11 @@ class Load:
         """Wait for as many to be done from now on."""
         with self._lock:
             until = self.done + count
-            assert self._lock.wait_for(lambda: self.done >= until or self.errors, timeout=60)
+            assert self._lock.wait_for(lambda: self.done >= until or self.errors, timeout=PATIENCE)
         assert not self.errors, self.errors
 
     def stop(self) -> None:
         self._ending.set()
         for thread in self._threads:
-            thread.join(60)
+            thread.join(PATIENCE)
         assert not self.errors, self.errors

@@ -15,7 +15,7 @@ from protocols.mqtt.connection import Connection, Role
 from protocols.mqtt.limits import STANDARD_LIMITS
 from protocols.mqtt.packets import NO_PROPERTIES, V5, Property, SubscriptionRequest, Will
 from protocols.mqtt.reasons import FAILURE
-from tests.system.gateway_process import Gateway
+from tests.system.gateway_process import PATIENCE, Gateway
 
 LISTENER = """
 [[listeners]]
@@ -75,7 +75,7 @@ class MqttDevice:
         self.unanswered.clear()
         self.reason = -1
         self._socket = socket.socket()
-        self._socket.settimeout(20)
+        self._socket.settimeout(PATIENCE)
         if self.receive_buffer:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.receive_buffer)
         self._socket.connect(("127.0.0.1", self.port))
@@ -112,7 +112,7 @@ class MqttDevice:
     def cut(self) -> None:
         """Without a word."""
         self._socket.shutdown(socket.SHUT_RDWR)
-        self.gone.wait(20)
+        self.gone.wait(PATIENCE)
         self._socket.close()
 
     def leave(self) -> None:
@@ -120,7 +120,7 @@ class MqttDevice:
         with self._lock:
             self._wire.disconnect(0)
             self._flush()
-        self.gone.wait(20)
+        self.gone.wait(PATIENCE)
         self._socket.close()
 
     def close(self) -> None:
@@ -179,11 +179,11 @@ class MqttDevice:
                 return False
             return True
 
-    def finished(self, timeout: float = 20) -> None:
+    def finished(self, timeout: float = PATIENCE) -> None:
         """Wait until all that was published is complete."""
         self.wait(lambda: not self.unfinished, timeout)
 
-    def wait(self, true: Callable[[], bool], timeout: float = 20) -> None:
+    def wait(self, true: Callable[[], bool], timeout: float = PATIENCE) -> None:
         with self._room:
             assert self._room.wait_for(true, timeout), f"{self.name}: it did not come to be; {len(self.got)} messages"
 

@@ -18,7 +18,7 @@ from protocols.mmtp.statuses import Status
 from protocols.tls.engines import WHY_NOT_NATIVE
 from tests.crypto.authority import Authority, Issued
 from tests.system.device import Device
-from tests.system.gateway_process import Gateway
+from tests.system.gateway_process import PATIENCE, Gateway
 from tests.system.upstream import Upstream
 
 MakeGateway = Callable[..., Gateway]
@@ -90,7 +90,7 @@ class House:
         context = ssl.create_default_context(cafile=str(self.gateway.ca))
         if issued is not None:
             context.load_cert_chain(issued.chain, issued.key)
-        connection = http.client.HTTPSConnection("localhost", port, timeout=15, context=context)
+        connection = http.client.HTTPSConnection("localhost", port, timeout=PATIENCE, context=context)
         try:
             connection.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
             answer = connection.getresponse()
@@ -125,7 +125,7 @@ class Shows(Device):
         context = ssl.create_default_context(cafile=str(ca))
         context.set_alpn_protocols(["mmtp/1"])
         context.load_cert_chain(self._issued.chain, self._issued.key)
-        return context.wrap_socket(socket.create_connection(("127.0.0.1", port), 10), server_hostname="localhost")
+        return context.wrap_socket(socket.create_connection(("127.0.0.1", port), PATIENCE), server_hostname="localhost")
 
 
 @pytest.fixture(params=ENGINES)
@@ -194,7 +194,7 @@ def test_a_refused_hello_says_who_was_refused(house: House) -> None:
     assert (row["reason"], row["device"], row["subject"]) == ("auth_failed", "d2", "CN=d1")
     assert row["fingerprint"] == sha256(d1.der).hexdigest()
     # over MQTT, which has no certificate here, "d3" with a password that nobody knows
-    with socket.create_connection(("127.0.0.1", house.mqtt), timeout=10) as sock:
+    with socket.create_connection(("127.0.0.1", house.mqtt), timeout=PATIENCE) as sock:
         sock.sendall(b"\x10\x18\x00\x04MQTT\x04\xc2\x00\x3c\x00\x02d3\x00\x02d3\x00\x04junk")
         assert sock.recv(4) == b"\x20\x02\x00\x04"
     house.gateway.wait_until(lambda: len(house.ends()) == 2)

@@ -17,7 +17,7 @@ from protocols.mmtp.statuses import Status
 from protocols.mmtp.tables import GENERIC
 from tests.system.coded_device import CodedDevice, Memory
 from tests.system.device import Device, Gone
-from tests.system.gateway_process import Gateway
+from tests.system.gateway_process import PATIENCE, TRAINING_PATIENCE, Gateway
 from tests.system.upstream import Upstream
 
 TABLE = """
@@ -37,6 +37,7 @@ DICTIONARIES = """
 [dictionaries]
 enabled = true
 users = 5
+train_timeout = 600.0
 least_messages = 50
 canary_share = 0
 """
@@ -119,7 +120,7 @@ def test_a_newer_connection_takes_over_while_the_older_one_commits(gateway: Gate
         assert newer.call("pay").status == 0
     newer.settle()
     stop.set()
-    caller.join(15)
+    caller.join(PATIENCE)
     assert not any(answered)
     newer.cut()
     # what the older one had is not what is kept: the device goes on with the newer one's states
@@ -173,7 +174,7 @@ def train(gateway: Gateway) -> int:
     assert status == 200, answer
     id = int(answer["dictionaries"][0]["id"])
 
-    gateway.wait_until(lambda: row_of(gateway, id)["state"] != "training", 60)
+    gateway.wait_until(lambda: row_of(gateway, id)["state"] != "training", TRAINING_PATIENCE)
     assert row_of(gateway, id)["state"] == "candidate", row_of(gateway, id)
     return id
 
@@ -230,7 +231,7 @@ def test_dictionaries_come_and_go_under_load_without_a_failed_call(
     gateway.wait_until(lambda: row_of(gateway, first)["bodies"] > 200 or failed)
     stop.set()
     for thread in threads:
-        thread.join(30)
+        thread.join(PATIENCE)
     assert not failed
     for id in (first, second):
         assert row_of(gateway, id)["bodies"] > 0

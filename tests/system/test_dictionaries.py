@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from tests.system.gateway_process import ROOT, START_TIMEOUT, Gateway
+from tests.system.gateway_process import ROOT, START_TIMEOUT, TRAINING_PATIENCE, Gateway
 
 SETTINGS = """
 [dictionaries]
 enabled = true
 least_messages = 500
+train_timeout = 600.0
 canary_share = 0.25
 secret = ["auth.*"]
 """
@@ -49,7 +50,7 @@ class FedGateway(Gateway):
             text=True,
             cwd=ROOT,
             env=os.environ | {"COLUMNS": "200"},
-            timeout=90,
+            timeout=TRAINING_PATIENCE,
             check=False,
         )
         assert done.returncode == code, (done.stdout, done.stderr)

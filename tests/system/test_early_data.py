@@ -20,16 +20,14 @@ import pytest
 
 from accessgw.client.aio import Client, Note
 from tests.protocols.tls.tls_links import Issuer
-from tests.system.gateway_process import ROOT, Gateway
+from tests.system.gateway_process import PATIENCE, ROOT, Gateway
 from tests.system.replays import make_old_register
 from tests.system.upstream import Upstream
-
-WINDOW = "\n[tls]\nreplay_window = 1\n"
 
 
 @pytest.fixture
 def early_gateway(make_gateway: Callable[..., Gateway], upstream: Upstream) -> Gateway:
-    return with_early_data(make_gateway(upstream=upstream.url, extra=WINDOW)).start()
+    return with_early_data(make_gateway(upstream=upstream.url)).start()
 
 
 def with_early_data(gateway: Gateway) -> Gateway:
@@ -55,7 +53,7 @@ class Device:
     async def started(self) -> AsyncIterator[Client]:
         client = Client(
             f"mmtps://127.0.0.1:{self.port}", self.name, "device-token", ca=self.gateway.ca, state_dir=self.directory, **self.own,
-            on_note=self.note, patience=30.0, backoff_initial=0.01, backoff_cap=0.05,
+            on_note=self.note, patience=PATIENCE, backoff_initial=0.01, backoff_cap=0.05,
         )  # fmt: skip
         try:
             yield client
@@ -70,7 +68,7 @@ class Device:
         """Start, ask, end; how often the call was sent."""
         self.notes.clear()
         async with self.started() as client:
-            reply = await client.call(operation, {"n": 1}, idempotent=idempotent, timeout=20.0)
+            reply = await client.call(operation, {"n": 1}, idempotent=idempotent, timeout=PATIENCE)
             assert reply.json()["device"] == self.name
             await client.connect()
             return reply.attempts
@@ -114,7 +112,7 @@ def test_calls_of_a_returning_device_ride_in_its_first_flight(
 def test_the_access_log_tells_resumption_early_data_and_wrong_clocks(
     make_gateway: Callable[..., Gateway], upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gateway = make_gateway(upstream=upstream.url, extra=WINDOW)
+    gateway = make_gateway(upstream=upstream.url)
     gateway.log_accesses()
     with_early_data(gateway).start()
     device = Device(gateway, tmp_path / "device")
@@ -155,7 +153,7 @@ def test_the_line_of_the_manual_shows_early_data(
     words[words.index("--state-dir") + 1] = str(tmp_path / "shell")
     operation = words[words.index("call") + 1]
     route = f'\n[[routes]]\noperation = "{operation}"\ncluster = "business"\nidempotent = true\n'
-    gateway = with_early_data(make_gateway(upstream=upstream.url, extra=route + WINDOW)).start()
+    gateway = with_early_data(make_gateway(upstream=upstream.url, extra=route)).start()
     asyncio.run(Device(gateway, tmp_path / "other", name="other").ready())
     where = ["--url", f"mmtps://127.0.0.1:{gateway.tls}", "--ca", str(gateway.ca), "--token", "device-token"]
     said = []
@@ -163,7 +161,7 @@ def test_the_line_of_the_manual_shows_early_data(
     for _ in range(2):
         done = subprocess.run(
             [sys.executable, "-m", "accessgw.client.cli", *where, *words],
-            capture_output=True, text=True, timeout=60, check=False,
+            capture_output=True, text=True, timeout=PATIENCE, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["device"] == words[words.index("--device") + 1]
@@ -181,7 +179,7 @@ def test_the_line_of_the_manual_shows_early_data(
 def test_a_lost_key_store_is_one_full_hand_shake(
     make_gateway: Callable[..., Gateway], upstream: Upstream, tmp_path: Path
 ) -> None:
-    gateway = with_early_data(make_gateway(upstream=upstream.url, extra=WINDOW)).start()
+    gateway = with_early_data(make_gateway(upstream=upstream.url)).start()
     device = Device(gateway, tmp_path / "device")
 
     asyncio.run(device.ask())
@@ -238,7 +236,7 @@ def replay(gateway: Gateway, flight: bytes) -> bool:
         contextlib.suppress(ConnectionError),  # one address may not open connections without end
         socket.create_connection(("127.0.0.1", gateway.tls)) as sock,
     ):
-        sock.settimeout(20)
+        sock.settimeout(PATIENCE)
         sock.sendall(flight)
         return bool(sock.recv(65536))
     return False
@@ -275,7 +273,7 @@ def test_a_recorded_first_flight_takes_effect_once_and_leaves_the_session_alone(
                 assert len(upstream.executed) == 1
                 # the same connection, the same session, and pushes come
                 early_gateway.push({"device": "phone1"}, {"n": 7})
-                push = await asyncio.wait_for(anext(client.pushes()), 10)
+                push = await asyncio.wait_for(anext(client.pushes()), PATIENCE)
                 assert push.json() == {"n": 7}
                 assert (await client.call("pay", {})).attempts == 1
                 assert (client.session, len(tap.first)) == (session, connections)
@@ -288,7 +286,7 @@ def test_a_recorded_first_flight_takes_effect_once_and_leaves_the_session_alone(
 def test_two_processes_with_one_register_take_a_first_flight_once(
     make_gateway: Callable[..., Gateway], upstream: Upstream, tmp_path: Path
 ) -> None:
-    shared = f'{WINDOW}key_store = "{tmp_path / "shared"}"\n'
+    shared = f'\n[tls]\nkey_store = "{tmp_path / "shared"}"\n'
     one, other = (with_early_data(make_gateway(upstream=upstream.url, extra=shared)).start() for _ in range(2))
     replays = 500
 
@@ -311,7 +309,7 @@ def test_two_processes_with_one_register_take_a_first_flight_once(
                     assert gateway.metric("accessgw_tls_early_data_accepted_total") == before
                 assert len(upstream.executed) == 1
                 one.push({"device": "phone1"}, {"n": 7})
-                assert (await asyncio.wait_for(anext(client.pushes()), 10)).json() == {"n": 7}
+                assert (await asyncio.wait_for(anext(client.pushes()), PATIENCE)).json() == {"n": 7}
                 assert client.session == session
 
     asyncio.run(run())
@@ -347,7 +345,7 @@ def test_a_used_ticket_that_comes_back_costs_no_call(
 def test_no_connection_fails_while_ticket_secrets_are_rotated(
     make_gateway: Callable[..., Gateway], upstream: Upstream, tmp_path: Path
 ) -> None:
-    gateway = with_early_data(make_gateway(upstream=upstream.url, extra=WINDOW)).start()
+    gateway = with_early_data(make_gateway(upstream=upstream.url)).start()
 
     async def run() -> None:
         devices = [Device(gateway, tmp_path / "state", name=f"phone{number}") for number in range(4)]
@@ -387,7 +385,7 @@ def test_no_connection_fails_while_ticket_secrets_are_rotated(
 def test_a_revoked_device_connects_in_full(
     make_gateway: Callable[..., Gateway], upstream: Upstream, tmp_path: Path
 ) -> None:
-    gateway = with_early_data(make_gateway(upstream=upstream.url, extra=WINDOW)).start()
+    gateway = with_early_data(make_gateway(upstream=upstream.url)).start()
     device = Device(gateway, tmp_path / "device")
 
     async def run() -> None:
@@ -408,7 +406,7 @@ def test_a_certificate_is_shown_once_and_stands_behind_the_tickets(
     authority = Issuer("devices")
     (tmp_path / "devices.pem").write_bytes(authority.pem)
     vault = '\n[[routes]]\noperation = "vault"\ncluster = "business"\nrequire = "certificate"\nidempotent = true\n'
-    gateway = with_early_data(make_gateway(upstream=upstream.url, extra=vault + WINDOW))
+    gateway = with_early_data(make_gateway(upstream=upstream.url, extra=vault))
     text = gateway.config.read_text()
     asks = f'client_certificates = "require"\nclient_ca = "{tmp_path / "devices.pem"}"\n'
     gateway.config.write_text(text.replace('transport = "tls"\n', f'transport = "tls"\n{asks}', 1))
@@ -433,7 +431,7 @@ def test_a_certificate_is_shown_once_and_stands_behind_the_tickets(
 def test_a_gateway_killed_between_an_early_call_and_its_answer(
     make_gateway: Callable[..., Gateway], upstream: Upstream, tmp_path: Path
 ) -> None:
-    gateway = with_early_data(make_gateway(upstream=upstream.url, extra=WINDOW)).start()
+    gateway = with_early_data(make_gateway(upstream=upstream.url)).start()
     device = Device(gateway, tmp_path / "device")
 
     async def run() -> None:
@@ -443,7 +441,7 @@ def test_a_gateway_killed_between_an_early_call_and_its_answer(
         while upstream.arrived.acquire(blocking=False):
             pass
         async with device.started() as client:
-            call = asyncio.ensure_future(client.call("query.hold", {"n": 1}, idempotent=True, timeout=30.0))
+            call = asyncio.ensure_future(client.call("query.hold", {"n": 1}, idempotent=True, timeout=PATIENCE))
             await asyncio.to_thread(upstream.arrived.acquire)
             gateway.kill()
             upstream.release.set()

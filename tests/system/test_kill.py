@@ -11,7 +11,7 @@ import pytest
 from protocols.mmtp import Status, StreamCursor
 from protocols.mmtp.events import PushReceived
 from tests.system.device import Device, Gone
-from tests.system.gateway_process import Gateway
+from tests.system.gateway_process import PATIENCE, Gateway
 from tests.system.upstream import Upstream
 
 DEVICES = 4
@@ -58,10 +58,10 @@ def test_a_push_storm_survives_kill_9(make_gateway: Callable[..., Gateway]) -> N
     threads += [threading.Thread(target=listen, args=(name,)) for name in received]
     for thread in threads:
         thread.start()
-    assert enough.wait(60)
+    assert enough.wait(PATIENCE)
     gateway.kill()
     for thread in threads:
-        thread.join(30)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
 
     gateway.start()
@@ -97,7 +97,7 @@ def test_kill_9_after_the_upstream_executed(
     call_id = 0x1234_5678_9ABC_DEF0
     device = Device(gateway.plain, call_base=call_id).welcomed()
     device.send(operation, b'{"amount": 1}')
-    assert upstream.arrived.acquire(timeout=15)
+    assert upstream.arrived.acquire(timeout=PATIENCE)
     gateway.kill()
     upstream.release.set()
 

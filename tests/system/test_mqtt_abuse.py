@@ -28,7 +28,7 @@ from protocols.mqtt.packets import (
 )
 from protocols.mqtt.reasons import Reason
 from tests.conformance.mqtt_peer import Peer, Room
-from tests.system.gateway_process import Gateway
+from tests.system.gateway_process import PATIENCE, Gateway
 
 EXTRA = """
 [[listeners]]
@@ -51,7 +51,7 @@ max_retained_bytes = 100000
 max_queued_bytes = 100000
 receive_maximum = 50
 max_unreleased = 60
-packet_timeout = 1.0
+packet_timeout = 3.0
 """
 LARGE = {Property.USER_PROPERTY: [("name", "v" * 30_000)]}
 
@@ -100,7 +100,7 @@ def test_a_trace_shows_the_topics_of_what_goes_out(gateway: AbusedGateway, room:
     peer = room.connect(properties={Property.TOPIC_ALIAS_MAXIMUM: 5})
     peer.subscribe(room.topic())
     seen: list[dict[str, Any]] = []
-    stream = http.client.HTTPConnection("127.0.0.1", gateway.control, timeout=10)
+    stream = http.client.HTTPConnection("127.0.0.1", gateway.control, timeout=PATIENCE)
     stream.request("GET", f"/v1/devices/{room.client_id()}/trace", headers={"authorization": "Bearer t-read"})
     answer = stream.getresponse()
     assert answer.status == 200

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.system.gateway_process import Gateway
+from tests.system.gateway_process import PATIENCE, Gateway
 from tests.system.mqtt_device import MqttDevice, with_mqtt
 
 
@@ -17,7 +17,7 @@ def test_takeovers_and_groups_of_shared_subscribers_are_counted(make_gateway: Ca
     assert gateway.metric("accessgw_mqtt_subscriptions") == 3
     assert gateway.metric("accessgw_mqtt_takeovers_total") == 0
     second.connect()
-    assert first.gone.wait(20)
+    assert first.gone.wait(PATIENCE)
     assert gateway.metric("accessgw_mqtt_takeovers_total") == 1
     second.leave()
     gateway.assert_sound()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from protocols.mqtt.packets import Property, Will
-from tests.system.gateway_process import Gateway
+from tests.system.gateway_process import PATIENCE, Gateway
 from tests.system.mqtt_device import MqttDevice, with_mqtt
 
 ROUNDS = 4
@@ -62,9 +62,9 @@ def test_a_storm_survives_kill_9(make_gateway: Callable[..., Gateway]) -> None:
         gateway.wait_until(lambda most=most: len(sent) >= most)
         gateway.kill()
         for device in [*(device for device, _ in publishers.values()), *subscribers.values()]:
-            assert device.gone.wait(20), device.name
+            assert device.gone.wait(PATIENCE), device.name
         for thread in threads:
-            thread.join(20)
+            thread.join(PATIENCE)
             assert not thread.is_alive()
         gateway.start()
 
@@ -120,7 +120,7 @@ def test_retained_messages_subscriptions_wills_and_expiry_survive_kill_9(make_ga
     back = device("back", "back", delay=3)
     gateway.kill()
     for one in (watcher, publisher, at_once, ending, later, much_later, back):
-        assert one.gone.wait(20)
+        assert one.gone.wait(PATIENCE)
 
     gateway.start()
     assert back.connect().present, "in time for its will"
@@ -129,7 +129,7 @@ def test_retained_messages_subscriptions_wills_and_expiry_survive_kill_9(make_ga
     watcher.wait(lambda: {b"at-once", b"ending", b"later"} <= published())
     gateway.kill()
     for one in (watcher, back):
-        assert one.gone.wait(20)
+        assert one.gone.wait(PATIENCE)
 
     gateway.start()
     assert watcher.connect().present

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.system.gateway_process import Gateway
+from tests.system.gateway_process import PATIENCE, Gateway
 from tests.system.mqtt_device import MqttDevice, with_mqtt
 
 
@@ -49,7 +49,7 @@ def test_pushes_after_kill_9_take_no_packet_id_of_what_was_in_flight(make_gatewa
     device.wait(lambda: len(device.got) == 5)
     first = [one.packet_id for one in device.got]
     gateway.kill()
-    assert device.gone.wait(20)
+    assert device.gone.wait(PATIENCE)
     gateway.start()
     for number in range(5):
         gateway.push({"device": "d"}, number)

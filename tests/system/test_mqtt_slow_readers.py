@@ -13,7 +13,7 @@ import pytest
 from protocols.mqtt.encoding import encode
 from protocols.mqtt.packets import V5, Connect, Property
 from protocols.mqtt.reasons import Reason
-from tests.system.gateway_process import Gateway
+from tests.system.gateway_process import PATIENCE, Gateway
 from tests.system.mqtt_device import MqttDevice, with_mqtt
 
 SLOW = 6
@@ -69,7 +69,7 @@ def test_subscribers_that_never_read(make_gateway: Callable[..., Gateway], polic
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(40)
+        thread.join(2 * PATIENCE)
         assert not thread.is_alive()
     for qos in (1, 2):
         numbers = [int(one.payload.split()[0]) for one in healthy.got if one.topic == f"s/{qos}"]
@@ -107,7 +107,7 @@ def test_one_that_does_not_acknowledge_is_told_why_it_is_disconnected(make_gatew
         for number in range(200):
             publisher.publish("s", b"%d" % number)
         publisher.finished()
-        assert device.gone.wait(20)
+        assert device.gone.wait(PATIENCE)
         assert device.reason == Reason.QUOTA_EXCEEDED
         assert [int(payload) for payload in device.payloads] == list(range(64))
         publisher.leave()
@@ -123,7 +123,7 @@ def test_many_retained_messages_reach_a_reader_in_a_hurry_and_one_at_leisure(
     publisher = MqttDevice(port, "publisher").connect()
     for number in range(10_000):
         publisher.publish(f"r/{number}", b"y" * 1000, int(number % 100 == 0), retain=True)
-    publisher.finished(60)
+    publisher.finished()
     slow = MqttDevice(port, "slow", expiry=0)
     slow.receive_buffer = 16384
     slow.connect()
@@ -132,13 +132,13 @@ def test_many_retained_messages_reach_a_reader_in_a_hurry_and_one_at_leisure(
     for name, expiry in (("clean", 0), ("durable", 3600)):
         quick = MqttDevice(port, name, expiry=expiry).connect()
         quick.subscribe("r/#", qos=1)
-        quick.wait(lambda quick=quick: len(quick.got) >= 10_000, 40)
+        quick.wait(lambda quick=quick: len(quick.got) >= 10_000)
         assert {one.topic for one in quick.got} == {f"r/{number}" for number in range(10_000)}
         assert len(quick.got) == 10_000
         assert all(one.retain for one in quick.got)
         quick.leave()
     slow.read_on()
-    slow.wait(lambda: len(slow.got) >= 10_000, 40)
+    slow.wait(lambda: len(slow.got) >= 10_000)
     gateway.assert_sound()
 
 
@@ -155,7 +155,7 @@ def test_two_devices_that_fight_for_one_client_id(make_gateway: Callable[..., Ga
         one, other = other, one
         one.connect()
         assert one.present
-        assert other.gone.wait(20)
+        assert other.gone.wait(PATIENCE)
         assert other.reason == Reason.SESSION_TAKEN_OVER
     publisher.finished()
     one.wait(lambda: {int(payload) for payload in one.payloads + other.payloads} == set(range(40)))

@@ -12,7 +12,7 @@ from protocols.mmtp import Limits, Status
 from protocols.mmtp.handshake import Welcome
 from protocols.mmtp.short import ShortCall, ShortRequest, decode_short_response, encode_short_request
 from tests.system.device import Device
-from tests.system.gateway_process import Gateway
+from tests.system.gateway_process import PATIENCE, Gateway
 from tests.system.upstream import Upstream
 
 MakeGateway = Callable[..., Gateway]
@@ -38,7 +38,7 @@ class Key:
         )
         body = encode_short_request(request, mac_key=self.welcome.mac_key, listener=host)
         context = ssl.create_default_context(cafile=str(self.gateway.ca))
-        connection = http.client.HTTPSConnection("localhost", self.gateway.tls, context=context, timeout=15)
+        connection = http.client.HTTPSConnection("localhost", self.gateway.tls, context=context, timeout=PATIENCE)
         try:
             connection.request("POST", "/mmtp", body, {"Content-Type": "application/mmtp", "Host": host})
             answer = connection.getresponse()

@@ -14,7 +14,7 @@ from random import Random
 import pytest
 
 from accessgw.client.aio import Client, Note
-from tests.system.gateway_process import Gateway
+from tests.system.gateway_process import PATIENCE, Gateway
 from tests.system.test_codings import BODY, DICTIONARIES, in_force, row_of, train
 from tests.system.test_start_and_stop import STOPPED
 from tests.system.upstream import Upstream
@@ -78,12 +78,12 @@ def test_connections_cut_at_any_byte_go_on_and_each_call_is_executed_once(
                 async with window:
                     headers = {**HEADERS, "x-trace-id": f"{number:032x}"}
                     body = {"number": number, "state": "paid"}
-                    assert (await client.call(f"pay.{number % 5}", body, headers=headers, timeout=60)).ok
+                    assert (await client.call(f"pay.{number % 5}", body, headers=headers, timeout=2 * PATIENCE)).ok
 
             await asyncio.gather(*(one(number) for number in range(calls)))
             await client.close()
 
-    asyncio.run(asyncio.wait_for(run(), 60))
+    asyncio.run(asyncio.wait_for(run(), 2 * PATIENCE))
     executed = Counter(call_id for _, call_id in upstream.executed)
     assert len(executed) == calls
     assert set(executed.values()) == {1}
@@ -176,7 +176,7 @@ def test_runs_at_the_shell_go_on_from_each_other(gateway: Gateway, tmp_path: Pat
                 program, "call", "pay", '{"n": 1}', "--url", f"mmtp://127.0.0.1:{gateway.plain}", "--device", "shell",
                 "--token", "device-token", "--state-dir", str(tmp_path / "device"), "-v", *options,
             ],
-            capture_output=True, text=True, timeout=30, check=False,
+            capture_output=True, text=True, timeout=PATIENCE, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return done.stderr

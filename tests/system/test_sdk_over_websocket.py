@@ -12,7 +12,7 @@ import pytest
 
 from accessgw.client.aio import CannotConnect, Client, Note
 from tests.reactor_loop import run
-from tests.system.gateway_process import Gateway
+from tests.system.gateway_process import PATIENCE, Gateway
 
 
 @pytest.mark.parametrize("scheme", ["ws", "wss"])
@@ -22,12 +22,12 @@ def test_asyncio(gateway: Gateway, scheme: str) -> None:
     async def device() -> tuple[Any, Any]:
         client = Client(f"{scheme}://localhost:{port}/mmtp", "aio", "alice-token", ca=gateway.ca)
         try:
-            await client.connect(timeout=10)
+            await client.connect(timeout=PATIENCE)
             reply = await client.call("gw.subscriptions", idempotent=True)
             iterator = aiter(client.pushes("orders"))
             waiting = asyncio.ensure_future(anext(iterator))
             await asyncio.to_thread(gateway.push, {"device": "aio"}, {"number": 1})
-            return reply.json(), (await asyncio.wait_for(waiting, 10)).json()
+            return reply.json(), (await asyncio.wait_for(waiting, PATIENCE)).json()
         finally:
             await client.close()
 
@@ -40,7 +40,7 @@ async def twisted_device(reactor: Any, url: str, ca: Path) -> Any:
     from accessgw.client import Client as TwistedClient
 
     client = TwistedClient(url, "tx", "alice-token", ca=ca, reactor=reactor)
-    await client.connect(timeout=10)
+    await client.connect(timeout=PATIENCE)
     reply = await client.call("gw.subscriptions", idempotent=True)
     await client.close()
     return reply.json()
@@ -60,7 +60,7 @@ def test_a_refused_upgrade_is_told(gateway: Gateway) -> None:
         url = f"ws://localhost:{gateway.plain}/elsewhere"
         client = Client(url, "lost", "alice-token", on_note=notes.append)
         try:
-            await client.connect(timeout=2)
+            await client.connect(timeout=5)
         finally:
             await client.close()
 
@@ -77,7 +77,7 @@ def test_the_command_line_shows_the_frames_inside(gateway: Gateway, scheme: str)
             sys.executable, "-m", "accessgw.client.cli", "--url", url, "--ca", gateway.ca, "--device", "shown",
             "--token", "alice-token", "-v", "call", "gw.subscriptions",
         ],
-        capture_output=True, text=True, timeout=30, check=False,
+        capture_output=True, text=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
     assert done.returncode == 0
     arrows = [line for line in done.stderr.splitlines() if line.startswith(("->", "<-"))]

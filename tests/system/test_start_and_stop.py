@@ -244,13 +244,13 @@ certificates = [{{ chain = "{tmp_path}/{name}-server.pem", key = "{tmp_path}/{na
     files = ensure_development_certificate(str(fresh), time.time(), "other")
     put_unseen(tmp_path / "one-server.pem", padded(Path(files.chain)))
     put_unseen(tmp_path / "one-server-key.pem", padded(Path(files.key)))
-    (tmp_path / "two-server.pem").write_text("junk")  # found by the configuration already
+    put_unseen(tmp_path / "two-server.pem", b"junk".ljust(8192, b"\n"))  # found by the configuration already
     status, answer = gateway.http("POST", "/v1/reload", None, "t-operate")
     assert status == 422
     assert answer["error"]["path"] == "listeners[3].certificates[0]"
     assert ssl.get_server_certificate(("127.0.0.1", port)) == before
-    (tmp_path / "two-server.pem").write_bytes((tmp_path / "one-server.pem").read_bytes())
-    (tmp_path / "two-server-key.pem").write_bytes((tmp_path / "one-server-key.pem").read_bytes())
+    put_unseen(tmp_path / "two-server.pem", padded(Path(files.chain)))
+    put_unseen(tmp_path / "two-server-key.pem", padded(Path(files.key)))
     status, answer = gateway.http("POST", "/v1/reload", None, "t-operate")
     assert status == 200 and answer["certificates_waiting"] == []
     assert {f"{tmp_path}/one-server.pem", f"{tmp_path}/two-server.pem"} <= set(answer["certificates_loaded"])

@@ -19,7 +19,7 @@ from protocols.tls.engine import PlaintextReceived
 from protocols.tls.psk import ExternalPsk
 from tests.crypto.authority import Authority
 from tests.system.attacker import Attacker, hello_of
-from tests.system.gateway_process import Gateway
+from tests.system.gateway_process import PATIENCE, Gateway
 from tests.system.test_tls_abuse import Peer
 
 ASKS = 'client_certificates = "require"\nclient_ca = "{ca}"\nearly_data = 16384\n'
@@ -76,7 +76,7 @@ class House:
         """Has the ticket and no certificate."""
         attacker = Attacker(self.gateway)
         attacker.socket.close()
-        attacker.socket = socket.create_connection(("127.0.0.1", port or self.gateway.tls), 15)
+        attacker.socket = socket.create_connection(("127.0.0.1", port or self.gateway.tls), PATIENCE)
         attacker.port = attacker.socket.getsockname()[1]
         context = ClientContext(ClientOptions(verify=False, alpn=[alpn] if alpn else []))
         psk = ExternalPsk(ticket.identity, ticket.key, len(early), "mmtp/1" if alpn == "mmtp/1" else "")

@@ -27,11 +27,10 @@ from protocols.tls.pyopenssl_engine import PyOpenSSLEngine
 from tests.crypto.authority import Authority
 from tests.system.attacker import Attacker
 from tests.system.device import Device
-from tests.system.gateway_process import Gateway
+from tests.system.gateway_process import PATIENCE, Gateway
 
 LISTENERS = """
 [limits]
-handshake_timeout = 5.0
 accepts_per_address_per_second = 100000
 accept_burst_per_address = 100000
 
@@ -72,7 +71,7 @@ class Fortress:
     def attack(self, port: int) -> Attacker:
         attacker = Attacker(self.gateway)
         attacker.socket.close()
-        attacker.socket = socket.create_connection(("127.0.0.1", port), 15)
+        attacker.socket = socket.create_connection(("127.0.0.1", port), PATIENCE)
         attacker.port = attacker.socket.getsockname()[1]
         return attacker
 
@@ -331,7 +330,7 @@ def test_downgrades(siege: Fortress, options: tuple[str, ...], alert: str) -> No
     before = siege.refused(alert)
     done = subprocess.run(
         [str(OPENSSL), "s_client", "-connect", f"127.0.0.1:{siege.newest}", *options],
-        input=b"", capture_output=True, check=False, timeout=30,
+        input=b"", capture_output=True, check=False, timeout=PATIENCE,
     )  # fmt: skip
     assert done.returncode != 0
     siege.gateway.wait_until(lambda: siege.refused(alert) == before + 1)

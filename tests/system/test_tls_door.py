@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from loadtest.free_ports import free_ports
-from tests.system.gateway_process import Gateway
+from tests.system.gateway_process import PATIENCE, Gateway
 from tests.system.upstream import Upstream
 
 MakeGateway = Callable[..., Gateway]
@@ -42,7 +42,7 @@ require = "none"
 def s_client(gateway: Gateway, port: int, *arguments: str, data: bytes = b"") -> str:
     command = [str(OPENSSL), "s_client", "-connect", f"127.0.0.1:{port}", "-servername", "localhost", "-ign_eof"]
     command += ["-CAfile", str(gateway.ca), "-alpn", "http/1.1", *arguments]
-    done = subprocess.run(command, input=data, capture_output=True, check=False, timeout=30)
+    done = subprocess.run(command, input=data, capture_output=True, check=False, timeout=PATIENCE)
     return (done.stdout + done.stderr).decode(errors="replace")
 
 
@@ -112,7 +112,7 @@ def test_a_refused_hand_shake_is_logged_with_peer_alert_and_cause(make_gateway: 
     gateway = make_gateway()
     gateway.log_accesses()
     gateway.start()
-    with socket.create_connection(("127.0.0.1", gateway.tls), timeout=10) as sock:
+    with socket.create_connection(("127.0.0.1", gateway.tls), timeout=PATIENCE) as sock:
         sock.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
         while sock.recv(100):
             pass
