@@ -39,6 +39,7 @@ class Keys:
         self._run = run
         self._timers = timers
         self._wall = wall
+        self._rotating = False
 
     def start(self) -> None:
         """Every INTERVAL from now on."""
@@ -88,21 +89,25 @@ class Keys:
         return self._run(work).addErrback(_refusal)
 
     def _tick(self) -> None:
+        # before anything can fail: a rotation and a revocation must not wait for a restart
+        self.start()
         now = self._wall()
         self._revocations.poll(now)
-        if self._store.is_due(now):
-            self._run(lambda: self._store.maintain(now)).addErrback(_too_busy)
-        self.start()
+        # one at a time: while a disk hangs, more of them would only keep password checks from the threads
+        if self._store.is_due(now) and not self._rotating:
+            self._rotating = True
+            self._run(lambda: self._store.maintain(now)).addBoth(self._rotated)
+
+    def _rotated(self, result: object) -> None:
+        self._rotating = False
+        if isinstance(result, Failure):
+            # tried again at the next tick
+            result.trap(AuthenticationUnavailable)
 
 
 def _row(epoch: Epoch, now: float) -> dict[str, Any]:
     state = "next" if epoch.mints_from > now else "current"
     return {"epoch": epoch.number, "state": state, "made": epoch.made, "mints_from": epoch.mints_from}
-
-
-def _too_busy(failure: Failure) -> None:
-    # tried again at the next tick
-    failure.trap(AuthenticationUnavailable)
 
 
 def _refusal(failure: Failure) -> Any:

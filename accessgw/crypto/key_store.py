@@ -68,6 +68,7 @@ class KeyStore:
         """Number of the epoch that was made last: not given again while tickets of it may be about. A new store begins
         anywhere, so that tickets of a lost one are rarely taken for its own."""
         self._own: Epoch | None = None
+        self._listeners: list[Callable[[], None]] = []
         self._lock = threading.Lock()
         """Reading the file and taking over what it says are one."""
         with self._file.locked():
@@ -89,6 +90,15 @@ class KeyStore:
                 number = (self._last + 128) % 256
                 epoch = self._own = Epoch(number, now, now, self._random_bytes(SECRET_SIZE))
         return epoch
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call it, on any thread, after other epochs have come into force; it must not ask for what reads the file."""
+        self._listeners.append(listener)
+
+    def has(self, secret: bytes) -> bool:
+        """Whether an epoch that this process has read, or made for itself, has this secret."""
+        own = self._own
+        return any(epoch.secret == secret for epoch in self._epochs) or (own is not None and own.secret == secret)
 
     def find(self, number: int, now: float) -> Epoch | None:
         """The one with this number, if it may still open tickets."""
@@ -198,10 +208,8 @@ class KeyStore:
 
     def _take_over(self) -> None:
         content = self._file.read()
-        if content is None:
-            self._epochs = ()
-            return
-        self._last, self._epochs = _parsed(self._file.path, content)
+        self._last, epochs = (self._last, ()) if content is None else _parsed(self._file.path, content)
+        self._use(epochs)
 
     def _publish(self, now: float, mints_from: float) -> Epoch:
         epoch = self._new(now, mints_from)
@@ -214,7 +222,13 @@ class KeyStore:
     def _write(self, epochs: tuple[Epoch, ...], last: int) -> None:
         with self._lock:
             self._file.replace(_serialise(last, epochs))
-            self._last, self._epochs = last, epochs
+            self._last = last
+            self._use(epochs)
+
+    def _use(self, epochs: tuple[Epoch, ...]) -> None:
+        self._epochs = epochs
+        for listener in self._listeners:
+            listener()
 
 
 def check_key_store(directory: Path) -> None:

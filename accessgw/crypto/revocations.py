@@ -137,7 +137,11 @@ class RevocationStore:
             self._told = self._content
             self._lists_changed = max([self._lists_changed, *(one.changed for one in self._content.lists.values())])
             for listener in list(self._listeners):
-                listener()
+                try:
+                    listener()
+                except Exception:
+                    # each ends connections of its own: the others' must end all the same
+                    log.failure("a change of the revocations was not dealt with")
 
     def revoke_device(self, device: str, now: float) -> None:
         """What it proved up to now proves nothing more. Raises TooManyRevocations."""

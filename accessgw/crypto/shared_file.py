@@ -6,12 +6,17 @@ import fcntl
 import os
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 CHECK_INTERVAL = 1.0
 """Seconds between two looks at whether another process has replaced the file."""
+
+PATIENCE = 10.0
+"""Seconds to wait for another writer: one that is stopped must not stop the others."""
+_RETRY = 0.01
 
 _Signature = tuple[int, int, int, int]
 _ABSENT: _Signature = (0, 0, 0, 0)
@@ -96,7 +101,7 @@ class SharedFile:
     @contextmanager
     def locked(self, *, wait: bool = True) -> Iterator[bool]:
         """Keep other writers out, of this process and of others; the kernel lets go when the process dies.
-        False, without `wait`, when another one is writing."""
+        False, without `wait`, when another one is writing; with it, SharedFileError after PATIENCE."""
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             # a description of its own: threads of one process exclude each other, too
@@ -104,14 +109,25 @@ class SharedFile:
         except OSError as error:
             raise SharedFileError(f"{self.path}.lock: {error.strerror}") from None
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-                held = True
-            except BlockingIOError:
-                held = False
+            held = _lock(descriptor)
+            until = time.monotonic() + PATIENCE
+            while wait and not held:
+                if time.monotonic() >= until:
+                    raise SharedFileError(f"{self.path}.lock: another process has held it for {PATIENCE:g} s")
+                time.sleep(_RETRY)
+                held = _lock(descriptor)
             yield held
         finally:
             os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Whether the lock is ours now."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _signature(state: os.stat_result) -> _Signature:

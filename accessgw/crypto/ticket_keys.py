@@ -34,8 +34,6 @@ _BLOCK = struct.Struct(">4s8s4s")
 _MINUTES = 1 << 24
 """Minutes are counted modulo this, 32 years."""
 _DAY = 86_400
-_KEPT = 8
-"""Epochs whose keys are kept ready; more than can be in force."""
 
 
 @dataclass(slots=True, frozen=True, repr=False)
@@ -81,6 +79,8 @@ class EpochTickets:
         self._days = full_authentication_days
         self._random_bytes = random_bytes
         self._keys: dict[bytes, _Keys] = {}
+        """By secret of the epoch, as long as the store has that: what is gone there is not kept here."""
+        store.on_change(self._forget)
 
     @property
     def full_authentication_days(self) -> int:
@@ -139,9 +139,14 @@ class EpochTickets:
             block, psk, bind = (self._derive(epoch.secret, use) for use in (b"id", b"psk", b"bind"))
             keys = _Keys(_Block(block), HMAC(psk, SHA256()), HMAC(bind, SHA256()))
             # replaced, not changed: other threads may be reading it
-            kept = list(self._keys.items())[1 - _KEPT :]
-            self._keys = {**dict(kept), epoch.secret: keys}
+            self._keys = {**self._keys, epoch.secret: keys}
+            self._forget()
         return keys
+
+    def _forget(self) -> None:
+        kept = self._keys
+        if not all(map(self._store.has, kept)):
+            self._keys = {secret: keys for secret, keys in kept.items() if self._store.has(secret)}
 
     def _derive(self, secret: bytes, use: bytes) -> bytes:
         return HKDF(SHA256(), 32, salt=None, info=self._label + fields(use)).derive(secret)

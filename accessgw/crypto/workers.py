@@ -23,11 +23,14 @@ class Workers:
         self._call_from_thread = call_from_thread
         self._bound = threads + waiting
         self._pool = ThreadPoolExecutor(threads, "accessgw-passwords")
+        self._stopped = False
         self.pending = 0
         """At work or in the queue."""
 
     def run(self, work: Callable[[], T]) -> Deferred[T]:
         """See crypto.services.Run."""
+        if self._stopped:
+            return fail(AuthenticationUnavailable("the gateway is stopping"))
         if self.pending >= self._bound:
             return fail(AuthenticationUnavailable(f"{self.pending} password checks are waiting already"))
         future = self._pool.submit(work)
@@ -42,6 +45,7 @@ class Workers:
 
     def stop(self) -> None:
         """Take nothing more, drop what has not begun, and do not wait for what has."""
+        self._stopped = True
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _finished(self, future: Future[Any], deferred: Deferred[Any]) -> None:

@@ -152,3 +152,40 @@ def test_a_rotation_that_found_no_worker_is_made_at_the_next_tick(process: Proce
     process.busy = False
     run(clock, 2 * int(key_control.INTERVAL))
     assert process.states[0] != "current" or "next" in process.states
+
+
+def test_one_rotation_is_under_way_at_a_time(process: Process, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a disk hangs, rotations must not fill the queue in which password checks wait."""
+    waiting: list[tuple[Deferred[Any], Callable[[], Any]]] = []
+
+    def run_later(work: Callable[[], Any]) -> Deferred[Any]:
+        waiting.append((Deferred(), work))
+        return waiting[-1][0]
+
+    monkeypatch.setattr(process.keys, "_run", run_later)
+    process.keys.start()
+    run(clock, int(ROTATION) + 30)
+    ((deferred, work),) = waiting
+    before = process.store.epochs(process.wall())
+    deferred.callback(work())
+    assert process.store.epochs(process.wall()) != before
+    run(clock, int(ROTATION) + 30)
+    assert len(waiting) == 2
+
+
+def test_a_tick_that_fails_is_not_the_last_one(process: Process, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    polls: list[float] = []
+
+    def poll(now: float) -> None:
+        polls.append(now)
+        if len(polls) == 1:
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(process.revocations, "poll", poll)
+    monkeypatch.setattr(process.keys._timers, "schedule", clock.callLater)
+    process.keys.start()
+    with pytest.raises(ZeroDivisionError):
+        clock.advance(key_control.INTERVAL)
+    for _ in range(2):
+        clock.advance(key_control.INTERVAL)
+    assert len(polls) == 3

@@ -356,3 +356,11 @@ def test_who_waited_too_long_is_refused_and_its_check_not_begun(house: House) ->
     threads.settle(2)
     assert threads.workers.pending == 0
     assert outcome(busy) == (None, True)
+
+
+def test_who_comes_when_the_gateway_stops_is_refused() -> None:
+    threads = Threads(1, 10)
+    threads.workers.stop()
+    refused = outcome(threads.workers.run(lambda: "too late"))
+    assert isinstance(refused, AuthenticationUnavailable) and str(refused) == "the gateway is stopping"
+    assert threads.workers.pending == 0

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import cast
 
 import pytest
 from cryptography import x509
@@ -10,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 
 from accessgw.core.interfaces.tls import Revocations, TicketBinding
 from accessgw.crypto import revocations
@@ -259,3 +262,32 @@ def test_certificates_that_were_seen_are_bounded(directory: Path, monkeypatch: p
         shown(store, der)
     store.use_list("ca.crl", of_ca(9), NOW)
     assert [store.is_revoked(bound(der), NOW - 1) for der in seen] == [True, False, False]
+
+
+def test_a_listener_that_fails_keeps_no_other_from_hearing(directory: Path, failures: list[Exception]) -> None:
+    store, told = RevocationStore(directory), list[str]()
+
+    def defective() -> None:
+        told.append("first")
+        raise ZeroDivisionError
+
+    store.on_change(defective)
+    store.on_change(lambda: told.append("second"))
+    store.revoke_device("d1", NOW)
+    store.poll(NOW)
+    assert told == ["first", "second"]
+    assert [type(one) for one in failures] == [ZeroDivisionError]
+
+
+@pytest.fixture
+def failures() -> Iterator[list[Exception]]:
+    """What was logged with a traceback."""
+    found: list[Exception] = []
+
+    def observe(event: LogEvent) -> None:
+        if "log_failure" in event:
+            found.append(event["log_failure"].value)
+
+    globalLogPublisher.addObserver(cast(ILogObserver, observe))
+    yield found
+    globalLogPublisher.removeObserver(cast(ILogObserver, observe))

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from pathlib import Path
 
 import pytest
 
+from accessgw.crypto import shared_file
 from accessgw.crypto.shared_file import SharedFile, SharedFileError
 
 
@@ -102,3 +104,39 @@ def test_writers_exclude_each_other_within_a_process(tmp_path: Path) -> None:
         assert not held
     with other.locked(wait=False) as held:
         assert held
+
+
+def test_a_writer_that_is_stopped_does_not_stop_the_others_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "keys" / "a"
+    one, other = SharedFile(path, 100), SharedFile(path, 100)
+    monkeypatch.setattr(shared_file, "PATIENCE", 0.02)
+    with (
+        one.locked(),
+        pytest.raises(SharedFileError, match=rf"{path}.lock: another process has held it for 0.02 s"),
+        other.locked(),
+    ):
+        pass
+    with other.locked() as held:
+        assert held
+
+
+def test_a_writer_waits_for_the_one_before_it(tmp_path: Path) -> None:
+    path = tmp_path / "keys" / "a"
+    one, other = SharedFile(path, 100), SharedFile(path, 100)
+    in_turn: list[str] = []
+    begun = threading.Event()
+
+    def second() -> None:
+        begun.set()
+        with other.locked() as held:
+            in_turn.append(f"second {held}")
+
+    thread = threading.Thread(target=second)
+    with one.locked():
+        thread.start()
+        assert begun.wait(10)
+        in_turn.append("first")
+    thread.join(10)
+    assert in_turn == ["first", "second True"]

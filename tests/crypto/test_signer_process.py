@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import selectors
 import signal
+import socket
 import stat
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -179,3 +183,47 @@ def test_a_process_of_another_user_is_refused(tmp_path) -> None:
         gateway.event()
     listening.close()
     gateway.close()
+
+
+def test_a_socket_whose_process_takes_no_connections_is_not_waited_for(tmp_path) -> None:
+    """It is stopped: connections stand in its queue, and once that is full the next would wait."""
+    path = tmp_path / "signer.sock"
+    with contextlib.ExitStack() as stack:
+        stopped = stack.enter_context(socket.socket(socket.AF_UNIX))
+        stopped.bind(str(path))
+        stopped.listen(0)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                waiting = stack.enter_context(socket.socket(socket.AF_UNIX))
+                waiting.setblocking(False)
+                waiting.connect(str(path))
+        with ThreadPoolExecutor(1) as pool:
+            tried = pool.submit(listen, str(path))
+            try:
+                with pytest.raises(SocketTaken, match="another process listens there, and takes no connections"):
+                    tried.result(20)
+            finally:
+                stopped.close()  # whoever waits is let go
+
+
+def test_no_signal_comes_between_its_handler_and_the_descriptor_that_tells_of_it(tmp_path, monkeypatch) -> None:
+    order: list[str] = []
+
+    class Enough(Exception):
+        pass
+
+    def enough() -> None:
+        raise Enough
+
+    monkeypatch.setattr(signal, "set_wakeup_fd", lambda *_, **__: order.append("descriptor"))
+    monkeypatch.setattr(signal, "signal", lambda number, _: order.append(signal.Signals(number).name))
+    monkeypatch.setattr(selectors, "DefaultSelector", enough)
+    listening = listen(str(tmp_path / "signer.sock"))
+    backend = SoftwareBackend()
+    server = SignerServer(
+        listening, backend, lambda: backend, threads=1, waiting=1, users=(), log=order.append, keep=0.0
+    )
+    with pytest.raises(Enough):
+        server.run()
+    listening.close()
+    assert order == ["descriptor", "SIGTERM", "SIGINT", "SIGHUP"]

@@ -294,6 +294,32 @@ def test_tickets_survive_a_rotation_and_not_the_loss_of_their_epoch(tmp_path: Pa
     assert tickets.is_open(opened[1], NOW + LEAD)
 
 
+def test_keys_of_an_epoch_are_kept_no_longer_than_its_secret(tmp_path: Path) -> None:
+    """In a process without traffic, too, and when another one drops it."""
+    one, other = (KeyStore(tmp_path / "keys", NOW, rotation=600.0, random_bytes=os.urandom) for _ in range(2))
+    tickets = of(one)
+
+    def kept() -> set[bytes]:
+        return set(tickets._keys)
+
+    now, dropped = NOW, []
+    for _ in range(5):
+        ticket = tickets.mint(now, BINDING, 0)
+        assert tickets.open(ticket.identity, now) is not None
+        assert kept() <= {epoch.secret for epoch in one.epochs(now)}
+        dropped.append(one.current(now))
+        now += 600
+        one.maintain(now)
+    last = dropped[-1]
+    tickets.mint(now, BINDING, 0)
+    assert last.secret in kept() and len(kept()) == 2
+    other.drop(last.number, now)
+    assert not one.is_due(now + 1)
+    assert kept() == {one.current(now + 1).secret}
+    # who is in the middle of it gets what he asks for, and nothing stays
+    assert tickets._of(last).psk is not None and last.secret not in kept()
+
+
 def test_a_process_opens_what_another_one_made_through_every_rotation(tmp_path: Path) -> None:
     stores = [KeyStore(tmp_path / "keys", NOW, rotation=600.0, random_bytes=os.urandom) for _ in range(3)]
     processes = [of(store) for store in stores]

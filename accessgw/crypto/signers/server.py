@@ -39,15 +39,19 @@ class SocketTaken(Exception):
 
 def listen(path: str, mode: int = 0o600) -> socket.socket:
     """A socket of that mode; a dead one at the path is replaced. Raises SocketTaken, and OSError for one that cannot
-    be looked at."""
+    be looked at. Never waits for who has the socket now."""
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise SocketTaken(f"{path}: something that is not a socket is there")
         with socket.socket(socket.AF_UNIX) as probe:
+            # One that is stopped takes no connections, and once some have tried the next would wait for ever.
+            probe.setblocking(False)
             try:
                 probe.connect(path)
             except ConnectionRefusedError:
                 os.unlink(path)
+            except BlockingIOError as error:
+                raise SocketTaken(f"{path}: another process listens there, and takes no connections") from error
             else:
                 raise SocketTaken(f"{path}: another process listens there")
     listening = socket.socket(socket.AF_UNIX)
@@ -111,9 +115,10 @@ class SignerServer:
         """On the main thread, which gets the signals."""
         self._wakes.setblocking(False)
         self._wake.setblocking(False)
+        # before the handlers: a signal between the two would be taken and forgotten
+        signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, _nothing)
-        signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
         with selectors.DefaultSelector() as selector:
             self._selector = selector
             selector.register(self._listening, selectors.EVENT_READ, self._accept)
