@@ -54,10 +54,13 @@ class Options(usage.Options):
         from accessgw.config.errors import ConfigError
         from accessgw.config.load import load
         from accessgw.config.render import render
+        from accessgw.crypto.openssl_defaults import load_openssl
         from accessgw.prepared import Prepared
 
         try:
             self.settings = load(self["config"])
+            if any(listener.transport == "tls" for listener in self.settings.listeners):
+                load_openssl()
             self.prepared = Prepared.of(self.settings)
             if self["check"]:
                 from accessgw.file_check import file_problems

@@ -132,6 +132,14 @@ def test_a_refused_hand_shake_is_logged_with_peer_alert_and_cause(make_gateway: 
     gateway.assert_sound()
 
 
+@pytest.mark.parametrize("engine", ["auto", "pure"])
+def test_a_full_handshake_gives_one_ticket(make_gateway: MakeGateway, engine: str) -> None:
+    gateway = make_gateway(extra=f'\n[tls]\nengine = "{engine}"\n').start()
+    said = s_client(gateway, gateway.tls, "-tls1_3", data=request("/.well-known/accessgw"))
+    assert "HTTP/1.1 200" in said
+    assert said.count("Post-Handshake New Session Ticket arrived") == 1, said
+
+
 def test_its_memory_is_dumped_nowhere(make_gateway: MakeGateway) -> None:
     gateway = make_gateway().start()
     assert gateway.process is not None
