@@ -367,3 +367,8 @@ def _stamp(path: str) -> object:
         return None
     # the last for who may read it: that changes nothing else
     return status.st_mtime_ns, status.st_ino, status.st_size, status.st_ctime_ns
+
+
+def bare(message: str) -> str:
+    """What went wrong, without the `TLS: ` or `TLS ` that engines begin with: who tells says that once."""
+    return message.removeprefix("TLS: ").removeprefix("TLS ")

@@ -12,7 +12,7 @@ from accessgw.core.interfaces.mqtt import DialUser
 from accessgw.core.interfaces.tls import HandshakeThreads
 from accessgw.upstreams.bridge_connection import BridgeConnection, told
 from accessgw.upstreams.handshake import ClientHandshake
-from accessgw.upstreams.tls import ClientTls
+from accessgw.upstreams.tls import ClientTls, bare
 from protocols.errors import RemoteError
 
 HANDSHAKE_TIMEOUT = 10.0
@@ -80,7 +80,7 @@ class TlsBridgeConnection(BridgeConnection):
 
     def handshake_failed(self, message: str) -> None:
         self._stop_timer()
-        self.end(f"TLS: {message}")
+        self.end(f"TLS: {bare(message)}")
         if self.transport is not None:
             # Behind the alert, if there is one.
             cast(Any, self.transport).loseConnection()
@@ -117,7 +117,7 @@ class TlsBridgeConnection(BridgeConnection):
             return
         if tls.failure is not None:
             words = "the other broker does not accept our certificate: " if tls.refuses_us(tls.failure) else ""
-            self.end(f"TLS: {words}{tls.failure}")
+            self.end(f"TLS: {words}{bare(str(tls.failure))}")
             self.abort()
         elif tls.closed:
             self.end("the other side closed the connection")

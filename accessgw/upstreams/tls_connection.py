@@ -12,7 +12,7 @@ from accessgw.core.interfaces.tls import HandshakeThreads
 from accessgw.upstreams.address import Address
 from accessgw.upstreams.connection import ConnectionOwner, UpstreamConnection
 from accessgw.upstreams.handshake import ClientHandshake
-from accessgw.upstreams.tls import ClientTls, ClusterTls, TlsUnavailable
+from accessgw.upstreams.tls import ClientTls, ClusterTls, TlsUnavailable, bare
 from protocols.errors import RemoteError
 
 _LAST_WORDS = 65536
@@ -138,7 +138,7 @@ class TlsUpstreamConnection(UpstreamConnection):
             self._decrypt(tls, ciphertext)
 
     def handshake_failed(self, message: str) -> None:
-        self.connecting_failed(f"TLS: {message}")
+        self.connecting_failed(f"TLS: {bare(message)}")
         if self._transport is not None:
             self._end()
 
@@ -179,7 +179,7 @@ class TlsUpstreamConnection(UpstreamConnection):
         if user is not None:
             if tls.refuses_us(error):
                 self.left = False
-                user.broken("connect", f"TLS: the server does not accept our certificate: {error}")
+                user.broken("connect", f"TLS: the server does not accept our certificate: {bare(str(error))}")
             else:
                 user.broken("reset", str(error))
 

@@ -336,5 +336,6 @@ def test_certificates_are_renewed_without_a_reload_and_those_refused_are_told(tm
     assert seen["clients"] == ["first", "second", "second"], "broken files leave those before in force"
     assert seen["wrong"].startswith("TLS: the other broker does not accept our certificate: ")
     assert "certificate verify failed" in seen["ca"]
+    assert [seen[name].count("TLS") for name in ("wrong", "ca")] == [1, 1]
     assert "key" in seen["name"], "a new bridge with files that cannot be used has none from before"
     assert seen["threads"] and seen["reactor"] not in seen["threads"]

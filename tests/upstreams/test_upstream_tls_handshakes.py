@@ -112,6 +112,7 @@ def test_each_reason_for_which_tls_refuses_is_one_line_of_the_log(authority: Aut
             house.clock.advance(60.0)
     for line, words in zip(told, ("handshake failure", "protocol version"), strict=True):
         assert "10.0.0.1:443: TLS: " in line and words in line
+        assert line.count("TLS") == 1, "who tells names it, and what went wrong does not once more"
 
 
 def test_a_refusal_of_our_certificate_is_logged_until_it_is_mended(authority: Authority, told: list[str]) -> None:
@@ -124,7 +125,7 @@ def test_a_refusal_of_our_certificate_is_logged_until_it_is_mended(authority: Au
         return sink.failure.message
 
     why = refused()
-    assert why.startswith("TLS: the server does not accept our certificate: ")
+    assert why.startswith("TLS: the server does not accept our certificate: ") and why.count("TLS") == 1
     assert told == [f"upstream c, 10.0.0.1:443: {why}"]
     assert refused() == why and len(told) == 1, "once"
     assert house.upstreams.snapshot()[0]["error"] == why
