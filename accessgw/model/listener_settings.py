@@ -56,7 +56,8 @@ class ListenerSettings(Settings, frozen=True, kw_only=True):
     session_tickets: Annotated[int, Meta(ge=0, le=8)] = 1
     """Tickets of TLS itself that other clients get with a full hand-shake; 0: none, and nobody resumes. A client that
     opens several connections at once can use more; each costs a twentieth of a hand-shake and some 290 bytes. The pure
-    engine sends two, with 0 two that nobody takes. None where client certificates are asked for."""
+    engine sends one, with 0 one that nobody takes; two where OPENSSL_CONF names another file than ours. None where client
+    certificates are asked for."""
     groups: tuple[str, ...] = ()
     """Key exchange groups, best first, by OpenSSL's names; empty: X25519, P-256, P-384."""
     signature_algorithms: tuple[str, ...] = ()

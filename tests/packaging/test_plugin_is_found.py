@@ -82,6 +82,7 @@ def test_from_a_wheel(checkout: Path, tmp_path: Path) -> None:
     run(python, *PIP, "install", "--no-deps", wheel, cwd=tmp_path)
     assert offers_accessgw(python, tmp_path)
     run(python, "-c", "import accessgw.service, accessgw.gateway, protocols.mmtp, twisted.web.http", cwd=tmp_path)
+    run(python, "-c", "from accessgw.crypto.openssl_defaults import FILE; assert FILE.is_file()", cwd=tmp_path)
 
 
 def test_from_an_editable_install(checkout: Path, tmp_path: Path) -> None:
