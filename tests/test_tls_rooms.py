@@ -1,4 +1,4 @@
-"""The looks at files that TLS takes every second."""
+"""What TLS does beside its connections: looks at files every second, and events that come together."""
 
 from __future__ import annotations
 
@@ -33,6 +33,37 @@ class ClockTimers:
 
     def schedule(self, seconds: float, call: Any) -> Any:
         return self.clock.callLater(seconds, call)
+
+
+class CoalescingReactor(MemoryReactorClock):
+    """Notes what it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.coalescing: list[tuple[float, bool]] = []
+
+    def coalesce(self, seconds: float, busy: Any) -> None:
+        self.busy = busy
+        self.coalescing.append((seconds, busy()))
+
+
+@pytest.mark.parametrize(("listeners", "coalesced"), [("tls", [(0.002, False), (0.0, True)]), ("tcp", [])])
+def test_events_come_together_while_several_steps_wait(tmp_path: Path, listeners: str, coalesced: Any) -> None:
+    text = SETTINGS.format(directory=tmp_path).replace('transport = "tls"', f'transport = "{listeners}"')
+    reactor, counters = CoalescingReactor(), TlsCounters()
+    rooms = TlsRooms(
+        loads(text + "handshake_coalescing = 0.002\n"),
+        reactor=reactor,
+        timers=ClockTimers(),
+        run=lambda work: pytest.fail("nothing waits for the disk"),
+        counters=counters,
+    )
+    rooms.start()
+    counters.pool_waiting = 1
+    assert not coalesced or not reactor.busy()
+    counters.pool_waiting = 2
+    rooms.stop()
+    assert reactor.coalescing == coalesced
 
 
 def test_a_look_that_fails_is_not_the_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
