@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 
-def run(function: Any, *args: Any, timeout: float = 60.0) -> Any:
+def run(function: Any, *args: Any, timeout: float = 120.0) -> Any:
     """Result of `await function(reactor, *args)`; AssertionError with the traceback when it failed."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
