@@ -157,7 +157,8 @@ class AccessLog:
                 data = data[sent:]
         except OSError as error:
             if not self.errors:
-                log.error("access log {file}: {error}; lines are dropped", file=self._settings.access, error=error)
+                why = error.strerror or error
+                log.error("access log {file}: {why}; lines are dropped", file=self._settings.access, why=why)
             self._close()
             return False
         return True

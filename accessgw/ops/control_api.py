@@ -23,7 +23,7 @@ from accessgw.ops.keys_api import KeysApi
 from accessgw.ops.metrics import CONTENT_TYPE, render
 from accessgw.ops.mqtt_api import MqttApi
 from accessgw.ops.push_request import parse_pushes
-from accessgw.ops.queries import one_of, only, only_keys, page_limit
+from accessgw.ops.queries import one_of, only, only_keys, page_limit, shown
 
 NOT_BUILT = (("POST", "/v1/upgrade", "operate"),)
 """Paths that are promised but answer 501."""
@@ -116,7 +116,7 @@ class ControlApi(HttpApi):
         only_keys(body, "revoke")
         revoke = body.get("revoke", False)
         if not isinstance(revoke, bool):
-            raise ControlError(400, "invalid", f"revoke: expected true or false, got {revoke!r}", "revoke")
+            raise ControlError(400, "invalid", f"revoke: expected true or false, got {shown(revoke)}", "revoke")
         done = self._control.close_device(device, revoke)
         reply = Reply({"device": device, "closed": done} | ({"revoked": done} if revoke else {}))
         if not revoke or self._keys is None:

@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 from accessgw.ops import ctl_dictionary, ctl_import, ctl_keys, ctl_mqtt, passwd
 from accessgw.ops.ctl_client import ControlClient, Refused, Unreachable, trusting
 from accessgw.ops.ctl_session import FAILED, OK, UNREACHABLE, Session, Usage, complain, quoted
-from accessgw.ops.ctl_view import dated, printable
+from accessgw.ops.ctl_view import dated, printable, trouble
 
 DEFAULT_URL = "http://127.0.0.1:7900"
 KINDS = ("connect", "disconnect", "push", "push refused", "status")
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         context = trusting(ca) if ca else None
     except OSError as error:
-        parser.error(f"--ca: {ca}: {error}")
+        parser.error(f"--ca: {ca}: {trouble(error)}")
     try:
         client = ControlClient(url, token, context=context)
     except ValueError as error:
@@ -115,7 +115,7 @@ def _payload(options: argparse.Namespace) -> str:
         try:
             text = sys.stdin.read() if options.file == "-" else Path(options.file).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise Usage(f"--file: {error}") from None
+            raise Usage(f"--file: {trouble(error)}") from None
         name = "--file"
     else:
         text, name = options.payload, "PAYLOAD"

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from accessgw.ops import ctl_json
+from accessgw.ops.ctl_view import trouble
 
 DEVELOPMENT_TOKENS = {"read": "dev-read", "push": "dev-push", "operate": "dev-operate"}
 """What etc/accessgw.toml ships; the gateway accepts them from loopback only."""
@@ -61,7 +62,7 @@ class ControlClient:
         try:
             text = answer.read().decode("utf-8", "replace")
         except (OSError, http.client.HTTPException) as error:
-            raise Unreachable(f"{self._url} went away: {error}") from None
+            raise Unreachable(f"{self._url} went away: {trouble(error)}") from None
         finally:
             connection.close()
         return _parsed(text)
@@ -72,7 +73,7 @@ class ControlClient:
         try:
             return answer.read()
         except (OSError, http.client.HTTPException) as error:
-            raise Unreachable(f"{self._url} went away: {error}") from None
+            raise Unreachable(f"{self._url} went away: {trouble(error)}") from None
         finally:
             connection.close()
 
@@ -89,7 +90,7 @@ class ControlClient:
                     if line.startswith(b"data: "):
                         yield ctl_json.loads(line.removeprefix(b"data: "))
         except (OSError, http.client.HTTPException) as error:
-            raise Unreachable(f"{self._url} went away: {error}") from None
+            raise Unreachable(f"{self._url} went away: {trouble(error)}") from None
         finally:
             connection.close()
 
@@ -116,7 +117,7 @@ class ControlClient:
             text = answer.read().decode("utf-8", "replace")
         except (OSError, http.client.HTTPException) as error:
             connection.close()
-            raise Unreachable(f"cannot reach {self._url}: {error}") from None
+            raise Unreachable(f"cannot reach {self._url}: {trouble(error)}") from None
         connection.close()
         raise Refused(answer.status, _reason(answer.status, text, bool(token)))
 

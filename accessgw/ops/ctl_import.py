@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from accessgw.ops.ctl_session import FAILED, OK, Session, complain
-from accessgw.ops.ctl_view import printable
+from accessgw.ops.ctl_view import printable, trouble
 
 INCOMPLETE = 3
 """Exit code when something was left out."""
@@ -32,7 +32,7 @@ def _run(session: Session, options: argparse.Namespace) -> None:
         session.code = complain(f"--output: {options.output} is there already; --force writes over it", FAILED)
         return
     except OSError as error:
-        session.code = complain(f"--output: {error}", FAILED)
+        session.code = complain(f"--output: {trouble(error)}", FAILED)
         return
     for note in imported.notes:
         print(f"note: {printable(note)}", file=sys.stderr)

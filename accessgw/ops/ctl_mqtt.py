@@ -16,7 +16,7 @@ from rich.text import Text
 
 from accessgw.ops.ctl_json import text_of
 from accessgw.ops.ctl_session import FAILED, Session, Usage, complain, quoted
-from accessgw.ops.ctl_view import cell, dated, printable
+from accessgw.ops.ctl_view import cell, dated, printable, trouble
 
 LINES_AT_ONCE = 100
 """Messages of `publish --lines` in one request."""
@@ -86,7 +86,7 @@ def _payload(options: argparse.Namespace) -> dict[str, Any]:
     try:
         data = sys.stdin.buffer.read() if options.file in (None, "-") else Path(options.file).read_bytes()
     except OSError as error:
-        raise Usage(f"--file: {error}") from None
+        raise Usage(f"--file: {trouble(error)}") from None
     return {"payload_b64": _base64(data)}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -14,6 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from accessgw.ops.ctl_json import text_of
+
+_PYTHON_OF_OPENSSL = re.compile(r"^\[[A-Z0-9_: ]+\] | \(_ssl\.c:\d+\)$")
 
 FIRST = ("device", "filter", "client", "topic", "name", "operation", "user", "connected", "app", "app_version")
 """Columns that come first, in this order, when rows have them."""
@@ -81,6 +84,16 @@ def _moment(second: float) -> str:
     except (ValueError, OverflowError, OSError):
         # no moment of this calendar: what was said is better than nothing
         return f"{second:.6g}"
+
+
+def trouble(error: Exception) -> str:
+    """What went wrong, for a person: the words of the system and of OpenSSL, without Python's numbers around them."""
+    named = ""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        named = f"{error.filename}: " if isinstance(error.filename, str) else ""
+        text = error.strerror
+    return named + _PYTHON_OF_OPENSSL.sub("", text) if text else type(error).__name__
 
 
 def printable(text: str) -> str:

@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 from accessgw.core.interfaces.control import ControlError
 from accessgw.core.interfaces.dictionaries import DictionaryControl
 from accessgw.ops.http_api import Reply, Request, Route
+from accessgw.ops.queries import shown
 
 MAX_CLASSES = 64
 
@@ -49,7 +50,7 @@ class DictionariesApi:
         body = _body(request, "app", "classes")
         app = body.get("app")
         if app is not None and not isinstance(app, str):
-            raise ControlError(400, "invalid", f"app: expected a string, got {app!r}", "app")
+            raise ControlError(400, "invalid", f"app: expected a string, got {shown(app)}", "app")
         classes = body.get("classes", [])
         if not isinstance(classes, list) or len(classes) > MAX_CLASSES or not all(_is_class(name) for name in classes):
             raise ControlError(
@@ -60,7 +61,9 @@ class DictionariesApi:
     def _activate(self, request: Request) -> Deferred[Reply]:
         share = _body(request, "share").get("share", 1.0)
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
-            raise ControlError(400, "invalid", f"share: expected more than 0 and at most 1, got {share!r}", "share")
+            raise ControlError(
+                400, "invalid", f"share: expected more than 0 and at most 1, got {shown(share)}", "share"
+            )
         return self._control.activate(_id(request), float(share)).addCallback(Reply)
 
     def _roll_back(self, request: Request) -> Deferred[Reply]:

@@ -11,6 +11,7 @@ from twisted.logger import Logger
 from accessgw.core.interfaces.control import ControlError
 from accessgw.core.interfaces.keys import KeyControl
 from accessgw.ops.http_api import Reply, Request, Route
+from accessgw.ops.queries import shown
 
 log = Logger()
 
@@ -68,7 +69,7 @@ def _noted(answer: dict[str, Any], what: str) -> dict[str, Any]:
 
 def _epoch(control: KeyControl, value: Any) -> Deferred[dict[str, Any]]:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 255:
-        raise ControlError(400, "invalid", f"epoch: expected an integer in 0..255, got {value!r}", "epoch")
+        raise ControlError(400, "invalid", f"epoch: expected an integer in 0..255, got {shown(value)}", "epoch")
     return control.revoke_epoch(value)
 
 

@@ -16,7 +16,7 @@ from accessgw.core.interfaces.mqtt import MqttControl
 from accessgw.core.interfaces.stores import StoreUnavailable
 from accessgw.ops.http_api import Handler, Reply, Request, Route, Subscriber
 from accessgw.ops.mqtt_message import message_view, parse_messages, parse_request, plain
-from accessgw.ops.queries import one_of, only, only_keys, page_limit
+from accessgw.ops.queries import one_of, only, only_keys, page_limit, shown
 
 log = Logger()
 
@@ -111,7 +111,7 @@ class MqttApi:
         only_keys(body, "discard")
         discard = body.get("discard", False)
         if not isinstance(discard, bool):
-            raise ControlError(400, "invalid", f"discard: expected true or false, got {discard!r}", "discard")
+            raise ControlError(400, "invalid", f"discard: expected true or false, got {shown(discard)}", "discard")
         kicked = self._mqtt.kick(client, discard)
         return Reply({"client": client, "kicked": kicked, "discarded": kicked and discard})
 

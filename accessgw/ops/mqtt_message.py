@@ -16,6 +16,7 @@ import msgspec
 from accessgw.config import syntax
 from accessgw.core.interfaces.control import ControlError
 from accessgw.core.interfaces.mqtt_state import Message
+from accessgw.ops.queries import shown
 from protocols.mqtt.packets import NO_PROPERTIES, Properties, Property
 
 PUBLISHER = "$control"
@@ -72,11 +73,11 @@ def parse_request(body: bytes) -> DeviceRequest:
     fields = _fields(item, _REQUEST_KEYS, "")
     device = fields.get("device")
     if not isinstance(device, str) or not device or len(device.encode()) > MAX_STRING:
-        raise _invalid("device", f"expected the id of a device, got {_shown(device)}")
+        raise _invalid("device", f"expected the id of a device, got {shown(device)}")
     topic = _topic(fields.get("topic"), "topic")
     timeout = fields.get("timeout", DEFAULT_TIMEOUT)
     if not _is_number(timeout) or not 0 < timeout <= MAX_TIMEOUT:
-        raise _invalid("timeout", f"expected seconds greater than 0 and at most {MAX_TIMEOUT}, got {_shown(timeout)}")
+        raise _invalid("timeout", f"expected seconds greater than 0 and at most {MAX_TIMEOUT}, got {shown(timeout)}")
     return DeviceRequest(device, topic, _payload(item, fields, ""), float(timeout))
 
 
@@ -84,14 +85,14 @@ def _message(item: dict[str, msgspec.Raw], prefix: str, now: float) -> Message:
     fields = _fields(item, _PUBLISH_KEYS, prefix)
     qos = fields.get("qos", 0)
     if isinstance(qos, bool) or qos not in (0, 1, 2):
-        raise _invalid(prefix + "qos", f"expected 0, 1 or 2, got {_shown(qos)}")
+        raise _invalid(prefix + "qos", f"expected 0, 1 or 2, got {shown(qos)}")
     retain = fields.get("retain", False)
     if not isinstance(retain, bool):
-        raise _invalid(prefix + "retain", f"expected true or false, got {_shown(retain)}")
+        raise _invalid(prefix + "retain", f"expected true or false, got {shown(retain)}")
     expiry = fields.get("expiry")
     if expiry is not None and (not _is_number(expiry) or not 0 < expiry <= MAX_EXPIRY):
         raise _invalid(
-            prefix + "expiry", f"expected seconds greater than 0 and at most {MAX_EXPIRY}, got {_shown(expiry)}"
+            prefix + "expiry", f"expected seconds greater than 0 and at most {MAX_EXPIRY}, got {shown(expiry)}"
         )
     return Message(
         _topic(fields.get("topic"), prefix + "topic"),
@@ -114,7 +115,7 @@ def _fields(item: dict[str, msgspec.Raw], known: tuple[str, ...], prefix: str) -
 
 def _topic(topic: Any, path: str) -> str:
     if not isinstance(topic, str) or not syntax.is_topic_name(topic):
-        raise _invalid(path, f"expected a topic without wildcards, got {_shown(topic)}")
+        raise _invalid(path, f"expected a topic without wildcards, got {shown(topic)}")
     return topic
 
 
@@ -129,7 +130,7 @@ def _payload(item: dict[str, msgspec.Raw], fields: dict[str, Any], prefix: str) 
         return raw
     value = fields[key]
     if not isinstance(value, str):
-        raise _invalid(prefix + key, f"expected {'text' if key == 'text' else 'base64 text'}, got {_shown(value)}")
+        raise _invalid(prefix + key, f"expected {'text' if key == 'text' else 'base64 text'}, got {shown(value)}")
     return value.encode() if key == "text" else _base64(value, prefix + key)
 
 
@@ -137,7 +138,7 @@ def _properties(given: Any, path: str) -> Properties:
     if given is None:
         return NO_PROPERTIES
     if not isinstance(given, dict):
-        raise _invalid(path, f"expected an object, got {_shown(given)}")
+        raise _invalid(path, f"expected an object, got {shown(given)}")
     found: dict[int, Any] = {}
     for key, value in given.items():
         here = f"{path}.{key}"
@@ -149,14 +150,14 @@ def _properties(given: Any, path: str) -> Properties:
             found[Property.RESPONSE_TOPIC] = _topic(value, here)
         elif key == "payload_format":
             if isinstance(value, bool) or value not in (0, 1):
-                raise _invalid(here, f"expected 0 (bytes) or 1 (UTF-8), got {_shown(value)}")
+                raise _invalid(here, f"expected 0 (bytes) or 1 (UTF-8), got {shown(value)}")
             found[Property.PAYLOAD_FORMAT] = int(value)
         elif key == "user":
             found[Property.USER_PROPERTY] = _user_properties(value, here)
         else:
             data = _base64(value, here) if isinstance(value, str) else b""
             if not isinstance(value, str) or len(data) > MAX_STRING:
-                raise _invalid(here, f"expected base64 text of at most {MAX_STRING} bytes, got {_shown(value)}")
+                raise _invalid(here, f"expected base64 text of at most {MAX_STRING} bytes, got {shown(value)}")
             found[Property.CORRELATION_DATA] = data
     return found or NO_PROPERTIES
 
@@ -164,11 +165,11 @@ def _properties(given: Any, path: str) -> Properties:
 def _user_properties(value: Any, path: str) -> list[tuple[str, str]]:
     pairs = list(value.items()) if isinstance(value, dict) else value
     if not isinstance(pairs, list) or len(pairs) > 64:
-        raise _invalid(path, f"expected an object or a list of at most 64 [name, value] pairs, got {_shown(value)}")
+        raise _invalid(path, f"expected an object or a list of at most 64 [name, value] pairs, got {shown(value)}")
     found = []
     for index, pair in enumerate(pairs):
         if not isinstance(pair, list | tuple) or len(pair) != 2:
-            raise _invalid(f"{path}[{index}]", f"expected [name, value], got {_shown(pair)}")
+            raise _invalid(f"{path}[{index}]", f"expected [name, value], got {shown(pair)}")
         here = f"{path}.{pair[0]}" if isinstance(value, dict) else f"{path}[{index}]"
         found.append((_string(pair[0], here), _string(pair[1], here)))
     return found
@@ -176,7 +177,7 @@ def _user_properties(value: Any, path: str) -> list[tuple[str, str]]:
 
 def _string(value: Any, path: str) -> str:
     if not isinstance(value, str) or "\0" in value or len(value.encode()) > MAX_STRING:
-        raise _invalid(path, f"expected text of at most {MAX_STRING} bytes, got {_shown(value)}")
+        raise _invalid(path, f"expected text of at most {MAX_STRING} bytes, got {shown(value)}")
     return value
 
 
@@ -196,13 +197,6 @@ def _decode(raw: msgspec.Raw, path: str) -> Any:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "nothing"
-    text = msgspec.json.encode(value).decode()
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _invalid(path: str, message: str) -> ControlError:

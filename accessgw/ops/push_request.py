@@ -13,6 +13,7 @@ import msgspec
 
 from accessgw.core.interfaces.control import ControlError
 from accessgw.model.pushes import Priority, PushRequest, Scope, StreamKey
+from accessgw.ops.queries import shown
 
 MAX_NAME = 256
 """Bytes of an id, a biz or a collapse key."""
@@ -55,10 +56,10 @@ def _push(item: dict[str, msgspec.Raw], path: str, max_payload: int) -> PushRequ
         raise ControlError(413, "too_large", f"{path}: expected at most {max_payload} bytes, got {len(body)}", path)
     ttl = fields.get("ttl")
     if ttl is not None and (not _is_number(ttl) or not 0 < ttl <= MAX_TTL):
-        raise _invalid(prefix + "ttl", f"expected seconds greater than 0 and at most {MAX_TTL}, got {_shown(ttl)}")
+        raise _invalid(prefix + "ttl", f"expected seconds greater than 0 and at most {MAX_TTL}, got {shown(ttl)}")
     priority = fields.get("priority", 0)
     if isinstance(priority, bool) or priority not in (0, 1, 2):
-        raise _invalid(prefix + "priority", f"expected 0, 1 or 2, got {_shown(priority)}")
+        raise _invalid(prefix + "priority", f"expected 0, 1 or 2, got {shown(priority)}")
     collapse = fields.get("collapse")
     return PushRequest(
         StreamKey(scope, id, biz),
@@ -79,7 +80,7 @@ def _decode(raw: msgspec.Raw, path: str) -> Any:
 
 def _target(to: Any, path: str) -> tuple[Scope, str, dict[str, Any]]:
     if not isinstance(to, dict):
-        raise _invalid(path, f"expected an object, got {_shown(to)}")
+        raise _invalid(path, f"expected an object, got {shown(to)}")
     scopes = [scope for scope in Scope if scope.value in to]
     if len(scopes) != 1:
         raise _invalid(path, "expected exactly one of device, user, topic, broadcast")
@@ -90,7 +91,7 @@ def _target(to: Any, path: str) -> tuple[Scope, str, dict[str, Any]]:
     where = _where(to.get("where"), f"{path}.where")
     if scope is Scope.BROADCAST:
         if to["broadcast"] is not True:
-            raise _invalid(f"{path}.broadcast", f"expected true, got {_shown(to['broadcast'])}")
+            raise _invalid(f"{path}.broadcast", f"expected true, got {shown(to['broadcast'])}")
         return scope, "", where
     return scope, _name(to[scope.value], f"{path}.{scope.value}"), where
 
@@ -99,17 +100,17 @@ def _where(where: Any, path: str) -> dict[str, Any]:
     if where is None:
         return {}
     if not isinstance(where, dict):
-        raise _invalid(path, f"expected an object, got {_shown(where)}")
+        raise _invalid(path, f"expected an object, got {shown(where)}")
     for key, value in where.items():
         values = value if isinstance(value, list) else [value]
         if not key or not values or not all(isinstance(one, str | int) and one != "" for one in values):
-            raise _invalid(f"{path}.{key}", f"expected text, a number or a list of them, got {_shown(value)}")
+            raise _invalid(f"{path}.{key}", f"expected text, a number or a list of them, got {shown(value)}")
     return where
 
 
 def _name(value: Any, path: str) -> str:
     if not isinstance(value, str) or not value or len(value.encode()) > MAX_NAME or not value.isprintable():
-        raise _invalid(path, f"expected 1 to {MAX_NAME} bytes of printable text, got {_shown(value)}")
+        raise _invalid(path, f"expected 1 to {MAX_NAME} bytes of printable text, got {shown(value)}")
     return value
 
 
@@ -121,7 +122,7 @@ def _payload(raw: msgspec.Raw | None, encoded: Any, has_encoded: bool, prefix: s
         _decode(raw, prefix + "payload")
         return body
     if not isinstance(encoded, str):
-        raise _invalid(prefix + "payload_b64", f"expected base64 text, got {_shown(encoded)}")
+        raise _invalid(prefix + "payload_b64", f"expected base64 text, got {shown(encoded)}")
     try:
         return base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError) as error:
@@ -130,10 +131,3 @@ def _payload(raw: msgspec.Raw | None, encoded: Any, has_encoded: bool, prefix: s
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "nothing"
-    text = msgspec.json.encode(value).decode()
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, TypeVar
 
 from accessgw.core.interfaces.control import ControlError
@@ -31,6 +32,19 @@ def one_of(query: dict[str, str], name: str, choices: dict[str, Value]) -> Value
         expected = " or ".join(choice for choice in choices if choice)
         raise ControlError(400, "invalid", f'{name}: expected {expected}, got "{text}"', name)
     return choices[text]
+
+
+def shown(value: Any) -> str:
+    """A value of a body as messages quote it: JSON, as it came; long ones are cut."""
+    if value is None:
+        return "nothing"
+    try:
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        if not text.isprintable():
+            text = json.dumps(value, separators=(",", ":"))
+    except RecursionError:
+        return "something nested very deep"
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def page_limit(query: dict[str, str], default: int, most: int) -> int:

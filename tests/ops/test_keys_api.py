@@ -99,7 +99,7 @@ def test_whose_session_is_revoked_loses_its_tickets(api: Api, keys: FakeKeys) ->
         ({"epoch": 1, "device": "d1"}, "got epoch, device"),
         ({"user": "alice"}, "got user"),
         ({"epoch": 256}, "expected an integer in 0..255, got 256"),
-        ({"epoch": True}, "got True"),
+        ({"epoch": True}, "got true"),
         ({"device": ""}, "1 to 256 bytes"),
         ({"device": "读" * 86}, "1 to 256 bytes"),
         ({"device": 5}, "1 to 256 bytes"),
