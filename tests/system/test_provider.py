@@ -17,7 +17,7 @@ from tests.crypto.authority import Authority
 from tests.crypto.certificates import self_signed
 from tests.crypto.signer_process import SignerProcess
 from tests.crypto.software_tpm import MISSING, SoftwareTpm, software_tpm
-from tests.system.gateway_process import ROOT, Gateway
+from tests.system.gateway_process import PATIENCE, ROOT, Gateway
 from tests.system.handshake_load import LIMITS, Load
 
 if WHY_NOT_NATIVE:
@@ -84,7 +84,7 @@ def start_of_client(port: int, ca: str, *options: str) -> subprocess.Popen[str]:
 
 def shaken_hands(client: subprocess.Popen[str]) -> str:
     """What s_client says of a hand-shake that it accepts, to its end."""
-    said, _ = client.communicate(timeout=60)
+    said, _ = client.communicate(timeout=PATIENCE)
     assert client.returncode == 0, said
     assert "Verify return code: 0 (ok)" in said, said
     return said
@@ -99,7 +99,13 @@ def refusal(gateway: Gateway) -> str:
 def check(gateway: Gateway, code: int = 1) -> str:
     command = [Path(sys.executable).with_name("twistd"), "accessgw", "--config", gateway.config, "--check"]
     done = subprocess.run(
-        command, cwd=ROOT, env=os.environ | gateway.environment, capture_output=True, text=True, timeout=60, check=False
+        command,
+        cwd=ROOT,
+        env=os.environ | gateway.environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
     )
     assert done.returncode == code, (done.stdout, done.stderr)
     return done.stdout + done.stderr
@@ -163,7 +169,7 @@ def test_a_tpm_that_was_reset_serves_again_once_the_files_are_loaded(make, files
     shaken_hands(start_of_client(gateway.tls, files.ca))
     for count in (1, 2):
         tpm.start_again()
-        assert start_of_client(gateway.tls, files.ca).wait(60) == 1
+        assert start_of_client(gateway.tls, files.ca).wait(PATIENCE) == 1
         assert gateway.process is not None
         gateway.process.send_signal(signal.SIGHUP)
         gateway.wait_until(lambda count=count: gateway.said().count(f"loaded {files.chain} again") == count)
@@ -173,7 +179,7 @@ def test_a_tpm_that_was_reset_serves_again_once_the_files_are_loaded(make, files
 
 
 def test_a_signer_of_the_gateways_own_loads_the_provider(make, files) -> None:
-    gateway = make('provider = "tpm2"\nsigner = "process"\nsigner_timeout = 20.0')
+    gateway = make('provider = "tpm2"\nsigner = "process"\nsigner_timeout = 90.0\nsigner_restart_after = 0')
     check(gateway, 0)
     gateway.start()
     shaken_hands(start_of_client(gateway.tls, files.ca))
@@ -185,7 +191,7 @@ def test_a_signer_that_runs_already_has_the_key(make, files, tpm, tmp_path, monk
     for name, value in tpm.environment.items():
         monkeypatch.setenv(name, value)
     signer = SignerProcess(tmp_path / "signer.sock", "--provider", "tpm2", "--key", files.key).start()
-    gateway = make(f'signer = "unix:{signer.path}"\nsigner_timeout = 20.0', key="").start()
+    gateway = make(f'signer = "unix:{signer.path}"\nsigner_timeout = 90.0\nsigner_restart_after = 0', key="").start()
     shaken_hands(start_of_client(gateway.tls, files.ca))
     assert signer.end() == 0
 
@@ -194,7 +200,7 @@ def test_hand_shakes_fail_and_nothing_else_when_the_tpm_has_died(make, files, tp
     gateway = make('provider = "tpm2"').start()
     tpm.end()
     client = start_of_client(gateway.tls, files.ca)
-    said, _ = client.communicate(timeout=60)
+    said, _ = client.communicate(timeout=PATIENCE)
     assert client.returncode == 1
     assert "alert internal error" in said
     gateway.wait_until(lambda: gateway.metric("accessgw_tls_handshakes_refused_total", reason="internal_error") == 1.0)

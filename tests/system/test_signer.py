@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from protocols.tls.engines import WHY_NOT_NATIVE
 from tests.crypto.certificates import self_signed
 from tests.crypto.signer_process import SignerProcess
-from tests.system.gateway_process import Gateway
+from tests.system.gateway_process import PATIENCE, Gateway
 from tests.system.handshake_load import LIMITS, shake_hands
 
 if WHY_NOT_NATIVE:
@@ -34,9 +34,11 @@ key = "{key}"
 
 
 def signing_gateway(
-    make_gateway: Callable[..., Gateway], signer: str, certificate: str = "", more: str = ""
+    make_gateway: Callable[..., Gateway], signer: str, certificate: str = "", more: str = "", restart_after: float = 0.0
 ) -> Gateway:
-    gateway = make_gateway(extra=f'\n[tls]\nsigner = "{signer}"\nsigner_timeout = 20.0\n{more}{LIMITS}')
+    """`restart_after`: 0 so that a signer which the machine has stopped is not taken for one that hangs."""
+    patience = f"signer_timeout = {PATIENCE}\nsigner_restart_after = {restart_after}\n"
+    gateway = make_gateway(extra=f'\n[tls]\nsigner = "{signer}"\n{patience}{more}{LIMITS}')
     text = gateway.config.read_text()
     # the certificate belongs to the first listener
     gateway.config.write_text(
@@ -96,14 +98,14 @@ def test_a_signer_of_the_gateways_own_is_killed_under_load_and_nobody_notices(ma
 
 
 def test_a_signer_of_the_gateways_own_that_hangs_is_replaced_and_clients_see_the_delay_only(make_gateway, load) -> None:
-    gateway = signing_gateway(make_gateway, "process", more="signer_restart_after = 0.5\n").start()
+    gateway = signing_gateway(make_gateway, "process", restart_after=0.5).start()
     assert gateway.process is not None
     (first,) = children(gateway.process.pid)
     running = load(gateway.tls)
     running.more(20)
     pidfd = os.pidfd_open(first)
     os.kill(first, signal.SIGSTOP)
-    assert select.select([pidfd], [], [], 20)[0]
+    assert select.select([pidfd], [], [], PATIENCE)[0]
     os.close(pidfd)
     running.more(20)
     running.stop()
@@ -121,8 +123,8 @@ def test_a_signer_that_is_stopped_does_not_outlive_the_gateway(make_gateway) -> 
     pidfd = os.pidfd_open(child)
     os.kill(child, signal.SIGSTOP)
     gateway.process.send_signal(signal.SIGTERM)
-    gateway.process.wait(20)
-    ended = select.select([pidfd], [], [], 20)[0]
+    gateway.process.wait(PATIENCE)
+    ended = select.select([pidfd], [], [], PATIENCE)[0]
     if not ended:
         os.kill(child, signal.SIGKILL)
     os.close(pidfd)
@@ -160,9 +162,9 @@ def test_a_signer_of_the_gateways_own_ends_with_it_however_that_ends(make_gatewa
     assert stat.S_IMODE(socket_path.stat().st_mode) == 0o600
     pidfd = os.pidfd_open(child)
     gateway.process.send_signal(number)
-    gateway.process.wait(20)
+    gateway.process.wait(PATIENCE)
     # readable once the process has ended
-    assert select.select([pidfd], [], [], 20)[0]
+    assert select.select([pidfd], [], [], PATIENCE)[0]
     os.close(pidfd)
 
 
@@ -203,7 +205,7 @@ def test_openssl_as_a_client_sees_the_delay_only(make_gateway, tmp_path, kind) -
     # They are shaking hands with a gateway whose signer does not run yet.
     signer.start()
     for client in waiting:
-        out, _ = client.communicate(b"Q\n", timeout=30)
+        out, _ = client.communicate(b"Q\n", timeout=PATIENCE)
         assert b"CN = localhost" in out
         assert b"Verification error: self-signed certificate" in out or b"self-signed" in out
         assert re.search(rb"New, TLSv1.[23], Cipher is [A-Z]", out), out
