@@ -132,10 +132,13 @@ class Gateway:
         return self
 
     def wait_until(self, true: Any, timeout: float = PATIENCE) -> None:
-        """Poll a state of the process; fails with its log."""
+        """Poll a state of the process; fails with its log. It looks once more when the time is over: the whole machine may
+        have been stopped."""
         deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
+        over = False
+        while not over:
             assert self.process is not None
+            over = time.monotonic() >= deadline
             if self.process.poll() is not None:
                 break
             try:
