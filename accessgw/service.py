@@ -91,11 +91,12 @@ def makeService(options: Options) -> Gateway:  # the name that twistd looks for
     from accessgw.crypto.shared_file import SharedFileError
     from accessgw.crypto.signers.build import SignerUnusable
     from accessgw.gateway import Gateway
+    from accessgw.model.words import trouble
 
     try:
         if any(listener.transport == "tls" for listener in options.settings.listeners):
             close_memory()
         return Gateway(options.settings, options.prepared, options["config"], reactor)
     except (CertificateError, SharedFileError, SignerUnusable, OSError) as error:
-        print(f"accessgw: {error}", file=sys.stderr)
+        print(f"accessgw: {trouble(error)}", file=sys.stderr)
         raise SystemExit(1) from None

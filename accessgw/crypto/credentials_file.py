@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from accessgw.crypto.services import AuthenticatorServices
-from accessgw.model.words import counted
+from accessgw.model.words import counted, trouble
 from protocols.passwords import MAX_FILE, LineError, parse_lines
 
 log = Logger()
@@ -101,8 +101,8 @@ class CredentialsFile(Generic[T]):
     def _failed(self, failure: Failure, seen: Signature) -> Failure | None:
         if failure.check(LineError):
             self._complain(seen, f"line {failure.getErrorMessage()}")
-        elif failure.check(OSError):
-            self._complain(seen, failure.getErrorMessage())
+        elif isinstance(failure.value, OSError):
+            self._complain(seen, failure.value.strerror or trouble(failure.value))
         else:
             # Not read at all: who waits cannot be judged by a table that may be out of date.
             self._checked_at = float("-inf")

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from accessgw.model import words
 from accessgw.ops.ctl_json import text_of
 
 _PYTHON_OF_OPENSSL = re.compile(r"^\[[A-Z0-9_: ]+\] | \(_ssl\.c:\d+\)$")
@@ -88,12 +89,7 @@ def _moment(second: float) -> str:
 
 def trouble(error: Exception) -> str:
     """What went wrong, for a person: the words of the system and of OpenSSL, without Python's numbers around them."""
-    named = ""
-    text = str(error)
-    if isinstance(error, OSError) and error.strerror:
-        named = f"{error.filename}: " if isinstance(error.filename, str) else ""
-        text = error.strerror
-    return named + _PYTHON_OF_OPENSSL.sub("", text) if text else type(error).__name__
+    return _PYTHON_OF_OPENSSL.sub("", words.trouble(error))
 
 
 def printable(text: str) -> str:

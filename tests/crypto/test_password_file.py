@@ -169,6 +169,18 @@ class Log:
         pass
 
 
+def test_a_file_that_cannot_be_read_is_told_in_the_words_of_the_system(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Log()
+    monkeypatch.setattr(credentials_file, "log", log)
+    house.path.unlink()
+    house.path.mkdir()
+    house.world.clock.advance(1)
+    assert isinstance(house.ask("alice", "secret"), Identity)
+    assert log.errors == [f"{house.path}: Is a directory; what was read before stays in force"]
+
+
 def test_a_damaged_file_leaves_the_old_one_in_force(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     log = Log()
     monkeypatch.setattr(credentials_file, "log", log)

@@ -157,6 +157,15 @@ def test_a_start_that_cannot_be_is_one_line_and_exit_code_1(tmp_path, options, w
     signer.end()
 
 
+def test_what_the_system_refuses_at_a_start_is_told_in_its_words(tmp_path) -> None:
+    key = ec_key().write(tmp_path, "ec")
+    signer = SignerProcess(Path(key) / "signer.sock", "--key", key)
+    with pytest.raises(AssertionError, match="exit code 1"):
+        signer.start()
+    assert signer.lines == [f"accessgw-signer: {key}/signer.sock: Not a directory\n"]
+    signer.end()
+
+
 def test_multibuffer_that_is_asked_for_by_name_must_be_there(tmp_path) -> None:
     if "avx512ifma" in Path("/proc/cpuinfo").read_text():
         pytest.skip("this processor may have it")

@@ -16,6 +16,7 @@ from accessgw.crypto.signers.libcrypto import LibcryptoError, PrivateKey, Provid
 from accessgw.crypto.signers.multibuffer import MultiBufferBackend, MultiBufferUnavailable, load_lanes
 from accessgw.crypto.signers.overlap import KEEP
 from accessgw.crypto.signers.server import SignerServer, SocketTaken, listen, to_stderr
+from accessgw.model.words import trouble
 
 _BACKENDS = "auto", "software", "multibuffer"
 
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             until=sys.stdin.fileno() if options.until_stdin_ends else -1,
         )
     except (CertificateError, LibcryptoError, SocketTaken, _Unusable, OSError) as error:
-        to_stderr(str(error))
+        to_stderr(trouble(error))
         raise SystemExit(1) from None
     server.run()
 
