@@ -13,7 +13,7 @@ from typing import Protocol
 
 from accessgw.core.interfaces.tls import Signer
 from accessgw.model.counters import TlsCounters
-from accessgw.transports.handshake_crew import DELIVERED_PER_TURN, LAST_STEP, HandshakeCrew, tell
+from accessgw.transports.handshake_crew import DELIVERED_PER_TURN, LAST_STEP, HandshakeCrew, give_way, tell
 from protocols.tls.engines import leave_thread
 
 TELL_AFTER = 0.002
@@ -206,6 +206,7 @@ class HandshakePool:
     # ------------------------------------------------------------------ the threads
 
     def _serve(self) -> None:
+        give_way()
         while self._tokens.get():
             told = time.monotonic()
             while not self._stopped and (step := self._next()) is not None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -10,7 +12,7 @@ import pytest
 
 from accessgw.model.counters import TlsCounters
 from accessgw.transports import handshake_crew
-from accessgw.transports.handshake_crew import HandshakeCrew
+from accessgw.transports.handshake_crew import NICER, HandshakeCrew
 from accessgw.transports.handshakes import HandshakePool
 from protocols.tls.engines import WHY_NOT_NATIVE, make_crew
 from protocols.tls.server_context import ClientVerification
@@ -197,6 +199,13 @@ def test_what_one_turn_has_wakes_the_threads_once():
     assert len(ends) == 1
     crew.stop()
     assert counters.pool_waiting == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities of their own in Linux only")
+def test_its_threads_let_the_reactor_go_first(idle):
+    (thread,) = idle.crew._threads  # it is at work
+    reactor = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    assert os.getpriority(os.PRIO_PROCESS, thread.native_id) == min(reactor + NICER, 19)
 
 
 def test_after_stop_nothing_happens_and_nothing_waits(idle):

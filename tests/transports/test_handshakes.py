@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from itertools import pairwise
 from queue import Queue
 
+import pytest
+
 from accessgw.model.counters import TlsCounters
+from accessgw.transports.handshake_crew import NICER
 from accessgw.transports.handshakes import DELIVERED_PER_TURN, SLICE, HandshakePool, LastSteps
 
 
@@ -69,6 +74,23 @@ def test_a_thread_yields_its_processor_after_each_step(monkeypatch):
     deliver(calls, log, 3)
     pool.stop()
     assert [kind for kind, _, _ in log if kind != "done"] == ["run", "yield"] * 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities of their own in Linux only")
+def test_its_threads_let_the_reactor_go_first():
+    calls, log, found = Queue(), [], []
+
+    class Look(Note):
+        def run(self):
+            super().run()
+            found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    pool = HandshakePool(TlsCounters(), threads=1, waiting=100, call_from_thread=calls.put)
+    pool.submit(Look("a", log), False)
+    deliver(calls, log, 1)
+    pool.stop()
+    reactor = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    assert found == [min(reactor + NICER, 19)]
 
 
 def test_what_has_begun_goes_first():
