@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
+from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.logger import formatEvent, globalLogPublisher
@@ -435,7 +436,7 @@ def test_one_that_answers_nothing_is_ended_and_the_next_one_asked_for_all(logged
     world.asked()
     world.pass_time(0.4)
     assert (world.hung, world.transport.disconnected) == (0, False)
-    world.pass_time(0.2)
+    world.pass_time(0.4)
     assert (world.hung, world.transport.disconnected) == (1, True)
     (line,) = logged()
     assert line.startswith(
@@ -505,8 +506,24 @@ def test_signatures_that_have_run_out_of_time_are_owed_still() -> None:
     world.asked()
     world.pass_time(4.5)
     assert (world.hung, len(world.results)) == (0, 1)
-    world.pass_time(0.75)
+    world.pass_time(1.75)
     assert world.hung == 1
+
+
+def test_one_that_is_not_asked_again_for_what_was_cancelled_owes_nothing() -> None:
+    world = World(hang_after=1.0, timeout=20.0)
+    world.accept()
+    key = ec_key()
+    unwanted = world.signer.sign(key.id, key.algorithm, key.data(0))
+    unwanted.addErrback(lambda failure: failure.trap(CancelledError))
+    unwanted.cancel()
+    world.lose()
+    world.pass_time(FIRST_RETRY + 0.1)
+    world.accept()
+    assert world.asked() == []
+    assert world.counters.signer_waiting == 0
+    world.pass_time(5.0)
+    assert world.hung == 0
 
 
 def test_one_that_takes_the_connection_and_does_not_greet_hangs() -> None:

@@ -49,7 +49,16 @@ def test_an_answer_begins_the_time_anew() -> None:
     heard_at = watched.clock.seconds()
     watched.pass_time(5.0)
     (barked,) = watched.barked
-    assert AFTER - AFTER / 4 <= barked - heard_at <= AFTER + AFTER / 4
+    assert AFTER <= barked - heard_at <= AFTER + AFTER / 4
+
+
+def test_an_answer_just_in_time_is_in_time() -> None:
+    watched = Watched()
+    watched.dog.asked()
+    for _ in range(20):
+        watched.pass_time(0.9375)
+        watched.dog.heard(more=True)
+    assert watched.barked == []
 
 
 def test_what_is_asked_after_an_answer_has_its_own_time() -> None:

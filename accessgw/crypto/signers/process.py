@@ -290,9 +290,11 @@ class ProcessSigner:
         self._quiet_until = 0.0
         self._link = link
         self._parked = 0
-        for id, request in self._requests.items():
+        for id, request in list(self._requests.items()):
             request.parked = False
-            if not request.deferred.called:
+            if request.deferred.called:
+                self._take(id)  # nobody wants it any more: this process is not asked, and owes nothing
+            else:
                 link.wire.request(id, request.key, request.algorithm, request.data)
         link.flush()
         if self._told:

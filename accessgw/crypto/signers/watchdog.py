@@ -20,7 +20,8 @@ class Watchdog:
         self._bark = bark
         self._owed = False
         self._silent = 0
-        """Looks since the last answer, or the first question."""
+        """Looks since the last answer, or the first question; one that was ordered before that, and so comes too early, is
+        not counted."""
         self._look: Any = None
 
     def asked(self) -> None:
@@ -28,14 +29,13 @@ class Watchdog:
         if self._owed or not self._interval:
             return
         self._owed = True
-        self._silent = 0
+        self._silent = 0 if self._look is None else -1
         if self._look is None:
             self._look = self._clock.callLater(self._interval, self._turn)
 
     def heard(self, more: bool) -> None:
         """Something came. `more`: whether other answers are owed."""
         self._owed = False
-        self._silent = 0
         if more:
             self.asked()
 
