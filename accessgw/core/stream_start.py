@@ -13,11 +13,14 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from accessgw.core.delivery import HISTORY_LOST, TRUNCATED, Opening
-from accessgw.core.interfaces.stores import StreamStore
+from accessgw.core.interfaces.stores import StoreUnavailable, StreamStore
 from accessgw.core.stream_reads import StreamLookup, gather
 from accessgw.model.identity import Identity
 from accessgw.model.pushes import Cursor, Scope, StreamKey, StreamState
 from accessgw.model.settings import PushSettings
+
+MAX_TURNS = 16
+"""Look-ups of one device that wait for the one under way. Of more, most are for connections that it has left since."""
 
 
 def opening_of(state: StreamState, hello: Cursor | None, stored: Cursor | None, tail: int | None) -> Opening:
@@ -60,7 +63,8 @@ class Openings:
         on misses nothing. Fails with StoreUnavailable.
 
         One look-up of a device after the other: two at once would both introduce it, and the later head would be where
-        it goes on after a reconnection, though what lies before that was owed to it since the earlier one.
+        it goes on after a reconnection, though what lies before that was owed to it since the earlier one. With MAX_TURNS
+        waiting, the one that has waited longest fails.
         """
         device = identity.device
         turns = self._turns.get(device)
@@ -69,6 +73,8 @@ class Openings:
         else:
             turn: Deferred[None] = Deferred()
             turns.append(turn)
+            if len(turns) > MAX_TURNS and not (longest := turns.pop(0)).called:
+                longest.errback(StoreUnavailable(f"more than {MAX_TURNS} look-ups of one device wait"))
             await turn
         try:
             return await self._load(identity, hello, topics_known)

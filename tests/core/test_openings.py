@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, fail
 
 from accessgw.core.delivery import Opening
 from accessgw.core.interfaces.stores import StoreUnavailable
-from accessgw.core.stream_start import Openings
+from accessgw.core.stream_start import MAX_TURNS, Openings
 from accessgw.model.identity import Identity
 from accessgw.model.pushes import PushRequest, Scope, StreamKey, StreamState
 from accessgw.model.settings import PushSettings
@@ -82,6 +82,30 @@ def test_one_that_fails_or_is_cancelled_leaves_the_others_their_turns(world: Wor
     assert outcomes[0][0][0].check(StoreUnavailable)
     world.answer_all()
     assert [opening.position for outcome, _ in outcomes[2:] for _, opening in outcome[0]] == [1, 1]
+    assert not world.openings._turns
+
+
+def test_of_too_many_the_one_that_has_waited_longest_fails(world: World) -> None:
+    outcomes = [world.look_up() for _ in range(2 + MAX_TURNS)]
+    (failed,) = [number for number, (outcome, _) in enumerate(outcomes) if outcome]
+    assert failed == 1
+    assert outcomes[1][0][0].check(StoreUnavailable)
+    outcomes[2][1].cancel()
+    outcomes += [world.look_up() for _ in range(2)]
+    assert [number for number, (outcome, _) in enumerate(outcomes) if outcome] == [1, 2, 3]
+    world.answer_all()
+    assert all(outcome for outcome, _ in outcomes)
+    assert not world.openings._turns
+
+
+def test_a_store_that_fails_at_once_leaves_nobody_waiting(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes = [world.look_up() for _ in range(500)]
+    for question in ("cursors", "subscriptions", "streams_of"):
+        monkeypatch.setattr(world.store, question, lambda *_: fail(StoreUnavailable("too many reads wait")))
+    waiting, world.store.waiting = world.store.waiting, []
+    for result, _ in waiting:
+        result.errback(StoreUnavailable("too many reads wait"))
+    assert all(outcome[0].check(StoreUnavailable) for outcome, _ in outcomes)
     assert not world.openings._turns
 
 
