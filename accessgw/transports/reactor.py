@@ -129,7 +129,7 @@ class LeanReactor(epollreactor.EPollReactor):
     def _serve(self, timeout: float | None) -> None:
         if self._observe is not None and self._began:
             self._observe(monotonic() - self._began)
-        if self._few and timeout != 0.0 and self._busy():
+        if self._few and timeout != 0.0 and not self._left and self._busy():
             pause = self._pause if timeout is None else min(self._pause, timeout)
             sleep(pause)
             timeout = None if timeout is None else timeout - pause

@@ -578,6 +578,20 @@ def test_events_that_come_together_by_themselves_are_not_waited_for(reactor: Any
     assert pauses.take() == [("pause", 0.25), ("poll", 0.25)]
 
 
+def test_who_was_ready_and_not_served_does_not_wait_for_others(reactor: Any, pauses: Pauses, watch: Watch) -> None:
+    reactor.coalesce(0.25)
+    pauses.ready = [(1000 + fd, 1) for fd in range(FEW - 1)]
+    watch.step = SLICE  # the second look is too late
+    reactor.doPoll(0.5)
+    assert reactor._left
+    watch.step = 0.0
+    reactor.doPoll(0.5)
+    assert pauses.take() == [("poll", 0.5)] * 2
+    assert not reactor._left
+    reactor.doPoll(0.5)
+    assert pauses.take() == [("pause", 0.25), ("poll", 0.25)]
+
+
 def test_coalescing_ends(reactor: Any, pauses: Pauses) -> None:
     reactor.coalesce(0.25)
     reactor.doPoll(0.5)
