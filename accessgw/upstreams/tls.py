@@ -166,7 +166,10 @@ class ClusterTls:
             self._sessions.clear()
         waiting, self._waiting = self._waiting, []
         for then in waiting:
-            then()
+            try:
+                then()
+            except Exception:
+                log.failure("TLS of {who}: one that waited for the files could not go on", who=self._used_by())
 
     def _refuse(self, stamps: tuple[object, ...], error: BaseException) -> None:
         before, self._why = self._why, str(error)

@@ -175,6 +175,19 @@ def test_a_defect_of_loading_is_logged_and_a_failure_to_connect(
     assert any(line.startswith("TLS of cluster c could not be loaded") for line in said)
 
 
+def test_one_that_fails_when_its_files_are_there_does_not_keep_the_others_waiting(
+    authority: Authority, said: list[str]
+) -> None:
+    hands = ByHand(loads=True)
+    tls = ClusterTls(UpstreamTlsSettings(ca=authority.file), lambda: 0.0, threads=hands)
+    went_on: list[int] = []
+    for number in (1, 0, 2):
+        tls.prepare(lambda number=number: went_on.append(1 // number))  # type: ignore[misc]
+    hands.all()
+    assert went_on == [1, 0]
+    assert said == ["TLS of an upstream: one that waited for the files could not go on"]
+
+
 def test_files_that_could_not_be_read_once_are_tried_again_although_they_are_the_same(
     authority: Authority, monkeypatch: pytest.MonkeyPatch, said: list[str]
 ) -> None:
