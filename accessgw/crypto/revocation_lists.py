@@ -102,6 +102,8 @@ class RevocationLists:
         self._loading = False
         self._again = False
         """The CAs may have changed since the load under way has read them."""
+        self._owed = False
+        """The last load came to no end, and the file may be the same: what has to be read under other CAs must be."""
         self._refusal = ""
         """The last in the log: what is tried again every second is said once."""
         self._said_at = float("-inf")
@@ -118,7 +120,11 @@ class RevocationLists:
         """Look whether the file has changed; on the reactor's thread, every second. The Deferred fires when a change has
         been dealt with."""
         self._remind(now)
-        stamps = None if self._loading else self._watched.changed()
+        if self._loading:
+            return None
+        stamps = self._watched.changed()
+        if stamps is None and self._owed:
+            stamps = self._watched.stamps()
         return None if stamps is None else self._load(now, stamps)
 
     def reload(self, now: float) -> Deferred[None] | None:
@@ -129,6 +135,7 @@ class RevocationLists:
 
     def _load(self, now: float, stamps: Stamps) -> Deferred[None]:
         self._loading = True
+        self._owed = False
 
         def load() -> LoadedLists:
             loaded = load_lists(self.path, self._authorities())
@@ -149,6 +156,8 @@ class RevocationLists:
         def refused(failure: Failure) -> None:
             if failure.check(CertificateError):
                 self._watched.take(stamps)
+            else:
+                self._owed = True
             why = failure.getErrorMessage()
             if failure.check(CertificateError) or why != self._refusal:
                 self._refusal = why

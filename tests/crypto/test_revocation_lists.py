@@ -237,6 +237,27 @@ def test_a_reload_reads_it_under_the_cas_of_the_present(tmp_path, authority):
     assert are_listed(house.store, one.der)
 
 
+def test_a_reload_that_finds_no_thread_is_made_later(tmp_path, authority):
+    """A flood of passwords must not keep what a CA revokes from being in force."""
+    other = Authority(tmp_path, "other")
+    one = other.issue("one")
+    house = House(tmp_path, authority, crl(authority))
+    house.replace(crl(authority) + crl(other, one.der))
+    house.second()
+    house.second()
+    run, house.lists._run = house.lists._run, lambda work: fail(AuthenticationUnavailable("too many wait"))
+    house.authorities.append(other.certificate)
+    house.lists.reload(house.now)
+    house.second()
+    assert not are_listed(house.store, one.der)
+    loads = []
+    house.lists._run = lambda work: [loads.append(work), run(work)][1]
+    for _ in range(3):
+        house.second()
+    assert are_listed(house.store, one.der)
+    assert len(loads) == 1
+
+
 def test_it_is_loaded_once_at_a_time(tmp_path, authority):
     house = House(tmp_path, authority, crl(authority))
     waiting = []
