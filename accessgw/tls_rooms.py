@@ -275,13 +275,13 @@ class TlsRooms:
         # before anything can fail: whatever is wrong with one file, the others are followed, revocation lists above all
         self._timers.schedule(LOOK_INTERVAL, self._look_at_files)
         now = time.time()
+        for one in self.lists:
+            one.poll(now)
         changed = [contexts.poll(now) for contexts in self.contexts.values()]
         if any(changed):
             self.reload_signer()
         if self.signing is not None:
             self.signing.poll()
-        for one in self.lists:
-            one.poll(now)
 
     def _certificates(self, listener: ListenerSettings) -> tuple[CertificateSettings, ...]:
         if listener.certificates:

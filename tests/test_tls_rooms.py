@@ -77,18 +77,29 @@ def test_a_look_that_fails_is_not_the_last_one(tmp_path: Path, monkeypatch: pyte
     )
     looks: list[float] = []
 
+    class Lists:
+        """Revocations that are followed."""
+
+        followed = 0
+
+        def poll(self, now: float) -> None:
+            self.followed += 1
+
     def poll(now: float) -> bool:
         looks.append(now)
         if len(looks) == 1:
             raise ZeroDivisionError
         return False
 
+    lists = Lists()
+    monkeypatch.setattr(rooms, "lists", [lists])
     monkeypatch.setattr(rooms.contexts["tls"], "poll", poll)
     started = time.time()
     with pytest.raises(ZeroDivisionError):
         rooms._look_at_files()
+    assert lists.followed == 1, "whatever is wrong with certificates"
     for _ in range(2):
         timers.clock.advance(LOOK_INTERVAL)
-    assert len(looks) == 3
+    assert len(looks) == lists.followed == 3
     assert all(now >= started for now in looks)
     rooms.handshakes.stop()
