@@ -17,7 +17,7 @@ from twisted.internet.testing import MemoryReactorClock
 
 from accessgw.crypto.contexts import ContextOptions, ServerContexts
 from accessgw.crypto.pem import CertificateError
-from accessgw.crypto.signers.build import STARTING, Signing
+from accessgw.crypto.signers.build import LOOKS, STARTING, Signing
 from accessgw.crypto.signers.child import SignerChild
 from accessgw.crypto.signers.overlap import KEEP
 from accessgw.model.counters import TlsCounters
@@ -262,8 +262,10 @@ def test_a_process_that_does_not_serve_half_a_minute_after_its_start_is_ended(re
     process.reactor.advance(STARTING - 1)
     process.signing.poll()
     assert process.child.kills == 0
-    process.reactor.advance(1.0)
-    process.signing.poll()
+    for _ in range(LOOKS):
+        assert process.child.kills == 0
+        process.reactor.advance(1.0)
+        process.signing.poll()
     assert process.child.kills == 1 and "does not serve 30 s after its start" in logged()[-1]
     process.child.start()
     process.signing.poll()
@@ -271,6 +273,20 @@ def test_a_process_that_does_not_serve_half_a_minute_after_its_start_is_ended(re
     process.reactor.advance(2 * STARTING)
     process.signing.poll()
     assert process.child.kills == 1
+
+
+def test_a_gateway_that_was_stopped_itself_does_not_end_the_process(renewed, tmp_path):
+    ((settings, _), _) = renewed
+    process = Process(settings, tmp_path)
+    process.reactor.spawnProcess = lambda *_, **__: None
+    process.child.start()
+    for _ in range(LOOKS):
+        process.reactor.advance(2 * STARTING)
+        process.signing.poll()  # before the reactor has heard of anything
+        process.signing.process.greeted(process.link)
+        process.signing.poll()
+        process.signing.process.lost("it was stopped, too")
+    assert process.child.kills == 0
 
 
 def test_a_chain_whose_key_nobody_can_read_is_refused_at_a_start(tmp_path):

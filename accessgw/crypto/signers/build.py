@@ -32,6 +32,9 @@ SOCKET = "signer.sock"
 """In the state directory: of the process that a gateway starts."""
 STARTING = 30.0
 """Seconds within which a process that we started serves; one that does not hangs."""
+LOOKS = 3
+"""Looks in a row that must find so: after a gateway itself was stopped for as long, the first comes before the process, which
+may be well, is connected."""
 _LONGEST_PATH = 107
 """Bytes of a path that a Unix socket may have (unix(7))."""
 
@@ -76,6 +79,8 @@ class Signing:
                 options += ["--provider", settings.provider]
             self.child = SignerChild(["--listen", os.path.abspath(self.path), *options], reactor)
         self.signer: Signer = self.process
+        self._absent = 0
+        """Looks in a row that have found that it should have served long ago."""
         self._software: SoftwareKeys | None = None
         if settings.signer_fallback:
             try:
@@ -114,7 +119,12 @@ class Signing:
         process that was started serves. On the reactor's thread, every second."""
         if self._software is not None:
             self._software.drop_ended()
-        if self.child is not None and min(self.child.age, self.process.away) >= STARTING:
+        if self.child is None or min(self.child.age, self.process.away) < STARTING:
+            self._absent = 0
+        elif (absent := self._absent + 1) < LOOKS:
+            self._absent = absent
+        else:
+            self._absent = 0
             _log.error("the signer does not serve {seconds:g} s after its start, ending it", seconds=STARTING)
             self.child.kill()
         stamps = self._key_files.changed()
