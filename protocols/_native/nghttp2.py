@@ -8,6 +8,7 @@ its own from a list whose pop() and append() are atomic.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable, Iterable
 from functools import lru_cache
@@ -23,7 +24,8 @@ LARGEST_TABLE = 64 * 1024
 """Bytes of the largest dynamic table that an encoder is told to use."""
 
 try:
-    _lib = _ffi.dlopen(SONAME)
+    # It stays when the interpreter ends and takes this module apart: coders that are freed after it need it.
+    _lib = _ffi.dlopen(SONAME, os.RTLD_NOW | os.RTLD_NODELETE)
     _deflate = _lib.nghttp2_hd_deflate_hd
     _inflate = _lib.nghttp2_hd_inflate_hd2
     _end_headers = _lib.nghttp2_hd_inflate_end_headers

@@ -191,6 +191,13 @@ def test_memory_of_codecs_is_given_back() -> None:
     assert resident() - before < 8 << 20
 
 
+def test_coders_outlive_their_module_at_the_end_of_the_interpreter() -> None:
+    """The interpreter takes modules apart one after the other; what is freed last calls the library still."""
+    command = "from protocols._native import nghttp2; nghttp2.held = nghttp2.Deflater()"
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_what_is_compiled_is_what_is_declared(tmp_path: Path) -> None:
     declarations = pytest.importorskip("protocols._native.nghttp2_declarations", exc_type=ImportError)
     declarations.compile_into(tmp_path / "types.py")
