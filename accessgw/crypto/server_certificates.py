@@ -21,6 +21,8 @@ from protocols.tls.server_context import ServerCertificate
 
 SM = "sm"
 """The profile whose keys are SM2."""
+_SM2 = "1.2.156.10197.1.301"
+"""The curve's object identifier, which errors of cryptography name."""
 
 _PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey
 
@@ -145,7 +147,8 @@ def _refuse_unreadable(settings: CertificateSettings, chain: Sequence[x509.Certi
         if profile != SM:
             _public(chain[0])
     except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
-        raise CertificateError(settings.chain, f"a certificate in it cannot be used: {error}", "chain") from error
+        hint = ', an SM2 certificate needs profile = "sm"' if _SM2 in str(error) else ""
+        raise CertificateError(settings.chain, f"a certificate in it cannot be used: {error}{hint}", "chain") from error
 
 
 def _staple(settings: CertificateSettings, chain: Sequence[x509.Certificate], now: float) -> tuple[bytes, float, str]:
