@@ -115,7 +115,8 @@ def test_what_is_documented_is_there_and_the_other_way_round(busy: Gateway) -> N
     documented = dict(re.findall(r"^\| `(\w+)` \| (\w+) \|", text, re.MULTILINE))
     found = dict(re.findall(r"^# TYPE (\w+) (\w+)$", Page(busy).text, re.MULTILINE))
     assert {name: kind for name, kind in found.items() if documented.get(name) != kind} == {}
-    only_where_shown = {"accessgw_client_certificate_expires_seconds"}  # by a gateway that shows certificates to servers
+    # by a gateway that shows certificates to servers
+    only_where_shown = {"accessgw_client_certificate_expires_seconds"}
     assert documented.keys() - found.keys() == only_where_shown
 
 
