@@ -74,4 +74,5 @@ def certificate_problems(
             reason = getattr(error, "reason", None) or str(error)
             files = f"{certificate.chain} and {certificate.key}"
             expected = "expected a PEM certificate chain and its unencrypted key"
-            yield Problem(path, f"{expected}, OpenSSL says of {files}: {reason}")
+            hint = ' (a certificate of SM2 needs profile = "sm")' if reason == "UNKNOWN_CERTIFICATE_TYPE" else ""
+            yield Problem(path, f"{expected}, OpenSSL says of {files}: {reason}{hint}")

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from accessgw.config import ConfigError, loads, syntax
+from tests.interop.programs import run
 
 LISTENER = '[[listeners]]\nname = "plain"\nport = 7080\n'
 CLUSTER = '[[clusters]]\nname = "demo"\nendpoints = ["http://127.0.0.1:1"]\n'
@@ -144,6 +145,22 @@ def test_certificates_are_read_and_must_fit_their_key(tmp_path: Path) -> None:
     (missing,) = problems(listener((tmp_path / "none.pem", one[1])))
     assert missing.startswith(f'listeners[0].certificates[0].chain: cannot read "{tmp_path}/none.pem": No such file')
     assert "listeners[0].certificates[1].names" in problems(listener(one, other))[0]
+
+
+def test_a_certificate_of_sm2_names_the_profile_that_it_needs(tmp_path: Path) -> None:
+    chain, key = tmp_path / "sm2.pem", tmp_path / "sm2.key"
+    run("openssl", "genpkey", "-algorithm", "SM2", "-out", key)
+    made = run("openssl", "req", "-x509", "-new", "-key", key, "-sm3", "-subj", "/CN=localhost", "-out", chain)
+    if made.returncode:
+        pytest.skip(f"openssl makes no SM2 certificate here: {made.stderr.decode()[-200:]}")
+    text = (
+        f'[[listeners]]\nname = "tls"\ntransport = "tls"\nport = 1\n%s[[listeners.certificates]]\nchain = "{chain}"\n'
+    )
+    text += f'key = "{key}"\n'
+    (problem,) = problems(text % "")
+    assert problem.startswith("listeners[0].certificates[0]: ")
+    assert problem.endswith('UNKNOWN_CERTIFICATE_TYPE (a certificate of SM2 needs profile = "sm")')
+    assert loads(text % 'profile = "sm"\n').listeners[0].profile == "sm"
 
 
 def test_an_encrypted_key_toward_others_is_named(tmp_path: Path) -> None:
