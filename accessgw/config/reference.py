@@ -23,7 +23,8 @@ One TOML file, `etc/accessgw.toml` unless `--config` says otherwise. Durations a
 Relative paths are relative to the working directory, but for `routes_file` and `app_tables`, which are relative
 to the file that names them.
 
-- Check a file, and those that it names: `.venv/bin/twistd -n accessgw --config FILE --check`. What is in force, defaults included and
+- Check a file, and those that it names: `.venv/bin/twistd -n accessgw --config FILE --check`, which prints nothing, with
+  exit code 0, when all is well. What is in force, defaults included and
   secrets masked: the same with `--print-config`, or `.venv/bin/accessgwctl config` for a running gateway.
 - An unknown key is an error, and so is a value out of its range. Every problem is one line `path: message` on
   standard error, such as `listeners[1].port: expected an integer in 1..65535, got "x"`; the exit code is 1.
@@ -31,7 +32,7 @@ to the file that names them.
   `ACCESSGW__LISTENERS__0__PORT=7444` sets the port of the first listener, `ACCESSGW__LOG__CALLS=false` a
   switch. A string is taken as it is, anything else is read as TOML: `ACCESSGW__LISTENERS__0__PROTOCOLS='["mmtp/1"]'`.
   An index one past the end of a list adds an element. The environment wins over the file.
-- SIGHUP or `accessgwctl reload` reads the file again. A file with a problem changes nothing; the good one stays
+- SIGHUP or `.venv/bin/accessgwctl reload` reads the file again. A file with a problem changes nothing; the good one stays
   in force and the answer names the path. Settings marked **restart** keep their old value until the next start,
   and the answer lists them; all others take effect without touching a connection. Certificate files are read
   again under their old names.

@@ -210,7 +210,7 @@ class ControlSettings(Settings, frozen=True, kw_only=True):
     port: Port = 7900
     """Port; 0 lets the kernel choose."""
     tokens: tuple[ControlTokenSettings, ...] = ()
-    """Who may do what; without tokens only /health answers."""
+    """Who may do what; without tokens only what needs none answers, such as /health/live and /health/ready."""
     max_body: Count = 16 * 1024 * 1024
     """Largest request."""
     idempotency_ttl: Seconds = 86400.0

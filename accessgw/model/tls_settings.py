@@ -22,9 +22,11 @@ class TlsSettings(Settings, frozen=True, kw_only=True):
     handshake_queue: Count = 4096
     """Hand-shakes that may wait for a thread; more connections are refused and counted."""
     handshake_coalescing: Annotated[float, Meta(ge=0, le=0.01)] = 0.0005
-    """Seconds that the reactor lets pass before it waits for events, while several hand-shakes wait for a thread and few
-    events come at a time: it serves what came meanwhile in one turn, and takes less of the processor from the threads.
-    Whatever comes then may be served so much later. 0: never."""
+    """Seconds of a short pause that the reactor makes before it waits for events, as long as two or more steps of
+    hand-shakes wait or run and few events come at a time. What comes meanwhile is served together: a hand-shake costs
+    some percent less of the processor, and in such a storm an event may be served so much later. Leave it alone unless
+    you have measured: 0 (no pauses) where every fraction of a millisecond counts even then; up to 0.001 where the
+    processors are at their limit with hand-shakes and calls may be a millisecond late."""
     max_handshakes: Count = 8192
     """Hand-shakes under way at once, waiting or not; one holds some 60 KB until it is complete or `handshake_timeout`
     ends it. More connections are refused and counted."""

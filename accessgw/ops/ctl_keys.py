@@ -89,7 +89,9 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         one.set_defaults(run=run)
         return one
 
-    command("list", _list, "the epochs in force, and how much is revoked")
+    command(
+        "list", _list, "the epochs in force by number (a new store begins at any of 0 to 255), and how much is revoked"
+    )
     command("rotate", _rotate, "make tickets with a new secret; the tickets of the last two stay good")
     revoke = command("revoke", _revoke, "make tickets worthless, or a certificate")
     what = revoke.add_mutually_exclusive_group(required=True)
