@@ -11,11 +11,13 @@ from accessgw.upstreams.connection import ConnectionOwner, UpstreamConnection
 from protocols.errors import LocalError
 from protocols.http.events import HttpEvent, ResponseReceived
 
+Result = Callable[[bool, str, bool], None]
+"""(whether all is well, what is not, whether there was a connection that the server took)"""
 NewConnection = Callable[[ConnectionOwner, Address], UpstreamConnection]
 
 
 class Probe:
-    """One check: connects, asks, and calls `done(ok, error)` once. A status from 200 to 399 is well."""
+    """One check: connects, asks, and calls `done` once. A status from 200 to 399 is well."""
 
     __slots__ = ("_connection", "_done", "_host", "_path", "_timeout")
 
@@ -27,11 +29,11 @@ class Probe:
         settings: HealthCheckSettings,
         *,
         new_connection: NewConnection,
-        done: Callable[[bool, str], None],
+        done: Result,
     ) -> None:
         self._path = settings.path
         self._host = host
-        self._done: Callable[[bool, str], None] | None = done
+        self._done: Result | None = done
         self._timeout = reactor.callLater(settings.timeout, self._timed_out, settings.timeout)
         self._connection = new_connection(self, address)
         self._connection.connect(reactor, address, settings.timeout)
@@ -51,7 +53,7 @@ class Probe:
             self._end(False, str(error))
 
     def connect_failed(self, connection: UpstreamConnection, message: str) -> None:
-        self._end(False, message)
+        self._end(False, message, connected=False)
 
     def ended(self, connection: UpstreamConnection) -> None:
         self._end(False, "the connection ended")
@@ -66,16 +68,16 @@ class Probe:
         """A probe has no body to send."""
 
     def broken(self, kind: str, message: str) -> None:
-        self._end(False, message)
+        self._end(False, message, connected=kind != "connect")
 
     def _timed_out(self, timeout: float) -> None:
         self._end(False, f"no answer within {timeout:g} s")
 
-    def _end(self, ok: bool, error: str) -> None:
+    def _end(self, ok: bool, error: str, *, connected: bool = True) -> None:
         done = self._done
         if done is not None:
             self.stop()
-            done(ok, "" if ok else error)
+            done(ok, "" if ok else error, connected)
 
 
 class Checker:
@@ -93,7 +95,7 @@ class Checker:
         *,
         new_connection: NewConnection,
         random: Callable[[], float],
-        result: Callable[[bool, str], None],
+        result: Result,
     ) -> None:
         self._reactor = reactor
         self._address = address
@@ -125,7 +127,7 @@ class Checker:
             done=self._checked,
         )
 
-    def _checked(self, ok: bool, error: str) -> None:
+    def _checked(self, ok: bool, error: str, connected: bool) -> None:
         self._probe = None
         self._call = self._reactor.callLater(self._settings.interval * (0.9 + 0.2 * self._random()), self._check)
-        self._result(ok, error)
+        self._result(ok, error, connected)

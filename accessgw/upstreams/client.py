@@ -10,7 +10,7 @@ from accessgw.core.interfaces.tls import HandshakeThreads
 from accessgw.core.interfaces.upstreams import UpstreamExchange, UpstreamFailure, UpstreamRequest, UpstreamSink
 from accessgw.model.counters import UpstreamCounters
 from accessgw.model.route_settings import ClusterSettings
-from accessgw.upstreams.checks import Checker
+from accessgw.upstreams.checks import Checker, Result
 from accessgw.upstreams.cluster import Cluster
 from accessgw.upstreams.deadlines import Deadlines
 from accessgw.upstreams.dns import NameWatcher, Resolve, reactor_resolver
@@ -181,10 +181,12 @@ class HttpUpstreams:
                     result=self._result_of(cluster, endpoint),
                 )
 
-    def _result_of(self, cluster: Cluster, endpoint: Endpoint) -> Callable[[bool, str], None]:
-        def result(ok: bool, error: str) -> None:
-            if not ok:
+    def _result_of(self, cluster: Cluster, endpoint: Endpoint) -> Result:
+        def result(ok: bool, error: str, connected: bool) -> None:
+            if not connected:
                 endpoint.tell(error)
+            elif ok and endpoint.unproven:
+                endpoint.proven()
             if endpoint.health.result(ok, error):
                 cluster.health_changed()
 

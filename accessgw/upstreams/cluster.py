@@ -183,7 +183,14 @@ class Cluster:
         ]
 
     def _new_tls(self) -> ClusterTls:
-        return ClusterTls(self.settings.tls, self.now, used_by=self.called, threads=self._handshakes)
+        return ClusterTls(
+            self.settings.tls, self.now, used_by=self.called, threads=self._handshakes, loaded=self._files_loaded
+        )
+
+    def _files_loaded(self) -> None:
+        for endpoint in self.endpoints:
+            if endpoint.address.tls:
+                endpoint.files_renewed()
 
     def _row_of_name(self) -> dict[str, Any]:
         what = "its addresses are being looked up" if self.resolving else "no addresses of this name found"

@@ -215,7 +215,7 @@ class Exchange:
         endpoint = self.endpoint
         assert endpoint is not None
         self._cluster.answered(endpoint, event.status, self._elapsed())
-        if endpoint.last_error and self._connection is not None and self._connection.requests == 1:
+        if endpoint.unproven and self._connection is not None and self._connection.requests == 1:
             endpoint.proven()
         if event.length is not None and event.length > self._request.max_response_body:
             self._too_large()

@@ -10,6 +10,7 @@ from accessgw.model.counters import UpstreamCounters
 from accessgw.model.route_settings import ClusterSettings
 from accessgw.policy.balancing import Load
 from accessgw.policy.health import Health
+from accessgw.policy.reasons_told import ReasonsTold
 from accessgw.upstreams.address import Address
 from accessgw.upstreams.connection import ConnectionOwner, UpstreamConnection
 
@@ -17,10 +18,8 @@ log = Logger()
 
 PEEK_AFTER = 0.5
 """Seconds of idleness after which a connection is looked at before it is used again."""
-TELL_AGAIN = 3600.0
-"""Seconds after which what TLS refuses is logged again, for as long as it does."""
-MAX_TOLD = 16
-"""Reasons of an endpoint that are remembered for that."""
+_TLS = "TLS: "
+_BEFORE = "before the files of TLS were renewed: "
 
 
 class PoolUser(Protocol):
@@ -50,8 +49,8 @@ class PoolCluster(Protocol):
 class Endpoint:
     """One server: its connections, and what is known of its load and health."""
 
-    __slots__ = ("_cluster", "_connecting", "_idle", "_open", "_reactor", "_told", "address", "health", "last_error",
-                 "load", "name", "retired", "waiting")  # fmt: skip
+    __slots__ = ("_cluster", "_connecting", "_failing", "_idle", "_open", "_reactor", "_said", "_told", "address",
+                 "health", "last_error", "load", "name", "retired", "waiting")  # fmt: skip
 
     def __init__(self, cluster: PoolCluster, address: Address, reactor: Any) -> None:
         self._cluster = cluster
@@ -61,8 +60,11 @@ class Endpoint:
         self.load = Load(reactor.seconds())
         self.health = Health(cluster.settings.health.healthy_after, cluster.settings.health.unhealthy_after)
         self.last_error = ""
-        self._told: dict[str, float] = {}
-        """What TLS refused and was logged, and when it may be again."""
+        self._failing = ""
+        """Why the last connection could not be made, until one works."""
+        self._told = ReasonsTold()
+        self._said = False
+        """It was logged that connections fail; so it will be that they work."""
         self.retired = False
         """No longer in the configuration: connections end with their exchange."""
         self._idle: list[UpstreamConnection] = []
@@ -132,23 +134,38 @@ class Endpoint:
     def refused(self, message: str) -> None:
         """No connection could be made, or the server did not take the one that was."""
         self.tell(message)
-        self.last_error = message
+        self._failing = self.last_error = message
         self._cluster.connect_failed(self, message)
 
     def proven(self) -> None:
-        """The server has answered on a new connection, so what TLS refused before is mended."""
-        if self.last_error.startswith("TLS: "):
+        """The server has answered on a new connection: whatever kept us from making one is mended."""
+        if self.last_error == self._failing:
             self.last_error = ""
+        self._failing = ""
+        if self._said:
+            self._said = False
+            log.info("upstream {cluster}, {endpoint}: connections work again", cluster=self._cluster.settings.name,
+                     endpoint=self.name)  # fmt: skip
+
+    @property
+    def unproven(self) -> bool:
+        """Connections failed, and none has worked since."""
+        return bool(self._failing) or self._said
+
+    def files_renewed(self) -> None:
+        """Files of TLS were loaded: what it refused is of before, and what it refuses now is worth a line."""
+        self._told.forget()
+        if self._failing.startswith(_TLS):
+            before, self._failing = self._failing, _BEFORE + self._failing
+            if self.last_error == before:
+                self.last_error = self._failing
 
     def tell(self, message: str) -> None:
-        """Log what TLS refuses. No passing trouble as a rule: somebody has to replace a file."""
-        now = self._reactor.seconds()
-        if message.startswith("TLS: ") and now >= self._told.get(message, now):
-            if len(self._told) >= MAX_TOLD:
-                self._told.clear()
-            self._told[message] = now + TELL_AGAIN
-            cluster = self._cluster.settings.name
-            log.warn("upstream {cluster}, {endpoint}: {why}", cluster=cluster, endpoint=self.name, why=message)
+        """Log why no connection could be made, or why the server did not take it."""
+        if not self.retired and self._told.may(message, self._reactor.seconds()):
+            self._said = True
+            log.warn("upstream {cluster}, {endpoint}: {why}", cluster=self._cluster.settings.name, endpoint=self.name,
+                     why=message.rstrip("."))  # fmt: skip
 
     def unchecked(self) -> None:
         """There are no active checks any more: what they found counts no longer."""
@@ -168,6 +185,9 @@ class Endpoint:
         self._connecting.discard(connection)
         self._open.add(connection)
         self._cluster.counters.connections += 1
+        if self._failing and _TLS not in self._failing:
+            # of TLS, only an answer proves that the server takes our certificate
+            self.proven()
         if self.retired and not self.waiting:
             connection.close()
         else:

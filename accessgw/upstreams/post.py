@@ -15,8 +15,6 @@ from accessgw.upstreams.address import DEFAULT_PORTS
 
 MAX_ANSWER = 64 * 1024
 NO_TLS = UpstreamTlsSettings()
-_WHAT = {"connect": "no connection: ", "protocol": "no proper answer: "}
-"""Kinds of failures whose messages do not say what it is that failed."""
 
 
 class PostFailed(Exception):
@@ -92,7 +90,7 @@ class _Answer:
         self.result.callback((self._status, self._body))
 
     def failed(self, failure: UpstreamFailure) -> None:
-        self.result.errback(PostFailed(_WHAT.get(failure.kind, "") + failure.message))
+        self.result.errback(PostFailed(_what(failure) + failure.message))
 
     def upload_sent(self, size: int) -> None:
         """The body went in one piece."""
@@ -100,3 +98,10 @@ class _Answer:
     def _cancel(self, _: Deferred[tuple[int, bytes]]) -> None:
         if self.exchange is not None:
             self.exchange.cancel()
+
+
+def _what(failure: UpstreamFailure) -> str:
+    """What it is that failed, where the message does not say so."""
+    if failure.kind == "connect":
+        return f"no connection to {failure.endpoint}: " if failure.endpoint else "no connection: "
+    return "no proper answer: " if failure.kind == "protocol" else ""

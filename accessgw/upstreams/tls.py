@@ -76,7 +76,9 @@ class ClusterTls:
         used_by: Callable[[], str] = lambda: "an upstream",
         alpn: Sequence[str] = ALPN,
         threads: HandshakeThreads = AT_ONCE,
+        loaded: Callable[[], None] = lambda: None,
     ) -> None:
+        """`loaded` is called when files were loaded, for the first time or again."""
         self.settings = settings
         self.replaced = False
         """By other settings: what was connected under these ends with what it has in progress."""
@@ -85,6 +87,7 @@ class ClusterTls:
         self._wall = wall
         self._used_by = used_by
         self._threads = threads
+        self._tell_loaded = loaded
         self._loaded: _Loaded | None = None
         self._stamps: tuple[object, ...] = ()
         """Of the files that `_loaded` was made of."""
@@ -164,6 +167,7 @@ class ClusterTls:
             self._remind()
             # a session proves what the old files proved
             self._sessions.clear()
+            self._tell_loaded()
         waiting, self._waiting = self._waiting, []
         for then in waiting:
             try:

@@ -84,7 +84,7 @@ def test_a_server_that_cannot_be_reached() -> None:
         if house.connecting:
             house.refuse()
         house.turn(1.0)
-    assert str(result(asked)).startswith("no connection: Connection was refused")
+    assert str(result(asked)).startswith("no connection to 10.0.0.9:8080: Connection was refused")
 
 
 def test_a_connection_that_broke_is_tried_once_more() -> None:

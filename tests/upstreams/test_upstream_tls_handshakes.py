@@ -12,7 +12,7 @@ from OpenSSL import SSL
 from twisted.logger import formatEvent, globalLogPublisher
 
 from accessgw.model.route_settings import HealthCheckSettings, UpstreamTlsSettings
-from accessgw.upstreams.http_pool import TELL_AGAIN
+from accessgw.policy.reasons_told import TELL_AGAIN
 from tests.crypto.authority import Authority
 from tests.upstreams.handshakes_by_hand import ByHand
 from tests.upstreams.tls_wire import OK, Server
@@ -137,7 +137,8 @@ def test_a_refusal_of_our_certificate_is_logged_until_it_is_mended(authority: Au
     assert sink.complete
     assert house.upstreams.snapshot()[0]["error"] == ""
     house.clock.advance(TELL_AGAIN)
-    assert refused() == why and len(told) == 2
+    assert refused() == why
+    assert told[1:] == ["upstream c, 10.0.0.1:443: connections work again", told[0]]
 
 
 def test_a_connection_that_was_verified_for_another_name_is_not_used_again(authority: Authority) -> None:
