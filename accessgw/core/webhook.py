@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 
 from accessgw.core.interfaces.clock import Clock
 from accessgw.core.interfaces.stores import OutboxStore
+from accessgw.core.webhook_log import WebhookLog
 from accessgw.core.words import in_words
 from accessgw.model.calls import Headers
 from accessgw.model.counters import WebhookCounters
@@ -48,10 +49,12 @@ class Webhook:
         self._clock = clock
         self._random = random
         self._counters = counters
+        self._told = WebhookLog(settings.url, clock.seconds)
         self._busy: set[str] = set()
         self._waiting: dict[str, Any] = {}
         """Device -> delayed call that ends its back-off."""
         self._attempts: dict[str, int] = {}
+        """Of devices whose next event has failed before."""
         self._delivered: set[str] = set()
         """Devices whose event left the outbox since the look that is under way began: it may have seen the event still."""
         self._looking = False
@@ -139,6 +142,8 @@ class Webhook:
 
     def _free(self, device: str) -> None:
         self._busy.discard(device)
+        if not self._attempts:
+            self._told.caught_up()
         if self._looking:
             self._delivered.add(device)
         self.wake()
@@ -152,8 +157,7 @@ class Webhook:
         attempt = self._attempts.get(device, 0)
         self._attempts[device] = attempt + 1
         delay = full_jitter(attempt, self._settings.retry_initial, self._settings.retry_max, self._random)
-        log.warn("webhook for {device} failed: {why}; next attempt in {delay:.1f} s", device=device, why=why,
-                 delay=delay)  # fmt: skip
+        self._told.failed(why)
         self._waiting[device] = self._clock.callLater(delay, self._retry, device)
 
     def _retry(self, device: str) -> None:

@@ -161,7 +161,7 @@ def test_a_failure_is_logged_as_a_sentence(error: Exception, said: str) -> None:
     finally:
         globalLogPublisher.removeObserver(observe)
     assert lines == [
-        f"webhook for d1 failed: {said}; next attempt in 0.2 s",
+        f"webhook http://hook/ fails: {said}; events wait and are tried again",
         f"a presence event was lost: {said}",
         f"the outbox cannot be read: {said}",
     ]
