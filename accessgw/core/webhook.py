@@ -86,11 +86,16 @@ class Webhook:
             self._looking = True
             # Devices that are busy or waiting come up too, so that many more are asked for.
             limit = self._settings.concurrency + len(self._busy) + len(self._waiting)
-            self._outbox.pending(limit).addCallbacks(self._found, self._unreadable).addErrback(self._defect)
+            self._outbox.pending(limit).addCallbacks(
+                lambda events: self._found(events, len(events) < limit), self._unreadable
+            ).addErrback(self._defect)
 
-    def _found(self, events: list[PresenceEvent]) -> None:
+    def _found(self, events: list[PresenceEvent], whole: bool) -> None:
+        """`whole`: no other device has one."""
         self._looking = False
         stale, self._delivered = self._delivered, set()
+        if whole and self._attempts:
+            self._forget_dropped({event.device for event in events})
         for event in events:
             if len(self._busy) >= self._settings.concurrency or not self._running:
                 return
@@ -99,6 +104,13 @@ class Webhook:
         if self._again:
             self._again = False
             self.wake()
+
+    def _forget_dropped(self, left: set[str]) -> None:
+        """The outbox drops events when it is full: nobody waits for theirs any more."""
+        for device in [device for device in self._attempts if device not in left]:
+            del self._attempts[device]
+        if not self._attempts:
+            self._told.caught_up()
 
     def _unreadable(self, failure: Failure) -> None:
         self._looking = False

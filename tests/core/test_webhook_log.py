@@ -83,6 +83,26 @@ def test_a_webhook_that_is_down_is_a_line_a_minute_and_one_when_it_works_again(s
     assert len([line for line in said if "works again" in line]) == 1 and not outbox.events
 
 
+def test_events_that_were_dropped_do_not_keep_it_from_working_again(said: list[str]) -> None:
+    clock, outbox = Clock(), Outbox(2)
+    answer = [500]
+    webhook = Webhook(
+        WebhookSettings(url=WHERE),
+        outbox,  # type: ignore[arg-type]
+        lambda *_: succeed(answer[0]),
+        clock=clock,
+        random=lambda: 0.9,
+        counters=WebhookCounters(),
+    )
+    webhook.start()
+    del outbox.events["d0"]
+    answer[0] = 200
+    for _ in range(10):
+        clock.advance(0.5)
+    assert not outbox.events
+    assert said[1:] == [f"webhook {WHERE} works again; 2 deliveries had failed"]
+
+
 def test_a_new_reason_is_told_at_once_and_not_many_of_them(said: list[str]) -> None:
     clock = Clock()
     told = WebhookLog(WHERE, clock.seconds)

@@ -74,9 +74,11 @@ def test_a_check_that_cannot_connect_is_logged_and_when_it_can_again(told: list[
     house.turn(1.1)
     house.accept().ok(status=b"500 Sick")
     assert told == [REFUSED], "what a service answers is no trouble with connections"
+    refused(house)
     house.turn(1.1)
     house.accept().ok()
     assert told == [REFUSED, AGAIN]
+    assert house.upstreams.snapshot()[0]["error"] == "", "what checks find counts for requests"
 
 
 def test_the_end_of_the_gateway_is_no_trouble(told: list[str]) -> None:
