@@ -21,6 +21,7 @@ from accessgw.crypto.signers.backend import SoftwareBackend
 from accessgw.crypto.signers.build import SignerUnusable, public_key_of, socket_path
 from accessgw.crypto.signers.libcrypto import LibcryptoError
 from accessgw.crypto.signers.libcrypto import load_provider as load_for_signer
+from accessgw.crypto.signers.probe import NoSigner, keys_offered
 from accessgw.model.listener_settings import ListenerSettings
 from accessgw.model.settings import GatewaySettings
 
@@ -57,6 +58,8 @@ def _problems(settings: GatewaySettings, now: float) -> Iterator[Problem]:
             yield from _certificates(path, listener, settings, now)
         if listener.client_crl:
             yield from _lists(path, listener, listeners, now)
+    if settings.tls.signer.startswith("unix:") and not signer:
+        yield from _serving(settings, listeners)
     yield from _stores(settings)
 
 
@@ -169,6 +172,24 @@ def _signer(settings: GatewaySettings, listeners: dict[str, ListenerSettings]) -
                 continue
             if wanted not in keys:
                 yield Problem(f"{place}.key", f"{certificate.key}: is not the key of {certificate.chain}")
+
+
+def _serving(settings: GatewaySettings, listeners: dict[str, ListenerSettings]) -> Iterator[Problem]:
+    """Whether a signer that is not ours serves now, and has the keys. A start does not wait for it."""
+    path = socket_path(settings.tls, settings.state_dir)
+    try:
+        keys = keys_offered(path, settings.tls.signer_timeout)
+    except NoSigner as error:
+        yield Problem("tls.signer", str(error))
+        return
+    for place, listener in listeners.items():
+        for index, certificate in enumerate(listener.certificates):
+            wanted = public_key_of(certificate).id
+            if wanted not in keys:
+                yield Problem(
+                    f"{place}.certificates[{index}].chain",
+                    f"{certificate.chain}: the signer at {path} does not have its key (id {wanted})",
+                )
 
 
 def _stores(settings: GatewaySettings) -> Iterator[Problem]:

@@ -356,7 +356,7 @@ class Rooms:
                 reload=self.reload,
                 config=self.description.configuration,
                 metrics=lambda: families(self.counters),
-                summary=lambda: summary(self.counters),
+                summary=lambda: {**summary(self.counters), **self.tls.status()},
                 listeners=self.description.listeners,
                 upstreams=lambda: [*self.upstreams.snapshot(), *self.webhook.snapshot()],
                 drain_rate=lambda: self.settings.drain.rate,

@@ -248,6 +248,10 @@ class TlsRooms:
         waiting = {one.settings.chain for _, awaited in both for one in awaited}
         return sorted({one.settings.chain for loaded, _ in both for one in loaded} - waiting), sorted(waiting)
 
+    def status(self) -> dict[str, Any]:
+        """Of who signs elsewhere, for Control.status(); nothing where keys are here."""
+        return {} if self.signing is None else {"signer": self.signing.status()}
+
     def reload_signer(self) -> None:
         """Certificates were loaded again, or wait for their keys: these may be other ones."""
         if self.signing is not None:

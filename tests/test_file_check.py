@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from accessgw.config import loads
 from accessgw.crypto.development import ensure_development_certificate
+from accessgw.crypto.signers.build import public_key_of
 from accessgw.file_check import file_problems
+from accessgw.model.listener_settings import CertificateSettings
+from protocols.signing import SigningConnection
 from protocols.tls.engines import WHY_NOT_NATIVE
 from tests.crypto.authority import Authority
 from tests.crypto.certificates import self_signed
@@ -223,8 +229,60 @@ def test_keys_of_a_signer_of_ours_are_read_and_compared(house: House) -> None:
     key.write_bytes(b"nothing")
     (problem,) = house.problems()
     assert problem.startswith(f"{place}: {key}: expected an unencrypted private key in PEM")
-    house.tls = 'signer = "unix:/run/signer.sock"'
-    assert house.problems() == []
+    house.tls = f'signer = "unix:{house.directory}/signer.sock"'
+    # the key is not looked at
+    assert house.problems() == [f"tls.signer: no signer at {house.directory}/signer.sock: No such file or directory"]
+
+
+@contextmanager
+def listening(path: Path, answer: Callable[[socket.socket], object]) -> Iterator[None]:
+    """Somebody at `path`, for one connection."""
+
+    def serve() -> None:
+        link, _ = listener.accept()
+        with link:
+            answer(link)
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        serving = threading.Thread(target=serve)
+        serving.start()
+        yield
+        serving.join()
+
+
+def greeting(*keys: str) -> bytes:
+    wire = SigningConnection(signer=True)
+    wire.hello(frozenset(keys))
+    return wire.to_send()
+
+
+@pytest.mark.skipif(bool(WHY_NOT_NATIVE), reason=WHY_NOT_NATIVE)
+def test_a_signer_that_runs_already_is_asked_which_keys_it_has(house: House) -> None:
+    path = house.directory / "signer.sock"
+    house.tls = f'signer = "unix:{path}"\nsigner_timeout = 20'
+    chain = house.issued.chain
+    id = public_key_of(CertificateSettings(chain=chain, key="")).id
+    with listening(path, lambda link: (link.recv(4096), link.sendall(greeting(id)))):
+        assert house.problems() == []
+    place = "listeners[1].certificates[0].chain"
+    for answer, problem in (
+        (b"", f"tls.signer: who listens at {path} closes the connection: does it serve this user?"),
+        (b"\xff" * 8, f"tls.signer: who listens at {path} does not speak our protocol: "),
+        (greeting("ab" * 32), f"{place}: {chain}: the signer at {path} does not have its key (id {id})"),
+    ):
+        path.unlink()
+        with listening(path, lambda link, answer=answer: (link.recv(4096), link.sendall(answer))):  # type: ignore[misc]
+            (said,) = house.problems()
+        assert said.startswith(problem)
+    assert house.problems() == [f"tls.signer: no signer at {path}: Connection refused"]
+    path.unlink()
+    house.tls = f'signer = "unix:{path}"\nsigner_timeout = 0.2'
+    done = threading.Event()
+    with listening(path, lambda link: done.wait(60)):
+        assert house.problems() == [f"tls.signer: who listens at {path} says nothing for 0.2 s"]
+        done.set()
 
 
 @pytest.mark.skipif(bool(WHY_NOT_NATIVE), reason=WHY_NOT_NATIVE)

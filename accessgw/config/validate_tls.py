@@ -19,10 +19,11 @@ _PROVIDER = re.compile(r"([A-Za-z][A-Za-z0-9_.-]{0,63})?")
 
 def check_tls(tls: TlsSettings, listeners: Sequence[ListenerSettings]) -> Iterator[Problem]:
     """Problems of [tls]."""
-    if tls.signer not in ("threads", "process") and not tls.signer.removeprefix("unix:").startswith("/"):
-        yield Problem("tls.signer", f"expected {SIGNERS} that begins with /, got {shown(tls.signer)}")
     if not _PROVIDER.fullmatch(tls.provider):
         yield Problem("tls.provider", f"expected the name of an OpenSSL provider, got {shown(tls.provider)}")
+    if tls.signer not in ("threads", "process") and not tls.signer.startswith("unix:/"):
+        yield Problem("tls.signer", f"expected {SIGNERS} that begins with /, got {shown(tls.signer)}")
+        return  # what it would need is not known
     if tls.provider and tls.engine == "pure":
         yield Problem("tls.provider", f'{shown(tls.provider)} needs the native engine, tls.engine is "pure"')
     if tls.provider and tls.signer.startswith("unix:"):
@@ -35,6 +36,9 @@ def check_tls(tls: TlsSettings, listeners: Sequence[ListenerSettings]) -> Iterat
         return
     if tls.engine == "pure":
         yield Problem("tls.engine", f'signer {shown(tls.signer)} needs the native engine, this is "pure"')
+    if tls.signer == "process" and tls.signer_restart_after >= tls.signer_timeout:
+        expected = f"expected less than tls.signer_timeout, which is {tls.signer_timeout:g}, or 0 (never)"
+        yield Problem("tls.signer_restart_after", f"{expected}, got {tls.signer_restart_after:g}")
     for index, listener in enumerate(listeners):
         if listener.profile == "sm":
             yield Problem(f"listeners[{index}].profile", 'signers have no SM2 keys: "sm" needs tls.signer = "threads"')

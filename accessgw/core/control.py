@@ -33,7 +33,7 @@ class OperatorActions:
     reload: Callable[[], Deferred[dict[str, Any]]]
     config: Callable[[], dict[str, Any]]
     metrics: Callable[[], list[MetricFamily]]
-    summary: Callable[[], dict[str, int]]
+    summary: Callable[[], dict[str, Any]]
     listeners: Callable[[], list[dict[str, Any]]]
     upstreams: Callable[[], list[dict[str, Any]]]
     drain_rate: Callable[[], float]

@@ -53,8 +53,8 @@ class TlsSettings(Settings, frozen=True, kw_only=True):
     """A signature that takes longer fails its hand-shake."""
     signer_restart_after: SecondsOrZero = 1.0
     """With `process`: an accessgw-signer that is asked and answers nothing at all for so long is ended, and another one
-    started. Choose more than its slowest signature takes, and less than `signer_timeout`, so that hand-shakes wait for
-    the next one. 0: never."""
+    started. Choose more than its slowest signature takes; it must be less than `signer_timeout`, so that hand-shakes wait
+    for the next one. 0: never."""
     signer_fallback: bool = False
     """Read the private keys here, too, and sign with them where the signer does not: a hand-shake rather survives
     than waits, and the keys are no better kept than with `threads`."""

@@ -417,7 +417,9 @@ def test_a_signer_that_is_stuck_is_one_line_until_it_signs_again(logged) -> None
     assert len(said) == 1 and PATH in said[0]
     world.sign()
     (request,) = world.asked()
-    world.say(lambda: world.far.signature(request.id, ec_signature()))
+    for _ in range(2):
+        world.say(lambda: world.far.signature(request.id, ec_signature()))
+    assert logged()[len(said) :] == [f"the signer at {PATH} answers again"]
     world.sign()
     world.asked()
     world.reactor.advance(2.0)
@@ -450,6 +452,37 @@ def test_one_that_answers_nothing_is_ended_and_the_next_one_asked_for_all(logged
     assert [isinstance(result, bytes) for result in world.results] == [True, True]
     world.pass_time(10.0)
     assert (world.hung, world.counters.signer_failures) == (1, 0)
+
+
+def test_the_end_that_we_have_made_is_no_news_of_its_own(logged) -> None:
+    world = World(hang_after=1.0, grace=2.0)
+    world.accept()
+    world.sign()
+    world.asked()
+    world.pass_time(1.25)
+    world.link.connectionLost(Failure(ConnectionDone()))
+    world.pass_time(0.125)
+    refused = Failure(ConnectionRefusedError("refused"))
+    world.reactor.unixClients[-1][1].clientConnectionFailed(None, refused)
+    assert len(logged()) == 1 and "has answered nothing" in logged()[0]
+    world.pass_time(0.125)
+    world.accept()
+    assert logged()[1:] == [f"the signer at {PATH} is there again"]
+
+
+def test_that_no_other_comes_after_one_that_hung_is_news(logged) -> None:
+    world = World(hang_after=1.0, grace=2.0)
+    world.accept()
+    world.sign()
+    world.asked()
+    world.pass_time(1.25)
+    world.link.connectionLost(Failure(ConnectionDone()))
+    for _ in range(4):
+        world.pass_time(LONGEST_RETRY)
+        world.reactor.unixClients[-1][1].clientConnectionFailed(None, Failure(ConnectionRefusedError("refused")))
+    assert [line for line in logged() if line.startswith("no signer at")] == [
+        f"no signer at {PATH}, trying again: refused"
+    ]
 
 
 def test_one_that_answers_something_is_left_alone() -> None:
@@ -542,9 +575,12 @@ def test_how_long_it_is_away_is_known() -> None:
     world.accept()
     world.pass_time(3.0)
     assert world.signer.away == 0.0
+    assert world.signer.status() == {"path": PATH, "connected": True, "away": 0.0, "waiting": 0}
     world.lose()
     world.pass_time(2.0)
     assert world.signer.away == 2.0
+    world.sign()
+    assert world.signer.status() == {"path": PATH, "connected": False, "away": 2.0, "waiting": 1}
 
 
 def test_that_the_signer_lacks_a_key_whose_certificate_waits_for_it_is_no_news(logged) -> None:

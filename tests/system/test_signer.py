@@ -111,7 +111,16 @@ def test_a_signer_of_the_gateways_own_that_hangs_is_replaced_and_clients_see_the
     running.stop()
     (second,) = children(gateway.process.pid)
     assert second != first
-    assert "has answered nothing for 0.5 s" in gateway.log.read_text()
+    log = gateway.log.read_text()
+    assert "has answered nothing for 0.5 s" in log and "is there again" in log
+    # its end was ours, and is no news of its own
+    assert "signal 9" not in log and "no signer at" not in log
+    assert f"the signer is process {second}" in log
+    _, status = gateway.http("GET", "/v1/status", token="t-read")
+    waiting = status["signer"].pop("waiting")
+    assert waiting >= 0
+    path = str(gateway.directory / "state" / "signer.sock")
+    assert status["signer"] == {"path": path, "connected": True, "away": 0.0, "pid": second}
     gateway.assert_sound()
 
 

@@ -139,6 +139,11 @@ class Signing:
         if self._software is not None and not self._software.has(self.process.wanted):
             self._software.reload()
 
+    def status(self) -> dict[str, Any]:
+        """For people: of the process, and its pid where it is ours and runs."""
+        pid = self.child.pid if self.child is not None else None
+        return {**self.process.status(), **({} if pid is None else {"pid": pid})}
+
     def stop(self) -> None:
         """No hand-shake is left."""
         self.process.stop()

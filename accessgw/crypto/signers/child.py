@@ -30,6 +30,8 @@ class SignerChild:
         self._transport: Any = None
         self._started = 0.0
         self._stopped = False
+        self._killed = False
+        """It ends because we have ended it, and who had that done has said why."""
 
     @property
     def pid(self) -> int | None:
@@ -44,6 +46,8 @@ class SignerChild:
         self._transport = self._reactor.spawnProcess(
             _Watch(self._ended), self._command[0], self._command, env=dict(os.environ), childFDs={0: "w", 1: 1, 2: 2}
         )
+        self._killed = False
+        _log.info("the signer is process {pid}", pid=self.pid)
 
     def reload(self) -> None:
         """Have it load its keys again."""
@@ -57,6 +61,7 @@ class SignerChild:
 
     def kill(self) -> None:
         """End one that hangs, at once: one that is stopped takes no other signal. Another one is started."""
+        self._killed = True
         self._signal(signal.SIGKILL)
 
     def stop(self) -> None:
@@ -78,7 +83,12 @@ class SignerChild:
             return
         if self._reactor.seconds() - self._started > LIVED:
             self._wait = FIRST_RESTART
-        _log.error("the signer has ended ({reason}), starting it again in {wait} s", reason=reason, wait=self._wait)
+        if self._killed:
+            _log.info("the signer that hung is gone, starting another in {wait:g} s", wait=self._wait)
+        else:
+            _log.error(
+                "the signer has ended ({reason}), starting it again in {wait:g} s", reason=reason, wait=self._wait
+            )
         self._restarting = self._reactor.callLater(self._wait, self.start)
         self._wait = min(2 * self._wait, LONGEST_RESTART)
 

@@ -67,7 +67,7 @@ class ProcessSigner:
     ) -> None:
         """`keys`: those that will be asked for, by id. `timeout`: seconds for a signature. `patient`: what is asked while
         there is no connection, or no such key yet, waits for it; otherwise it fails at once. `grace`: seconds after
-        start() for which it is no news that nobody is there, since the process is only starting. `hung`: called when a
+        start(), or a hang, for which it is no news that nobody is there, since the process is only starting. `hung`: called when a
         process that is connected has said nothing for `hang_after` seconds though something was asked (0: never); its
         connection is left then, and made anew."""
         self._path = path
@@ -118,6 +118,15 @@ class ProcessSigner:
     def away(self) -> float:
         """Seconds for which the process could not be asked; 0 when it can be."""
         return 0.0 if self.connected else self._reactor.seconds() - self._away_since
+
+    def status(self) -> dict[str, Any]:
+        """For people: where it is asked, whether it can be, else for how long it could not, and how many wait for it."""
+        return {
+            "path": self._path,
+            "connected": self.connected,
+            "away": round(self.away, 1),
+            "waiting": len(self._requests),
+        }
 
     @property
     def lacks_keys(self) -> bool:
@@ -237,7 +246,9 @@ class ProcessSigner:
             request.deferred.errback(SigningFailed(reason))
 
     def _made(self, id: int, signature: bytes) -> None:
-        self._mute = False
+        if self._mute:
+            self._mute = False
+            _log.info("the signer at {path} answers again", path=self._path)
         request = self._requests.get(id)
         if request is None:
             return  # it came too late
@@ -281,8 +292,11 @@ class ProcessSigner:
             after=self._hang_after,
             asked=asked,
         )
+        # that it is away now is no news; that the next one is there will be, or that it does not come
+        self._told = "it hung"
+        self._quiet_until = self._reactor.seconds() + self._grace
         self._hung()
-        link.give_up("it hung")
+        link.give_up(self._told)
 
     def greeted(self, link: Link) -> None:
         """The signer has said HELLO on `link`: ask for all that is outstanding."""
