@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import ssl
 from collections.abc import Callable, Iterable, Iterator
+from urllib.parse import urlsplit
 
 from accessgw.config import syntax
 from accessgw.config.errors import Problem
@@ -232,6 +233,8 @@ def _addresses(settings: GatewaySettings) -> Iterator[Problem]:
     yield from _each("alternate_addresses", settings.alternate_addresses, syntax.is_host_port, syntax.HOST_PORT)
     if settings.webhook.url and not syntax.is_url(settings.webhook.url):
         yield Problem("webhook.url", f"expected {syntax.URL}, got {shown(settings.webhook.url)}")
+    elif "@" in urlsplit(settings.webhook.url).netloc:
+        yield Problem("webhook.url", "expected no user name or password in the URL, they would go out as a host")
     yield from upstream_tls("webhook.tls", settings.webhook.tls, settings.webhook.url.startswith("https://"))
     demo = settings.demo_upstream
     if demo and not (demo.startswith("http://") and syntax.is_endpoint(demo)):

@@ -96,6 +96,10 @@ def test_a_gateway_needs_a_listener() -> None:
         (CLUSTER + '[[routes]]\noperation = "a"\nwhen = {app_version = "new"}\ncluster = "demo"',
          'routes[0].when.app_version: expected a version such as >=2.1, got "new"'),
         ('[webhook]\nurl = "ftp://x"', 'webhook.url: expected an "http://" or "https://" URL, got "ftp://x"'),
+        (
+            '[webhook]\nurl = "https://me:secret@x/"',
+            "webhook.url: expected no user name or password in the URL, they would go out as a host",
+        ),
         ('[webhook]\nurl = "http://x"\ntls = {ca = "/x"}', "webhook.tls: says nothing without https://"),
         ('[webhook]\nurl = "https://x"\ntls = {server_name = "hooks..example"}',
          'webhook.tls.server_name: expected the name or address of a server, got "hooks..example"'),
