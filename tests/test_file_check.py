@@ -246,7 +246,8 @@ def listening(path: Path, answer: Callable[[socket.socket], object]) -> Iterator
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen()
-        serving = threading.Thread(target=serve)
+        listener.settimeout(20)
+        serving = threading.Thread(target=serve, daemon=True)
         serving.start()
         yield
         serving.join()
