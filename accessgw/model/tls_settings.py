@@ -34,7 +34,7 @@ class TlsSettings(Settings, frozen=True, kw_only=True):
     """Directory of ticket secrets, revocations and the register of replays, relative to `state_dir`; processes of a
     node share it. It and its files must be for their user alone."""
     ticket_lifetime: Annotated[float, Meta(ge=60, le=86_400)] = 86_400.0
-    """Seconds for which a ticket may be used, if its secret lives so long."""
+    """Seconds for which a ticket of WELCOME may be used, if its secret lives so long. Those of TLS itself: two hours."""
     ticket_rotation: Annotated[float, Meta(ge=60, le=28_800)] = 28_800.0
     """Seconds after which a new secret makes tickets. Three generations open them, so no secret lives longer than a
     day, and a ticket lives between two and three of these."""
