@@ -11,10 +11,10 @@ from twisted.logger import Logger
 from accessgw.core.bounded import bounded
 from accessgw.core.interfaces.authentication import AuthenticationFailed, Authenticator
 from accessgw.core.interfaces.clock import Clock
-from accessgw.core.words import in_words
 from accessgw.model.counters import SessionCounters
 from accessgw.model.identity import Credentials, Identity, Strength
 from accessgw.model.reasons import CloseReason
+from accessgw.model.words import in_words
 from protocols.mmtp.statuses import Status
 
 log = Logger()

@@ -9,10 +9,10 @@ from twisted.python.failure import Failure
 
 from accessgw.core.interfaces.sessions import Session
 from accessgw.core.interfaces.stores import OutboxStore
-from accessgw.core.words import in_words
 from accessgw.model.counters import WebhookCounters
 from accessgw.model.presence import PresenceEvent
 from accessgw.model.reasons import CloseReason
+from accessgw.model.words import in_words
 
 log = Logger()
 

@@ -15,11 +15,11 @@ from twisted.python.failure import Failure
 from accessgw.core.interfaces.clock import Clock
 from accessgw.core.interfaces.stores import OutboxStore
 from accessgw.core.webhook_log import WebhookLog
-from accessgw.core.words import in_words
 from accessgw.model.calls import Headers
 from accessgw.model.counters import WebhookCounters
 from accessgw.model.presence import PresenceEvent
 from accessgw.model.settings import WebhookSettings
+from accessgw.model.words import in_words
 from accessgw.policy.backoff import full_jitter
 
 log = Logger()

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from accessgw.model.words import counted, trouble
+from accessgw.core.interfaces.stores import StoreUnavailable
+from accessgw.model.words import counted, in_words, trouble
 
 
 def test_one_is_one() -> None:
@@ -23,3 +24,16 @@ def test_one_is_one() -> None:
 )
 def test_troubles_are_told_without_numbers_and_quotes(error: BaseException, words: str) -> None:
     assert trouble(error) == words
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (StoreUnavailable("the store is not running."), "the store is not running"),
+        (StoreUnavailable(), "StoreUnavailable"),
+        (KeyError("user"), "KeyError: 'user'"),
+        (ZeroDivisionError(), "ZeroDivisionError"),
+    ],
+)
+def test_our_own_errors_speak_for_themselves(error: BaseException, words: str) -> None:
+    assert in_words(error) == words
