@@ -147,7 +147,7 @@ def _refuse_unreadable(settings: CertificateSettings, chain: Sequence[x509.Certi
         if profile != SM:
             _public(chain[0])
     except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
-        hint = ', an SM2 certificate needs profile = "sm"' if _SM2 in str(error) else ""
+        hint = ' (a certificate of SM2 needs profile = "sm")' if _SM2 in str(error) else ""
         raise CertificateError(settings.chain, f"a certificate in it cannot be used: {error}{hint}", "chain") from error
 
 
