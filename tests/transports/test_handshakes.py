@@ -93,6 +93,19 @@ def test_its_threads_let_the_reactor_go_first():
     assert found == [min(reactor + NICER, 19)]
 
 
+def test_a_thread_that_may_not_change_its_priority_works_all_the_same(monkeypatch):
+    def refuse(*_):
+        raise PermissionError
+
+    calls, log = Queue(), []
+    monkeypatch.setattr("os.setpriority", refuse)
+    pool = HandshakePool(TlsCounters(), threads=1, waiting=100, call_from_thread=calls.put)
+    pool.submit(Note("a", log), False)
+    deliver(calls, log, 1)
+    pool.stop()
+    assert names(log, "done") == ["a"]
+
+
 def test_what_has_begun_goes_first():
     log, calls, gate = [], Queue(), threading.Event()
     pool = HandshakePool(TlsCounters(), threads=1, waiting=100, call_from_thread=calls.put)
