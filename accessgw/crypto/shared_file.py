@@ -17,6 +17,7 @@ CHECK_INTERVAL = 1.0
 PATIENCE = 10.0
 """Seconds to wait for another writer: one that is stopped must not stop the others."""
 _RETRY = 0.01
+"""Seconds between two tries: flock(2) has no time-out. Who waits is a start, or a thread that waits for the disk anyway."""
 
 _Signature = tuple[int, int, int, int]
 _ABSENT: _Signature = (0, 0, 0, 0)

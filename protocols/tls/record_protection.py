@@ -118,8 +118,8 @@ class Sealer(_Direction):
     __slots__ = ()
 
     def sealed(self, record: bytes) -> bool:
-        """Whether this is the record that is next here, whatever is in it. Then it is counted, and was another's work:
-        so nothing has to be told to a direction that goes on where another left off but its keys and a number."""
+        """Whether this record, of whatever content, was sealed under this key at this place. If so, this direction goes on
+        behind it."""
         header = record[:5]
         try:
             self._aead_of().decrypt((self._iv ^ self.sequence).to_bytes(12, "big"), record[5:], header)
