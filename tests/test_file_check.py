@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -253,6 +254,11 @@ def listening(path: Path, answer: Callable[[socket.socket], object]) -> Iterator
         serving.join()
 
 
+def greeted_with(answer: bytes, link: socket.socket) -> None:
+    link.recv(4096)
+    link.sendall(answer)
+
+
 def greeting(*keys: str) -> bytes:
     wire = SigningConnection(signer=True)
     wire.hello(frozenset(keys))
@@ -274,7 +280,7 @@ def test_a_signer_that_runs_already_is_asked_which_keys_it_has(house: House) -> 
         (greeting("ab" * 32), f"{place}: {chain}: the signer at {path} does not have its key (id {id})"),
     ):
         path.unlink()
-        with listening(path, lambda link, answer=answer: (link.recv(4096), link.sendall(answer))):  # type: ignore[misc]
+        with listening(path, partial(greeted_with, answer)):
             (said,) = house.problems()
         assert said.startswith(problem)
     assert house.problems() == [f"tls.signer: no signer at {path}: Connection refused"]

@@ -36,7 +36,7 @@ class World:
         self.store = FakeStore(lambda: WALL)
         self.push()
         self.store.slow = True
-        self.openings = Openings(self.store, PushSettings(new_device_broadcast_tail=0))  # type: ignore[arg-type]
+        self.openings = Openings(self.store, PushSettings(new_device_broadcast_tail=0))  # type: ignore[arg-type]  # a fake
 
     def push(self) -> None:
         slow, self.store.slow = self.store.slow, False
@@ -61,7 +61,7 @@ def world() -> World:
 
 
 def test_what_came_since_the_first_look_up_is_owed_after_a_second_that_began_before_its_end(world: World) -> None:
-    world.store.early = StaleCursors(world.store)  # type: ignore[assignment]
+    world.store.early = StaleCursors(world.store)  # type: ignore[assignment]  # reads of it only
     first, _ = world.look_up()
     second, _ = world.look_up()
     while not first:

@@ -61,7 +61,14 @@ def test_a_webhook_that_is_down_is_a_line_a_minute_and_one_when_it_works_again(s
         return succeed(500 if sick and f'"{sick[0]}"'.encode() in body else 204)
 
     settings = WebhookSettings(url=f"https://me:secret@{WHERE[8:]}?token=secret", retry_max=5.0)
-    webhook = Webhook(settings, outbox, post, clock=clock, random=lambda: 0.9, counters=counters)  # type: ignore[arg-type]
+    webhook = Webhook(
+        settings,
+        outbox,  # type: ignore[arg-type]  # what a webhook uses of it
+        post,
+        clock=clock,
+        random=lambda: 0.9,
+        counters=counters,
+    )
     webhook.start()
     why = "no connection to 127.0.0.1:9: Connection was refused"
     assert said == [f"webhook {WHERE} fails: {why}; events wait and are tried again"]
@@ -88,7 +95,7 @@ def test_events_that_were_dropped_do_not_keep_it_from_working_again(said: list[s
     answer = [500]
     webhook = Webhook(
         WebhookSettings(url=WHERE),
-        outbox,  # type: ignore[arg-type]
+        outbox,  # type: ignore[arg-type]  # what a webhook uses of it
         lambda *_: succeed(answer[0]),
         clock=clock,
         random=lambda: 0.9,

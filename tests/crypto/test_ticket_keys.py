@@ -473,10 +473,10 @@ def test_each_thread_has_its_own_contexts_of_aes(tmp_path: Path, monkeypatch: py
             return self._real.update(data)
 
     class WatchedCipher(Cipher[ECB]):
-        def encryptor(self) -> Context:  # type: ignore[override]
+        def encryptor(self) -> Context:  # type: ignore[override]  # it has update() only
             return Context(super().encryptor())
 
-        def decryptor(self) -> Context:  # type: ignore[override]
+        def decryptor(self) -> Context:  # type: ignore[override]  # it has update() only
             return Context(super().decryptor())
 
     monkeypatch.setattr(ticket_keys, "Cipher", WatchedCipher)

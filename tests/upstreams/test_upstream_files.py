@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -181,8 +182,12 @@ def test_one_that_fails_when_its_files_are_there_does_not_keep_the_others_waitin
     hands = ByHand(loads=True)
     tls = ClusterTls(UpstreamTlsSettings(ca=authority.file), lambda: 0.0, threads=hands)
     went_on: list[int] = []
+
+    def go_on(number: int) -> None:
+        went_on.append(1 // number)
+
     for number in (1, 0, 2):
-        tls.prepare(lambda number=number: went_on.append(1 // number))  # type: ignore[misc]
+        tls.prepare(partial(go_on, number))
     hands.all()
     assert went_on == [1, 0]
     assert said == ["TLS of an upstream: one that waited for the files could not go on"]
