@@ -77,7 +77,8 @@ class TlsCounters:
         self.pool_waiting = 0
         """Steps of hand-shakes, those with services too, that wait for a thread, run, or wait to be told, now."""
         self.upstream_waiting = 0
-        """Of those, the ones of services, the webhook, authenticators and other brokers; loading of their files is a step, too."""
+        """Of those, the ones of services, the webhook, authenticators and other brokers; loading of their files is a
+        step, too."""
         self.pool_refused = 0
         """Connections refused since too many waited."""
         self.signatures: dict[str, int] = {}

@@ -67,9 +67,9 @@ class ProcessSigner:
     ) -> None:
         """`keys`: those that will be asked for, by id. `timeout`: seconds for a signature. `patient`: what is asked while
         there is no connection, or no such key yet, waits for it; otherwise it fails at once. `grace`: seconds after
-        start(), or a hang, for which it is no news that nobody is there, since the process is only starting. `hung`: called when a
-        process that is connected has said nothing for `hang_after` seconds though something was asked (0: never); its
-        connection is left then, and made anew."""
+        start(), or a hang, for which it is no news that nobody is there, since the process is only starting. `hung`:
+        called when a process that is connected has said nothing for `hang_after` seconds though something was asked (0:
+        never); its connection is left then, and made anew."""
         self._path = path
         self._keys = keys
         self._before: Mapping[str, PublicKey] = {}
